@@ -1,0 +1,156 @@
+"""The one definition of the prompt, for data preparation, training and evaluation alike.
+
+A row is `{"messages": [user, assistant], "id": ...}`; the user turn is the recipe's `instruction`
+with the dialogue in it. Text of the corpus never becomes control: see `Neutralizer`.
+"""
+
+import json
+import logging
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.recipe import Recipe
+
+# Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its tokenizer
+# and still control to the model, so a tokenizer's own list of special tokens is not enough.
+WELL_KNOWN_CONTROLS = frozenset(
+    "<s> </s> <unk> <pad> [INST] [/INST] <<SYS>> <</SYS>> <|im_start|> <|im_end|> <|endoftext|> "
+    "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> "
+    "<start_of_turn> <end_of_turn> <bos> <eos>".split()
+)
+
+
+def to_row(row_id: str, dialogue: str, summary: str, instruction: str) -> dict[str, Any]:
+    """Build the chat-template row of one dialogue."""
+    user = instruction.replace("{dialogue}", dialogue)
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": summary}]
+    return {"messages": messages, "id": row_id}
+
+
+def dialogue_of(row: dict[str, Any], instruction: str) -> str:
+    """Return the dialogue inside a row's user turn; raises ValueError where the prompt differs."""
+    before, after = instruction.split("{dialogue}")
+    user = row["messages"][0]["content"]
+    if not (user.startswith(before) and user.endswith(after)):
+        raise ValueError(f"row {row['id']} was not made with this instruction")
+    return user[len(before) : len(user) - len(after)]
+
+
+class Neutralizer:
+    """Breaks control strings in corpus text by a blank after their first character.
+
+    `</s>` becomes `< /s>`: still readable, no longer a special token. The words that ROUGE sees
+    (letters and digits) stay the same.
+    """
+
+    def __init__(self, special_tokens: set[str]):
+        """`special_tokens`: those of the recipe's tokenizer; the well-known ones are added."""
+        controls = {t for t in special_tokens | WELL_KNOWN_CONTROLS if len(t.strip()) > 1}
+        longest_first = sorted(controls, key=lambda t: (-len(t), t))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+    def __call__(self, text: str) -> tuple[str, int]:
+        """Return the text without control strings, and how many were broken."""
+        total = 0
+        while True:  # a blank may, in theory, complete another token
+            text, count = self._pattern.subn(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+            total += count
+            if not count:
+                return text, total
+
+
+class PromptEncoder:
+    """Token ids of rows through Axolotl's own chat-template strategy: what training sees."""
+
+    def __init__(self, recipe: Recipe):
+        """Load tokenizer and strategy as Axolotl would for this recipe.
+
+        Raises UserError where the tokenizer cannot be loaded.
+        """
+        from axolotl.loaders import load_tokenizer
+        from axolotl.prompt_strategies import chat_template
+        from axolotl.utils.dict import DictDefault
+
+        chat_template.LOG.setLevel(logging.WARNING)
+        cfg = DictDefault(recipe.config)
+        cfg.base_model_config = cfg.base_model_config or cfg.base_model
+        cfg.tokenizer_config = cfg.tokenizer_config or cfg.base_model_config
+        try:
+            self.tokenizer = load_tokenizer(cfg)
+        except (OSError, ValueError) as error:
+            raise UserError(model_unavailable(recipe, error)) from error
+        self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
+
+    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
+        """Ids of the row up to and including the generation prompt; no summary."""
+        turns = self._strategy.get_conversation_thread({"messages": row["messages"][:1]})
+        return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
+
+    def training_ids(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Ids and labels (-100 where no loss is taken) of the row, as training sees them."""
+        tokens = self._strategy.tokenize_prompt({"messages": row["messages"]})
+        return list(tokens["input_ids"]), list(tokens["labels"])
+
+
+class TokenCounter:
+    """Token counts of whole rows with the recipe's tokenizer, light enough for data preparation.
+
+    Loads `tokenizer.json` alone, from the model's folder or the hub's cache; Axolotl's own loader
+    would cost 300 MB more. A test holds its counts against `PromptEncoder`.
+    """
+
+    def __init__(self, recipe: Recipe):
+        """Raises OSError (or one of its kind) where the tokenizer cannot be had."""
+        from axolotl.utils.chat_templates import get_chat_template_from_config
+        from transformers import PreTrainedTokenizerFast
+
+        config = recipe.config
+        self.name = str(config.get("tokenizer_config") or config["base_model"])
+        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            self.name, revision=config.get("revision_of_model")
+        )
+        for name, token in (config.get("special_tokens") or {}).items():
+            setattr(self._tokenizer, name, token)
+        self._template = get_chat_template_from_config(
+            config, config["datasets"][0], self._tokenizer
+        )
+
+    @cached_property
+    def special_tokens(self) -> set[str]:
+        """Every string that the tokenizer maps to a special token."""
+        added = self._tokenizer.added_tokens_decoder.values()
+        return {t.content for t in added if t.special} | set(self._tokenizer.all_special_tokens)
+
+    def count(self, rows: list[dict[str, Any]]) -> list[int]:
+        """Tokens of each row: prompt, summary and end of turn."""
+        texts = self._tokenizer.apply_chat_template(
+            [row["messages"] for row in rows], chat_template=self._template, tokenize=False
+        )
+        backend = self._tokenizer.backend_tokenizer
+        return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def model_unavailable(recipe: Recipe, error: Exception) -> str:
+    """One line for a base model (or its tokenizer) that cannot be loaded."""
+    base_model = recipe.config["base_model"]
+    if "smollm2" in base_model and not Path(base_model).exists():
+        return f"{recipe.path}: base_model {base_model}: no such folder; run scripts/get_smollm2.py"
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return (
+        f"{recipe.path}: base_model {base_model} cannot be loaded ({reason}); set it to a local "
+        "folder, or check the network and `hf auth login`"
+    )
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read a prepared split; raises UserError where it is missing or damaged."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; run `python -m data_prep` with this recipe") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); run `python -m data_prep` again") from error

@@ -1,0 +1,188 @@
+"""The one reader of recipes: an Axolotl YAML file with a `summarization:` block of ours.
+
+    recipe = load_recipe("recipes/smollm2_samsum.yml")
+"""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from data_prep.errors import UserError
+
+DEFAULT_RECIPE = Path("recipes/mistral_samsum.yml")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Cleaning(_Strict):
+    """Each step of the cleaning, on unless the recipe says `false`."""
+
+    normalize_newlines: bool = True
+    strip_trailing_blanks: bool = True
+    drop_empty: bool = True
+    drop_duplicates: bool = True
+    decontaminate: bool = True
+
+
+class Decoding(_Strict):
+    """How summaries are generated: greedy, `batch_size` dialogues at a time."""
+
+    max_new_tokens: int = Field(default=128, gt=0)
+    batch_size: int = Field(default=16, gt=0)
+
+
+class Summarization(_Strict):
+    """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
+
+    source: str
+    revision: str | None = None
+    license: str
+    dialogue_column: str = "dialogue"
+    summary_column: str = "summary"
+    train_rows: int | Literal["all"] = "all"
+    instruction: str
+    cleaning: Cleaning = Cleaning()
+    decoding: Decoding = Decoding()
+
+    @field_validator("train_rows")
+    @classmethod
+    def _positive(cls, rows: int | str) -> int | str:
+        if isinstance(rows, int) and rows < 1:
+            raise ValueError("must be `all` or a whole number above 0")
+        return rows
+
+    @field_validator("instruction")
+    @classmethod
+    def _one_place_for_the_dialogue(cls, text: str) -> str:
+        if text.count("{dialogue}") != 1:
+            raise ValueError("must hold {dialogue} once, where the dialogue goes")
+        return text
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as read: its path, Axolotl's keys (`config`) and our block (`summarization`)."""
+
+    path: Path
+    config: dict[str, Any]
+    summarization: Summarization
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; results go to `results/<name>/`."""
+        return self.path.stem
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of the prepared rows: where `datasets[0].path` points."""
+        return Path(self.config["datasets"][0]["path"]).parent
+
+    @property
+    def output_dir(self) -> Path:
+        """Where Axolotl leaves the adapter."""
+        return Path(self.config["output_dir"])
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises UserError where the file is missing, is not YAML, holds a key twice or a key that neither
+    Axolotl nor `summarization:` knows, or lacks a key that data preparation and evaluation need.
+    """
+    path = Path(path)
+    config = _read_yaml(path)
+    _reject_unknown_keys(path, config)
+    block = config.get("summarization")
+    if not isinstance(block, dict):
+        raise UserError(f"{path}: has no `summarization:` block; see recipes/smollm2_samsum.yml")
+    try:
+        summarization = Summarization.model_validate(block)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_problem(error)}") from error
+    recipe = Recipe(path, config, summarization)
+    _require_paths(recipe)
+    return recipe
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.load(path.read_text("utf-8"), Loader=_NoDuplicateKeys)  # a SafeLoader
+    except (FileNotFoundError, IsADirectoryError) as error:
+        found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
+        raise UserError(f"{path}: no such recipe; recipes there: {found}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: is not a recipe: expected `key: value` lines at the top level")
+    return config
+
+
+class _NoDuplicateKeys(yaml.SafeLoader):
+    """SafeLoader, except that a key that stands twice is an error; Axolotl keeps the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                mark = key_node.start_mark
+                raise yaml.YAMLError(f"line {mark.line + 1}: `{key}` stands twice; keep one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _reject_unknown_keys(path: Path, config: dict[str, Any]) -> None:
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    known = {"summarization"}
+    for name, field in AxolotlInputConfig.model_fields.items():
+        known |= {name, field.alias or name}
+    lines = path.read_text("utf-8").splitlines()
+    for key in config:
+        if key not in known:
+            line = next((n for n, t in enumerate(lines, 1) if t.startswith(f"{key}:")), "?")
+            raise UserError(f"{path}:{line}: unknown key `{key}`{_nearest(str(key), known)}")
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(["summarization", *(str(part) for part in problem["loc"] if part != "literal['all']")])
+    if problem["type"] == "extra_forbidden":
+        model = {2: Summarization, 3: _BLOCKS.get(str(problem["loc"][0]))}[len(problem["loc"]) + 1]
+        known = set(model.model_fields) if model else set()
+        return f"unknown key `{key}`{_nearest(str(problem['loc'][-1]), known)}"
+    if problem["type"] == "missing":
+        return f"`{key}` is missing; set it"
+    return f"`{key}`: {problem['msg']} (found {problem['input']!r})"
+
+
+_BLOCKS: dict[str, type[BaseModel]] = {"cleaning": Cleaning, "decoding": Decoding}
+
+
+def _nearest(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; did you mean `{close[0]}`?" if close else "; remove it or see Axolotl's documentation"
+
+
+def _require_paths(recipe: Recipe) -> None:
+    for key in ("base_model", "output_dir"):
+        if not isinstance(recipe.config.get(key), str):
+            raise UserError(f"{recipe.path}: `{key}` is missing; set it")
+    for key, split in (("datasets", "train"), ("test_datasets", "validation")):
+        try:
+            path = Path(recipe.config[key][0]["path"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise UserError(f"{recipe.path}: `{key}[0].path` is missing; set it") from error
+        if path.name != f"{split}.jsonl" or path.parent != recipe.data_dir:
+            raise UserError(
+                f"{recipe.path}: `{key}[0].path` is {path}; data_prep writes {split}.jsonl, "
+                "both sets into one folder"
+            )
