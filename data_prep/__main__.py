@@ -1,0 +1,31 @@
+"""Prepare a recipe's data for Axolotl: `python -m data_prep [RECIPE]`."""
+
+import argparse
+from pathlib import Path
+
+from data_prep.errors import run_cli
+from data_prep.recipe import DEFAULT_RECIPE, load_recipe
+
+
+def main() -> None:
+    """Read the recipe, prepare the data, and say what was written."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
+    recipe = load_recipe(parser.parse_args().recipe)
+    from data_prep.prepare import prepare
+
+    manifest = prepare(recipe)
+    for split, counts in manifest["counts"].items():
+        drops = ", ".join(f"{n} dropped: {reason}" for reason, n in counts["dropped"].items())
+        print(f"{recipe.data_dir / split}.jsonl: {counts['written']} rows{'; ' if drops else ''}{drops}")
+    tokens = manifest["tokens"]
+    if tokens["tokenizer"]:
+        train = tokens["train"]
+        print(f"train: {train['tokens']} tokens, {train['mean']} a row, longest {train['longest']}")
+    else:
+        print(f"no token counts, and only well-known control strings neutralised: {tokens['why']}")
+    print(f"{recipe.data_dir / 'manifest.json'}: counts, dropped and over-long rows, hashes")
+
+
+if __name__ == "__main__":
+    run_cli(main)

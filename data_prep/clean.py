@@ -1,0 +1,87 @@
+"""Clean rows and keep evaluation dialogues out of training; each step counted and switchable."""
+
+import hashlib
+from collections import Counter
+
+from data_prep.errors import UserError
+from data_prep.recipe import Summarization
+
+
+class Cleaner:
+    """Applies a recipe's cleaning to one row after another.
+
+    Feed it the test split, then validation, then train: what must not stand in train is known by
+    then. It keeps one 16-byte hash per distinct row of train and per evaluation dialogue, no text.
+    """
+
+    def __init__(self, settings: Summarization):
+        """`settings`: the recipe's `summarization:` block."""
+        self._settings = settings
+        self._steps = settings.cleaning
+        self._train_rows: set[bytes] = set()
+        self._held_out: dict[str, set[bytes]] = {"test": set(), "validation": set()}
+        self._seen_in_train: set[bytes] = set()
+        self.changed: Counter[str] = Counter()
+
+    def __call__(self, split: str, place: str, row: dict[str, object]) -> tuple[str, str, str]:
+        """Return `(dialogue, summary, reason)`; the row is to be dropped where there is a reason."""
+        dialogue = self._text(place, row, self._settings.dialogue_column)
+        summary = self._text(place, row, self._settings.summary_column)
+        if self._steps.drop_empty:
+            for text, name in ((dialogue, "dialogue"), (summary, "summary")):
+                if not text.strip():
+                    return dialogue, summary, f"empty {name}"
+        return dialogue, summary, self._seen_before(split, dialogue, summary)
+
+    def overlaps(self) -> dict[str, int]:
+        """How many distinct evaluation dialogues stand elsewhere, white space folded."""
+        test, validation = self._held_out["test"], self._held_out["validation"]
+        return {
+            "test_in_train": len(test & self._seen_in_train),
+            "validation_in_train": len(validation & self._seen_in_train),
+            "test_in_validation": len(test & validation),
+        }
+
+    def _text(self, place: str, row: dict[str, object], column: str) -> str:
+        if column not in row:
+            raise UserError(
+                f"{place}: has no column `{column}` (found: {', '.join(map(str, row))}); set "
+                "summarization.dialogue_column and summarization.summary_column"
+            )
+        text = row[column]
+        if text is None:
+            return ""
+        if not isinstance(text, str):
+            raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; mend the row")
+        return self._normalize(text)
+
+    def _normalize(self, text: str) -> str:
+        if self._steps.normalize_newlines and "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+            self.changed["normalize_newlines"] += 1
+        if self._steps.strip_trailing_blanks:
+            stripped = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+            self.changed["strip_trailing_blanks"] += stripped != text
+            text = stripped
+        return text
+
+    def _seen_before(self, split: str, dialogue: str, summary: str) -> str:
+        folded = _digest(" ".join(dialogue.split()))
+        if split != "train":
+            self._held_out[split].add(folded)
+            return ""
+        for held_out, dialogues in self._held_out.items():
+            if folded in dialogues:
+                self._seen_in_train.add(folded)
+                if self._steps.decontaminate:
+                    return f"dialogue stands in {held_out}"
+        if self._steps.drop_duplicates:
+            row = _digest(f"{dialogue}\0{summary}")
+            if row in self._train_rows:
+                return "exact duplicate"
+            self._train_rows.add(row)
+        return ""
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,0 +1,217 @@
+"""From a recipe's source to `train.jsonl`, `validation.jsonl`, `test.jsonl` and `manifest.json`.
+
+One pass, a thousand rows at a time: test and validation first, so that their dialogues are known
+when train is read. The same input gives the same bytes; files appear whole or not at all.
+"""
+
+import hashlib
+import itertools
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from data_prep.clean import Cleaner
+from data_prep.errors import UserError, whole_file
+from data_prep.prompt import Neutralizer, TokenCounter, to_row
+from data_prep.recipe import Recipe
+from data_prep.sources import Source
+
+CHUNK = 1000
+Cleaned = tuple[str, str, str]
+
+
+def prepare(recipe: Recipe) -> dict[str, Any]:
+    """Write the prepared splits and return the manifest (without its list of dropped rows).
+
+    Raises UserError for any input that cannot be used; earlier files then stay as they were.
+    """
+    with Source(recipe.summarization.source, recipe.summarization.revision) as source:
+        return _Preparation(recipe, source).run()
+
+
+def data_settings(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe shapes the prepared rows; evaluation compares it with the manifest's."""
+    return recipe.summarization.model_dump(exclude={"decoding"})
+
+
+class _Preparation:
+    """One run: its counts and its open files."""
+
+    def __init__(self, recipe: Recipe, source: Source):
+        self.recipe, self.source, self.settings = recipe, source, recipe.summarization
+        self.clean = Cleaner(self.settings)
+        self.counter, self.no_counter = _token_counter(recipe)
+        self.neutralize = Neutralizer(self.counter.special_tokens if self.counter else set())
+        self.counts: dict[str, dict[str, Any]] = {}
+        self.tokens: dict[str, Counter[int]] = {}
+        self.hashes: dict[str, str] = {}
+        self.neutralized: Counter[str] = Counter()
+
+    def run(self) -> dict[str, Any]:
+        folder = self.recipe.data_dir
+        with ExitStack() as stack, tempfile.TemporaryFile("w+", encoding="utf-8") as dropped:
+            manifest_file = stack.enter_context(whole_file(folder / "manifest.json"))  # moved last
+            overlong = stack.enter_context(
+                tempfile.TemporaryFile("w+", encoding="utf-8")
+            )
+            for split in ("test", "validation", "train"):
+                file = stack.enter_context(whole_file(folder / f"{split}.jsonl"))
+                self._write_split(split, file, dropped, overlong)
+            manifest = self._manifest()
+            _write_manifest(manifest_file, manifest, {"overlong": overlong, "dropped": dropped})
+        return manifest
+
+    def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
+        counts: dict[str, Any] = {"read": 0, "written": 0, "dropped": Counter()}
+        ids: set[str] = set()
+        lengths: Counter[int] = Counter()
+        digest = hashlib.sha256()
+        limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
+        rows = self._cleaned(split, counts, dropped)
+        while chunk := list(itertools.islice(rows, CHUNK)):
+            if split != "train":
+                _refuse_repeated_ids(split, ids, chunk)
+            for row in chunk:
+                line = json.dumps(row, ensure_ascii=False) + "\n"
+                digest.update(line.encode("utf-8"))
+                out.write(line)
+            counts["written"] += len(chunk)
+            if self.counter:
+                for row, length in zip(chunk, self.counter.count(chunk), strict=True):
+                    lengths[length] += 1
+                    if length > limit:
+                        _spool(overlong, {"split": split, "id": row["id"], "tokens": length})
+        if not counts["written"]:
+            raise UserError(f"{self.source.source}: split `{split}` has no usable row "
+                            f"({counts['read']} read); check the source and summarization.cleaning")
+        self.counts[split], self.tokens[split] = counts, lengths
+        self.hashes[f"{split}.jsonl"] = digest.hexdigest()
+
+    def _cleaned(self, split: str, counts: dict[str, Any], dropped: IO[str]) -> Iterator[dict[str, Any]]:
+        wanted = self.settings.train_rows if split == "train" else "all"
+        rows = self.source.rows(split)
+        if isinstance(wanted, int):
+            rows = itertools.islice(rows, wanted)
+        for number, (place, row) in enumerate(tqdm(rows, desc=split, unit=" rows", mininterval=0.5)):
+            counts["read"] += 1
+            row_id = str(row.get("id") if row.get("id") is not None else f"{split}-{number:05d}")
+            dialogue, summary, reason = self.clean(split, place, row)
+            if reason:
+                counts["dropped"][reason] += 1
+                _spool(dropped, {"split": split, "id": row_id, "reason": reason})
+                continue
+            dialogue, in_dialogue = self.neutralize(dialogue)
+            summary, in_summary = self.neutralize(summary)
+            if in_dialogue or in_summary:
+                self.neutralized["rows"] += 1
+                self.neutralized["strings"] += in_dialogue + in_summary
+            yield to_row(row_id, dialogue, summary, self.settings.instruction)
+        if isinstance(wanted, int) and counts["read"] < wanted:
+            raise UserError(f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
+                            f" has {counts['read']} training rows; lower it or write `all`")
+
+    def _manifest(self) -> dict[str, Any]:
+        packages = ("datasets", "transformers", "tokenizers", "axolotl", "py7zr")
+        return {
+            "recipe": self.recipe.name,
+            "source": self.settings.source,
+            "revision": self.settings.revision,
+            "license": self.settings.license,
+            "source_files": self.source.file_hashes,
+            "settings": data_settings(self.recipe),
+            "counts": {split: self.counts[split] for split in ("train", "validation", "test")},
+            "changed": dict(self.clean.changed),
+            "overlaps": self.clean.overlaps(),
+            "neutralized": {"rows": self.neutralized["rows"], "strings": self.neutralized["strings"]},
+            "tokens": self._token_statistics(),
+            "files": self.hashes,
+            "versions": {name: version(name) for name in packages},
+        }
+
+    def _token_statistics(self) -> dict[str, Any]:
+        if not self.counter:
+            return {"tokenizer": None, "why": self.no_counter}
+        splits = {s: _summary_of(self.tokens[s]) for s in ("train", "validation", "test")}
+        return {"tokenizer": self.counter.name, "special_tokens": sorted(self.counter.special_tokens),
+                "sequence_len": self.recipe.config.get("sequence_len"), **splits}
+
+
+def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
+    try:
+        return TokenCounter(recipe), ""
+    except Exception as error:  # hub clients raise unrelated types; the manifest says which
+        reason = str(error).splitlines()[0] if str(error) else ""
+        return None, f"{type(error).__name__}: {reason}"
+
+
+def _refuse_repeated_ids(split: str, seen: set[str], rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["id"] in seen:
+            raise UserError(f"{split}: id `{row['id']}` stands twice; make the ids unique")
+        seen.add(row["id"])
+
+
+def _spool(file: IO[str], entry: dict[str, Any]) -> None:
+    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def _summary_of(lengths: Counter[int]) -> dict[str, float]:
+    total = sum(lengths.values())
+    ordered = sorted(lengths.items())
+
+    def quantile(q: float) -> int:
+        reached = itertools.accumulate(count for _, count in ordered)
+        return next(n for (n, _), r in zip(ordered, reached, strict=True) if r >= q * total)
+
+    tokens = sum(n * count for n, count in ordered)
+    return {"rows": total, "tokens": tokens, "mean": round(tokens / total, 1),
+            "median": quantile(0.5), "p99": quantile(0.99), "longest": ordered[-1][0]}
+
+
+def _write_manifest(file: IO[str], head: dict[str, Any], lists: dict[str, IO[str]]) -> None:
+    """JSON of `head` plus long lists that were spooled to disk, one entry a line."""
+    file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2])
+    for name, spooled in lists.items():
+        spooled.seek(0)
+        file.write(f',\n  "{name}": [')
+        for number, line in enumerate(spooled):
+            file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
+        file.write("]")
+    file.write("\n}\n")
+
+
+def check_prepared(recipe: Recipe) -> dict[str, Any]:
+    """Return the manifest if the prepared files are whole and made by this recipe.
+
+    Raises UserError that says what differs and how to mend it.
+    """
+    again = f"run `python -m data_prep {recipe.path}`"
+    path = recipe.data_dir / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; {again}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {again}") from error
+    made_with, wanted = manifest.get("settings", {}), json.loads(json.dumps(data_settings(recipe)))
+    for key, value in wanted.items():
+        if made_with.get(key) != value:
+            raise UserError(f"{recipe.path}: summarization.{key} changed since the data were "
+                            f"prepared; {again}")
+    for name, digest in manifest["files"].items():
+        if not (recipe.data_dir / name).is_file() or _sha256(recipe.data_dir / name) != digest:
+            raise UserError(f"{recipe.data_dir / name}: missing or changed since it was prepared; {again}")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    from data_prep.sources import sha256_of
+
+    return sha256_of(path)

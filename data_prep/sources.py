@@ -1,0 +1,272 @@
+"""Read a corpus, row by row, from the hub, an archive, a folder or a single file.
+
+Formats: JSON (an array of objects, or one object a line), JSONL, CSV and Parquet, each also as
+`.gz`; folders, `.zip` and `.7z` of these. Nothing here holds more than a few rows in memory.
+"""
+
+import csv
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from data_prep.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+Row = dict[str, Any]
+
+
+class Source:
+    """A corpus with the splits train, validation and test; use it in a `with` block.
+
+    `rows(split)` yields `(place, row)`, where `place` names file and row for error messages.
+    """
+
+    def __init__(self, source: str, revision: str | None = None):
+        """`source`: a path, or a hub id read at `revision`."""
+        self.source, self.revision = source, revision
+        self.file_hashes: dict[str, str] = {}
+        self._cleanup = ExitStack()
+
+    def __enter__(self) -> "Source":
+        """Find the splits; archives are unpacked into a temporary folder."""
+        path = Path(self.source)
+        if path.exists():
+            self._readers = self._open_local(path)
+        elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in _ENDINGS:
+            self._readers = _open_hub(self.source, self.revision)
+        else:
+            raise UserError(
+                f"summarization.source: {self.source}: not found; give a hub id (`owner/name`), a "
+                "folder, or a .7z, .zip, .json, .jsonl, .csv or .parquet file that exists"
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what was unpacked."""
+        self._cleanup.close()
+
+    def rows(self, split: str) -> Iterator[tuple[str, Row]]:
+        """Yield the rows of a split; raises UserError where the source has no such split."""
+        if split not in self._readers:
+            raise UserError(
+                f"{self.source}: has no split `{split}` (found: {', '.join(self._readers) or 'none'})"
+                f"; name its file {split}.json, .jsonl, .csv or .parquet"
+            )
+        return self._readers[split]()
+
+    def _open_local(self, path: Path) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+        if path.suffix in (".7z", ".zip"):
+            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+            _unpack(path, folder)
+            self.file_hashes[path.name] = sha256_of(path)
+            return _open_folder(folder, path)
+        if path.is_dir():
+            readers = _open_folder(path, path)
+            for file in (f for fs in _files_by_split(path, path).values() for f in fs):
+                self.file_hashes[str(file.relative_to(path))] = sha256_of(file)
+            return readers
+        self.file_hashes[path.name] = sha256_of(path)
+        return {split: _single_file(path, split) for split in SPLITS}
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_hub(name: str, revision: str | None) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+    from datasets import load_dataset
+
+    try:
+        corpus = load_dataset(name, revision=revision)
+    except Exception as error:  # the hub client raises a dozen unrelated types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"summarization.source: {name}: not to be had from the hub, and no such path "
+            f"({reason}); set `source` to a folder, archive or file of the corpus on this machine, "
+            "or check the network, HF_HUB_OFFLINE and `hf auth login`"
+        ) from error
+
+    def reader(split: str) -> Callable[[], Iterator[tuple[str, Row]]]:
+        return lambda: ((f"{name} {split} row {n}", row) for n, row in enumerate(corpus[split], 1))
+
+    return {SPLIT_NAMES.get(split, split): reader(split) for split in corpus}
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    import py7zr
+
+    damaged = (zipfile.BadZipFile, py7zr.exceptions.ArchiveError, OSError, EOFError, ValueError)
+    try:
+        if archive.suffix == ".7z":
+            with py7zr.SevenZipFile(archive) as seven:
+                _refuse_outside(archive, seven.getnames())
+                seven.extractall(folder)
+        else:
+            with zipfile.ZipFile(archive) as zipped:
+                _refuse_outside(archive, zipped.namelist())
+                zipped.extractall(folder)
+    except UserError:
+        raise
+    except (*damaged, *_compression_errors()) as error:
+        raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
+
+
+def _compression_errors() -> tuple[type[Exception], ...]:
+    import lzma
+    import zlib
+
+    return lzma.LZMAError, zlib.error
+
+
+def _refuse_outside(archive: Path, names: list[str]) -> None:
+    for name in names:
+        posix = PurePosixPath(name.replace("\\", "/"))
+        if posix.is_absolute() or ".." in posix.parts or re.match(r"[A-Za-z]:", name):
+            raise UserError(
+                f"{archive}: member `{name}` points outside the archive's folder; "
+                "refused, fetch the archive from a source that you trust"
+            )
+
+
+_ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
+
+
+def _is_data(name: str) -> bool:
+    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".parquet")
+
+
+def _files_by_split(folder: Path, shown: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and _is_data(f.name)):
+        stem = re.sub(r"-\d+(-of-\d+)?$", "", file.name.split(".")[0].lower())
+        split = SPLIT_NAMES.get(stem, stem)
+        if split in SPLITS:
+            found.setdefault(split, []).append(file)
+    for split, files in found.items():
+        if len(files) > 1 and not all(re.search(r"-\d+(-of-\d+)?\.", f.name) for f in files):
+            names = " and ".join(str(f.relative_to(folder)) for f in files)
+            raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one")
+    return found
+
+
+def _open_folder(folder: Path, shown: Path) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+    def reader(files: list[Path]) -> Callable[[], Iterator[tuple[str, Row]]]:
+        return lambda: (
+            item for f in files for item in read_file(f, str(shown / f.relative_to(folder)))
+        )
+
+    return {split: reader(fs) for split, fs in _files_by_split(folder, shown).items()}
+
+
+def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[tuple[str, Row]]]:
+    """Rows of one split of a file: by its `split` column, else by a hash of the row (80/10/10)."""
+
+    def rows() -> Iterator[tuple[str, Row]]:
+        for place, row in read_file(path, str(path)):
+            split = row.get("split")
+            if not isinstance(split, str):
+                first = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
+                split = "test" if first[0] < 26 else "validation" if first[0] < 52 else "train"
+            if SPLIT_NAMES.get(split, split) == wanted:
+                yield place, row
+
+    return rows
+
+
+def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
+    """Yield `(place, row)` of one JSON, JSONL, CSV or Parquet file, plain or gzipped.
+
+    Raises UserError that names `shown` where the file is not what its ending says.
+    """
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    if suffix not in readers:
+        raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for row in readers[suffix](file):
+                number += 1
+                if not isinstance(row, dict):
+                    raise UserError(
+                        f"{shown} row {number}: is {_kind(row)}, not an object with columns; "
+                        "each row must be like {{\"dialogue\": ..., \"summary\": ...}}"
+                    )
+                yield f"{shown} row {number}", row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{shown}: is not UTF-8 after row {number} ({error.reason}); "
+                        "convert it to UTF-8") from error
+    except (ValueError, csv.Error, EOFError, gzip.BadGzipFile, *_compression_errors()) as error:
+        raise UserError(f"{shown}: cannot be read after row {number} ({error}); mend or fetch it "
+                        "again") from error
+
+
+def _kind(value: object) -> str:
+    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def _read_json(file: IO[bytes]) -> Iterator[Any]:
+    import ijson
+
+    first = file.read(1)
+    while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):
+        first = file.read(1)
+    file.seek(0)
+    if first == b"{":  # one object a line, whatever the ending says
+        yield from _read_jsonl(file)
+        return
+    try:
+        yield from ijson.items(_without_bom(file), "item", use_float=True)
+    except ijson.JSONError as error:
+        if "UTF" in str(error).upper():
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, str(error).splitlines()[0]) from error
+        raise ValueError(f"invalid JSON: {str(error).splitlines()[0]}") from error
+
+
+def _without_bom(file: IO[bytes]) -> IO[bytes]:
+    if file.read(3) != b"\xef\xbb\xbf":
+        file.seek(0)
+    return file
+
+
+def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
+    for number, line in enumerate(_without_bom(file), 1):
+        if line.strip():
+            try:
+                yield json.loads(line.decode("utf-8"))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+
+
+def _read_csv(file: IO[bytes]) -> Iterator[Row]:
+    import io
+
+    csv.field_size_limit(1 << 30)
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    for row in csv.DictReader(text, strict=True):
+        if None in row or None in row.values():
+            raise ValueError("a row with more or fewer fields than the header")
+        yield row
+
+
+def _read_parquet(file: IO[bytes]) -> Iterator[Row]:
+    import pyarrow.parquet
+
+    if isinstance(file, gzip.GzipFile):  # Parquet is read from its end: unpack to disk, not memory
+        with tempfile.TemporaryFile() as plain:
+            shutil.copyfileobj(file, plain)
+            yield from _read_parquet(plain)
+        return
+    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1000):
+        yield from batch.to_pylist()
