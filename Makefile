@@ -1,0 +1,44 @@
+# `make demo`: set-up, data, training, evaluation on this machine. `make test`: every check.
+VENV := .venv
+PY := $(VENV)/bin/python
+RECIPE := recipes/smollm2_samsum.yml
+MODEL := models/smollm2-135m-instruct/config.json
+DATA := data/smollm2_samsum/manifest.json
+ADAPTER := outputs/smollm2_samsum/adapter_model.safetensors
+
+export AXOLOTL_DO_NOT_TRACK := 1
+export HF_HUB_OFFLINE := 1
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo test clean
+
+demo: $(ADAPTER)
+	$(PY) -m eval.run $(RECIPE)
+
+test: $(VENV)/.dev $(MODEL)
+	ruff check .
+	ruff format --check .
+	mypy data_prep eval scripts tests
+	pytest -q --durations=15
+
+clean:
+	rm -rf data/smollm2_samsum outputs/smollm2_samsum results/smollm2_samsum
+
+$(VENV)/.ready: pyproject.toml scripts/setup.sh
+	sh scripts/setup.sh $(VENV)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.ready
+	sh scripts/setup.sh $(VENV) dev
+	touch $@
+
+$(MODEL): scripts/get_smollm2.py | $(VENV)/.ready
+	$(PY) scripts/get_smollm2.py $(@D)
+	touch $@
+
+$(DATA): $(RECIPE) $(MODEL) $(wildcard data_prep/*.py data_prep/sample/*.jsonl)
+	$(PY) -m data_prep $(RECIPE)
+
+$(ADAPTER): $(DATA) $(RECIPE)
+	accelerate launch -m axolotl.cli.train $(RECIPE)
+	test -f $@ && touch $@
