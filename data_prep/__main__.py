@@ -16,8 +16,9 @@ def main() -> None:
 
     manifest = prepare(recipe)
     for split, counts in manifest["counts"].items():
-        drops = ", ".join(f"{n} dropped: {reason}" for reason, n in counts["dropped"].items())
-        print(f"{recipe.data_dir / split}.jsonl: {counts['written']} rows{'; ' if drops else ''}{drops}")
+        drops = [f"{n} dropped: {reason}" for reason, n in counts["dropped"].items()]
+        path = recipe.data_dir / f"{split}.jsonl"
+        print("; ".join([f"{path}: {counts['written']} rows", *drops]))
     tokens = manifest["tokens"]
     if tokens["tokenizer"]:
         train = tokens["train"]

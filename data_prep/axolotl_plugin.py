@@ -62,7 +62,7 @@ def tokenized_path(cfg: dict[str, Any]) -> str:
         files = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
         raise SystemExit(
-            f"error: {folder / 'manifest.json'}: {error}; run `python -m data_prep` with this recipe"
+            f"error: {folder / 'manifest.json'}: {error}; run `python -m data_prep` for it"
         ) from error
     return str(folder / f"tokenized-{files['train.jsonl'][:8]}-{files['validation.jsonl'][:8]}")
 

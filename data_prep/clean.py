@@ -24,7 +24,7 @@ class Cleaner:
         self.changed: Counter[str] = Counter()
 
     def __call__(self, split: str, place: str, row: dict[str, object]) -> tuple[str, str, str]:
-        """Return `(dialogue, summary, reason)`; the row is to be dropped where there is a reason."""
+        """Return `(dialogue, summary, reason)`; a row with a reason is to be dropped."""
         dialogue = self._text(place, row, self._settings.dialogue_column)
         summary = self._text(place, row, self._settings.summary_column)
         if self._steps.drop_empty:

@@ -58,9 +58,7 @@ class _Preparation:
         folder = self.recipe.data_dir
         with ExitStack() as stack, tempfile.TemporaryFile("w+", encoding="utf-8") as dropped:
             manifest_file = stack.enter_context(whole_file(folder / "manifest.json"))  # moved last
-            overlong = stack.enter_context(
-                tempfile.TemporaryFile("w+", encoding="utf-8")
-            )
+            overlong = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
             for split in ("test", "validation", "train"):
                 file = stack.enter_context(whole_file(folder / f"{split}.jsonl"))
                 self._write_split(split, file, dropped, overlong)
@@ -89,17 +87,23 @@ class _Preparation:
                     if length > limit:
                         _spool(overlong, {"split": split, "id": row["id"], "tokens": length})
         if not counts["written"]:
-            raise UserError(f"{self.source.source}: split `{split}` has no usable row "
-                            f"({counts['read']} read); check the source and summarization.cleaning")
+            raise UserError(
+                f"{self.source.source}: split `{split}` has no usable row "
+                f"({counts['read']} read); check the source and summarization.cleaning"
+            )
         self.counts[split], self.tokens[split] = counts, lengths
         self.hashes[f"{split}.jsonl"] = digest.hexdigest()
 
-    def _cleaned(self, split: str, counts: dict[str, Any], dropped: IO[str]) -> Iterator[dict[str, Any]]:
+    def _cleaned(
+        self, split: str, counts: dict[str, Any], dropped: IO[str]
+    ) -> Iterator[dict[str, Any]]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
             rows = itertools.islice(rows, wanted)
-        for number, (place, row) in enumerate(tqdm(rows, desc=split, unit=" rows", mininterval=0.5)):
+        for number, (place, row) in enumerate(
+            tqdm(rows, desc=split, unit=" rows", mininterval=0.5)
+        ):
             counts["read"] += 1
             row_id = str(row.get("id") if row.get("id") is not None else f"{split}-{number:05d}")
             dialogue, summary, reason = self.clean(split, place, row)
@@ -114,8 +118,10 @@ class _Preparation:
                 self.neutralized["strings"] += in_dialogue + in_summary
             yield to_row(row_id, dialogue, summary, self.settings.instruction)
         if isinstance(wanted, int) and counts["read"] < wanted:
-            raise UserError(f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
-                            f" has {counts['read']} training rows; lower it or write `all`")
+            raise UserError(
+                f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
+                f" has {counts['read']} training rows; lower it or write `all`"
+            )
 
     def _manifest(self) -> dict[str, Any]:
         packages = ("datasets", "transformers", "tokenizers", "axolotl", "py7zr")
@@ -129,7 +135,10 @@ class _Preparation:
             "counts": {split: self.counts[split] for split in ("train", "validation", "test")},
             "changed": dict(self.clean.changed),
             "overlaps": self.clean.overlaps(),
-            "neutralized": {"rows": self.neutralized["rows"], "strings": self.neutralized["strings"]},
+            "neutralized": {
+                "rows": self.neutralized["rows"],
+                "strings": self.neutralized["strings"],
+            },
             "tokens": self._token_statistics(),
             "files": self.hashes,
             "versions": {name: version(name) for name in packages},
@@ -139,8 +148,12 @@ class _Preparation:
         if not self.counter:
             return {"tokenizer": None, "why": self.no_counter}
         splits = {s: _summary_of(self.tokens[s]) for s in ("train", "validation", "test")}
-        return {"tokenizer": self.counter.name, "special_tokens": sorted(self.counter.special_tokens),
-                "sequence_len": self.recipe.config.get("sequence_len"), **splits}
+        return {
+            "tokenizer": self.counter.name,
+            "special_tokens": sorted(self.counter.special_tokens),
+            "sequence_len": self.recipe.config.get("sequence_len"),
+            **splits,
+        }
 
 
 def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
@@ -171,8 +184,14 @@ def _summary_of(lengths: Counter[int]) -> dict[str, float]:
         return next(n for (n, _), r in zip(ordered, reached, strict=True) if r >= q * total)
 
     tokens = sum(n * count for n, count in ordered)
-    return {"rows": total, "tokens": tokens, "mean": round(tokens / total, 1),
-            "median": quantile(0.5), "p99": quantile(0.99), "longest": ordered[-1][0]}
+    return {
+        "rows": total,
+        "tokens": tokens,
+        "mean": round(tokens / total, 1),
+        "median": quantile(0.5),
+        "p99": quantile(0.99),
+        "longest": ordered[-1][0],
+    }
 
 
 def _write_manifest(file: IO[str], head: dict[str, Any], lists: dict[str, IO[str]]) -> None:
@@ -203,11 +222,14 @@ def check_prepared(recipe: Recipe) -> dict[str, Any]:
     made_with, wanted = manifest.get("settings", {}), json.loads(json.dumps(data_settings(recipe)))
     for key, value in wanted.items():
         if made_with.get(key) != value:
-            raise UserError(f"{recipe.path}: summarization.{key} changed since the data were "
-                            f"prepared; {again}")
+            raise UserError(
+                f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
+            )
     for name, digest in manifest["files"].items():
         if not (recipe.data_dir / name).is_file() or _sha256(recipe.data_dir / name) != digest:
-            raise UserError(f"{recipe.data_dir / name}: missing or changed since it was prepared; {again}")
+            raise UserError(
+                f"{recipe.data_dir / name}: missing or changed since it was prepared; {again}"
+            )
     return manifest
 
 

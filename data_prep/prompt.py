@@ -14,12 +14,13 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe
 
-# Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its tokenizer
-# and still control to the model, so a tokenizer's own list of special tokens is not enough.
+# Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
+# tokenizer and still control to the model, so the tokenizer's special tokens are not enough.
 WELL_KNOWN_CONTROLS = frozenset(
-    "<s> </s> <unk> <pad> [INST] [/INST] <<SYS>> <</SYS>> <|im_start|> <|im_end|> <|endoftext|> "
-    "<|begin_of_text|> <|end_of_text|> <|start_header_id|> <|end_header_id|> <|eot_id|> "
-    "<start_of_turn> <end_of_turn> <bos> <eos>".split()
+    ["<s>", "</s>", "<unk>", "<pad>", "<bos>", "<eos>", "<|endoftext|>", "<|begin_of_text|>"]
+    + ["<|end_of_text|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>"]
+    + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    + ["<start_of_turn>", "<end_of_turn>"]
 )
 
 

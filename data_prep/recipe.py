@@ -1,6 +1,6 @@
 """The one reader of recipes: an Axolotl YAML file with a `summarization:` block of ours.
 
-    recipe = load_recipe("recipes/smollm2_samsum.yml")
+Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`.
 """
 
 import difflib
@@ -50,10 +50,10 @@ class Summarization(_Strict):
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
 
-    @field_validator("train_rows")
+    @field_validator("train_rows", mode="before")
     @classmethod
-    def _positive(cls, rows: int | str) -> int | str:
-        if isinstance(rows, int) and rows < 1:
+    def _all_or_positive(cls, rows: object) -> object:
+        if rows != "all" and (type(rows) is not int or rows < 1):
             raise ValueError("must be `all` or a whole number above 0")
         return rows
 
@@ -154,11 +154,10 @@ def _reject_unknown_keys(path: Path, config: dict[str, Any]) -> None:
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    key = ".".join(["summarization", *(str(part) for part in problem["loc"] if part != "literal['all']")])
+    key = ".".join(["summarization", *map(str, problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        model = {2: Summarization, 3: _BLOCKS.get(str(problem["loc"][0]))}[len(problem["loc"]) + 1]
-        known = set(model.model_fields) if model else set()
-        return f"unknown key `{key}`{_nearest(str(problem['loc'][-1]), known)}"
+        model = _BLOCKS.get(str(problem["loc"][0]), Summarization)
+        return f"unknown key `{key}`{_nearest(str(problem['loc'][-1]), set(model.model_fields))}"
     if problem["type"] == "missing":
         return f"`{key}` is missing; set it"
     return f"`{key}`: {problem['msg']} (found {problem['input']!r})"
@@ -169,7 +168,9 @@ _BLOCKS: dict[str, type[BaseModel]] = {"cleaning": Cleaning, "decoding": Decodin
 
 def _nearest(key: str, known: set[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean `{close[0]}`?" if close else "; remove it or see Axolotl's documentation"
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return "; remove it, or see Axolotl's documentation"
 
 
 def _require_paths(recipe: Recipe) -> None:

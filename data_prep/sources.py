@@ -19,9 +19,11 @@ from typing import IO, Any
 
 from data_prep.errors import UserError
 
+ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 Row = dict[str, Any]
+Readers = dict[str, Callable[[], Iterator[tuple[str, Row]]]]  # by split
 
 
 class Source:
@@ -41,7 +43,7 @@ class Source:
         path = Path(self.source)
         if path.exists():
             self._readers = self._open_local(path)
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in _ENDINGS:
+        elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in ENDINGS:
             self._readers = _open_hub(self.source, self.revision)
         else:
             raise UserError(
@@ -57,13 +59,13 @@ class Source:
     def rows(self, split: str) -> Iterator[tuple[str, Row]]:
         """Yield the rows of a split; raises UserError where the source has no such split."""
         if split not in self._readers:
+            found = ", ".join(self._readers) or "none"
             raise UserError(
-                f"{self.source}: has no split `{split}` (found: {', '.join(self._readers) or 'none'})"
-                f"; name its file {split}.json, .jsonl, .csv or .parquet"
+                f"{self.source}: has no split `{split}` (found: {found}); name its file {split}.json, .jsonl, .csv or .parquet"
             )
         return self._readers[split]()
 
-    def _open_local(self, path: Path) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+    def _open_local(self, path: Path) -> Readers:
         if path.suffix in (".7z", ".zip"):
             folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
             _unpack(path, folder)
@@ -84,7 +86,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_hub(name: str, revision: str | None) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+def _open_hub(name: str, revision: str | None) -> Readers:
     from datasets import load_dataset
 
     try:
@@ -139,9 +141,6 @@ def _refuse_outside(archive: Path, names: list[str]) -> None:
             )
 
 
-_ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
-
-
 def _is_data(name: str) -> bool:
     return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".parquet")
 
@@ -160,7 +159,7 @@ def _files_by_split(folder: Path, shown: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _open_folder(folder: Path, shown: Path) -> dict[str, Callable[[], Iterator[tuple[str, Row]]]]:
+def _open_folder(folder: Path, shown: Path) -> Readers:
     def reader(files: list[Path]) -> Callable[[], Iterator[tuple[str, Row]]]:
         return lambda: (
             item for f in files for item in read_file(f, str(shown / f.relative_to(folder)))
@@ -176,7 +175,9 @@ def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[tuple[str, Ro
         for place, row in read_file(path, str(path)):
             split = row.get("split")
             if not isinstance(split, str):
-                first = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).digest()
+                first = hashlib.sha256(
+                    json.dumps(row, sort_keys=True, default=str).encode()
+                ).digest()
                 split = "test" if first[0] < 26 else "validation" if first[0] < 52 else "train"
             if SPLIT_NAMES.get(split, split) == wanted:
                 yield place, row
@@ -190,7 +191,12 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
     Raises UserError that names `shown` where the file is not what its ending says.
     """
     suffix = Path(path.name.removesuffix(".gz")).suffix
-    readers = {".json": _read_json, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    readers = {
+        ".json": _read_json,
+        ".jsonl": _read_jsonl,
+        ".csv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     if suffix not in readers:
         raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number = 0
@@ -201,19 +207,23 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
                 if not isinstance(row, dict):
                     raise UserError(
                         f"{shown} row {number}: is {_kind(row)}, not an object with columns; "
-                        "each row must be like {{\"dialogue\": ..., \"summary\": ...}}"
+                        'each row must be like {{"dialogue": ..., "summary": ...}}'
                     )
                 yield f"{shown} row {number}", row
     except UnicodeDecodeError as error:
-        raise UserError(f"{shown}: is not UTF-8 after row {number} ({error.reason}); "
-                        "convert it to UTF-8") from error
+        raise UserError(
+            f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
+        ) from error
     except (ValueError, csv.Error, EOFError, gzip.BadGzipFile, *_compression_errors()) as error:
-        raise UserError(f"{shown}: cannot be read after row {number} ({error}); mend or fetch it "
-                        "again") from error
+        raise UserError(
+            f"{shown}: cannot be read after row {number} ({error}); mend or fetch it again"
+        ) from error
 
 
 def _kind(value: object) -> str:
-    return {list: "a list", str: "a text", type(None): "null"}.get(type(value), type(value).__name__)
+    return {list: "a list", str: "a text", type(None): "null"}.get(
+        type(value), type(value).__name__
+    )
 
 
 def _read_json(file: IO[bytes]) -> Iterator[Any]:

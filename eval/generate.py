@@ -99,15 +99,17 @@ def find_adapter(recipe: Recipe) -> Path:
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(
-            f"{folder}: no trained adapter there; train one with `{train}`, or score the base model "
-            "alone with `--models base`"
+            f"{folder}: no trained adapter there; train one with `{train}`, or score the "
+            "base model alone with `--models base`"
         )
     try:
         trained_on = json.loads((folder / "adapter_config.json").read_text("utf-8"))[
             "base_model_name_or_path"
         ]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{folder}/adapter_config.json: damaged ({error}); run `{train}`") from error
+        raise UserError(
+            f"{folder}/adapter_config.json: damaged ({error}); run `{train}`"
+        ) from error
     base_model = recipe.config["base_model"]
     if Path(trained_on) != Path(base_model):
         raise UserError(

@@ -42,7 +42,9 @@ def generate_file(
         for row in rows:
             result = done[row["id"]]
             dialogue, reference = dialogue_of(row, instruction), row["messages"][1]["content"]
-            out.write(_line({"id": row["id"], "dialogue": dialogue, "reference": reference, **result}))
+            out.write(
+                _line({"id": row["id"], "dialogue": dialogue, "reference": reference, **result})
+            )
     partial.unlink(missing_ok=True)
 
 
@@ -52,9 +54,8 @@ def run_key(recipe: Recipe, model: str, data_hash: str, adapter: Path | None) ->
         "base_model": recipe.config["base_model"],
         "revision": recipe.config.get("revision_of_model"),
         "model": model,
-        "adapter": adapter and hashlib.sha256(
-            (adapter / "adapter_model.safetensors").read_bytes()
-        ).hexdigest(),
+        "adapter": adapter
+        and hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest(),
         "chat_template": recipe.config.get("chat_template"),
         "instruction": recipe.summarization.instruction,
         "decoding": recipe.summarization.decoding.model_dump(),

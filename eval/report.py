@@ -44,9 +44,18 @@ def report(scores: dict[str, Any], predictions: dict[str, list[Row]]) -> str:
 def _example(number: int, predictions: dict[str, list[Row]]) -> str:
     first = next(iter(predictions.values()))[number]
     rows = [f"| reference | {_cell(first['reference'])} |"]
-    rows += [f"| {name} | {_cell(rows[number]['prediction'])} |" for name, rows in predictions.items()]
+    rows += [
+        f"| {name} | {_cell(rows[number]['prediction'])} |" for name, rows in predictions.items()
+    ]
     return "\n".join(
-        [f"### {_cell(first['id'])}", "", _fenced(first["dialogue"]), "", "| | summary |", "|---|---|"]
+        [
+            f"### {_cell(first['id'])}",
+            "",
+            _fenced(first["dialogue"]),
+            "",
+            "| | summary |",
+            "|---|---|",
+        ]
         + rows
     )
 

@@ -1,7 +1,6 @@
 """ROUGE as the field reports it: rouge_score, stemmer on, mean of the per-example F1.
 
-    per_example = score(predictions, references)
-    mean_f1(per_example)["rougeL"]      # percent
+Use: `mean_f1(score(predictions, references))["rougeL"]`, in percent.
 """
 
 from collections.abc import Sequence

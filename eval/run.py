@@ -79,7 +79,11 @@ def default_output(recipe: Recipe, split: str, limit: int | None) -> Path:
 
 
 def _predict(
-    recipe: Recipe, models: list[str], rows: list[dict[str, Any]], folder: Path, data_hash: str,
+    recipe: Recipe,
+    models: list[str],
+    rows: list[dict[str, Any]],
+    folder: Path,
+    data_hash: str,
     adapter: Path | None,
 ) -> dict[str, dict[str, Any]]:
     """Make the predictions that are not there yet; return key and seconds by model."""

@@ -26,8 +26,16 @@ def save_mistral(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = MistralConfig(
-        vocab_size=len(vocab), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, sliding_window=None, rope_theta=1e6,
-        max_position_embeddings=32768, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(vocab),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=None,
+        rope_theta=1e6,
+        max_position_embeddings=32768,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     MistralForCausalLM(config).save_pretrained(folder)

@@ -1,0 +1,53 @@
+"""Bad input to `python -m eval.run`: one clear line, exit code 2, earlier results whole."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.recipe import load_recipe
+from tests.conftest import command, derived_recipe
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    path = derived_recipe("smollm2_samsum", tmp_path_factory.mktemp("eval"), "untrained")
+    prepare(load_recipe(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train"),
+        (["--models", "base,tunned"], "--models: unknown tunned"),
+        (["--limit", "0"], "--limit: 0 is no number of dialogues"),
+    ],
+)
+def test_refusals(prepared: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    done = command("python", "-m", "eval.run", prepared, "--output", tmp_path / "out", *flags)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("error: ") and message in last and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_were_not_prepared_or_changed_since(prepared: Path) -> None:
+    test = load_recipe(prepared).data_dir / "test.jsonl"
+    before = test.read_bytes()
+    test.write_bytes(before[:-50])
+    try:
+        done = command("python", "-m", "eval.run", prepared, "--models", "base")
+    finally:
+        test.write_bytes(before)
+    assert done.returncode == 2
+    assert "test.jsonl: missing or changed since it was prepared; run" in done.stderr
+
+
+def test_missing_base_model(tmp_path: Path, prepared: Path) -> None:
+    text = prepared.read_text("utf-8")
+    path = tmp_path / "nomodel.yml"
+    path.write_text(text.replace("models/smollm2-135m-instruct", "models/smollm2-gone"), "utf-8")
+    done = command("python", "-m", "eval.run", path, "--models", "base", "--output", tmp_path / "o")
+    assert done.returncode == 2
+    assert "run scripts/get_smollm2.py" in done.stderr.splitlines()[-1]

@@ -1,0 +1,124 @@
+"""The prompt: what evaluation sends is the exact prefix of what training saw; text stays text."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.prompt import (
+    WELL_KNOWN_CONTROLS,
+    Neutralizer,
+    PromptEncoder,
+    TokenCounter,
+    dialogue_of,
+    read_rows,
+    to_row,
+)
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import derived_recipe
+
+
+@pytest.fixture(scope="module", params=["smollm2", "mistral"])
+def recipe(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, smollm2: Path,
+    tiny_mistral: Path,
+) -> Recipe:  # fmt: skip
+    folder = tmp_path_factory.mktemp("prompt")
+    base_model = {"smollm2": smollm2, "mistral": tiny_mistral}[request.param]
+    path = derived_recipe(
+        f"{request.param}_samsum", folder, request.param, base_model=str(base_model),
+        summarization__source="data_prep/sample", summarization__license="CC0-1.0",
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    prepare(recipe)
+    return recipe
+
+
+def test_prompt_is_prefix_of_training_ids_and_loss_is_on_summary_and_end(recipe: Recipe) -> None:
+    encoder = PromptEncoder(recipe)
+    tokenizer = encoder.tokenizer
+    for row in read_rows(recipe.data_dir / "test.jsonl"):
+        prompt = encoder.prompt_ids(row)
+        ids, labels = encoder.training_ids(row)
+        assert ids[: len(prompt)] == prompt
+        bos = tokenizer.bos_token_id
+        expected = 1 if "mistral" in recipe.name else 3  # ChatML: <|im_start|> opens each turn
+        assert prompt.count(bos) == expected and prompt[0] == bos
+        assert set(labels[: len(prompt)]) == {-100}
+        trained = [label for label in labels if label != -100]
+        assert trained[-1] == tokenizer.eos_token_id and trained.count(trained[-1]) == 1
+        assert trained == ids[len(prompt) : len(prompt) + len(trained)]
+        summary = row["messages"][1]["content"]
+        assert tokenizer.decode(trained[:-1]).strip() == summary
+
+
+def test_mistral_prompt_equals_mistral_commons_own(recipe: Recipe) -> None:
+    if "mistral" not in recipe.name:
+        pytest.skip("mistral-common encodes Mistral's prompts only")
+    from mistral_common.protocol.instruct.messages import UserMessage
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    theirs, ours = MistralTokenizer.v1(), PromptEncoder(recipe)
+    for row in read_rows(recipe.data_dir / "test.jsonl"):
+        message = UserMessage(content=row["messages"][0]["content"])
+        request: ChatCompletionRequest = ChatCompletionRequest(messages=[message])
+        assert ours.prompt_ids(row) == theirs.encode_chat_completion(request).tokens
+
+
+def test_token_counter_agrees_with_training(recipe: Recipe) -> None:
+    encoder, counter = PromptEncoder(recipe), TokenCounter(recipe)
+    rows = read_rows(recipe.data_dir / "validation.jsonl")
+    lengths = counter.count(rows)
+    ids = [encoder.training_ids(row)[0] for row in rows]
+    template_tail = lengths[0] - len(ids[0])  # Axolotl may leave out a template's last newline
+    assert template_tail in (0, 1)
+    assert lengths == [len(i) + template_tail for i in ids]
+
+
+def test_control_strings_in_text_never_become_special_tokens(recipe: Recipe) -> None:
+    encoder, counter = PromptEncoder(recipe), TokenCounter(recipe)
+    controls = sorted(counter.special_tokens | WELL_KNOWN_CONTROLS)
+    neutralize = Neutralizer(counter.special_tokens)
+    dialogue, broken = neutralize("\n".join(f"Ann: x{c}y {c}" for c in controls))
+    summary, _ = neutralize(f"Ann says {controls[0]}{controls[-1]}.")
+    assert broken == 2 * len(controls)
+    plain = "Ann: hello"
+    special = set(encoder.tokenizer.all_special_ids) | {
+        encoder.tokenizer.convert_tokens_to_ids(t) for t in counter.special_tokens
+    }
+
+    def specials(dialogue: str, summary: str) -> list[int]:
+        row = to_row("1", dialogue, summary, recipe.summarization.instruction)
+        return [i for i in encoder.training_ids(row)[0] if i in special]
+
+    assert specials(dialogue, summary) == specials(plain, "Ann says hello.")
+    assert "[INST]" not in dialogue and "</s>" not in dialogue
+
+
+def test_a_raw_control_string_would_be_a_special_token(recipe: Recipe) -> None:
+    """Guards the test above: without the neutraliser the tokenizer does see control."""
+    encoder = PromptEncoder(recipe)
+    eos = encoder.tokenizer.eos_token
+    row = to_row("1", f"Ann: {eos}", "Hi.", recipe.summarization.instruction)
+    clean = to_row("1", "Ann: x", "Hi.", recipe.summarization.instruction)
+    ids, clean_ids = encoder.prompt_ids(row), encoder.prompt_ids(clean)
+    assert ids.count(encoder.tokenizer.eos_token_id) > clean_ids.count(
+        encoder.tokenizer.eos_token_id
+    )
+
+
+def test_neutralizer_leaves_other_text_and_broken_tokens_alone() -> None:
+    neutralize = Neutralizer({"<|x|>"})
+    assert neutralize("a < b, [a] <file_photo> 1 </ s>") == ("a < b, [a] <file_photo> 1 </ s>", 0)
+    assert neutralize("<|x|></s>") == ("< |x|>< /s>", 2)
+    once, _ = neutralize("<</s>/s>")
+    assert neutralize(once) == (once, 0)
+
+
+def test_dialogue_of_is_the_inverse_of_to_row() -> None:
+    instruction = "Sum up:\n{dialogue}\nSummary:"
+    row = to_row("7", "Ann: {dialogue}\nBob: no", "They talk.", instruction)
+    assert dialogue_of(row, instruction) == "Ann: {dialogue}\nBob: no"
+    with pytest.raises(ValueError, match="row 7"):
+        dialogue_of(row, "Other {dialogue}")

@@ -1,0 +1,140 @@
+"""Every recipe through Axolotl's own schema, its arithmetic, and the reader's refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_prep.errors import UserError
+from data_prep.recipe import DEFAULT_RECIPE, load_recipe
+from tests.conftest import ROOT, derived_recipe
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
+SECTIONS = [
+    "# data", "# prompt", "# model", "# adapter", "# optimisation", "# precision and memory",
+    "# logging and saving",
+]  # fmt: skip
+
+VALIDATE = """
+import sys, yaml
+from axolotl.cli.config import prepare_plugins
+from axolotl.utils.config import validate_config
+from axolotl.utils.dict import DictDefault
+cfg = DictDefault(yaml.safe_load(open(sys.argv[1])))
+cfg.dataset_prepared_path = "unused"
+prepare_plugins(cfg)
+a100 = dict(bf16=True, tf32=True, fp8=False, n_gpu=1, n_node=1, compute_capability="sm_80")
+cfg = validate_config(cfg, capabilities=a100, env_capabilities={"torch_version": "2.13.0"})
+print("VALID", cfg.summarization.instruction.count("{dialogue}"), cfg.adapter)
+"""
+
+
+def raw(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def validate(path: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", VALIDATE, str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipe_is_valid_for_axolotl_as_on_an_a100(path: Path) -> None:
+    done = validate(path)
+    assert "VALID 1 lora" in done.stdout, done.stdout[-1000:] + done.stderr[-2000:]
+
+
+def test_axolotl_itself_refuses_a_misspelt_key_of_ours_and_of_its_own(tmp_path: Path) -> None:
+    for key in ("lora_rank", "summarization__train_row"):
+        done = validate(derived_recipe("smollm2_samsum", tmp_path, "bad", **{key: 16}))
+        assert done.returncode != 0 and "Extra inputs are not permitted" in done.stderr
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_recipe_reads_well(path: Path) -> None:
+    recipe = load_recipe(path)
+    text = path.read_text("utf-8")
+    header = text.split("\n\n")[0].splitlines()
+    assert len(header) <= 8 and all(line.startswith("# ") for line in header)
+    places = [text.index(f"\n{section}\n") for section in SECTIONS]
+    assert places == sorted(places)
+    assert None not in recipe.config.values(), "an empty key"
+    for key, value in recipe.config.items():
+        assert not (isinstance(value, str) and _is_number(value)), f"{key}: {value} is text"
+    for command in ("python -m data_prep", "axolotl.cli.train", "python -m eval.run"):
+        assert f"{command} {path.relative_to(ROOT)}" in text
+    assert str(recipe.data_dir) == f"data/{recipe.name}"
+    assert str(recipe.output_dir) == f"outputs/{recipe.name}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_arithmetic_in_comments() -> None:
+    mistral = raw(ROOT / "recipes/mistral_samsum.yml")
+    rows_a_pack = mistral["sequence_len"] / 216.6  # mean row with Mistral's tokenizer
+    batch = mistral["micro_batch_size"] * mistral["gradient_accumulation_steps"]
+    assert round(rows_a_pack) == 9 and batch == 4
+    smollm2 = raw(ROOT / "recipes/smollm2_samsum.yml")
+    rows = len((ROOT / "data_prep/sample/train.jsonl").read_text("utf-8").splitlines())
+    assert rows / smollm2["micro_batch_size"] == 40
+
+
+def test_corpus_recipe_differs_in_its_data_only() -> None:
+    ours, corpus = (raw(ROOT / f"recipes/smollm2_samsum{s}.yml") for s in ("", "_corpus"))
+    for recipe in (ours, corpus):
+        for key in ("datasets", "test_datasets"):
+            recipe[key][0].pop("path")
+        recipe.pop("output_dir")
+        for key in ("source", "license", "train_rows"):
+            recipe["summarization"].pop(key)
+    assert ours == corpus
+
+
+def test_default_recipe_exists() -> None:
+    assert load_recipe(ROOT / DEFAULT_RECIPE).name == "mistral_samsum"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"lora_rank": 8}, "unknown key `lora_rank`"),
+        ({"learning_rat": 0.1}, "did you mean `learning_rate`?"),
+        ({"summarization__train_row": 5}, "did you mean `train_rows`?"),
+        ({"summarization__cleaning": {"decontaminat": True}}, "did you mean `decontaminate`?"),
+        ({"summarization__decoding": {"max_new_token": 5}}, "did you mean `max_new_tokens`?"),
+        ({"summarization__train_rows": 0}, "above 0"),
+        ({"summarization__train_rows": "some"}, "`summarization.train_rows`"),
+        ({"summarization__instruction": "Sum up."}, "must hold {dialogue} once"),
+        ({"summarization__cleaning": {"drop_empty": "yes"}}, "`summarization.cleaning.drop_empty`"),
+        ({"summarization": None}, "no `summarization:` block"),
+        ({"output_dir": None}, "`output_dir` is missing"),
+        ({"datasets": []}, "`datasets[0].path` is missing"),
+        ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into one folder"),
+    ],
+)
+def test_reader_refuses(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
+    path = derived_recipe("smollm2_samsum", tmp_path, "bad", **overrides)
+    with pytest.raises(UserError) as error:
+        load_recipe(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_reader_names_the_line_of_unknown_and_repeated_keys(tmp_path: Path) -> None:
+    text = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
+    path = tmp_path / "bad.yml"
+    path.write_text(text + "lora_rank: 8\n", "utf-8")
+    with pytest.raises(UserError, match=f"bad.yml:{len(text.splitlines()) + 1}: unknown key"):
+        load_recipe(path)
+    path.write_text(text + "seed: 1\n", "utf-8")
+    with pytest.raises(UserError, match=f"line {len(text.splitlines()) + 1}: `seed` stands twice"):
+        load_recipe(path)

@@ -1,0 +1,131 @@
+"""The real thing: Axolotl trains through the launch line, and the tuned model is evaluated."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import command, derived_recipe, train
+
+pytestmark = pytest.mark.slow
+DIALOGUES = 8
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
+    """smollm2_samsum.yml as it is, in folders of its own: prepared and trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = derived_recipe("smollm2_samsum", folder, "trained")
+    recipe = load_recipe(path)
+    prepare(recipe)
+    train(path, num_epochs=0.5)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def results(trained: Recipe) -> Path:
+    """Both models on a few test dialogues, through the command line."""
+    folder = trained.output_dir.parent / "results"
+    done = _evaluate(trained, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def _evaluate(recipe: Recipe, folder: Path, *flags: object):  # noqa: ANN202
+    limit = ("--limit", DIALOGUES) if "--limit" not in flags else ()
+    return command("python", "-m", "eval.run", recipe.path, "--output", folder, *limit, *flags)
+
+
+def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
+    assert (trained.output_dir / "adapter_model.safetensors").is_file()
+    states = sorted(trained.output_dir.glob("checkpoint-*/trainer_state.json"))
+    history = json.loads(states[-1].read_text("utf-8"))["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert any("eval_loss" in entry for entry in history)
+
+
+def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
+    models = json.loads((results / "scores.json").read_text("utf-8"))["models"]
+    assert models["tuned"]["stopped"] == 1.0
+    assert models["tuned"]["mean_tokens"] < models["base"]["mean_tokens"]
+    assert models["tuned"]["rougeL"] > models["base"]["rougeL"]
+
+
+def test_predictions_are_in_test_order_with_their_dialogues(results: Path, trained: Recipe) -> None:
+    rows = [json.loads(x) for x in (trained.data_dir / "test.jsonl").open(encoding="utf-8")]
+    for name in ("base", "tuned"):
+        path = results / f"predictions.{name}.jsonl"
+        predictions = [json.loads(x) for x in path.open(encoding="utf-8")]
+        assert [p["id"] for p in predictions] == [r["id"] for r in rows[:DIALOGUES]]
+        for made, row in zip(predictions, rows, strict=False):
+            assert made["reference"] == row["messages"][1]["content"]
+            assert row["messages"][0]["content"].endswith(made["dialogue"])
+            assert made["prediction"] and 0 < made["tokens"] <= 128
+    report = (results / "report.md").read_text("utf-8")
+    assert "| tuned - base |" in report and report.count("### ") == DIALOGUES
+
+
+def test_second_evaluation_reuses_the_predictions(results: Path, trained: Recipe) -> None:
+    before = (results / "scores.json").read_bytes()
+    start = time.monotonic()
+    done = _evaluate(trained, results)
+    assert done.returncode == 0 and done.stdout.count("already made") == 2
+    assert (results / "scores.json").read_bytes() == before
+    assert time.monotonic() - start < 60
+
+
+def test_recorded_scores_hold_no_corpus_text(results: Path, trained: Recipe) -> None:
+    scores = (results / "scores.json").read_text("utf-8")
+    rows = [json.loads(x) for x in (trained.data_dir / "test.jsonl").open(encoding="utf-8")]
+    assert not any(row["messages"][1]["content"] in scores for row in rows)
+
+
+def test_adapter_of_another_base_model_is_refused(trained: Recipe, results: Path) -> None:
+    config = trained.output_dir / "adapter_config.json"
+    before, scores = config.read_text("utf-8"), (results / "scores.json").read_bytes()
+    config.write_text(before.replace(trained.config["base_model"], "somebody/else-7b"), "utf-8")
+    try:
+        done = _evaluate(trained, results)
+    finally:
+        config.write_text(before, "utf-8")
+    assert done.returncode == 2
+    assert "trained on somebody/else-7b" in done.stderr.splitlines()[-1]
+    assert (results / "scores.json").read_bytes() == scores
+
+
+def test_adapter_of_another_shape_is_refused(trained: Recipe, tiny_mistral: Path) -> None:
+    folder = trained.output_dir.parent
+    text = trained.path.read_text("utf-8").replace(trained.config["base_model"], str(tiny_mistral))
+    path = folder / "other.yml"
+    path.write_text(text.replace("tokenizer_default", "mistral_v1"), "utf-8")
+    config = trained.output_dir / "adapter_config.json"
+    before = config.read_text("utf-8")
+    config.write_text(before.replace(trained.config["base_model"], str(tiny_mistral)), "utf-8")
+    try:
+        done = _evaluate(load_recipe(path), folder / "other", "--models", "tuned")
+    finally:
+        config.write_text(before, "utf-8")
+    assert done.returncode == 2
+    assert "does not fit" in done.stderr.splitlines()[-1]
+
+
+def test_mistral_recipe_trains_with_the_real_tokenizer(tmp_path: Path, tiny_mistral: Path) -> None:
+    """Dry run: the recipe's own file, a random model, and only what a CPU cannot do overridden."""
+    path = derived_recipe(
+        "mistral_samsum", tmp_path, "dry", base_model=str(tiny_mistral),
+        summarization__source="data_prep/sample",
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    prepare(recipe)
+    train(
+        path, attn_implementation="sdpa", bf16=False, tf32=False,
+        max_steps=2, micro_batch_size=1, sequence_len=512,
+    )  # fmt: skip
+    assert (recipe.output_dir / "adapter_model.safetensors").is_file()
+    done = _evaluate(recipe, tmp_path / "results", "--limit", 2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "tuned - base" in done.stdout
