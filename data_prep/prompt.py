@@ -111,7 +111,7 @@ class TokenCounter:
         config = recipe.config
         self.name = str(config.get("tokenizer_config") or config["base_model"])
         self._tokenizer = PreTrainedTokenizerFast.from_pretrained(
-            self.name, revision=config.get("revision_of_model")
+            self.name, revision=config.get("revision_of_model") or "main"
         )
         for name, token in (config.get("special_tokens") or {}).items():
             setattr(self._tokenizer, name, token)

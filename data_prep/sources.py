@@ -8,20 +8,23 @@ import csv
 import gzip
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from data_prep.errors import UserError
 
 ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
 Row = dict[str, Any]
 Readers = dict[str, Callable[[], Iterator[tuple[str, Row]]]]  # by split
 
@@ -61,7 +64,8 @@ class Source:
         if split not in self._readers:
             found = ", ".join(self._readers) or "none"
             raise UserError(
-                f"{self.source}: has no split `{split}` (found: {found}); name its file {split}.json, .jsonl, .csv or .parquet"
+                f"{self.source}: has no split `{split}` (found: {found}); name its file "
+                f"{split}.json, .jsonl, .csv or .parquet"
             )
         return self._readers[split]()
 
@@ -108,7 +112,6 @@ def _open_hub(name: str, revision: str | None) -> Readers:
 def _unpack(archive: Path, folder: Path) -> None:
     import py7zr
 
-    damaged = (zipfile.BadZipFile, py7zr.exceptions.ArchiveError, OSError, EOFError, ValueError)
     try:
         if archive.suffix == ".7z":
             with py7zr.SevenZipFile(archive) as seven:
@@ -118,17 +121,13 @@ def _unpack(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as zipped:
                 _refuse_outside(archive, zipped.namelist())
                 zipped.extractall(folder)
-    except UserError:
-        raise
-    except (*damaged, *_compression_errors()) as error:
+    except DAMAGED + (py7zr.exceptions.ArchiveError,) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
-
-
-def _compression_errors() -> tuple[type[Exception], ...]:
-    import lzma
-    import zlib
-
-    return lzma.LZMAError, zlib.error
+    except OSError as error:
+        raise UserError(
+            f"{archive}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
+            "space, or set TMPDIR to a folder that has it"
+        ) from error
 
 
 def _refuse_outside(archive: Path, names: list[str]) -> None:
@@ -201,7 +200,7 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with _open(path) as file:
             for row in readers[suffix](file):
                 number += 1
                 if not isinstance(row, dict):
@@ -214,10 +213,16 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
         raise UserError(
             f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
         ) from error
-    except (ValueError, csv.Error, EOFError, gzip.BadGzipFile, *_compression_errors()) as error:
+    except DAMAGED + (csv.Error,) as error:
         raise UserError(
-            f"{shown}: cannot be read after row {number} ({error}); mend or fetch it again"
+            f"{shown}: cannot be read after row {number} ({error}); mend it or fetch it again"
         ) from error
+    except OSError as error:
+        raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _kind(value: object) -> str:
