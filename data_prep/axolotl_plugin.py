@@ -7,6 +7,7 @@ that neither it nor the block knows. On a machine with a GPU nothing else of a r
 import ctypes
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,9 @@ def tokenized_path(cfg: dict[str, Any]) -> str:
     try:
         files = json.loads((folder / "manifest.json").read_text("utf-8"))["files"]
     except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(
-            f"error: {folder / 'manifest.json'}: {error}; run `python -m data_prep` for it"
-        ) from error
+        path = folder / "manifest.json"
+        print(f"error: {path}: {error}; run `python -m data_prep` first", file=sys.stderr)
+        raise SystemExit(2) from error
     return str(folder / f"tokenized-{files['train.jsonl'][:8]}-{files['validation.jsonl'][:8]}")
 
 

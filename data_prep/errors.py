@@ -1,7 +1,9 @@
 """Errors that the user can mend, and files that appear whole or not at all."""
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,8 @@ class UserError(Exception):
 
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130."""
+    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    _quiet_libraries()
     try:
         main()
     except UserError as error:
@@ -22,6 +26,13 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _quiet_libraries() -> None:
+    """Leave out what some packages say on import about kernels that a CPU has no use for."""
+    for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="bitsandbytes")
 
 
 @contextmanager

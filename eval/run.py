@@ -5,7 +5,6 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json and report.md
 
 import argparse
 import json
-import os
 import subprocess
 import time
 from importlib.metadata import version
@@ -158,5 +157,4 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
     run_cli(main)

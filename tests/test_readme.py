@@ -1,0 +1,48 @@
+"""The README names only what exists, and its first command comes early."""
+
+import re
+import tomllib
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+GENERATED = ("data/", "outputs/", "results/<", "models/")
+
+
+def test_every_path_exists() -> None:
+    paths = re.findall(r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results)/[\w./<>-]*)", README)
+    paths = [path.rstrip(".") for path in paths if not path.startswith(GENERATED)]
+    assert "recipes/mistral_samsum.yml" in paths and len(set(paths)) >= 7
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"make (\w+)", README)) - {"itself"}
+    assert {"demo", "test"} <= targets
+    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.M)] == []
+
+
+def test_first_command_and_result_come_early() -> None:
+    lines = README.splitlines()
+    assert any("make demo" in line for line in lines[:20])
+    assert any("ROUGE" in line and re.search(r"\d\d\.\d", line) for line in lines[:12])
+
+
+def test_every_key_in_the_tweak_table_is_known() -> None:
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    from data_prep.recipe import Cleaning, Decoding, Summarization
+
+    known = {*AxolotlInputConfig.model_fields, "summarization"}
+    known |= {f"summarization.{name}" for name in Summarization.model_fields}
+    known |= {*Cleaning.model_fields, *Decoding.model_fields}
+    table = README.split("| to change | set |")[1].split("\n\n")[0]
+    keys = re.findall(r"`([a-z_.]+)(?:: \d+)?`", table)
+    keys = [key for key in keys if not key.startswith(".") and key not in ("true", "false")]
+    assert len(keys) > 15 and [key for key in keys if key not in known] == []
+
+
+def test_extras_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(extras["optional-dependencies"]) == {"gpu", "dev"}
