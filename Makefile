@@ -8,7 +8,6 @@ ADAPTER := outputs/smollm2_samsum/adapter_model.safetensors
 
 export AXOLOTL_DO_NOT_TRACK := 1
 export HF_HUB_OFFLINE := 1
-export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: demo test clean
 
@@ -16,10 +15,10 @@ demo: $(ADAPTER)
 	$(PY) -m eval.run $(RECIPE)
 
 test: $(VENV)/.dev $(MODEL)
-	ruff check .
-	ruff format --check .
-	mypy data_prep eval scripts tests
-	pytest -q --durations=15
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy data_prep eval scripts tests
+	$(PY) -m pytest -q --durations=15
 
 clean:
 	rm -rf data/smollm2_samsum outputs/smollm2_samsum results/smollm2_samsum
@@ -40,5 +39,5 @@ $(DATA): $(RECIPE) $(MODEL) $(wildcard data_prep/*.py data_prep/sample/*.jsonl)
 	$(PY) -m data_prep $(RECIPE)
 
 $(ADAPTER): $(DATA) $(RECIPE)
-	accelerate launch -m axolotl.cli.train $(RECIPE)
+	$(VENV)/bin/accelerate launch -m axolotl.cli.train $(RECIPE)
 	test -f $@ && touch $@

@@ -1,24 +1,28 @@
 """Clean rows and keep evaluation dialogues out of training; each step counted and switchable."""
 
 import hashlib
+import re
 from collections import Counter
 
 from data_prep.errors import UserError
 from data_prep.recipe import Summarization
+from data_prep.sources import SPLITS
+
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 
 
 class Cleaner:
     """Applies a recipe's cleaning to one row after another.
 
     Feed it the test split, then validation, then train: what must not stand in train is known by
-    then. It keeps one 16-byte hash per distinct row of train and per evaluation dialogue, no text.
+    then. It keeps one 16-byte hash per distinct row and per evaluation dialogue, and no text.
     """
 
     def __init__(self, settings: Summarization):
         """`settings`: the recipe's `summarization:` block."""
         self._settings = settings
         self._steps = settings.cleaning
-        self._train_rows: set[bytes] = set()
+        self._rows: dict[str, set[bytes]] = {split: set() for split in SPLITS}
         self._held_out: dict[str, set[bytes]] = {"test": set(), "validation": set()}
         self._seen_in_train: set[bytes] = set()
         self.changed: Counter[str] = Counter()
@@ -53,6 +57,8 @@ class Cleaner:
             return ""
         if not isinstance(text, str):
             raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; mend the row")
+        if HALF_PAIR.search(text):
+            raise UserError(f"{place}: `{column}` holds half of a surrogate pair; mend the row")
         return self._normalize(text)
 
     def _normalize(self, text: str) -> str:
@@ -69,19 +75,19 @@ class Cleaner:
         folded = _digest(" ".join(dialogue.split()))
         if split != "train":
             self._held_out[split].add(folded)
-            return ""
-        for held_out, dialogues in self._held_out.items():
-            if folded in dialogues:
-                self._seen_in_train.add(folded)
-                if self._steps.decontaminate:
-                    return f"dialogue stands in {held_out}"
+        else:
+            for held_out, dialogues in self._held_out.items():
+                if folded in dialogues:
+                    self._seen_in_train.add(folded)
+                    if self._steps.decontaminate:
+                        return f"dialogue stands in {held_out}"
         if self._steps.drop_duplicates:
             row = _digest(f"{dialogue}\0{summary}")
-            if row in self._train_rows:
+            if row in self._rows[split]:
                 return "exact duplicate"
-            self._train_rows.add(row)
+            self._rows[split].add(row)
         return ""
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()

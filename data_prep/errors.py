@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +24,7 @@ def run_cli(main: Callable[[], None]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; what is finished is kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -51,14 +51,30 @@ def writing_to(path: Path) -> Iterator[None]:
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
     """Open a text file that replaces `path` only when the block ends without an error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with whole_files(path.parent, path.name) as files:
+        yield files[path.name]
+
+
+@contextmanager
+def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
+    """Open text files in `folder` that replace those of these names, all or none of them.
+
+    They do so, in the order of `names`, once the block has ended and all of them are on the disk.
+    """
+    partials = {name: folder / f".{name}.{os.getpid()}.partial" for name in names}
     try:
-        with writing_to(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                yield file
+        with writing_to(folder), ExitStack() as stack:
+            folder.mkdir(parents=True, exist_ok=True)
+            files: dict[str, IO[str]] = {
+                name: stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+                for name, path in partials.items()
+            }
+            yield files
+            for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(path)
+            for name, path in partials.items():
+                path.replace(folder / name)
     finally:
-        partial.unlink(missing_ok=True)
+        for path in partials.values():
+            path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -18,13 +18,13 @@ from typing import IO, Any
 from tqdm import tqdm
 
 from data_prep.clean import Cleaner
-from data_prep.errors import UserError, whole_file
+from data_prep.errors import UserError, whole_files
 from data_prep.prompt import Neutralizer, TokenCounter, to_row
 from data_prep.recipe import Recipe
-from data_prep.sources import Source
+from data_prep.sources import Source, sha256_of
 
 CHUNK = 1000
-Cleaned = tuple[str, str, str]
+READING_ORDER = ("test", "validation", "train")
 
 
 def prepare(recipe: Recipe) -> dict[str, Any]:
@@ -32,8 +32,20 @@ def prepare(recipe: Recipe) -> dict[str, Any]:
 
     Raises UserError for any input that cannot be used; earlier files then stay as they were.
     """
+    _refuse_to_overwrite_the_source(recipe)
     with Source(recipe.summarization.source, recipe.summarization.revision) as source:
         return _Preparation(recipe, source).run()
+
+
+def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
+    source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
+    if source.exists() and (
+        folder == source or folder in source.parents or source in folder.parents
+    ):
+        raise UserError(
+            f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
+            f"{recipe.summarization.source} stands; let it point to another folder"
+        )
 
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
@@ -56,14 +68,13 @@ class _Preparation:
 
     def run(self) -> dict[str, Any]:
         folder = self.recipe.data_dir
-        with ExitStack() as stack, tempfile.TemporaryFile("w+", encoding="utf-8") as dropped:
-            manifest_file = stack.enter_context(whole_file(folder / "manifest.json"))  # moved last
-            overlong = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
-            for split in ("test", "validation", "train"):
-                file = stack.enter_context(whole_file(folder / f"{split}.jsonl"))
-                self._write_split(split, file, dropped, overlong)
+        names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
+        with whole_files(folder, *names) as files, _spools() as (overlong, dropped):
+            for split in READING_ORDER:
+                self._write_split(split, files[f"{split}.jsonl"], dropped, overlong)
             manifest = self._manifest()
-            _write_manifest(manifest_file, manifest, {"overlong": overlong, "dropped": dropped})
+            lists = {"overlong": overlong, "dropped": dropped}
+            _write_manifest(files["manifest.json"], manifest, lists)
         return manifest
 
     def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
@@ -75,7 +86,7 @@ class _Preparation:
         rows = self._cleaned(split, counts, dropped)
         while chunk := list(itertools.islice(rows, CHUNK)):
             if split != "train":
-                _refuse_repeated_ids(split, ids, chunk)
+                _refuse_repeated_ids(f"{self.source.source}: {split}", ids, chunk)
             for row in chunk:
                 line = json.dumps(row, ensure_ascii=False) + "\n"
                 digest.update(line.encode("utf-8"))
@@ -128,7 +139,7 @@ class _Preparation:
         return {
             "recipe": self.recipe.name,
             "source": self.settings.source,
-            "revision": self.settings.revision,
+            "revision": self.source.commit or self.settings.revision,
             "license": self.settings.license,
             "source_files": self.source.file_hashes,
             "settings": data_settings(self.recipe),
@@ -164,11 +175,21 @@ def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
         return None, f"{type(error).__name__}: {reason}"
 
 
-def _refuse_repeated_ids(split: str, seen: set[str], rows: list[dict[str, Any]]) -> None:
+def _refuse_repeated_ids(place: str, seen: set[str], rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["id"] in seen:
-            raise UserError(f"{split}: id `{row['id']}` stands twice; make the ids unique")
+            raise UserError(f"{place}: id `{row['id']}` stands twice; make the ids unique")
         seen.add(row["id"])
+
+
+@contextmanager
+def _spools() -> Iterator[tuple[IO[str], IO[str]]]:
+    """Two temporary files for lists that may be as long as the corpus."""
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as first,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as second,
+    ):
+        yield first, second
 
 
 def _spool(file: IO[str], entry: dict[str, Any]) -> None:
@@ -215,25 +236,18 @@ def check_prepared(recipe: Recipe) -> dict[str, Any]:
     path = recipe.data_dir / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
+        made_with, files = dict(manifest["settings"]), dict(manifest["files"])
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; {again}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); {again}") from error
-    made_with, wanted = manifest.get("settings", {}), json.loads(json.dumps(data_settings(recipe)))
-    for key, value in wanted.items():
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); {again}") from error
+    for key, value in json.loads(json.dumps(data_settings(recipe))).items():
         if made_with.get(key) != value:
             raise UserError(
                 f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
             )
-    for name, digest in manifest["files"].items():
-        if not (recipe.data_dir / name).is_file() or _sha256(recipe.data_dir / name) != digest:
-            raise UserError(
-                f"{recipe.data_dir / name}: missing or changed since it was prepared; {again}"
-            )
+    for name, digest in files.items():
+        file = recipe.data_dir / name
+        if not file.is_file() or sha256_of(file) != digest:
+            raise UserError(f"{file}: missing or changed since it was prepared; {again}")
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    from data_prep.sources import sha256_of
-
-    return sha256_of(path)

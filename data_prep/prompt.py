@@ -85,6 +85,19 @@ class PromptEncoder:
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 
+    def check_neutral(self, rows: list[dict[str, Any]]) -> None:
+        """Raise UserError where a row holds a control string of this tokenizer as text.
+
+        That happens to rows that were prepared for, or without, another tokenizer.
+        """
+        neutralize = Neutralizer(set(self.tokenizer.all_special_tokens))
+        for row in rows:
+            if any(neutralize(message["content"])[1] for message in row["messages"]):
+                raise UserError(
+                    f"row {row['id']}: holds a special token of {self.tokenizer.name_or_path} as "
+                    "text; run `python -m data_prep` again, where this tokenizer can be loaded"
+                )
+
     def prompt_ids(self, row: dict[str, Any]) -> list[int]:
         """Ids of the row up to and including the generation prompt; no summary."""
         turns = self._strategy.get_conversation_thread({"messages": row["messages"][:1]})

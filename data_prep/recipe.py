@@ -4,6 +4,7 @@ Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`.
 """
 
 import difflib
+import pydoc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,7 @@ class Decoding(_Strict):
 class Summarization(_Strict):
     """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
 
-    source: str
+    source: str = Field(min_length=1)
     revision: str | None = None
     license: str
     dialogue_column: str = "dialogue"
@@ -113,9 +114,9 @@ def load_recipe(path: str | Path) -> Recipe:
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.load(path.read_text("utf-8"), Loader=_NoDuplicateKeys)  # a SafeLoader
-    except (FileNotFoundError, IsADirectoryError) as error:
+    except OSError as error:
         found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: no such recipe; recipes there: {found}") from error
+        raise UserError(f"{path}: {error.strerror}; recipes there: {found}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except yaml.YAMLError as error:
@@ -131,11 +132,12 @@ class _NoDuplicateKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                mark = key_node.start_mark
-                raise yaml.YAMLError(f"line {mark.line + 1}: `{key}` stands twice; keep one")
-            seen.add(key)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.YAMLError(f"line {line}: a key must be one word, not a list or a block")
+            if key_node.value in seen:
+                raise yaml.YAMLError(f"line {line}: `{key_node.value}` stands twice; keep one")
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -143,13 +145,25 @@ def _reject_unknown_keys(path: Path, config: dict[str, Any]) -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
     known = {"summarization"}
-    for name, field in AxolotlInputConfig.model_fields.items():
-        known |= {name, field.alias or name}
+    for schema in (AxolotlInputConfig, *_plugin_schemas(config)):
+        for name, field in schema.model_fields.items():
+            known |= {name, field.alias or name}
     lines = path.read_text("utf-8").splitlines()
     for key in config:
         if key not in known:
             line = next((n for n, t in enumerate(lines, 1) if t.startswith(f"{key}:")), "?")
             raise UserError(f"{path}:{line}: unknown key `{key}`{_nearest(str(key), known)}")
+
+
+def _plugin_schemas(config: dict[str, Any]) -> list[type[BaseModel]]:
+    """The keys that other Axolotl plugins of the recipe declare (Liger's, for instance)."""
+    others = [p for p in config.get("plugins") or [] if not str(p).startswith("data_prep.")]
+    if not others:
+        return []
+    from axolotl.integrations.base import load_plugin
+
+    names = [load_plugin(plugin).get_input_args() for plugin in others]
+    return [pydoc.locate(name) for name in names if name]  # type: ignore[misc]
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -39,6 +39,7 @@ class Source:
         """`source`: a path, or a hub id read at `revision`."""
         self.source, self.revision = source, revision
         self.file_hashes: dict[str, str] = {}
+        self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Source":
@@ -47,7 +48,7 @@ class Source:
         if path.exists():
             self._readers = self._open_local(path)
         elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in ENDINGS:
-            self._readers = _open_hub(self.source, self.revision)
+            self._readers, self.commit = _open_hub(self.source, self.revision)
         else:
             raise UserError(
                 f"summarization.source: {self.source}: not found; give a hub id (`owner/name`), a "
@@ -74,6 +75,9 @@ class Source:
             folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
             _unpack(path, folder)
             self.file_hashes[path.name] = sha256_of(path)
+            files = [f for f in folder.rglob("*") if f.is_file() and _is_data(f.name)]
+            if len(files) == 1 and not _files_by_split(folder, path):
+                return {split: _single_file(files[0], split) for split in SPLITS}
             return _open_folder(folder, path)
         if path.is_dir():
             readers = _open_folder(path, path)
@@ -90,7 +94,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_hub(name: str, revision: str | None) -> Readers:
+def _open_hub(name: str, revision: str | None) -> tuple[Readers, str | None]:
     from datasets import load_dataset
 
     try:
@@ -106,7 +110,10 @@ def _open_hub(name: str, revision: str | None) -> Readers:
     def reader(split: str) -> Callable[[], Iterator[tuple[str, Row]]]:
         return lambda: ((f"{name} {split} row {n}", row) for n, row in enumerate(corpus[split], 1))
 
-    return {SPLIT_NAMES.get(split, split): reader(split) for split in corpus}
+    files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
+    commit = re.search(r"@([0-9a-f]{40})/", files)
+    readers = {SPLIT_NAMES.get(split, split): reader(split) for split in corpus}
+    return readers, commit[1] if commit else None
 
 
 def _unpack(archive: Path, folder: Path) -> None:
@@ -121,8 +128,10 @@ def _unpack(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as zipped:
                 _refuse_outside(archive, zipped.namelist())
                 zipped.extractall(folder)
-    except DAMAGED + (py7zr.exceptions.ArchiveError,) as error:
+    except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
+    except (py7zr.exceptions.PasswordRequired, RuntimeError) as error:  # zipfile's own for it
+        raise UserError(f"{archive}: wants a password; unpack it and name the folder") from error
     except OSError as error:
         raise UserError(
             f"{archive}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
@@ -213,7 +222,7 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
         raise UserError(
             f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
         ) from error
-    except DAMAGED + (csv.Error,) as error:
+    except DAMAGED + (csv.Error, RecursionError) as error:
         raise UserError(
             f"{shown}: cannot be read after row {number} ({error}); mend it or fetch it again"
         ) from error

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from data_prep.axolotl_plugin import TRAINED_WITH
 from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder, model_unavailable
 from data_prep.recipe import Recipe
@@ -35,15 +37,19 @@ class Summarizer:
                 dtype=self.dtype,
                 device_map=self.device,
             ).eval()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
 
     def attach_adapter(self) -> None:
         """Put the trained adapter on the base model; raises UserError where it does not fit."""
         folder = find_adapter(self.recipe)
         try:
+            saved = load_peft_weights(str(folder), device="cpu").keys()
             self.model = PeftModel.from_pretrained(self.model, folder).eval()
-        except (RuntimeError, ValueError) as error:
+            wanted = get_peft_model_state_dict(self.model).keys()
+            if saved != wanted:  # PEFT would leave the others at zero, with a warning
+                raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
+        except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
             raise UserError(
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
                 f"({str(error).splitlines()[0]}); train it anew or set `output_dir`"
@@ -103,17 +109,23 @@ def find_adapter(recipe: Recipe) -> Path:
             "base model alone with `--models base`"
         )
     try:
-        trained_on = json.loads((folder / "adapter_config.json").read_text("utf-8"))[
-            "base_model_name_or_path"
-        ]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder}/adapter_config.json: damaged ({error}); run `{train}`"
-        ) from error
-    base_model = recipe.config["base_model"]
-    if Path(trained_on) != Path(base_model):
+        adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        trained_on = Path(adapter["base_model_name_or_path"])
+        prompt = folder / TRAINED_WITH  # not there where somebody else's adapter is evaluated
+        instruction = (
+            json.loads(prompt.read_text("utf-8"))["instruction"] if prompt.exists() else ""
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
+    base_model = Path(recipe.config["base_model"])
+    if trained_on not in (base_model, base_model.resolve()):
         raise UserError(
             f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
             f"{base_model}; set the right one, or train with `{train}`"
+        )
+    if instruction not in ("", recipe.summarization.instruction):
+        raise UserError(
+            f"{folder}: the adapter was trained with another summarization.instruction; "
+            f"set that one, or train with `{train}`"
         )
     return folder

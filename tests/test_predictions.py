@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep.prompt import to_row
-from eval.predictions import generate_file
+from eval.predictions import generate_file, seconds_if_made
 from eval.report import report, table
 from eval.rouge import METRICS
 
@@ -52,7 +52,9 @@ def test_interrupted_generation_goes_on_and_ends_in_the_same_bytes(tmp_path: Pat
     generate_file(path, "key", ROWS, INSTRUCTION, summarize(second))
     assert second == ["1", "0"]
     assert path.read_bytes() == whole.read_bytes()
-    assert not list(tmp_path.glob(".*"))
+    assert [p.name for p in tmp_path.glob(".*")] == [".predictions.base.key.json"]
+    assert seconds_if_made(path, "key") is not None
+    assert seconds_if_made(path, "other key") is None
 
 
 def test_another_key_starts_anew(tmp_path: Path) -> None:

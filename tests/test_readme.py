@@ -10,7 +10,9 @@ GENERATED = ("data/", "outputs/", "results/<", "models/")
 
 
 def test_every_path_exists() -> None:
-    paths = re.findall(r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results)/[\w./<>-]*)", README)
+    paths = re.findall(
+        r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results)/[\w./<>-]*)", README
+    )
     paths = [path.rstrip(".") for path in paths if not path.startswith(GENERATED)]
     assert "recipes/mistral_samsum.yml" in paths and len(set(paths)) >= 7
     assert [path for path in paths if not (ROOT / path).exists()] == []
