@@ -84,7 +84,7 @@ def use_all_cores() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse large freed blocks: half the time of a step went into page faults."""
+    """Tell glibc to reuse large freed blocks: up to half of a step went into page faults."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     try:
         libc = ctypes.CDLL("libc.so.6")

@@ -10,6 +10,8 @@ from data_prep.sources import SPLITS
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 
+TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
+
 
 class Cleaner:
     """Applies a recipe's cleaning to one row after another.
@@ -66,7 +68,7 @@ class Cleaner:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
             self.changed["normalize_newlines"] += 1
         if self._steps.strip_trailing_blanks:
-            stripped = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
+            stripped = TRAILING_BLANKS.sub("", text).strip("\r\n")
             self.changed["strip_trailing_blanks"] += stripped != text
             text = stripped
         return text

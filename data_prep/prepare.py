@@ -9,8 +9,8 @@ import itertools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -79,35 +79,37 @@ class _Preparation:
 
     def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
         counts: dict[str, Any] = {"read": 0, "written": 0, "dropped": Counter()}
+        self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
-        lengths: Counter[int] = Counter()
         digest = hashlib.sha256()
-        limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
-        rows = self._cleaned(split, counts, dropped)
-        while chunk := list(itertools.islice(rows, CHUNK)):
-            if split != "train":
-                _refuse_repeated_ids(f"{self.source.source}: {split}", ids, chunk)
-            for row in chunk:
-                line = json.dumps(row, ensure_ascii=False) + "\n"
-                digest.update(line.encode("utf-8"))
-                out.write(line)
-            counts["written"] += len(chunk)
-            if self.counter:
-                for row, length in zip(chunk, self.counter.count(chunk), strict=True):
-                    lengths[length] += 1
-                    if length > limit:
-                        _spool(overlong, {"split": split, "id": row["id"], "tokens": length})
+        with closing(self._cleaned(split, counts, dropped)) as rows:  # closes the bar on an error
+            while chunk := list(itertools.islice(rows, CHUNK)):
+                if split != "train":
+                    _refuse_repeated_ids(f"{self.source.source}: {split}", ids, chunk)
+                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chunk)
+                digest.update(text.encode("utf-8"))
+                out.write(text)
+                counts["written"] += len(chunk)
+                self._count_tokens(split, chunk, overlong)
         if not counts["written"]:
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
                 f"({counts['read']} read); check the source and summarization.cleaning"
             )
-        self.counts[split], self.tokens[split] = counts, lengths
         self.hashes[f"{split}.jsonl"] = digest.hexdigest()
+
+    def _count_tokens(self, split: str, rows: list[dict[str, Any]], overlong: IO[str]) -> None:
+        if self.counter is None:
+            return
+        limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
+        for row, length in zip(rows, self.counter.count(rows), strict=True):
+            self.tokens[split][length] += 1
+            if length > limit:
+                _spool(overlong, {"split": split, "id": row["id"], "tokens": length})
 
     def _cleaned(
         self, split: str, counts: dict[str, Any], dropped: IO[str]
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -116,7 +118,8 @@ class _Preparation:
             tqdm(rows, desc=split, unit=" rows", mininterval=0.5)
         ):
             counts["read"] += 1
-            row_id = str(row.get("id") if row.get("id") is not None else f"{split}-{number:05d}")
+            named = row.get("id") not in (None, "")
+            row_id = str(row["id"]) if named else f"{split}-{number:05d}"
             dialogue, summary, reason = self.clean(split, place, row)
             if reason:
                 counts["dropped"][reason] += 1

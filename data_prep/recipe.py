@@ -119,7 +119,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}; recipes there: {found}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets an impossible date through
         raise UserError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: is not a recipe: expected `key: value` lines at the top level")
@@ -167,7 +167,8 @@ def _plugin_schemas(config: dict[str, Any]) -> list[type[BaseModel]]:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # a key that is misspelt is named before the one that is missing because of it
+    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(["summarization", *map(str, problem["loc"])])
     if problem["type"] == "extra_forbidden":
         model = _BLOCKS.get(str(problem["loc"][0]), Summarization)

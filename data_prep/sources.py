@@ -46,7 +46,11 @@ class Source:
         """Find the splits; archives are unpacked into a temporary folder."""
         path = Path(self.source)
         if path.exists():
-            self._readers = self._open_local(path)
+            try:
+                self._readers = self._open_local(path)
+            except BaseException:
+                self._cleanup.close()
+                raise
         elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in ENDINGS:
             self._readers, self.commit = _open_hub(self.source, self.revision)
         else:
@@ -181,16 +185,21 @@ def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[tuple[str, Ro
 
     def rows() -> Iterator[tuple[str, Row]]:
         for place, row in read_file(path, str(path)):
-            split = row.get("split")
-            if not isinstance(split, str):
-                first = hashlib.sha256(
-                    json.dumps(row, sort_keys=True, default=str).encode()
-                ).digest()
-                split = "test" if first[0] < 26 else "validation" if first[0] < 52 else "train"
-            if SPLIT_NAMES.get(split, split) == wanted:
+            split = row["split"] if "split" in row else _split_by_hash(row)
+            split = SPLIT_NAMES.get(str(split), split)
+            if split not in SPLITS:
+                raise UserError(f"{place}: `split` is {split!r}; use {', '.join(SPLITS)}")
+            if split == wanted:
                 yield place, row
 
     return rows
+
+
+def _split_by_hash(row: Row) -> str:
+    """Send about 10 % of the rows to test and to validation each, always the same ones."""
+    text = json.dumps(row, sort_keys=True, default=str)
+    first = hashlib.sha256(text.encode()).digest()[0]
+    return "test" if first < 26 else "validation" if first < 52 else "train"
 
 
 def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
@@ -215,7 +224,7 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
                 if not isinstance(row, dict):
                     raise UserError(
                         f"{shown} row {number}: is {_kind(row)}, not an object with columns; "
-                        'each row must be like {{"dialogue": ..., "summary": ...}}'
+                        'each row must be like {"dialogue": ..., "summary": ...}'
                     )
                 yield f"{shown} row {number}", row
     except UnicodeDecodeError as error:
@@ -227,7 +236,9 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
             f"{shown}: cannot be read after row {number} ({error}); mend it or fetch it again"
         ) from error
     except OSError as error:
-        raise UserError(f"{shown}: cannot be read ({error.strerror or error})") from error
+        raise UserError(
+            f"{shown}: cannot be read ({error.strerror or error}); mend it or fetch it again"
+        ) from error
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -253,9 +264,12 @@ def _read_json(file: IO[bytes]) -> Iterator[Any]:
     try:
         yield from ijson.items(_without_bom(file), "item", use_float=True)
     except ijson.JSONError as error:
-        if "UTF" in str(error).upper():
-            raise UnicodeDecodeError("utf-8", b"", 0, 1, str(error).splitlines()[0]) from error
-        raise ValueError(f"invalid JSON: {str(error).splitlines()[0]}") from error
+        said = error.args[0] if error.args else ""  # bytes where the C parser said it
+        said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+        reason = said.split("\n")[0]
+        if "UTF" in reason.upper():
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, reason) from error
+        raise ValueError(f"invalid JSON: {reason}") from error
 
 
 def _without_bom(file: IO[bytes]) -> IO[bytes]:

@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from data_prep.axolotl_plugin import TRAINED_WITH
+from data_prep.axolotl_plugin import TRAINED_WITH, keep_freed_memory
 from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder, model_unavailable
 from data_prep.recipe import Recipe
@@ -30,6 +30,8 @@ class Summarizer:
         self.encoder = PromptEncoder(recipe)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        if self.device == "cpu":
+            keep_freed_memory()
         try:
             self.model = AutoModelForCausalLM.from_pretrained(
                 recipe.config["base_model"],

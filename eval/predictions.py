@@ -6,16 +6,17 @@ goes on from there; under another key it starts anew. The key of a finished file
 in `.predictions.<model>.key.json`.
 """
 
+import fcntl
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
-from data_prep.errors import whole_file, writing_to
+from data_prep.errors import UserError, whole_file, writing_to
 from data_prep.prompt import dialogue_of
 from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
@@ -32,30 +33,32 @@ def generate_file(
     The seconds that generation took, over all sittings, are kept with the key.
     """
     partial = path.with_name(f".{path.stem}.partial.jsonl")
-    done, seconds = _read_partial(partial, key)
-    todo = [row for row in rows if row["id"] not in done]
-    with writing_to(partial), partial.open("w", encoding="utf-8") as file:
-        file.write(_line({"key": key}) + _line({"seconds": seconds}))
-        file.writelines(_line(result) for result in done.values())
+    with writing_to(partial), partial.open("a+b") as file:
+        _lock(file, partial)
+        done, seconds, whole = _finished(file, key)
+        file.truncate(whole)  # a line cut short, or what was made under another key
+        if not whole:
+            file.write(_line({"key": key}))
+        todo = [row for row in rows if row["id"] not in done]
         with tqdm(total=len(rows), initial=len(done), desc=path.stem, unit=" dialogues") as bar:
             start = time.monotonic()
             for batch in summarize(todo) if todo else ():
-                for result in batch:
-                    file.write(_line(result))
-                    done[result["id"]] = result
-                file.write(_line({"seconds": seconds + time.monotonic() - start}))
+                done.update({result["id"]: result for result in batch})
+                took = {"seconds": seconds + time.monotonic() - start}
+                file.write(b"".join(map(_line, [*batch, took])))
                 file.flush()
                 bar.update(len(batch))
             seconds += time.monotonic() - start
     with whole_file(path) as out:
         for row in rows:
-            result = done[row["id"]]
-            dialogue, reference = dialogue_of(row, instruction), row["messages"][1]["content"]
-            out.write(
-                _line({"id": row["id"], "dialogue": dialogue, "reference": reference, **result})
-            )
-    with whole_file(_key_file(path)) as file:
-        file.write(_line({"key": key, "seconds": round(seconds, 1)}))
+            texts = {
+                "id": row["id"],
+                "dialogue": dialogue_of(row, instruction),
+                "reference": row["messages"][1]["content"],
+            }
+            out.write(_line({**texts, **done[row["id"]]}).decode("utf-8"))
+    with whole_file(_key_file(path)) as out:
+        json.dump({"key": key, "seconds": round(seconds, 1)}, out)
     partial.unlink(missing_ok=True)
 
 
@@ -90,28 +93,33 @@ def run_key(recipe: Recipe, model: str, data_hash: str, adapter: Path | None) ->
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _read_partial(path: Path, key: str) -> tuple[dict[str, Row], float]:
-    """Finished predictions of an interrupted run and their seconds, without a line cut short."""
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Refuse a second process that would write the same file."""
     try:
-        lines = path.read_text("utf-8", errors="replace").split("\n")
-    except FileNotFoundError:
-        return {}, 0.0
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(f"{path}: another evaluation writes it; wait, or use --output") from error
+
+
+def _finished(file: IO[bytes], key: str) -> tuple[dict[str, Row], float, int]:
+    """Predictions of an interrupted run under `key`, their seconds, and the bytes they fill."""
     done: dict[str, Row] = {}
-    seconds = 0.0
-    for number, line in enumerate(lines):
+    seconds, whole = 0.0, 0
+    file.seek(0)
+    for line in file:
         try:
-            row = json.loads(line)
+            row = json.loads(line) if line.endswith(b"\n") else {}
         except ValueError:
-            break
-        if number == 0:
-            if row.get("key") != key:
-                return {}, 0.0
-        elif "seconds" in row:
+            row = {}
+        if "seconds" in row:
             seconds = row["seconds"]
-        else:
+        elif "id" in row:
             done[row["id"]] = row
-    return done, seconds
+        elif whole or row.get("key") != key:
+            break
+        whole += len(line)
+    return done, seconds, whole
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"

@@ -33,7 +33,7 @@ def save_mistral(folder: Path) -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
         sliding_window=None,
-        rope_theta=1e6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         max_position_embeddings=32768,
         bos_token_id=1,
         eos_token_id=2,

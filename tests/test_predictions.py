@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.prompt import to_row
-from eval.predictions import generate_file, seconds_if_made
+from eval.predictions import Summarize, generate_file, seconds_if_made
 from eval.report import report, table
 from eval.rouge import METRICS
 
@@ -20,7 +21,7 @@ class Interrupted(Exception):
     """What a test raises in the middle of generation."""
 
 
-def summarize(calls: list[str], fail_at: str | None = None):  # noqa: ANN201
+def summarize(calls: list[str], fail_at: str | None = None) -> Summarize:
     """Answer two rows at a time, last row first; note the ids asked for."""
 
     def run(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -70,6 +71,18 @@ def test_another_key_starts_anew(tmp_path: Path) -> None:
         "id": "3", "dialogue": "Ann: 3", "reference": "Ann says 3.",
         "prediction": "says 3", "tokens": 2, "stopped": True,
     }  # fmt: skip
+
+
+def test_two_evaluations_do_not_write_the_same_file(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.base.jsonl"
+
+    def meanwhile(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        with pytest.raises(UserError, match="another evaluation writes it"):
+            generate_file(path, "key", ROWS, INSTRUCTION, summarize([]))
+        yield from summarize([])(rows)
+
+    generate_file(path, "key", ROWS, INSTRUCTION, meanwhile)
+    assert len(path.read_text("utf-8").splitlines()) == len(ROWS)
 
 
 def scores_of(**models: float) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 """The real thing: Axolotl trains through the launch line, and the tuned model is evaluated."""
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from eval.generate import find_adapter
 from tests.conftest import command, derived_recipe, train
 
 pytestmark = pytest.mark.slow
@@ -34,7 +37,7 @@ def results(trained: Recipe) -> Path:
     return folder
 
 
-def _evaluate(recipe: Recipe, folder: Path, *flags: object):  # noqa: ANN202
+def _evaluate(recipe: Recipe, folder: Path, *flags: object) -> subprocess.CompletedProcess[str]:
     limit = ("--limit", DIALOGUES) if "--limit" not in flags else ()
     return command("python", "-m", "eval.run", recipe.path, "--output", folder, *limit, *flags)
 
@@ -111,6 +114,37 @@ def test_adapter_of_another_shape_is_refused(trained: Recipe, tiny_mistral: Path
         config.write_text(before, "utf-8")
     assert done.returncode == 2
     assert "does not fit" in done.stderr.splitlines()[-1]
+
+
+def test_adapter_with_weights_that_go_nowhere_is_refused(trained: Recipe) -> None:
+    """PEFT itself only warns, and the "tuned" model is then the base model."""
+    from safetensors.torch import load_file, save_file
+
+    weights = trained.output_dir / "adapter_model.safetensors"
+    before = weights.read_bytes()
+    renamed = {k.replace(".layers.", ".blocks."): v for k, v in load_file(weights).items()}
+    try:
+        save_file(renamed, weights)
+        moved = _evaluate(trained, trained.output_dir.parent / "other", "--models", "tuned")
+        weights.write_bytes(before[: len(before) // 2])
+        cut = _evaluate(trained, trained.output_dir.parent / "other", "--models", "tuned")
+    finally:
+        weights.write_bytes(before)
+    for done in (moved, cut):
+        assert done.returncode == 2
+        assert "does not fit" in done.stderr.splitlines()[-1]
+
+
+def test_adapter_trained_with_another_prompt_is_refused(trained: Recipe) -> None:
+    folder = trained.output_dir.parent
+    path = folder / "prompt.yml"
+    path.write_text(
+        trained.path.read_text("utf-8").replace("third person", "first person"), "utf-8"
+    )
+    other = load_recipe(path)
+    assert other.summarization.instruction != trained.summarization.instruction
+    with pytest.raises(UserError, match="another summarization.instruction"):
+        find_adapter(other)
 
 
 def test_mistral_recipe_trains_with_the_real_tokenizer(tmp_path: Path, tiny_mistral: Path) -> None:

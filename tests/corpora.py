@@ -1,0 +1,123 @@
+"""Tiny corpora of our own in every format, recipes that read them, and the command that does."""
+
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import py7zr
+import pyarrow
+import pyarrow.parquet
+
+from tests.conftest import ROOT, derived_recipe
+
+Row = dict[str, Any]
+FILES = {"train": "train", "validation": "val", "test": "test"}
+OUTPUTS = ("manifest.json", "test.jsonl", "train.jsonl", "validation.jsonl")
+
+
+def chat(number: int) -> Row:
+    """One distinct row: id, dialogue of two turns, summary."""
+    return {
+        "id": f"r{number}",
+        "dialogue": f"Ola: is bus {number} late again?\nPiet: yes 😅 take tram {number + 1}",
+        "summary": f"Bus {number} is late, so Piet tells Ola to take tram {number + 1}.",
+    }
+
+
+def chats(train: int = 6, validation: int = 2, test: int = 2) -> dict[str, list[Row]]:
+    """Splits of distinct rows."""
+    sizes = {"train": train, "validation": validation, "test": test}
+    starts = {"train": 0, "validation": 10_000, "test": 20_000}
+    return {s: [chat(starts[s] + n) for n in range(size)] for s, size in sizes.items()}
+
+
+def encode(rows: Iterable[Any], ending: str) -> bytes:
+    """The bytes of a file with this ending: `.json`, `.jsonl`, `.csv`, `.parquet`, or one `.gz`."""
+    rows = list(rows)
+    if ending.endswith(".gz"):
+        return gzip.compress(encode(rows, ending.removesuffix(".gz")))
+    if ending == ".json":
+        return json.dumps(rows).encode()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    if ending == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def write_folder(folder: Path, splits: dict[str, list[Row]], ending: str = ".json") -> Path:
+    """A corpus as a folder with `train`, `val` and `test` files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        (folder / f"{FILES[split]}{ending}").write_bytes(encode(rows, ending))
+    return folder
+
+
+def write_archive(path: Path, members: dict[str, bytes]) -> Path:
+    """A `.zip` or `.7z`; any member name goes, also one that points outside."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for name, data in members.items():
+                zipped.writestr(name, data)
+    else:
+        with py7zr.SevenZipFile(path, "w") as seven:
+            for name, data in members.items():
+                seven._writestr(data, name)  # the public writestr refuses `../evil.json`
+    return path
+
+
+def members(splits: dict[str, list[Row]], ending: str = ".json") -> dict[str, bytes]:
+    """The same files as `write_folder`, as members of an archive."""
+    return {f"{FILES[split]}{ending}": encode(rows, ending) for split, rows in splits.items()}
+
+
+def write_recipe(
+    folder: Path, source: object, summarization: dict[str, Any] | None = None, **overrides: Any
+) -> Path:
+    """Copy recipes/smollm2_samsum.yml, with this source, and all that it writes inside `folder`."""
+    block = {"source": str(source), **(summarization or {})}
+    inner = {f"summarization__{key}": value for key, value in block.items()}
+    return derived_recipe("smollm2_samsum", folder, "recipe", **inner, **overrides)
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file of a recipe's data folder, hidden ones too."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def run_data_prep(
+    recipe: Path, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python -m data_prep RECIPE` in the repository's root."""
+    return subprocess.run(
+        [sys.executable, "-m", "data_prep", str(recipe)],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        preexec_fn=preexec_fn,
+    )
+
+
+def error_line(stderr: str) -> str:
+    """The last line of stderr; fails unless it is the one error line and no traceback is there."""
+    lines = stderr.rstrip("\n").split("\n")
+    assert "Traceback" not in stderr, stderr[-3000:]
+    assert lines[-1].startswith("error: "), stderr[-3000:]
+    assert stderr.count("error: ") == 1, stderr[-3000:]
+    return lines[-1]

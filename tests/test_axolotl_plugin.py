@@ -1,0 +1,85 @@
+"""The plugin: CPU settings, the cache keyed on content, and refusal of stale data."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from axolotl.utils.dict import DictDefault
+
+from data_prep.axolotl_plugin import LORA_KERNELS, TRAINED_WITH, SummarizationPlugin, bf16_is_faster
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import derived_recipe
+
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is done without a GPU")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, smollm2: Path) -> Recipe:
+    recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "plugin"))
+    prepare(recipe)
+    return recipe
+
+
+def as_axolotl_gives_it(recipe: Recipe) -> DictDefault:
+    return DictDefault({**recipe.config, "axolotl_config_path": str(recipe.path)})
+
+
+@needs_cpu
+def test_cpu_settings(recipe: Recipe) -> None:
+    cfg = as_axolotl_gives_it(recipe)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `accelerate launch` asks for
+    try:
+        SummarizationPlugin().register(cfg)
+        assert torch.get_num_threads() > 1 or before == 1
+    finally:
+        torch.set_num_threads(before)
+    assert [cfg[kernel] for kernel in LORA_KERNELS] == [False] * 4
+    assert cfg["bf16"] in (True, False) and cfg["fp16"] is False
+    arguments = SummarizationPlugin().get_training_args(cfg)
+    assert arguments == {"use_cpu": True, "eval_on_start": False}
+
+
+@needs_cpu
+def test_explicit_precision_is_kept(recipe: Recipe) -> None:
+    cfg = as_axolotl_gives_it(recipe)
+    cfg["bf16"] = not bf16_is_faster()
+    kept = cfg["bf16"]
+    SummarizationPlugin().register(cfg)
+    assert cfg["bf16"] is kept and cfg["fp16"] is None
+
+
+def test_tokenised_cache_is_another_one_when_the_data_are(recipe: Recipe) -> None:
+    first, again, changed = (as_axolotl_gives_it(recipe) for _ in range(3))
+    SummarizationPlugin().load_datasets(first)
+    SummarizationPlugin().load_datasets(again)
+    block = recipe.summarization.model_copy(update={"train_rows": 100})
+    prepare(Recipe(recipe.path, recipe.config, block))
+    changed["summarization"]["train_rows"] = 100
+    SummarizationPlugin().load_datasets(changed)
+    assert first["dataset_prepared_path"] == again["dataset_prepared_path"]
+    assert first["dataset_prepared_path"] != changed["dataset_prepared_path"]
+    assert Path(first["dataset_prepared_path"]).parent == recipe.data_dir
+
+
+def test_stale_or_missing_data_end_training_with_one_line(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = as_axolotl_gives_it(recipe)
+    cfg["summarization"]["instruction"] = "Sum up: {dialogue}"
+    with pytest.raises(SystemExit) as stop:
+        SummarizationPlugin().load_datasets(cfg)
+    assert stop.value.code == 2
+    assert "summarization.instruction changed" in capsys.readouterr().err
+    (recipe.data_dir / "manifest.json").unlink()
+    with pytest.raises(SystemExit):
+        SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
+    assert "manifest.json: missing; run `python -m data_prep" in capsys.readouterr().err
+
+
+def test_adapter_remembers_its_prompt(recipe: Recipe) -> None:
+    SummarizationPlugin().post_train(as_axolotl_gives_it(recipe), None)
+    saved = json.loads((recipe.output_dir / TRAINED_WITH).read_text("utf-8"))
+    assert saved == {"instruction": recipe.summarization.instruction}

@@ -1,0 +1,523 @@
+"""Preparing a recipe's data: each cleaning step, the manifest, and outputs that stay whole."""
+
+import hashlib
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.prepare import check_prepared, prepare
+from data_prep.prompt import dialogue_of, read_rows
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import ROOT, SHARED
+from tests.corpora import (
+    OUTPUTS,
+    Row,
+    chat,
+    chats,
+    encode,
+    error_line,
+    members,
+    outputs,
+    run_data_prep,
+    write_archive,
+    write_folder,
+    write_recipe,
+)
+
+SAMSUM = SHARED / "samsum"
+
+
+def recipe_for(
+    folder: Path, splits: dict[str, list[Row]], ending: str = ".json", **summarization: Any
+) -> Recipe:
+    """A loaded recipe whose source is a folder of these splits."""
+    source = write_folder(folder / "corpus", splits, ending)
+    return load_recipe(write_recipe(folder, source, summarization))
+
+
+def manifest_of(recipe: Recipe) -> dict[str, Any]:
+    return json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
+
+
+def pairs(recipe: Recipe, split: str = "train") -> list[tuple[str, str]]:
+    """The `(dialogue, summary)` of each prepared row."""
+    return [
+        (dialogue_of(row, recipe.summarization.instruction), row["messages"][1]["content"])
+        for row in read_rows(recipe.data_dir / f"{split}.jsonl")
+    ]
+
+
+def test_rows_are_axolotl_s_chat_rows(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, chats(train=1))
+    prepare(recipe)
+    row = chat(0)
+    user = recipe.summarization.instruction.replace("{dialogue}", row["dialogue"])
+    assert read_rows(recipe.data_dir / "train.jsonl") == [
+        {
+            "messages": [
+                {"role": "user", "content": user},
+                {"role": "assistant", "content": row["summary"]},
+            ],
+            "id": "r0",
+        }
+    ]
+    assert sorted(path.name for path in recipe.data_dir.iterdir()) == list(OUTPUTS)
+
+
+# A dirty row, what it becomes when the step is on, and what it is when the step is off.
+TEXT_STEPS = {
+    "normalize_newlines": ("Ola: hi\r\nPiet: yo\rOla: ok", "Ola: hi\nPiet: yo\nOla: ok"),
+    "strip_trailing_blanks": ("Ola: hi  \n  Piet: yo\t\n\n", "Ola: hi\n  Piet: yo"),
+}
+
+
+@pytest.mark.parametrize("step", TEXT_STEPS)
+def test_text_steps_are_counted_and_switchable(tmp_path: Path, step: str) -> None:
+    dirty, clean = TEXT_STEPS[step]
+    corpus = chats()
+    corpus["train"][2]["dialogue"] = dirty
+    on = recipe_for(tmp_path, corpus)
+    assert prepare(on)["changed"][step] == 1
+    assert pairs(on)[2][0] == clean
+    off = recipe_for(tmp_path, corpus, cleaning={step: False})
+    assert prepare(off)["changed"].get(step, 0) == 0
+    assert pairs(off)[2][0] == dirty
+
+
+def copied(train: list[Row], of: Row, **changes: Any) -> None:
+    train.append({**of, "id": "dirty", **changes})
+
+
+# What a dirty training row is, and the reason for which it goes.
+DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Row]]], None], str]] = {
+    "empty dialogue": (
+        "drop_empty", lambda c: copied(c["train"], chat(99), dialogue=" \r\n\t"), "empty dialogue"),
+    "null dialogue": (
+        "drop_empty", lambda c: copied(c["train"], chat(99), dialogue=None), "empty dialogue"),
+    "empty summary": (
+        "drop_empty", lambda c: copied(c["train"], chat(99), summary=""), "empty summary"),
+    "null summary": (
+        "drop_empty", lambda c: copied(c["train"], chat(99), summary=None), "empty summary"),
+    "duplicate": (
+        "drop_duplicates", lambda c: copied(c["train"], c["train"][0]), "exact duplicate"),
+    "duplicate once cleaned": (
+        "drop_duplicates",
+        lambda c: copied(
+            c["train"], c["train"][0], dialogue=c["train"][0]["dialogue"].replace("\n", " \r\n")),
+        "exact duplicate"),
+    "in test": (
+        "decontaminate", lambda c: copied(c["train"], c["test"][0], summary="Another one."),
+        "dialogue stands in test"),
+    "in validation": (
+        "decontaminate", lambda c: copied(c["train"], c["validation"][0], summary="Another one."),
+        "dialogue stands in validation"),
+    "in test, other white space": (
+        "decontaminate",
+        lambda c: copied(
+            c["train"], c["test"][0], dialogue=c["test"][0]["dialogue"].replace("\n", " \n\n  ")),
+        "dialogue stands in test"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DROP_STEPS)
+def test_drop_steps_are_counted_and_switchable(tmp_path: Path, case: str) -> None:
+    step, dirty, reason = DROP_STEPS[case]
+    corpus = chats()
+    dirty(corpus)
+    on = recipe_for(tmp_path, corpus)
+    counts = prepare(on)["counts"]["train"]
+    assert counts == {"read": 7, "written": 6, "dropped": {reason: 1}}
+    assert manifest_of(on)["dropped"] == [{"split": "train", "id": "dirty", "reason": reason}]
+    assert [row["id"] for row in read_rows(on.data_dir / "train.jsonl")] == [
+        f"r{n}" for n in range(6)
+    ]
+    off = recipe_for(tmp_path, corpus, cleaning={step: False})
+    assert prepare(off)["counts"]["train"] == {"read": 7, "written": 7, "dropped": {}}
+    assert manifest_of(off)["dropped"] == []
+
+
+def test_same_dialogue_with_another_summary_is_no_duplicate(tmp_path: Path) -> None:
+    corpus = chats()
+    copied(corpus["train"], corpus["train"][0], summary="Another one.")
+    assert prepare(recipe_for(tmp_path, corpus))["counts"]["train"]["written"] == 7
+
+
+def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
+    corpus = chats()
+    copied(corpus["test"], corpus["test"][0])
+    corpus["test"].append({**corpus["test"][0], "id": "other", "summary": "Another one."})
+    corpus["test"].append({"id": "void", "dialogue": None, "summary": "Nothing."})
+    recipe = recipe_for(tmp_path, corpus)
+    counts = prepare(recipe)["counts"]["test"]
+    assert counts["dropped"] == {"exact duplicate": 1, "empty dialogue": 1}
+    ids = [row["id"] for row in read_rows(recipe.data_dir / "test.jsonl")]
+    assert ids == [corpus["test"][0]["id"], corpus["test"][1]["id"], "other"]
+
+
+@pytest.mark.parametrize("decontaminate", [True, False])
+def test_overlaps_are_reported_either_way(tmp_path: Path, decontaminate: bool) -> None:
+    corpus = chats()
+    corpus["train"] += [{**row, "id": f"t{n}"} for n, row in enumerate(corpus["test"])]
+    corpus["train"] += [{**corpus["validation"][0], "id": f"v{n}"} for n in range(3)]
+    corpus["validation"].append({**corpus["test"][0], "id": "both"})
+    manifest = prepare(recipe_for(tmp_path, corpus, cleaning={"decontaminate": decontaminate}))
+    assert manifest["overlaps"] == {
+        "test_in_train": 2,
+        "validation_in_train": 2,  # one stands in test as well
+        "test_in_validation": 1,
+    }
+
+
+def test_train_rows_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
+    corpus = chats()
+    corpus["train"].insert(1, {**corpus["train"][0], "id": "again"})
+    recipe = recipe_for(tmp_path, corpus, train_rows=4)
+    counts = prepare(recipe)["counts"]
+    assert counts["train"] == {"read": 4, "written": 3, "dropped": {"exact duplicate": 1}}
+    assert counts["test"]["read"] == 2
+    assert [row["id"] for row in read_rows(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]
+
+
+def test_train_rows_may_be_the_whole_corpus(tmp_path: Path) -> None:
+    assert prepare(recipe_for(tmp_path, chats(), train_rows=6))["counts"]["train"]["read"] == 6
+
+
+@pytest.mark.parametrize("ending", [".json", ".csv"])
+def test_other_column_names(tmp_path: Path, ending: str) -> None:
+    renamed = {
+        split: [{"id": r["id"], "conversation": r["dialogue"], "tl;dr": r["summary"]} for r in rows]
+        for split, rows in chats().items()
+    }
+    recipe = recipe_for(
+        tmp_path, renamed, ending, dialogue_column="conversation", summary_column="tl;dr"
+    )
+    prepare(recipe)
+    assert pairs(recipe)[0] == (chat(0)["dialogue"], chat(0)["summary"])
+
+
+def test_ids_are_kept_as_text_or_made_up(tmp_path: Path) -> None:
+    corpus = chats(train=3)
+    corpus["train"][0]["id"] = 13_828_807
+    corpus["train"][1]["id"] = None
+    del corpus["train"][2]["id"]
+    recipe = recipe_for(tmp_path, corpus)
+    prepare(recipe)
+    ids = [row["id"] for row in read_rows(recipe.data_dir / "train.jsonl")]
+    assert ids == ["13828807", "train-00001", "train-00002"]
+
+
+def refusal(recipe: Recipe) -> str:
+    with pytest.raises(UserError) as caught:
+        prepare(recipe)
+    assert not list(recipe.data_dir.glob("*")), "something half-written stays"
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_repeated_ids_in_evaluation(tmp_path: Path, split: str) -> None:
+    corpus = chats()
+    corpus[split][1]["id"] = corpus[split][0]["id"]
+    message = refusal(recipe_for(tmp_path, corpus))
+    assert f"{split}: id `{corpus[split][0]['id']}` stands twice" in message
+    assert "make the ids unique" in message
+
+
+@pytest.mark.parametrize("value", [["Ola: hi", "Piet: yo"], {"Ola": "hi"}, 7, True])
+def test_text_that_is_no_text(tmp_path: Path, value: object) -> None:
+    corpus = chats()
+    corpus["train"][4]["dialogue"] = value
+    message = refusal(recipe_for(tmp_path, corpus))
+    assert f"{tmp_path}/corpus/train.json row 5: `dialogue` is {type(value).__name__}" in message
+    assert "mend the row" in message
+
+
+def test_half_of_an_emoji(tmp_path: Path) -> None:
+    corpus = chats()
+    corpus["train"][4]["dialogue"] = "Ola: \ud83d"
+    recipe = recipe_for(tmp_path, corpus)
+    lines = "".join(json.dumps(row) + "\n" for row in corpus["train"])
+    (tmp_path / "corpus/train.json").write_text(lines, "utf-8")
+    message = refusal(recipe)
+    assert f"{tmp_path}/corpus/train.json" in message
+
+
+def test_missing_column_names_those_found(tmp_path: Path) -> None:
+    message = refusal(recipe_for(tmp_path, chats(), summary_column="abstract"))
+    assert f"{tmp_path}/corpus/test.json row 1: has no column `abstract`" in message
+    assert "(found: id, dialogue, summary)" in message
+    assert "set summarization.dialogue_column and summarization.summary_column" in message
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_split_with_no_usable_row(tmp_path: Path, split: str) -> None:
+    corpus = chats()
+    corpus[split] = [{**chat(1), "summary": ""}]
+    message = refusal(recipe_for(tmp_path, corpus))
+    assert f"{tmp_path}/corpus: split `{split}` has no usable row (1 read)" in message
+    assert "check the source" in message
+
+
+def test_train_rows_above_the_corpus(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, chats(), train_rows=7)
+    message = refusal(recipe)
+    assert f"{recipe.path}: summarization.train_rows is 7" in message
+    assert "has 6 training rows; lower it or write `all`" in message
+
+
+def test_manifest_lists_every_dropped_row(tmp_path: Path) -> None:
+    corpus = chats(train=3)
+    corpus["train"] += [{**chat(0), "id": f"again {n}"} for n in range(2500)]  # several chunks
+    corpus["validation"].append({**chat(1), "id": "void", "summary": ""})
+    recipe = recipe_for(tmp_path, corpus)
+    prepare(recipe)
+    dropped = manifest_of(recipe)["dropped"]
+    assert dropped[0] == {"split": "validation", "id": "void", "reason": "empty summary"}
+    assert [entry["id"] for entry in dropped[1:]] == [f"again {n}" for n in range(2500)]
+
+
+def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2: Path) -> None:
+    corpus = chats()
+    for split, row in (("train", 3), ("test", 1)):
+        corpus[split][row]["dialogue"] = f"Ola: {split} " + "tram " * 300
+    path = write_recipe(tmp_path, write_folder(tmp_path / "corpus", corpus), sequence_len=256)
+    recipe = load_recipe(path)
+    tokens = prepare(recipe)["tokens"]
+    overlong = manifest_of(recipe)["overlong"]
+    assert [(entry["split"], entry["id"]) for entry in overlong] == [
+        ("test", corpus["test"][1]["id"]),
+        ("train", "r3"),
+    ]
+    assert all(300 < entry["tokens"] < 450 for entry in overlong)
+    assert tokens["train"]["longest"] == overlong[1]["tokens"]
+    assert tokens["train"]["rows"] == 6
+    assert pairs(recipe)[3][0].count("tram") == 300
+
+
+def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "corpus", chats())
+    recipe = load_recipe(write_recipe(tmp_path, source, base_model=str(tmp_path / "nowhere")))
+    tokens = prepare(recipe)["tokens"]
+    assert tokens["tokenizer"] is None
+    assert "nowhere" in tokens["why"]
+    assert manifest_of(recipe)["counts"]["train"]["written"] == 6
+
+
+def test_manifest_names_source_and_versions(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, chats(), license="CC0-1.0", revision="abc")
+    returned = prepare(recipe)
+    written = manifest_of(recipe)
+    assert {**written, **json.loads(json.dumps(returned))} == written
+    assert written["source"] == str(tmp_path / "corpus")
+    assert (written["license"], written["revision"]) == ("CC0-1.0", "abc")
+    files = (tmp_path / "corpus").iterdir()
+    assert written["source_files"] == {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+    }
+    assert written["versions"]["axolotl"] == "0.19.0"
+
+
+def test_same_input_same_bytes(tmp_path: Path) -> None:
+    corpus = chats(train=1200)
+    corpus["train"].append({**chat(0), "id": "again", "dialogue": "Ola: </s> [INST]\r\n"})
+    recipe = recipe_for(tmp_path, corpus)
+    prepare(recipe)
+    first = outputs(recipe.data_dir)
+    prepare(recipe)
+    assert outputs(recipe.data_dir) == first
+    assert list(first) == list(OUTPUTS)
+    assert manifest_of(recipe)["files"] == {
+        name: hashlib.sha256(data).hexdigest() for name, data in first.items() if "jsonl" in name
+    }
+
+
+def test_output_does_not_depend_on_the_format(tmp_path: Path) -> None:
+    found = []
+    for ending in (".json", ".csv", ".parquet.gz"):
+        folder = tmp_path / ending[1:]
+        folder.mkdir()
+        found.append(prepare(recipe_for(folder, chats(), ending))["files"])
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_failing_run_leaves_earlier_outputs(tmp_path: Path, split: str) -> None:
+    recipe = recipe_for(tmp_path, chats(train=1500))
+    prepare(recipe)
+    earlier = outputs(recipe.data_dir)
+    corpus: dict[str, list[Any]] = chats(train=3000, test=1500, validation=1500)
+    corpus[split].append("no object")
+    with pytest.raises(UserError, match="not an object"):
+        prepare(recipe_for(tmp_path, corpus))
+    assert outputs(recipe.data_dir) == earlier
+
+
+def test_source_in_the_output_folder_is_not_overwritten(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "data", chats(), ".jsonl")
+    (source / "val.jsonl").rename(source / "validation.jsonl")
+    before = outputs(source)
+    with pytest.raises(UserError, match="data"):
+        prepare(load_recipe(write_recipe(tmp_path, source)))
+    assert outputs(source) == before
+
+
+def limit_file_size(size: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+# What no longer fits: the train rows; or, once all rows are written, only the manifest.
+DISK_FULL = {
+    "train.jsonl": (chats(train=3000), 100_000),
+    "manifest.json": (chats(train=2), 2_000),
+}
+
+
+@pytest.mark.parametrize("file", DISK_FULL)
+def test_disk_full(tmp_path: Path, file: str) -> None:
+    corpus, size = DISK_FULL[file]
+    recipe = recipe_for(tmp_path, chats(train=1))
+    prepare(recipe)
+    earlier = outputs(recipe.data_dir)
+    done = run_data_prep(recipe_for(tmp_path, corpus).path, limit_file_size(size))
+    assert outputs(recipe.data_dir) == earlier
+    assert done.returncode == 2
+    line = error_line(done.stderr)
+    assert str(recipe.data_dir) in line
+    assert "cannot be written (File too large)" in line
+    assert "free the space" in line
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Recipe:
+    recipe = recipe_for(tmp_path, chats())
+    prepare(recipe)
+    return recipe
+
+
+def stale(recipe: Recipe) -> str:
+    with pytest.raises(UserError) as caught:
+        check_prepared(recipe)
+    assert f"run `python -m data_prep {recipe.path}`" in str(caught.value)
+    return str(caught.value)
+
+
+def test_check_prepared_returns_the_manifest(prepared: Recipe) -> None:
+    assert check_prepared(prepared) == manifest_of(prepared)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_check_prepared_missing_file(prepared: Recipe, name: str) -> None:
+    (prepared.data_dir / name).unlink()
+    assert f"{prepared.data_dir / name}: missing" in stale(prepared)
+
+
+@pytest.mark.parametrize("name", OUTPUTS[1:])
+def test_check_prepared_changed_file(prepared: Recipe, name: str) -> None:
+    path = prepared.data_dir / name
+    path.write_text(path.read_text("utf-8").replace("tram", "taxi"), "utf-8")
+    assert f"{path}: missing or changed" in stale(prepared)
+
+
+@pytest.mark.parametrize("data", [b"", b'{"files": ', b"\xff", b"[]", b"{}"])
+def test_check_prepared_damaged_manifest(prepared: Recipe, data: bytes) -> None:
+    (prepared.data_dir / "manifest.json").write_bytes(data)
+    stale(prepared)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"instruction": "Sum up:\n{dialogue}"}, {"cleaning": {"decontaminate": False}},
+     {"train_rows": 5}, {"source": "data_prep/sample"}],
+)  # fmt: skip
+def test_check_prepared_changed_setting(prepared: Recipe, change: dict[str, Any]) -> None:
+    folder = prepared.path.parent
+    changed = load_recipe(write_recipe(folder, folder / "corpus", change))
+    assert f"summarization.{next(iter(change))} changed" in stale(changed)
+
+
+def test_check_prepared_does_not_mind_another_decoding(prepared: Recipe) -> None:
+    folder = prepared.path.parent
+    decoding = {"decoding": {"batch_size": 3}}
+    check_prepared(load_recipe(write_recipe(folder, folder / "corpus", decoding)))
+
+
+def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
+    archive = write_archive(tmp_path / "corpus.7z", members(chats(), ".csv.gz"))
+    recipe = load_recipe(write_recipe(tmp_path, archive))
+    assert prepare(recipe)["counts"]["train"]["written"] == 6
+    rows = [{**row, "split": split} for split, part in chats().items() for row in part]
+    (tmp_path / "one.json").write_bytes(encode(rows, ".json"))
+    recipe = load_recipe(write_recipe(tmp_path, tmp_path / "one.json"))
+    assert prepare(recipe)["counts"]["test"]["written"] == 2
+
+
+MEASURE = """
+import runpy, sys, time
+from axolotl.utils import chat_templates
+import data_prep.prepare, transformers
+sys.argv = ["data_prep", sys.argv[1]]
+start = time.monotonic()
+runpy.run_module("data_prep", run_name="__main__")
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print("measured", time.monotonic() - start, time.process_time(), int(peak.split()[1]) / 1024)
+"""
+
+
+@pytest.fixture(scope="module")
+def samsum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict[str, float]]:
+    """The whole corpus, prepared by a process of its own, and what that process took."""
+    if not (SAMSUM / "train.json").is_file():
+        pytest.skip(f"{SAMSUM} is absent: the SAMSum corpus may not be shipped with this project")
+    recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("samsum"), SAMSUM))
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(recipe.path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    wall = time.monotonic() - start
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = map(float, done.stdout.rsplit("measured ", 1)[1].split())
+    return recipe, {"wall": wall, **dict(zip(("prepare", "cpu", "MB"), measured, strict=True))}
+
+
+def test_samsum_counts(samsum: tuple[Recipe, dict[str, float]]) -> None:
+    manifest = check_prepared(samsum[0])
+    read = {split: counts["read"] for split, counts in manifest["counts"].items()}
+    assert read == {"train": 14_731, "validation": 818, "test": 819}
+    assert manifest["overlaps"] == {
+        "test_in_train": 42,
+        "validation_in_train": 47,
+        "test_in_validation": 4,
+    }
+    train = manifest["counts"]["train"]
+    assert train["read"] - train["written"] == sum(train["dropped"].values())
+    assert len(manifest["dropped"]) == sum(train["dropped"].values())
+    assert manifest["counts"]["test"]["written"] == 819
+
+
+def test_samsum_train_holds_no_evaluation_dialogue(
+    samsum: tuple[Recipe, dict[str, float]],
+) -> None:
+    recipe = samsum[0]
+    folded = {
+        split: {" ".join(dialogue.split()) for dialogue, _ in pairs(recipe, split)}
+        for split in ("train", "validation", "test")
+    }
+    assert not folded["train"] & (folded["validation"] | folded["test"])
+    assert len(folded["train"]) > 14_000
+
+
+def test_samsum_is_quick_and_small(samsum: tuple[Recipe, dict[str, float]]) -> None:
+    took = samsum[1]
+    print(took)
+    # Seconds with all imports; CPU time counts where other processes hold the cores. On an idle
+    # machine `prepare`, which is without imports, is to stay under 5.
+    assert min(took["wall"], took["cpu"]) < 15, took
+    assert took["MB"] < 500, took
