@@ -17,7 +17,7 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ConfigDict
 
 from data_prep.errors import UserError, whole_file
-from data_prep.prepare import check_prepared
+from data_prep.manifest import check_prepared
 from data_prep.recipe import Recipe, Summarization
 
 TRAINED_WITH = "trained_with.json"

@@ -7,10 +7,9 @@ when train is read. The same input gives the same bytes; files appear whole or n
 import hashlib
 import itertools
 import json
-import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -19,9 +18,10 @@ from tqdm import tqdm
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, whole_files
+from data_prep.manifest import data_settings, spool, spools, write_manifest
 from data_prep.prompt import Neutralizer, TokenCounter, to_row
 from data_prep.recipe import Recipe
-from data_prep.sources import Source, sha256_of
+from data_prep.sources import Source
 
 CHUNK = 1000
 READING_ORDER = ("test", "validation", "train")
@@ -48,11 +48,6 @@ def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
         )
 
 
-def data_settings(recipe: Recipe) -> dict[str, Any]:
-    """What of the recipe shapes the prepared rows; evaluation compares it with the manifest's."""
-    return recipe.summarization.model_dump(exclude={"decoding"})
-
-
 class _Preparation:
     """One run: its counts and its open files."""
 
@@ -69,12 +64,12 @@ class _Preparation:
     def run(self) -> dict[str, Any]:
         folder = self.recipe.data_dir
         names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
-        with whole_files(folder, *names) as files, _spools() as (overlong, dropped):
+        with whole_files(folder, *names) as files, spools() as (overlong, dropped):
             for split in READING_ORDER:
                 self._write_split(split, files[f"{split}.jsonl"], dropped, overlong)
             manifest = self._manifest()
             lists = {"overlong": overlong, "dropped": dropped}
-            _write_manifest(files["manifest.json"], manifest, lists)
+            write_manifest(files["manifest.json"], manifest, lists)
         return manifest
 
     def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
@@ -105,7 +100,7 @@ class _Preparation:
         for row, length in zip(rows, self.counter.count(rows), strict=True):
             self.tokens[split][length] += 1
             if length > limit:
-                _spool(overlong, {"split": split, "id": row["id"], "tokens": length})
+                spool(overlong, {"split": split, "id": row["id"], "tokens": length})
 
     def _cleaned(
         self, split: str, counts: dict[str, Any], dropped: IO[str]
@@ -123,7 +118,7 @@ class _Preparation:
             dialogue, summary, reason = self.clean(split, place, row)
             if reason:
                 counts["dropped"][reason] += 1
-                _spool(dropped, {"split": split, "id": row_id, "reason": reason})
+                spool(dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
             dialogue, in_dialogue = self.neutralize(dialogue)
             summary, in_summary = self.neutralize(summary)
@@ -185,20 +180,6 @@ def _refuse_repeated_ids(place: str, seen: set[str], rows: list[dict[str, Any]])
         seen.add(row["id"])
 
 
-@contextmanager
-def _spools() -> Iterator[tuple[IO[str], IO[str]]]:
-    """Two temporary files for lists that may be as long as the corpus."""
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as first,
-        tempfile.TemporaryFile("w+", encoding="utf-8") as second,
-    ):
-        yield first, second
-
-
-def _spool(file: IO[str], entry: dict[str, Any]) -> None:
-    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
 def _summary_of(lengths: Counter[int]) -> dict[str, float]:
     total = sum(lengths.values())
     ordered = sorted(lengths.items())
@@ -216,41 +197,3 @@ def _summary_of(lengths: Counter[int]) -> dict[str, float]:
         "p99": quantile(0.99),
         "longest": ordered[-1][0],
     }
-
-
-def _write_manifest(file: IO[str], head: dict[str, Any], lists: dict[str, IO[str]]) -> None:
-    """JSON of `head` plus long lists that were spooled to disk, one entry a line."""
-    file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2])
-    for name, spooled in lists.items():
-        spooled.seek(0)
-        file.write(f',\n  "{name}": [')
-        for number, line in enumerate(spooled):
-            file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
-        file.write("]")
-    file.write("\n}\n")
-
-
-def check_prepared(recipe: Recipe) -> dict[str, Any]:
-    """Return the manifest if the prepared files are whole and made by this recipe.
-
-    Raises UserError that says what differs and how to mend it.
-    """
-    again = f"run `python -m data_prep {recipe.path}`"
-    path = recipe.data_dir / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        made_with, files = dict(manifest["settings"]), dict(manifest["files"])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; {again}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error!r}); {again}") from error
-    for key, value in json.loads(json.dumps(data_settings(recipe))).items():
-        if made_with.get(key) != value:
-            raise UserError(
-                f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
-            )
-    for name, digest in files.items():
-        file = recipe.data_dir / name
-        if not file.is_file() or sha256_of(file) != digest:
-            raise UserError(f"{file}: missing or changed since it was prepared; {again}")
-    return manifest

@@ -16,6 +16,8 @@ import py7zr
 import pyarrow
 import pyarrow.parquet
 
+from data_prep.prompt import dialogue_of, read_rows
+from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, derived_recipe
 
 Row = dict[str, Any]
@@ -121,3 +123,23 @@ def error_line(stderr: str) -> str:
     assert lines[-1].startswith("error: "), stderr[-3000:]
     assert stderr.count("error: ") == 1, stderr[-3000:]
     return lines[-1]
+
+
+def recipe_for(
+    folder: Path, splits: dict[str, list[Row]], ending: str = ".json", **summarization: Any
+) -> Recipe:
+    """A loaded recipe whose source is a folder of these splits."""
+    source = write_folder(folder / "corpus", splits, ending)
+    return load_recipe(write_recipe(folder, source, summarization))
+
+
+def manifest_of(recipe: Recipe) -> dict[str, Any]:
+    return json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
+
+
+def pairs(recipe: Recipe, split: str = "train") -> list[tuple[str, str]]:
+    """The `(dialogue, summary)` of each prepared row."""
+    return [
+        (dialogue_of(row, recipe.summarization.instruction), row["messages"][1]["content"])
+        for row in read_rows(recipe.data_dir / f"{split}.jsonl")
+    ]

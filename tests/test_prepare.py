@@ -3,9 +3,6 @@
 import hashlib
 import json
 import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +10,9 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.prepare import check_prepared, prepare
-from data_prep.prompt import dialogue_of, read_rows
+from data_prep.prepare import prepare
+from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, SHARED
 from tests.corpora import (
     OUTPUTS,
     Row,
@@ -24,35 +20,16 @@ from tests.corpora import (
     chats,
     encode,
     error_line,
+    manifest_of,
     members,
     outputs,
+    pairs,
+    recipe_for,
     run_data_prep,
     write_archive,
     write_folder,
     write_recipe,
 )
-
-SAMSUM = SHARED / "samsum"
-
-
-def recipe_for(
-    folder: Path, splits: dict[str, list[Row]], ending: str = ".json", **summarization: Any
-) -> Recipe:
-    """A loaded recipe whose source is a folder of these splits."""
-    source = write_folder(folder / "corpus", splits, ending)
-    return load_recipe(write_recipe(folder, source, summarization))
-
-
-def manifest_of(recipe: Recipe) -> dict[str, Any]:
-    return json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
-
-
-def pairs(recipe: Recipe, split: str = "train") -> list[tuple[str, str]]:
-    """The `(dialogue, summary)` of each prepared row."""
-    return [
-        (dialogue_of(row, recipe.summarization.instruction), row["messages"][1]["content"])
-        for row in read_rows(recipe.data_dir / f"{split}.jsonl")
-    ]
 
 
 def test_rows_are_axolotl_s_chat_rows(tmp_path: Path) -> None:
@@ -272,58 +249,6 @@ def test_train_rows_above_the_corpus(tmp_path: Path) -> None:
     assert "has 6 training rows; lower it or write `all`" in message
 
 
-def test_manifest_lists_every_dropped_row(tmp_path: Path) -> None:
-    corpus = chats(train=3)
-    corpus["train"] += [{**chat(0), "id": f"again {n}"} for n in range(2500)]  # several chunks
-    corpus["validation"].append({**chat(1), "id": "void", "summary": ""})
-    recipe = recipe_for(tmp_path, corpus)
-    prepare(recipe)
-    dropped = manifest_of(recipe)["dropped"]
-    assert dropped[0] == {"split": "validation", "id": "void", "reason": "empty summary"}
-    assert [entry["id"] for entry in dropped[1:]] == [f"again {n}" for n in range(2500)]
-
-
-def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2: Path) -> None:
-    corpus = chats()
-    for split, row in (("train", 3), ("test", 1)):
-        corpus[split][row]["dialogue"] = f"Ola: {split} " + "tram " * 300
-    path = write_recipe(tmp_path, write_folder(tmp_path / "corpus", corpus), sequence_len=256)
-    recipe = load_recipe(path)
-    tokens = prepare(recipe)["tokens"]
-    overlong = manifest_of(recipe)["overlong"]
-    assert [(entry["split"], entry["id"]) for entry in overlong] == [
-        ("test", corpus["test"][1]["id"]),
-        ("train", "r3"),
-    ]
-    assert all(300 < entry["tokens"] < 450 for entry in overlong)
-    assert tokens["train"]["longest"] == overlong[1]["tokens"]
-    assert tokens["train"]["rows"] == 6
-    assert pairs(recipe)[3][0].count("tram") == 300
-
-
-def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "corpus", chats())
-    recipe = load_recipe(write_recipe(tmp_path, source, base_model=str(tmp_path / "nowhere")))
-    tokens = prepare(recipe)["tokens"]
-    assert tokens["tokenizer"] is None
-    assert "nowhere" in tokens["why"]
-    assert manifest_of(recipe)["counts"]["train"]["written"] == 6
-
-
-def test_manifest_names_source_and_versions(tmp_path: Path) -> None:
-    recipe = recipe_for(tmp_path, chats(), license="CC0-1.0", revision="abc")
-    returned = prepare(recipe)
-    written = manifest_of(recipe)
-    assert {**written, **json.loads(json.dumps(returned))} == written
-    assert written["source"] == str(tmp_path / "corpus")
-    assert (written["license"], written["revision"]) == ("CC0-1.0", "abc")
-    files = (tmp_path / "corpus").iterdir()
-    assert written["source_files"] == {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files
-    }
-    assert written["versions"]["axolotl"] == "0.19.0"
-
-
 def test_same_input_same_bytes(tmp_path: Path) -> None:
     corpus = chats(train=1200)
     corpus["train"].append({**chat(0), "id": "again", "dialogue": "Ola: </s> [INST]\r\n"})
@@ -394,60 +319,6 @@ def test_disk_full(tmp_path: Path, file: str) -> None:
     assert "free the space" in line
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Recipe:
-    recipe = recipe_for(tmp_path, chats())
-    prepare(recipe)
-    return recipe
-
-
-def stale(recipe: Recipe) -> str:
-    with pytest.raises(UserError) as caught:
-        check_prepared(recipe)
-    assert f"run `python -m data_prep {recipe.path}`" in str(caught.value)
-    return str(caught.value)
-
-
-def test_check_prepared_returns_the_manifest(prepared: Recipe) -> None:
-    assert check_prepared(prepared) == manifest_of(prepared)
-
-
-@pytest.mark.parametrize("name", OUTPUTS)
-def test_check_prepared_missing_file(prepared: Recipe, name: str) -> None:
-    (prepared.data_dir / name).unlink()
-    assert f"{prepared.data_dir / name}: missing" in stale(prepared)
-
-
-@pytest.mark.parametrize("name", OUTPUTS[1:])
-def test_check_prepared_changed_file(prepared: Recipe, name: str) -> None:
-    path = prepared.data_dir / name
-    path.write_text(path.read_text("utf-8").replace("tram", "taxi"), "utf-8")
-    assert f"{path}: missing or changed" in stale(prepared)
-
-
-@pytest.mark.parametrize("data", [b"", b'{"files": ', b"\xff", b"[]", b"{}"])
-def test_check_prepared_damaged_manifest(prepared: Recipe, data: bytes) -> None:
-    (prepared.data_dir / "manifest.json").write_bytes(data)
-    stale(prepared)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"instruction": "Sum up:\n{dialogue}"}, {"cleaning": {"decontaminate": False}},
-     {"train_rows": 5}, {"source": "data_prep/sample"}],
-)  # fmt: skip
-def test_check_prepared_changed_setting(prepared: Recipe, change: dict[str, Any]) -> None:
-    folder = prepared.path.parent
-    changed = load_recipe(write_recipe(folder, folder / "corpus", change))
-    assert f"summarization.{next(iter(change))} changed" in stale(changed)
-
-
-def test_check_prepared_does_not_mind_another_decoding(prepared: Recipe) -> None:
-    folder = prepared.path.parent
-    decoding = {"decoding": {"batch_size": 3}}
-    check_prepared(load_recipe(write_recipe(folder, folder / "corpus", decoding)))
-
-
 def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "corpus.7z", members(chats(), ".csv.gz"))
     recipe = load_recipe(write_recipe(tmp_path, archive))
@@ -456,68 +327,3 @@ def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_bytes(encode(rows, ".json"))
     recipe = load_recipe(write_recipe(tmp_path, tmp_path / "one.json"))
     assert prepare(recipe)["counts"]["test"]["written"] == 2
-
-
-MEASURE = """
-import runpy, sys, time
-from axolotl.utils import chat_templates
-import data_prep.prepare, transformers
-sys.argv = ["data_prep", sys.argv[1]]
-start = time.monotonic()
-runpy.run_module("data_prep", run_name="__main__")
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print("measured", time.monotonic() - start, time.process_time(), int(peak.split()[1]) / 1024)
-"""
-
-
-@pytest.fixture(scope="module")
-def samsum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict[str, float]]:
-    """The whole corpus, prepared by a process of its own, and what that process took."""
-    if not (SAMSUM / "train.json").is_file():
-        pytest.skip(f"{SAMSUM} is absent: the SAMSum corpus may not be shipped with this project")
-    recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("samsum"), SAMSUM))
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(recipe.path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    wall = time.monotonic() - start
-    assert done.returncode == 0, done.stderr[-3000:]
-    measured = map(float, done.stdout.rsplit("measured ", 1)[1].split())
-    return recipe, {"wall": wall, **dict(zip(("prepare", "cpu", "MB"), measured, strict=True))}
-
-
-def test_samsum_counts(samsum: tuple[Recipe, dict[str, float]]) -> None:
-    manifest = check_prepared(samsum[0])
-    read = {split: counts["read"] for split, counts in manifest["counts"].items()}
-    assert read == {"train": 14_731, "validation": 818, "test": 819}
-    assert manifest["overlaps"] == {
-        "test_in_train": 42,
-        "validation_in_train": 47,
-        "test_in_validation": 4,
-    }
-    train = manifest["counts"]["train"]
-    assert train["read"] - train["written"] == sum(train["dropped"].values())
-    assert len(manifest["dropped"]) == sum(train["dropped"].values())
-    assert manifest["counts"]["test"]["written"] == 819
-
-
-def test_samsum_train_holds_no_evaluation_dialogue(
-    samsum: tuple[Recipe, dict[str, float]],
-) -> None:
-    recipe = samsum[0]
-    folded = {
-        split: {" ".join(dialogue.split()) for dialogue, _ in pairs(recipe, split)}
-        for split in ("train", "validation", "test")
-    }
-    assert not folded["train"] & (folded["validation"] | folded["test"])
-    assert len(folded["train"]) > 14_000
-
-
-def test_samsum_is_quick_and_small(samsum: tuple[Recipe, dict[str, float]]) -> None:
-    took = samsum[1]
-    print(took)
-    # Seconds with all imports; CPU time counts where other processes hold the cores. On an idle
-    # machine `prepare`, which is without imports, is to stay under 5.
-    assert min(took["wall"], took["cpu"]) < 15, took
-    assert took["MB"] < 500, took

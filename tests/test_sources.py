@@ -12,7 +12,8 @@ import py7zr
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.sources import SPLITS, Source, read_file
+from data_prep.formats import read_file
+from data_prep.sources import SPLITS, Source
 from tests.corpora import chat, chats, encode, members, write_archive, write_folder
 
 ENDINGS = [".json", ".jsonl", ".csv", ".parquet"]
