@@ -41,20 +41,22 @@ def main() -> None:
 
 def write_corpus(path: Path, folder: Path, rows: int, unique: bool) -> Path:
     """Write `train`, `validation` and `test` as JSONL and a recipe that reads them."""
+    corpus = folder / "corpus"
+    corpus.mkdir()
     config = yaml.safe_load(path.read_text("utf-8"))
     block = config["summarization"]
     with Source(load_recipe(path).summarization.source) as source:
         for split in SPLITS:
             originals = [row for _, row in source.rows(split)]
             wanted = rows if split == "train" else len(originals)
-            with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+            with (corpus / f"{split}.jsonl").open("w", encoding="utf-8") as file:
                 for number in range(wanted):
                     row = {**originals[number % len(originals)], "id": f"{split}-{number}"}
                     if unique and split == "train":
                         column = block.get("dialogue_column", "dialogue")
                         row[column] = f"Ann: number {number}\n{row[column]}"
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    block.update({"source": str(folder), "train_rows": "all"})
+    block.update({"source": str(corpus), "train_rows": "all"})
     for key, split in (("datasets", "train"), ("test_datasets", "validation")):
         config[key][0]["path"] = str(folder / f"prepared/{split}.jsonl")
     recipe = folder / "bench.yml"
