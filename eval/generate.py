@@ -52,11 +52,12 @@ class Summarizer:
             if saved != wanted:  # PEFT would leave the others at zero, with a warning
                 raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
-                f"({str(error).splitlines()[0]}); train it anew or set `output_dir`"
+                f"({reason}); train it anew or set `output_dir`"
             ) from error
-        if self.dtype == torch.float32:  # exact enough to merge, and a third fewer operations
+        if self.dtype == torch.float32:  # exact enough to merge; in bf16 merging would round
             self.model = self.model.merge_and_unload()
 
     def summarize(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

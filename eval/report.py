@@ -27,11 +27,12 @@ def table(scores: dict[str, Any]) -> str:
 
 def report(scores: dict[str, Any], predictions: dict[str, list[Row]]) -> str:
     """The whole report in Markdown: table, how it was scored, ten dialogues side by side."""
+    decoding = ", ".join(f"{key} {value}" for key, value in scores["decoding"].items())
     parts = [
         f"# {scores['recipe']}: {scores['examples']} {scores['split']} dialogues",
         table(scores),
         f"F1 in percent, mean over the dialogues; {scores['metric']}. Base model: "
-        f"{scores['base_model']}. Decoding: {scores['decoding']}. Commit: {scores['commit']}.",
+        f"{scores['base_model']}. Decoding: {decoding}. Commit: {scores['commit']}.",
         "## Side by side",
     ]
     first = next(iter(predictions.values()))

@@ -120,7 +120,7 @@ def _head(recipe: Recipe, split: str, data_hash: str, adapter: Path | None) -> d
         "split": split,
         "data": data_hash,
         "metric": METRIC.format(version=version("rouge_score")),
-        "decoding": {"greedy": True, **recipe.summarization.decoding.model_dump()},
+        "decoding": {"search": "greedy", **recipe.summarization.decoding.model_dump()},
         "commit": _commit(),
         "versions": {name: version(name) for name in packages},
         "models": {},
