@@ -26,16 +26,17 @@ def test_published_bart_large_gives_its_known_figures() -> None:
 def test_f1_by_hand() -> None:
     # 3 of 4 words and 2 of 3 word pairs of "Anna will call Tom" are in the prediction of 3 words
     (example,) = score(["Anna will call."], ["Anna will call Tom"])
-    assert example["rouge1"] == pytest.approx(2 * 1.0 * 0.75 / 1.75)
-    assert example["rouge2"] == pytest.approx(2 * 1.0 * (2 / 3) / (1 + 2 / 3))
-    assert example["rougeL"] == example["rouge1"]
+    assert example.shape == (len(METRICS), 3)
+    assert example[0] == pytest.approx([1.0, 0.75, 2 * 1.0 * 0.75 / 1.75])
+    assert example[1] == pytest.approx([1.0, 2 / 3, 2 * 1.0 * (2 / 3) / (1 + 2 / 3)])
+    assert example[2] == pytest.approx(example[0])
 
 
 def test_stemmer_is_on_and_lines_are_sentences_for_lsum_only() -> None:
-    (stemmed,) = score(["They were meeting"], ["they were meetings"])
-    assert stemmed["rouge1"] == 1.0
-    (swapped,) = score(["cat sat\ndog ran"], ["dog ran\ncat sat"])
-    assert swapped["rougeLsum"] == 1.0 and swapped["rougeL"] == 0.5
+    stemmed = mean_f1(score(["They were meeting"], ["they were meetings"]))
+    assert stemmed["rouge1"] == 100.0
+    swapped = mean_f1(score(["cat sat\ndog ran"], ["dog ran\ncat sat"]))
+    assert swapped["rougeLsum"] == 100.0 and swapped["rougeL"] == 50.0
 
 
 def test_empty_prediction_counts_as_zero() -> None:
@@ -46,3 +47,5 @@ def test_empty_prediction_counts_as_zero() -> None:
 def test_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="1 predictions for 2 references"):
         score(["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="no examples"):
+        mean_f1(score([], []))

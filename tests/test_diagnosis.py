@@ -1,0 +1,180 @@
+"""The mistakes of summaries, rule by rule; their rates on references; the groups of dialogues."""
+
+import json
+import time
+
+import pytest
+
+from eval.diagnosis import (
+    BINS,
+    diagnose,
+    groups,
+    loops,
+    missing_speakers,
+    speakers,
+    turns,
+    unknown_names,
+)
+from tests.conftest import ROOT, SHARED
+
+CHAT = "Ola: did Marek's bus come?\nMr. Piet Berg: no, mon 10:30\nOla: <file_photo>\nolek: k"
+
+
+def references(split: str) -> list[tuple[str, str]]:
+    """Dialogue and summary of a split of SAMSum; skips where it is absent."""
+    path = SHARED / f"samsum/{split}.json"
+    if not path.is_file():
+        pytest.skip("../shared/data/samsum is absent: corpus text is not in this repository")
+    return [(row["dialogue"], row["summary"]) for row in json.loads(path.read_text("utf-8"))]
+
+
+def sample() -> list[tuple[str, str]]:
+    """Dialogue and summary of all 220 rows of the sample corpus."""
+    paths = sorted((ROOT / "data_prep/sample").glob("*.jsonl"))
+    rows = [json.loads(line) for path in paths for line in path.read_text("utf-8").splitlines()]
+    return [(row["dialogue"], row["summary"]) for row in rows]
+
+
+def test_turns_are_non_empty_lines() -> None:
+    assert turns(" Ola: hi\r\n\r\n \nPiet: yo \rOla: ok") == ["Ola: hi", "Piet: yo", "Ola: ok"]
+    assert turns("") == []
+
+
+@pytest.mark.parametrize(
+    ("dialogue", "expected"),
+    [
+        (CHAT, ["Ola", "Mr. Piet Berg", "olek"]),
+        ("Ola : hi\nPiet:\nOla: ok", ["Ola", "Piet"]),
+        ("#Person1#: hi\n#Person2#: hello\n2pac: yo", ["#Person1#", "#Person2#", "2pac"]),
+        ("Zoë: ça va?\nŁukasz: tak\nO'Neil-Smith: hi", ["Zoë", "Łukasz", "O'Neil-Smith"]),
+        ("Ola: see\nhttps://x.org/a: b\n10:30 or 11:00\n<file_photo>\nso sad :(", ["Ola"]),
+        ("Ola: list\nwhat we need today: milk\nAnd here is one more thing: eggs", ["Ola"]),
+        ("no speaker here\n: nor here\n\n(: nor here", []),
+    ],
+)
+def test_speakers(dialogue: str, expected: list[str]) -> None:
+    assert speakers(dialogue) == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("The bus is late.", "Ola's bus is late, says Piet Berg.", ["Ola", "Mr. Piet Berg"]),
+        ("OLA’s bus, says Berg.", "Ola's bus is late, says Piet.", []),
+        ("Olaf waits.", "Ola waits.", ["Ola"]),
+        ("Nobody waits.", "Olaf and a Mr. Nobody wait.", []),
+        ("Ola waits.", "Ola waits for olek.", ["olek"]),
+    ],
+)
+def test_missing_speakers(prediction: str, reference: str, expected: list[str]) -> None:
+    assert missing_speakers(prediction, reference, CHAT) == expected
+
+
+def test_a_word_that_is_a_name_too_needs_its_capital_in_the_reference() -> None:
+    chat = "Will: late\nAnna: ok"
+    assert missing_speakers("Anna waits.", "Anna will wait.", chat) == []
+    assert missing_speakers("Anna waits.", "Will is late.", chat) == ["Will"]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("Ola and Marek wait with Sarah.", ["Sarah"]),
+        ("Sarah is late. Sarah's bus too.", ["Sarah", "Sarah"]),
+        ("Ola waits. Sarah and Ola meet.", ["Sarah"]),
+        ("Sarah doesn’t come, says Mr Novak.", ["Sarah", "Novak"]),
+        ("Yesterday Ola waited. Buses run late. Trams are fine. Everyone is sad.", []),
+        ("On Monday Ola goes to New York, in Poland, by the Thames, at Easter.", []),
+        ("MAREK called Olek, Bergs and Ola-Marek at BBC. I'm Ok.", []),
+        ("He met Bergman.", []),  # "Berg" may well be he
+        ("She told Bob she'd be late", ["Bob"]),
+        ("", []),
+    ],
+)
+def test_unknown_names(prediction: str, expected: list[str]) -> None:
+    assert unknown_names(prediction, CHAT) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ola is late. Piet waits. Ola, is LATE!", True),
+        ("Ola is late and Piet is late and Ola is late and Piet is late", False),
+        ("he said that she is here " * 3, True),
+        ("no no no no no no", True),
+        ("Yes. Yes. Ola left. Ola left.", False),
+        ("a b c d, a b c d", False),
+        ("", False),
+    ],
+)
+def test_loops(text: str, expected: bool) -> None:
+    assert loops(text) is expected
+
+
+def test_diagnose_names_all_mistakes_in_their_order() -> None:
+    reference = "Ola asks Piet Berg about a bus."
+    assert diagnose(reference, reference, CHAT, stopped=True) == []
+    bad = "Sarah is here. Sarah is here. Ola"
+    assert diagnose(bad, reference, CHAT, stopped=False) == [
+        "token_limit", "loop", "missing_speaker", "unknown_name",
+    ]  # fmt: skip
+    assert diagnose(bad, reference) == ["loop"]
+    for empty in ("", " \n", "...", "😀"):
+        assert diagnose(empty, reference, CHAT, stopped=True) == ["empty"]
+
+
+def test_references_have_next_to_no_mistakes() -> None:
+    # in these two no rule may speak: our own summaries are right
+    assert [found for d, s in sample() if "loop" in (found := diagnose(s, s, d))] == []
+    assert sum("unknown_name" in diagnose(s, s, d) for d, s in sample()) <= 2
+
+
+def test_rates_on_samsums_references() -> None:
+    rows = references("test")
+    start = time.perf_counter()
+    found = [diagnose(summary, summary, dialogue) for dialogue, summary in rows]
+    assert time.perf_counter() - start < 3 and len(found) == 819
+    assert sum("unknown_name" in mistakes for mistakes in found) == 13
+    assert not any(set(mistakes) - {"unknown_name"} for mistakes in found)
+
+
+def test_a_renamed_speaker_is_both_missing_and_mostly_unknown() -> None:
+    found = []
+    for dialogue, summary in references("test"):
+        first = next((name for name in speakers(dialogue) if f"{name} " in summary), None)
+        if first:
+            found.append(diagnose(summary.replace(first, "Guadalupe"), summary, dialogue))
+    assert len(found) > 700 and sum("missing_speaker" in m for m in found) > 0.98 * len(found)
+    assert sum("unknown_name" in m for m in found) > 0.75 * len(found)
+
+
+def test_groups_put_every_dialogue_in_one_bin_of_each_kind() -> None:
+    dialogues = [CHAT, "Ola: " + "so " * 50, "Ola: hi\n" * 6 + "Piet: yo", ""]
+    assert groups(dialogues) == {
+        "words": [("1-50", [0, 2, 3]), ("51-100", [1])],
+        "turns": [("1-5", [0, 1, 3]), ("6-10", [2])],
+        "speakers": [("0-1", [1, 3]), ("2", [2]), ("3", [0])],
+    }
+    assert groups([]) == {"words": [], "turns": [], "speakers": []}
+    for kind, bins in groups([dialogue for dialogue, _ in sample()]).items():
+        assert sorted(place for _, places in bins for place in places) == list(range(220))
+        labels = [label for label, _ in bins]
+        assert labels == [label for label in BINS[kind] if label in labels]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "label"),
+    [
+        ("words", 50, "1-50"), ("words", 51, "51-100"), ("words", 200, "101-200"),
+        ("words", 400, "201-400"), ("words", 401, "over 400"), ("turns", 5, "1-5"),
+        ("turns", 15, "11-15"), ("turns", 16, "16-20"), ("turns", 21, "over 20"),
+        ("speakers", 1, "0-1"), ("speakers", 4, "4 and more"), ("speakers", 9, "4 and more"),
+    ],
+)  # fmt: skip
+def test_edges_of_the_bins(kind: str, size: int, label: str) -> None:
+    dialogue = {
+        "words": "w " * size,
+        "turns": "hi\n" * size,
+        "speakers": "".join(f"P{number}: hi\n" for number in range(size)),
+    }[kind]
+    assert groups([dialogue])[kind] == [(label, [0])]
