@@ -17,7 +17,8 @@ class Cleaner:
     """Applies a recipe's cleaning to one row after another.
 
     Feed it the test split, then validation, then train: what must not stand in train is known by
-    then. It keeps one 16-byte hash per distinct row and per evaluation dialogue, and no text.
+    then. It keeps one 16-byte hash per distinct row and per evaluation dialogue, with the latter's
+    ids, and no text.
     """
 
     def __init__(self, settings: Summarization):
@@ -25,11 +26,13 @@ class Cleaner:
         self._settings = settings
         self._steps = settings.cleaning
         self._rows: dict[str, set[bytes]] = {split: set() for split in SPLITS}
-        self._held_out: dict[str, set[bytes]] = {"test": set(), "validation": set()}
+        self._held_out: dict[str, dict[bytes, list[str]]] = {"test": {}, "validation": {}}
         self._seen_in_train: set[bytes] = set()
         self.changed: Counter[str] = Counter()
 
-    def __call__(self, split: str, place: str, row: dict[str, object]) -> tuple[str, str, str]:
+    def __call__(
+        self, split: str, place: str, row_id: str, row: dict[str, object]
+    ) -> tuple[str, str, str]:
         """Return `(dialogue, summary, reason)`; a row with a reason is to be dropped."""
         dialogue = self._text(place, row, self._settings.dialogue_column)
         summary = self._text(place, row, self._settings.summary_column)
@@ -37,16 +40,24 @@ class Cleaner:
             for text, name in ((dialogue, "dialogue"), (summary, "summary")):
                 if not text.strip():
                     return dialogue, summary, f"empty {name}"
-        return dialogue, summary, self._seen_before(split, dialogue, summary)
+        return dialogue, summary, self._seen_before(split, row_id, dialogue, summary)
 
     def overlaps(self) -> dict[str, int]:
         """How many distinct evaluation dialogues stand elsewhere, white space folded."""
-        test, validation = self._held_out["test"], self._held_out["validation"]
+        test, validation = (self._held_out[split].keys() for split in ("test", "validation"))
         return {
             "test_in_train": len(test & self._seen_in_train),
             "validation_in_train": len(validation & self._seen_in_train),
             "test_in_validation": len(test & validation),
         }
+
+    def leaked(self) -> dict[str, list[str]]:
+        """Ids of the evaluation rows whose dialogue stands in the training rows of the source."""
+        found: dict[str, list[str]] = {}
+        for split, rows in self._held_out.items():
+            leaks = (ids for dialogue, ids in rows.items() if dialogue in self._seen_in_train)
+            found[split] = [row_id for ids in leaks for row_id in ids]
+        return found
 
     def _text(self, place: str, row: dict[str, object], column: str) -> str:
         if column not in row:
@@ -73,10 +84,10 @@ class Cleaner:
             text = stripped
         return text
 
-    def _seen_before(self, split: str, dialogue: str, summary: str) -> str:
+    def _seen_before(self, split: str, row_id: str, dialogue: str, summary: str) -> str:
         folded = _digest(" ".join(dialogue.split()))
         if split != "train":
-            self._held_out[split].add(folded)
+            self._held_out[split].setdefault(folded, []).append(row_id)
         else:
             for held_out, dialogues in self._held_out.items():
                 if folded in dialogues:

@@ -115,7 +115,7 @@ class _Preparation:
             counts["read"] += 1
             named = row.get("id") not in (None, "")
             row_id = str(row["id"]) if named else f"{split}-{number:05d}"
-            dialogue, summary, reason = self.clean(split, place, row)
+            dialogue, summary, reason = self.clean(split, place, row_id, row)
             if reason:
                 counts["dropped"][reason] += 1
                 spool(dropped, {"split": split, "id": row_id, "reason": reason})
@@ -144,6 +144,7 @@ class _Preparation:
             "counts": {split: self.counts[split] for split in ("train", "validation", "test")},
             "changed": dict(self.clean.changed),
             "overlaps": self.clean.overlaps(),
+            "leaked": self.clean.leaked(),
             "neutralized": {
                 "rows": self.neutralized["rows"],
                 "strings": self.neutralized["strings"],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_prep.errors import UserError
 
@@ -32,10 +32,39 @@ class Cleaning(_Strict):
 
 
 class Decoding(_Strict):
-    """How summaries are generated: greedy, `batch_size` dialogues at a time."""
+    """How summaries are generated: greedy unless the recipe says otherwise.
 
+    `batch_tokens` is a batch's budget: dialogues x (longest prompt + max_new_tokens) x beams.
+    """
+
+    engine: Literal["hf", "vllm"] = "hf"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    batch_tokens: int = Field(default=16_384, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)
-    batch_size: int = Field(default=16, gt=0)
+    min_new_tokens: int = Field(default=0, ge=0)
+    num_beams: int = Field(default=1, gt=0)
+    length_penalty: float = 1.0
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    do_sample: bool = False
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _no_setting_without_effect(self) -> "Decoding":
+        needs_sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
+        for name, default in needs_sampling.items():
+            if not self.do_sample and getattr(self, name) != default:
+                raise ValueError(f"{name} has no effect without `do_sample: true`")
+        if self.num_beams == 1 and self.length_penalty != 1.0:
+            raise ValueError("length_penalty has no effect without `num_beams` above 1")
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError("min_new_tokens is above max_new_tokens")
+        if self.engine == "vllm" and (self.num_beams > 1 or self.no_repeat_ngram_size):
+            raise ValueError("num_beams and no_repeat_ngram_size need `engine: hf`")
+        return self
 
 
 class Summarization(_Strict):

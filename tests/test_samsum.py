@@ -53,6 +53,8 @@ def test_samsum_counts(samsum: tuple[Recipe, dict[str, float]]) -> None:
         "validation_in_train": 47,
         "test_in_validation": 4,
     }
+    assert len(set(manifest["leaked"]["test"])) == 42
+    assert len(set(manifest["leaked"]["validation"])) >= 47
     train = manifest["counts"]["train"]
     assert train["read"] - train["written"] == sum(train["dropped"].values())
     assert len(manifest["dropped"]) == sum(train["dropped"].values())
