@@ -3,103 +3,108 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig
-
-from data_prep.axolotl_plugin import TRAINED_WITH, keep_freed_memory
+from data_prep.axolotl_plugin import TRAINED_WITH
 from data_prep.errors import UserError
-from data_prep.prompt import PromptEncoder, model_unavailable
-from data_prep.recipe import Recipe
+from data_prep.prompt import PromptEncoder
+from data_prep.recipe import Decoding, Recipe
+
+Row = dict[str, Any]
+
+
+class Engine(Protocol):
+    """What generates: base model first, the tuned one after `attach_adapter`."""
+
+    def attach_adapter(self, folder: Path) -> None:
+        """Go on with the adapter of `folder`."""
+
+    def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
+        """New token ids of each prompt."""
 
 
 class Summarizer:
-    """A base model, and its adapter once attached, that summarises rows in batches.
+    """Prompts from training's own code path, an engine loaded once, and text from its ids."""
 
-    Greedy, left-padded, longest prompts first; on a GPU in bf16, on a CPU in fp32. Prompts are
-    token ids from Axolotl's own strategy, and a summary stops at the token that training put after
-    it.
-    """
+    def __init__(self, recipe: Recipe, decoding: Decoding, rows: list[Row], adapter: Path | None):
+        """Encode `rows` and load the base model; raises UserError where either cannot be done.
 
-    def __init__(self, recipe: Recipe):
-        """Load the base model; raises UserError where it cannot be had."""
-        self.recipe = recipe
-        self.encoder = PromptEncoder(recipe)
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        if self.device == "cpu":
-            keep_freed_memory()
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(
-                recipe.config["base_model"],
-                revision=recipe.config.get("revision_of_model"),
-                dtype=self.dtype,
-                device_map=self.device,
-            ).eval()
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(model_unavailable(recipe, error)) from error
+        `adapter`: the folder of the adapter, where the tuned model is going to be asked for.
+        """
+        encoder = PromptEncoder(recipe)
+        encoder.check_neutral(rows)
+        self.tokenizer, self.adapter = encoder.tokenizer, adapter
+        _, labels = encoder.training_ids(rows[0])
+        self.end = [label for label in labels if label != -100][-1]
+        pad = self.tokenizer.pad_token_id
+        pad = self.end if pad is None else pad
+        self.ids = [row["id"] for row in rows]
+        self.prompts = [encoder.prompt_ids(row) for row in rows]
+        self.batches = plan_batches([len(prompt) for prompt in self.prompts], decoding)
+        self.seed = decoding.seed
+        self.engine: Engine
+        if decoding.engine == "vllm":
+            from eval.vllm_engine import VllmEngine
 
-    def attach_adapter(self) -> None:
-        """Put the trained adapter on the base model; raises UserError where it does not fit."""
-        folder = find_adapter(self.recipe)
-        try:
-            saved = load_peft_weights(str(folder), device="cpu").keys()
-            self.model = PeftModel.from_pretrained(self.model, folder).eval()
-            wanted = get_peft_model_state_dict(self.model).keys()
-            if saved != wanted:  # PEFT would leave the others at zero, with a warning
-                raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
-        except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
-                f"({reason}); train it anew or set `output_dir`"
-            ) from error
-        if self.dtype == torch.float32:  # exact enough to merge; in bf16 merging would round
-            self.model = self.model.merge_and_unload()
+            self.engine = VllmEngine(recipe, decoding, self.end, pad, adapter)
+        else:
+            from eval.hf_engine import HfEngine
 
-    def summarize(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Yield, batch by batch, `{"id", "prediction", "tokens", "stopped"}` of each row.
+            self.engine = HfEngine(recipe, decoding, self.end, pad)
+
+    def use(self, model: str) -> None:
+        """Choose `base` or `tuned`; once tuned, the base model is not to be had again."""
+        if model == "tuned" and self.adapter:
+            self.engine.attach_adapter(self.adapter)
+
+    def summarize(self, number: int) -> list[Row]:
+        """`{"id", "prediction", "tokens", "stopped"}` of each row of a batch of the plan.
 
         `tokens` counts what was generated, the end token included; `stopped` says whether that end
         token came before the limit of `max_new_tokens`.
         """
-        settings = self.recipe.summarization.decoding
-        _, labels = self.encoder.training_ids(rows[0])
-        end = [label for label in labels if label != -100][-1]
-        pad = self.encoder.tokenizer.pad_token_id
-        pad = end if pad is None else pad
-        self.model.generation_config = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=settings.max_new_tokens,
-            eos_token_id=end,
-            pad_token_id=pad,
-        )
-        prompts = [(self.encoder.prompt_ids(row), row["id"]) for row in rows]
-        prompts.sort(key=lambda prompt: -len(prompt[0]))
-        for start in range(0, len(prompts), settings.batch_size):
-            batch = prompts[start : start + settings.batch_size]
-            outputs = self._generate([ids for ids, _ in batch], pad)
-            yield [self._result(i, out, end) for (_, i), out in zip(batch, outputs, strict=True)]
+        batch = self.batches[number]
+        outputs = self.engine.generate([self.prompts[row] for row in batch], self.seed + number)
+        return [self._result(self.ids[r], out) for r, out in zip(batch, outputs, strict=True)]
 
-    def _generate(self, prompts: list[list[int]], pad: int) -> list[list[int]]:
-        """Left-pad, generate, and return the new ids, shape (batch, new tokens)."""
-        width = max(map(len, prompts))
-        ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.device)
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        mask = torch.arange(width, device=self.device) >= width - lengths[:, None]
-        with torch.inference_mode():
-            output = self.model.generate(input_ids=ids, attention_mask=mask.long())
-        return output[:, width:].tolist()
-
-    def _result(self, row_id: str, output: list[int], end: int) -> dict[str, Any]:
-        stopped = end in output
-        length = output.index(end) + 1 if stopped else len(output)
-        text = self.encoder.tokenizer.decode(output[:length], skip_special_tokens=True)
+    def _result(self, row_id: str, output: list[int]) -> Row:
+        stopped = self.end in output
+        length = output.index(self.end) + 1 if stopped else len(output)
+        text = self.tokenizer.decode(output[:length], skip_special_tokens=True)
         return {"id": row_id, "prediction": text.strip(), "tokens": length, "stopped": stopped}
+
+
+def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
+    """Row numbers of each batch, longest prompts first, within the budget of `batch_tokens`.
+
+    The plan depends on nothing but the rows and the settings, so that a run which goes on after
+    an interruption, or on more processes, makes the same batches. One dialogue is always allowed.
+    """
+
+    def batches() -> Iterator[list[int]]:
+        batch: list[int] = []
+        for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+            width = lengths[batch[0] if batch else row] + decoding.max_new_tokens
+            if batch and (len(batch) + 1) * width * decoding.num_beams > decoding.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(row)
+        yield batch
+
+    return list(batches())
+
+
+def resolve(decoding: Decoding) -> Decoding:
+    """Replace `dtype: auto`: bf16 on a GPU that has it and on a CPU where it is measured faster."""
+    if decoding.dtype != "auto":
+        return decoding
+    import torch
+
+    from data_prep.axolotl_plugin import bf16_is_faster
+
+    gpu = torch.cuda.is_available()
+    fast = torch.cuda.is_bf16_supported() if gpu else bf16_is_faster()
+    return decoding.model_copy(update={"dtype": "bfloat16" if fast else "float32"})
 
 
 def find_adapter(recipe: Recipe) -> Path:

@@ -1,96 +1,110 @@
 """Prediction files: `predictions.<model>.jsonl`, written whole, resumable while they grow.
 
-While a model generates, finished batches are appended to `.predictions.<model>.partial.jsonl`,
-whose first line is the key of the run (model, adapter, prompt, decoding, data). The same command
-goes on from there; under another key it starts anew. The key of a finished file stands beside it,
-in `.predictions.<model>.key.json`.
+While a model generates, each process appends its finished batches to a shard of its own,
+`.predictions.<model>.<rank>.partial.jsonl`, a line a batch under a first line with the key of the
+run. The same command goes on from there, on as many processes as it likes; under another key it
+starts anew and says why. The key of a finished file stands beside it, in
+`.predictions.<model>.key.json`.
 """
 
 import fcntl
-import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from time import monotonic
+from typing import IO, Any, NamedTuple
 
 from tqdm import tqdm
 
 from data_prep.errors import UserError, whole_file, writing_to
 from data_prep.prompt import dialogue_of
-from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
 
 Row = dict[str, Any]
-Summarize = Callable[[list[Row]], Iterator[list[Row]]]
+Key = dict[str, Any]
 
 
-def generate_file(
-    path: Path, key: str, rows: list[Row], instruction: str, summarize: Summarize
-) -> None:
+class Work(NamedTuple):
+    """What is to be generated, and by whom.
+
+    `batches` holds row numbers; `summarize(b)` makes the results of `batches[b]`; `processes` is
+    accelerate's PartialState.
+    """
+
+    rows: list[Row]
+    instruction: str
+    batches: list[list[int]]
+    summarize: Callable[[int], list[Row]]
+    processes: Any
+
+
+def generate_file(path: Path, key: Key, work: Work) -> None:
     """Generate a prediction for every row and write `path`, in the order of `rows`.
 
-    The seconds that generation took, over all sittings, are kept with the key.
+    Every process calls it; the first one merges the shards. Raises UserError where the folder
+    cannot be written or another evaluation is at work there.
     """
-    partial = path.with_name(f".{path.stem}.partial.jsonl")
-    with writing_to(partial), partial.open("a+b") as file:
-        _lock(file, partial)
-        done, seconds, whole = _finished(file, key)
-        file.truncate(whole)  # a line cut short, or what was made under another key
-        if not whole:
-            file.write(_line({"key": key}))
-        todo = [row for row in rows if row["id"] not in done]
-        with tqdm(total=len(rows), initial=len(done), desc=path.stem, unit=" dialogues") as bar:
-            start = time.monotonic()
-            for batch in summarize(todo) if todo else ():
-                done.update({result["id"]: result for result in batch})
-                took = {"seconds": seconds + time.monotonic() - start}
-                file.write(b"".join(map(_line, [*batch, took])))
-                file.flush()
-                bar.update(len(batch))
-            seconds += time.monotonic() - start
-    with whole_file(path) as out:
-        for row in rows:
-            texts = {
-                "id": row["id"],
-                "dialogue": dialogue_of(row, instruction),
-                "reference": row["messages"][1]["content"],
-            }
-            out.write(_line({**texts, **done[row["id"]]}).decode("utf-8"))
-    with whole_file(_key_file(path)) as out:
-        json.dump({"key": key, "seconds": round(seconds, 1)}, out)
-    partial.unlink(missing_ok=True)
+    processes = work.processes
+    own = path.with_name(f".{path.stem}.{processes.process_index}.partial.jsonl")
+    with writing_to(own), own.open("a+b") as file:
+        _lock(file, own)
+        _begin(file, path, key)
+        processes.wait_for_everyone()  # no shard holds another key from here on
+        done = _read_shards(path, key)
+        processes.wait_for_everyone()  # all have seen the same shards before one of them grows
+        todo = [number for number in range(len(work.batches)) if number not in done]
+        _generate(file, path, work, done, todo[processes.process_index :: processes.num_processes])
+        processes.wait_for_everyone()
+        if processes.is_main_process:
+            _merge(path, key, work)
+    processes.wait_for_everyone()
 
 
-def seconds_if_made(path: Path, key: str) -> float | None:
-    """The seconds that `path` took, if it was made under this very key; None otherwise."""
+def made(path: Path, key: Key) -> dict[str, Any] | None:
+    """The record of `path` (key, seconds, sha256) if it was made under this key, else None.
+
+    Raises UserError where the file is no longer what was written.
+    """
     try:
-        made = json.loads(_key_file(path).read_text("utf-8"))
+        record = json.loads(_key_file(path).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return made["seconds"] if made["key"] == key and path.is_file() else None
+    if not isinstance(record, dict) or record.get("key") != key or not path.is_file():
+        return None
+    if sha256_of(path) != record.get("sha256"):
+        raise UserError(
+            f"{path}: was changed or cut short since it was made; put it back, or delete it and "
+            "the same command makes it anew"
+        )
+    return record
+
+
+def recorded_key(path: Path) -> Key | None:
+    """The key under which `path` was made, if it is one of ours and still as it was written."""
+    try:
+        record = json.loads(_key_file(path).read_text("utf-8"))
+        return record["key"] if record["sha256"] == sha256_of(path) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def difference(old: object, new: Key) -> str:
+    """The names of what differs between two keys, nested ones with a dot."""
+    if not isinstance(old, dict):
+        return "its key is damaged"
+    names = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
+            names += [f"{name}.{k}" for k in inner]
+        elif before != after:
+            names.append(name)
+    return f"{', '.join(names)} changed"
 
 
 def _key_file(path: Path) -> Path:
     return path.with_name(f".{path.stem}.key.json")
-
-
-def run_key(recipe: Recipe, model: str, data_hash: str, adapter: Path | None) -> str:
-    """Hash of all that decides a model's predictions."""
-    parts = {
-        "base_model": recipe.config["base_model"],
-        "revision": recipe.config.get("revision_of_model"),
-        "model": model,
-        "adapter": adapter
-        and [
-            sha256_of(adapter / f"adapter_{part}") for part in ("model.safetensors", "config.json")
-        ],
-        "chat_template": recipe.config.get("chat_template"),
-        "instruction": recipe.summarization.instruction,
-        "decoding": recipe.summarization.decoding.model_dump(),
-        "data": data_hash,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
@@ -101,24 +115,105 @@ def _lock(file: IO[bytes], path: Path) -> None:
         raise UserError(f"{path}: another evaluation writes it; wait, or use --output") from error
 
 
-def _finished(file: IO[bytes], key: str) -> tuple[dict[str, Row], float, int]:
-    """Predictions of an interrupted run under `key`, their seconds, and the bytes they fill."""
-    done: dict[str, Row] = {}
-    seconds, whole = 0.0, 0
+def _begin(file: IO[bytes], path: Path, key: Key) -> None:
+    """Keep what stands in the shard under `key`, up to its last whole line; else start anew."""
+    found, _, whole = _read(file)
+    if found != key:
+        old = found if whole else _recorded(path)
+        if old is not None and old != key:
+            tqdm.write(f"{path}: made anew: {difference(old, key)}")
+        whole = 0
+    file.truncate(whole)
+    if not whole:
+        file.write(_line({"key": key}))
+        file.flush()
+
+
+def _recorded(path: Path) -> object:
+    """The key of an earlier finished file, which is about to be replaced."""
+    try:
+        return json.loads(_key_file(path).read_text("utf-8")).get("key")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _generate(
+    file: IO[bytes], path: Path, work: Work, done: dict[int, Row], todo: list[int]
+) -> None:
+    count = work.processes.num_processes
+    before = sum(len(batch["rows"]) for batch in done.values()) // count
+    bar = tqdm(
+        total=before + sum(len(work.batches[number]) for number in todo),
+        initial=before,
+        desc=path.stem,
+        unit=" dialogues",
+        disable=not work.processes.is_main_process,
+    )
+    tokens, started = 0, monotonic()
+    with bar:
+        for number in todo:
+            start = monotonic()
+            rows = work.summarize(number)
+            seconds = round(monotonic() - start, 3)
+            file.write(_line({"batch": number, "seconds": seconds, "rows": rows}))
+            file.flush()
+            tokens += sum(row["tokens"] for row in rows)
+            bar.set_postfix_str(f"{tokens / (monotonic() - started):.0f} tokens/s", refresh=False)
+            bar.update(len(rows))
+
+
+def _merge(path: Path, key: Key, work: Work) -> None:
+    batches = _read_shards(path, key)
+    results = {row["id"]: row for batch in batches.values() for row in batch["rows"]}
+    with whole_file(path) as out:
+        for row in work.rows:
+            texts = {
+                "id": row["id"],
+                "dialogue": dialogue_of(row, work.instruction),
+                "reference": row["messages"][1]["content"],
+            }
+            out.write(_line({**texts, **results[row["id"]]}).decode("utf-8"))
+    seconds = round(sum(batch["seconds"] for batch in batches.values()), 1)
+    with whole_file(_key_file(path)) as out:
+        json.dump({"key": key, "sha256": sha256_of(path), "seconds": seconds}, out)
+    for shard in _shards(path):
+        shard.unlink(missing_ok=True)
+
+
+def _shards(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f".{path.stem}.*.partial.jsonl"))
+
+
+def _read_shards(path: Path, key: Key) -> dict[int, Row]:
+    """Finished batches by number, from every shard under `key`."""
+    done: dict[int, Row] = {}
+    for shard in _shards(path):
+        with shard.open("rb") as file:
+            found, batches, _ = _read(file)
+        if found == key:
+            done |= batches
+    return done
+
+
+def _read(file: IO[bytes]) -> tuple[Key | None, dict[int, Row], int]:
+    """Key and batches of a shard, and how many bytes its whole lines fill."""
+    key, batches, whole = None, {}, 0
     file.seek(0)
     for line in file:
         try:
-            row = json.loads(line) if line.endswith(b"\n") else {}
+            record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
-            row = {}
-        if "seconds" in row:
-            seconds = row["seconds"]
-        elif "id" in row:
-            done[row["id"]] = row
-        elif whole or row.get("key") != key:
+            record = None
+        if not isinstance(record, dict):
+            break
+        if not whole:
+            key = record.get("key")
+        elif record.keys() == {"batch", "seconds", "rows"}:
+            batches[record["batch"]] = record
+        else:
             break
         whole += len(line)
-    return done, seconds, whole
+    return key, batches, whole
 
 
 def _line(row: Row) -> bytes:

@@ -1,4 +1,4 @@
-"""The report of an evaluation: `report.md`, and the same table for the terminal."""
+"""The report in short: `report.md`, and its tables for the terminal."""
 
 import re
 from typing import Any
@@ -6,59 +6,111 @@ from typing import Any
 from eval.rouge import METRICS
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+BASELINES = {
+    "lead-3": "lead-3: the first three turns",
+    "longest-3": "longest-3: the three longest turns",
+    "base-cut": "base-cut: each base summary cut to as many words as the tuned one has",
+}
 SIDE_BY_SIDE = 10
 Row = dict[str, Any]
 
 
-def table(scores: dict[str, Any]) -> str:
-    """Markdown table of the models in `scores`, with the difference where there are two."""
-    columns = [*HEADERS.values(), "mean tokens", "stopped"]
-    lines = [f"| model | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    models = scores["models"]
-    for name, model in models.items():
-        values = [f"{model[metric]:.2f}" for metric in METRICS]
-        values += [f"{model['mean_tokens']:.1f}", f"{100 * model['stopped']:.0f} %"]
-        lines.append(f"| {name} | {' | '.join(values)} |")
-    if {"base", "tuned"} <= models.keys():
-        gains = [f"{models['tuned'][m] - models['base'][m]:+.2f}" for m in METRICS]
-        lines.append(f"| tuned - base | {' | '.join(gains)} | | |")
+def table(figures: dict[str, Any]) -> str:
+    """Markdown table: F1 in percent with its interval, a row a system, and the models' gain."""
+    columns = [*HEADERS.values(), "words", "stopped"]
+    lines = [f"| system | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
+    for name, system in figures["systems"].items():
+        cells = [_with_interval(system["scores"][metric]) for metric in METRICS]
+        cells.append(_number(system["style"]["words"], ".1f"))
+        cells.append(_number(system["stopped"], ".0%"))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for pair in figures["comparisons"]:
+        if pair["systems"] == ["base", "tuned"]:
+            gains = [f"{pair['metrics'][metric]['difference']:+.2f}" for metric in METRICS]
+            lines.append(f"| tuned - base | {' | '.join(gains)} | | |")
     return "\n".join(lines)
 
 
-def report(scores: dict[str, Any], predictions: dict[str, list[Row]]) -> str:
-    """The whole report in Markdown: table, how it was scored, ten dialogues side by side."""
-    decoding = ", ".join(f"{key} {value}" for key, value in scores["decoding"].items())
+def comparison_table(figures: dict[str, Any], metric: str = "rougeL") -> str:
+    """Markdown table of the paired tests of one metric, a row a pair."""
+    columns = "difference | interval | p bootstrap | p randomisation | better | worse"
+    lines = [f"| {HEADERS[metric]} | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for pair in figures["comparisons"]:
+        test, (first, second) = pair["metrics"][metric], pair["systems"]
+        interval = f"{test['low']:+.2f} to {test['high']:+.2f}"
+        lines.append(
+            f"| {second} - {first} | {test['difference']:+.2f} | {interval} | "
+            f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
+            f"{pair['better']} | {pair['worse']} |"
+        )
+    return "\n".join(lines)
+
+
+def mistake_table(figures: dict[str, Any]) -> str:
+    """Markdown table: in how many examples each mistake was found, a row a system."""
+    systems = figures["systems"]
+    names = list(next(iter(systems.values()))["mistakes"])
+    heads = " | ".join(name.replace("_", " ") for name in names)
+    lines = [f"| system | {heads} |", "|---|" + "---:|" * len(names)]
+    for name, system in systems.items():
+        counts = " | ".join(_number(system["mistakes"][mistake], "d") for mistake in names)
+        lines.append(f"| {name} | {counts} |")
+    return "\n".join(lines)
+
+
+def report(scores: dict[str, Any], examples: list[Row]) -> str:
+    """The whole report in Markdown: tables, how it was scored, ten dialogues side by side.
+
+    `examples`: `{"id", "dialogue", "reference", "predictions": {model: {"text"}}}` each.
+    """
+    settings = scores["bootstrap"]
     parts = [
         f"# {scores['recipe']}: {scores['examples']} {scores['split']} dialogues",
         table(scores),
-        f"F1 in percent, mean over the dialogues; {scores['metric']}. Base model: "
-        f"{scores['base_model']}. Decoding: {decoding}. Commit: {scores['commit']}.",
-        "## Side by side",
+        f"ROUGE F1 in percent, mean over the dialogues [{settings['confidence']:.0%} interval by "
+        f"{settings['resamples']} bootstrap resamples]. "
+        + "; ".join(text for name, text in BASELINES.items() if name in scores["systems"])
+        + ".",
     ]
-    first = next(iter(predictions.values()))
-    step = max(1, len(first) // SIDE_BY_SIDE)
-    for number in range(0, len(first), step)[:SIDE_BY_SIDE]:
-        parts.append(_example(number, predictions))
+    if scores["comparisons"]:
+        parts += ["## Paired tests", comparison_table(scores)]
+    parts += _leaked(scores)
+    parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
+    parts += [f"- {name}: `{s['signature']}`" for name, s in scores["systems"].items()]
+    parts.append("## Side by side")
+    step = max(1, len(examples) // SIDE_BY_SIDE)
+    parts += [_example(example) for example in examples[::step][:SIDE_BY_SIDE]]
     return "\n\n".join(parts) + "\n"
 
 
-def _example(number: int, predictions: dict[str, list[Row]]) -> str:
-    first = next(iter(predictions.values()))[number]
-    rows = [f"| reference | {_cell(first['reference'])} |"]
-    rows += [
-        f"| {name} | {_cell(rows[number]['prediction'])} |" for name, rows in predictions.items()
-    ]
-    return "\n".join(
-        [
-            f"### {_cell(first['id'])}",
-            "",
-            _fenced(first["dialogue"]),
-            "",
-            "| | summary |",
-            "|---|---|",
-        ]
-        + rows
-    )
+def _leaked(scores: dict[str, Any]) -> list[str]:
+    kept = {n: s["scores_without_leaked"] for n, s in scores["systems"].items()}
+    if not scores["leaked"] or None in kept.values():
+        return []
+    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
+    for name, means in kept.items():
+        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
+    head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
+    return [head, "\n".join(lines)]
+
+
+def _with_interval(score: dict[str, float]) -> str:
+    return f"{score['f1']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _p(value: float) -> str:
+    return f"{value:.4f}" if value >= 0.001 else "< 0.001"
+
+
+def _example(example: Row) -> str:
+    rows = [f"| reference | {_cell(example['reference'])} |"]
+    rows += [f"| {name} | {_cell(made['text'])} |" for name, made in example["predictions"].items()]
+    head = [f"### {_cell(example['id'])}", "", _fenced(example["dialogue"]), ""]
+    return "\n".join([*head, "| | summary |", "|---|---|", *rows])
 
 
 def _cell(text: str) -> str:

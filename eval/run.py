@@ -1,22 +1,20 @@
 """Evaluate a recipe's base and tuned model: `python -m eval.run [RECIPE]`.
 
-Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json and report.md.
+Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md and report.html.
 """
 
 import argparse
 import json
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError, run_cli, whole_file, writing_to
+from data_prep.errors import UserError, run_cli, whole_files, writing_to
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 
 MODELS = ("base", "tuned")
-METRIC = "rouge_score {version}, stemmer on, empty predictions count as 0"
+Row = dict[str, Any]
 
 
 def main() -> None:
@@ -33,39 +31,22 @@ def main() -> None:
 
 def evaluate(
     recipe: Recipe, models: list[str], split: str, limit: int | None, output: Path | None
-) -> dict[str, Any]:
-    """Run the evaluation and return what scores.json holds; raises UserError for bad input."""
+) -> None:
+    """Run the evaluation and write its files; raises UserError for bad input."""
     from eval.generate import find_adapter
-    from eval.report import report, table
-    from eval.rouge import mean_f1, score
 
     manifest = check_prepared(recipe)
     rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:limit]
     adapter = find_adapter(recipe) if "tuned" in models else None
     folder = output or default_output(recipe, split, limit)
-    with writing_to(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    data_hash = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
-    timings = _predict(recipe, models, rows, folder, data_hash, adapter)
-    predictions = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in models}
-    scores = _head(recipe, split, data_hash, adapter)
-    for name, made in predictions.items():
-        per_example = score([p["prediction"] for p in made], [p["reference"] for p in made])
-        scores["models"][name] = {
-            **{metric: round(value, 4) for metric, value in mean_f1(per_example).items()},
-            "mean_tokens": round(sum(p["tokens"] for p in made) / len(made), 2),
-            "stopped": round(sum(p["stopped"] for p in made) / len(made), 4),
-            **timings[name],
-        }
-    scores["examples"] = len(rows)
-    with whole_file(folder / "scores.json") as file:
-        file.write(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-    with whole_file(folder / "report.md") as file:
-        file.write(report(scores, predictions))
-    print(table(scores))
-    written = [f"predictions.{name}.jsonl" for name in models] + ["scores.json", "report.md"]
-    print("\n".join(str(folder / name) for name in written))
-    return scores
+    _check_folder(folder, recipe)
+    data = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
+    order = [name for name in MODELS if name in models]  # base first: tuned is made of its weights
+    records = _predict(recipe, order, rows, folder, data, adapter)
+    if records is None:  # another process of this run writes the report
+        return
+    leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
+    _report(recipe, split, folder, records, leaked)
 
 
 def default_output(recipe: Recipe, split: str, limit: int | None) -> Path:
@@ -76,63 +57,151 @@ def default_output(recipe: Recipe, split: str, limit: int | None) -> Path:
     return folder / (split if limit is None else f"{split}-first-{limit}")
 
 
+def _check_folder(folder: Path, recipe: Recipe) -> None:
+    """Make the folder; refuse one that cannot be written or holds another recipe's results."""
+    scores = folder / "scores.json"
+    try:
+        found = json.loads(scores.read_text("utf-8"))["recipe"] if scores.is_file() else recipe.name
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{scores}: is damaged ({error}); remove it or use --output") from error
+    if found != recipe.name:
+        raise UserError(
+            f"{folder}: holds the results of recipe {found}, not of {recipe.name}; choose another "
+            "--output"
+        )
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink(missing_ok=True)
+
+
 def _predict(
     recipe: Recipe,
     models: list[str],
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     folder: Path,
-    data_hash: str,
+    data: str,
     adapter: Path | None,
-) -> dict[str, dict[str, Any]]:
-    """Make the predictions that are not there yet; return key and seconds by model."""
-    from eval.predictions import generate_file, run_key, seconds_if_made
+) -> dict[str, dict[str, Any]] | None:
+    """Make the predictions that are not there yet; the record of each, None in a second process."""
+    from accelerate import PartialState
 
-    timings: dict[str, dict[str, Any]] = {}
+    from eval.generate import Summarizer, resolve
+    from eval.predictions import Work, generate_file, made
+    from eval.signature import generation_key
+
+    processes = PartialState()
+    decoding = resolve(recipe.summarization.decoding)
+    records: dict[str, dict[str, Any]] = {}
     summarizer = None
-    for name in sorted(models):  # base first: the adapter is then put onto the same weights
+    for name in models:
         path = folder / f"predictions.{name}.jsonl"
-        key = run_key(recipe, name, data_hash, adapter if name == "tuned" else None)
-        seconds = seconds_if_made(path, key)
-        if seconds is not None:
-            print(f"{path}: already made with these settings")
+        of_model = adapter if name == "tuned" else None
+        key = generation_key(recipe, name, decoding, data, of_model)
+        record = made(path, key)
+        if record:
+            if processes.is_main_process:
+                print(f"{path}: already made with these settings")
         else:
-            if summarizer is None:
-                from eval.generate import Summarizer
+            summarizer = summarizer or Summarizer(recipe, decoding, rows, adapter)
+            summarizer.use(name)
+            work = Work(
+                rows,
+                recipe.summarization.instruction,
+                summarizer.batches,
+                summarizer.summarize,
+                processes,
+            )
+            generate_file(path, key, work)
+            record = made(path, key)
+        records[name] = record or {}
+    return records if processes.is_main_process else None
 
-                summarizer = Summarizer(recipe)
-                summarizer.encoder.check_neutral(rows)
-            if name == "tuned":
-                summarizer.attach_adapter()
-            instruction = recipe.summarization.instruction
-            generate_file(path, key, rows, instruction, summarizer.summarize)
-            seconds = seconds_if_made(path, key)
-        timings[name] = {"key": key, "seconds": seconds}
-    return timings
 
+def _report(
+    recipe: Recipe, split: str, folder: Path, records: dict[str, Any], leaked: list[str] | None
+) -> None:
+    """Score the predictions and write scores.json, report.md and report.html."""
+    from eval.analysis import Corpus, System, analyse, with_baselines
+    from eval.context import environment, training_curves
+    from eval.html_report import html_report
+    from eval.report import comparison_table, report, table
+    from eval.signature import commit, generation_fields
 
-def _head(recipe: Recipe, split: str, data_hash: str, adapter: Path | None) -> dict[str, Any]:
-    packages = ("axolotl", "transformers", "peft", "torch", "rouge_score")
-    return {
+    made = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in records}
+    rows = next(iter(made.values()))
+    corpus = Corpus(
+        [row["reference"] for row in rows],
+        [row["dialogue"] for row in rows],
+        None if leaked is None else [row["id"] in set(leaked) for row in rows],
+    )
+    systems = {
+        name: System(
+            [row["prediction"] for row in found],
+            tokens=[row["tokens"] for row in found],
+            stopped=[row["stopped"] for row in found],
+            seconds=records[name]["seconds"],
+            fields=generation_fields(records[name]["key"]),
+        )
+        for name, found in made.items()
+    }
+    result = analyse(with_baselines(systems, corpus), corpus)
+    key = next(iter(records.values()))["key"]
+    scores = {
         "recipe": recipe.name,
         "base_model": recipe.config["base_model"],
-        "adapter": str(adapter) if adapter else None,
         "source": recipe.summarization.source,
         "split": split,
-        "data": data_hash,
-        "metric": METRIC.format(version=version("rouge_score")),
-        "decoding": {"search": "greedy", **recipe.summarization.decoding.model_dump()},
-        "commit": _commit(),
-        "versions": {name: version(name) for name in packages},
-        "models": {},
+        **result.figures,
+        "decoding": key["decoding"],
+        "environment": environment(),
+        "commit": commit(),
     }
+    examples = _examples(made, corpus, result)
+    data = {
+        "scores": scores,
+        "examples": examples,
+        "training": training_curves(recipe.output_dir) if "tuned" in records else None,
+        "recipe_text": recipe.path.read_text("utf-8"),
+    }
+    names = ("scores.json", "report.md", "report.html")
+    with whole_files(folder, *names) as files:
+        files["scores.json"].write(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+        files["report.md"].write(report(scores, examples))
+        files["report.html"].write(html_report(data))
+    print(table(scores))
+    if scores["comparisons"]:
+        print(comparison_table(scores))
+    written = [f"predictions.{name}.jsonl" for name in made] + list(names)
+    print("\n".join(str(folder / name) for name in written))
 
 
-def _commit() -> str:
-    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+def _examples(made: dict[str, list[Row]], corpus: Any, result: Any) -> list[Row]:
+    """The models' outputs by example, as the reports show them."""
+    from eval.rouge import METRICS
+
+    def of_model(name: str, place: int) -> Row:
+        row = made[name][place]
+        return {
+            "text": row["prediction"],
+            "tokens": row["tokens"],
+            "stopped": row["stopped"],
+            "f1": dict(zip(METRICS, result.f1[name][place].tolist(), strict=True)),
+            "mistakes": result.mistakes[name][place],
+        }
+
+    first = next(iter(made.values()))
+    return [
+        {
+            "id": row["id"],
+            "dialogue": row["dialogue"],
+            "reference": row["reference"],
+            "leaked": bool(corpus.leaked and corpus.leaked[place]),
+            "predictions": {name: of_model(name, place) for name in made},
+        }
+        for place, row in enumerate(first)
+    ]
 
 
 def _arguments() -> argparse.Namespace:

@@ -125,5 +125,5 @@ def test_check_prepared_changed_setting(prepared: Recipe, change: dict[str, Any]
 
 def test_check_prepared_does_not_mind_another_decoding(prepared: Recipe) -> None:
     folder = prepared.path.parent
-    decoding = {"decoding": {"batch_size": 3}}
+    decoding = {"decoding": {"batch_tokens": 3}}
     check_prepared(load_recipe(write_recipe(folder, folder / "corpus", decoding)))

@@ -1,0 +1,141 @@
+"""Signatures: every setting that could change a score, in one line, in the manner of sacrebleu.
+
+`rouge|n:819|agg:mean-f1|stem:porter|...`: two results can be compared where what matters agrees.
+"""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_prep.recipe import Decoding, Recipe
+from data_prep.sources import sha256_of
+
+SCORING = {
+    "agg": "mean-f1",
+    "stem": "porter",
+    "tok": "a-z0-9",
+    "lsum": "lines",
+    "empty": "0",
+}
+# Settings of a comparison: the second group only where both results tell them.
+ALWAYS = ("metric", "n", *SCORING, "refs", "rouge_score")
+WHERE_KNOWN = ("decoding", "prompt")
+Fields = dict[str, str]
+
+
+def scoring_fields(references: Sequence[str]) -> Fields:
+    """What every result over these references has in common."""
+    return {
+        "metric": "rouge",
+        "n": str(len(references)),
+        **SCORING,
+        "refs": digest(references),
+        "rouge_score": version("rouge_score"),
+        "numpy": version("numpy"),
+        "commit": commit(),
+    }
+
+
+def generation_fields(key: dict[str, Any], packages: bool = True) -> Fields:
+    """What is known of a model's predictions from the key under which they were made.
+
+    `packages`: also name this environment's versions, if it is the one that made them.
+    """
+    fields = {
+        "model": key["base_model_hash"][:8],
+        "adapter": (key["adapter_hash"] or "none")[:8],
+        "prompt": key["prompt_hash"][:8],
+        "decoding": _decoding_word(key["decoding"]),
+        "data": key["data"][:8],
+    }
+    made_by = ("torch", "transformers", "peft") if packages else ()
+    return fields | {name: version(name) for name in made_by}
+
+
+def line(fields: Fields) -> str:
+    """The signature as one line."""
+    rest = (f"{name}:{value}" for name, value in fields.items() if name != "metric")
+    return "|".join([fields["metric"], *rest])
+
+
+def differences(first: Fields, second: Fields) -> list[str]:
+    """What matters and differs: `name: one value, another`, as the message of a refusal."""
+    names = list(ALWAYS)
+    names += [name for name in WHERE_KNOWN if name in first and name in second]
+    return [
+        f"{name}: {first.get(name, 'unknown')}, {second.get(name, 'unknown')}"
+        for name in names
+        if first.get(name) != second.get(name)
+    ]
+
+
+def digest(texts: Iterable[str]) -> str:
+    """First 8 hexadecimal digits of the SHA-256 of the texts, their order included."""
+    return _hash(list(texts))[:8]
+
+
+def generation_key(
+    recipe: Recipe, model: str, decoding: Decoding, data: str, adapter: Path | None
+) -> dict[str, Any]:
+    """All that decides a model's predictions; `data` is the hash of the rows."""
+    config = recipe.config
+    prompt: list[Any] = [recipe.summarization.instruction]
+    prompt += [config.get(key) for key in ("chat_template", "chat_template_jinja")]
+    prompt += [config.get("special_tokens"), config.get("tokenizer_config")]
+    return {
+        "model": model,
+        "base_model": config["base_model"],
+        "base_model_hash": _model_hash(config["base_model"], config.get("revision_of_model")),
+        "adapter_hash": adapter and _folder_hash(adapter, ("adapter_config.json",)),
+        "prompt_hash": _hash(prompt),
+        "decoding": decoding.model_dump(),
+        "data": data,
+    }
+
+
+def commit() -> str:
+    """The repository's commit, `-dirty` where files differ from it; `unknown` outside of git."""
+    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _decoding_word(decoding: dict[str, Any]) -> str:
+    """`hf-bfloat16-greedy-128`, plus every setting that is not the default one."""
+    default = Decoding().model_dump()
+    search = f"beam{decoding['num_beams']}" if decoding["num_beams"] > 1 else "greedy"
+    search = "sample" if decoding["do_sample"] else search
+    words = [decoding["engine"], decoding["dtype"], search, decoding["max_new_tokens"]]
+    named = ("engine", "dtype", "num_beams", "do_sample", "max_new_tokens", "batch_tokens")
+    words += [f"{k}={v}" for k, v in decoding.items() if k not in named and v != default[k]]
+    return "-".join(map(str, words))
+
+
+def _model_hash(base_model: str, revision: str | None) -> str:
+    """Hash of a local folder's weights and configuration; of a hub's model, its commit."""
+    if Path(base_model).is_dir():
+        return _folder_hash(Path(base_model), ("config.json", "tokenizer.json"))
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    try:
+        file = cached_file(base_model, "config.json", revision=revision)
+    except OSError:  # the loader of the model will say so, with the mend
+        return "unknown"
+    return extract_commit_hash(file, None) or "unknown"
+
+
+def _folder_hash(folder: Path, others: tuple[str, ...]) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    files += [folder / name for name in others if (folder / name).is_file()]
+    return _hash([[file.name, sha256_of(file)] for file in files])
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,77 @@
+"""The engine for GPUs where vLLM is installed: `engine: vllm`, `pip install -e ".[vllm]"`.
+
+It gets the same token ids as the default engine, every sampling setting by name (a model's own
+generation config would otherwise fill the gaps), and the adapter from the same folder.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.recipe import Decoding, Recipe
+
+
+class VllmEngine:
+    """vLLM with the base model; the adapter is switched on a request at a time."""
+
+    def __init__(
+        self, recipe: Recipe, decoding: Decoding, end: int, pad: int, adapter: Path | None
+    ):
+        """Start vLLM; raises UserError where it is not installed or does not start."""
+        self.decoding, self.end, self.lora = decoding, end, None
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise UserError(
+                f"{recipe.path}: summarization.decoding.engine is vllm, which is not installed "
+                f'({error}); `pip install -e ".[vllm]"` on a GPU, or set `engine: hf`'
+            ) from error
+        settings: dict[str, Any] = {}
+        if adapter:
+            rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
+            settings = {"enable_lora": True, "max_lora_rank": max(8, rank)}
+        try:
+            self.llm = LLM(
+                model=recipe.config["base_model"],
+                revision=recipe.config.get("revision_of_model"),
+                dtype=decoding.dtype,
+                seed=decoding.seed,
+                generation_config="vllm",
+                max_model_len=recipe.config.get("sequence_len", 2048) + decoding.max_new_tokens,
+                **settings,
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{recipe.path}: vLLM does not start ({reason}); mend that or set `engine: hf`"
+            ) from error
+
+    def attach_adapter(self, folder: Path) -> None:
+        """Use the adapter from the next request on."""
+        from vllm.lora.request import LoRARequest
+
+        self.lora = LoRARequest("tuned", 1, str(folder))
+
+    def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
+        """New token ids of each prompt, in their order, the end token included."""
+        from vllm import SamplingParams
+
+        chosen = self.decoding
+        sampling = SamplingParams(
+            n=1,
+            temperature=chosen.temperature if chosen.do_sample else 0.0,
+            top_p=chosen.top_p,
+            top_k=chosen.top_k,
+            min_p=0.0,
+            repetition_penalty=chosen.repetition_penalty,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            max_tokens=chosen.max_new_tokens,
+            min_tokens=chosen.min_new_tokens,
+            stop_token_ids=[self.end],
+            seed=seed if chosen.do_sample else None,
+        )
+        requests = [{"prompt_token_ids": ids} for ids in prompts]
+        made = self.llm.generate(requests, sampling, lora_request=self.lora, use_tqdm=False)
+        return [list(request.outputs[0].token_ids) for request in made]
