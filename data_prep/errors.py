@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -77,4 +77,5 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
                 path.replace(folder / name)
     finally:
         for path in partials.values():
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # where the folder is none, neither is the file
+                path.unlink()

@@ -8,7 +8,7 @@ import numpy as np
 from eval import signature
 from eval.baselines import cut_to_lengths, lead, longest, style
 from eval.diagnosis import MISTAKES, diagnose, groups
-from eval.rouge import F1, METRICS, PRECISION, RECALL, Scores, mean_f1, score
+from eval.rouge import F1, METRICS, PRECISION, RECALL, Scores, cores, mean_f1, score
 from eval.stats import bootstrap_interval, paired_bootstrap, paired_randomization
 
 SEED = 12345
@@ -38,7 +38,7 @@ class Corpus(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How sure the figures are to be: resamples, permutations, seed; processes that score."""
+    """How sure the figures are to be; `workers`: processes that score, by default the cores."""
 
     resamples: int = 1000
     permutations: int = 10_000
@@ -81,7 +81,7 @@ def analyse(
     settings = settings or Settings()
     count = len(corpus.references)
     everything = [text for system in systems.values() for text in system.predictions]
-    all_scores = score(everything, [*corpus.references] * len(systems), settings.workers)
+    all_scores = score(everything, [*corpus.references] * len(systems), settings.workers or cores())
     scores = {name: all_scores[n * count :][:count] for n, name in enumerate(systems)}
     mistakes = {name: _mistakes(system, corpus) for name, system in systems.items()}
     common = signature.scoring_fields(corpus.references)

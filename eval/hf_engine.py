@@ -134,9 +134,10 @@ class HfEngine:
         if chosen.num_beams > 1:
             settings |= {"length_penalty": chosen.length_penalty}
         left = chosen.max_new_tokens - done
+        step = left if chosen.num_beams > 1 else min(STRIDE, left)
         return GenerationConfig(
-            max_new_tokens=left if chosen.num_beams > 1 else min(STRIDE, left),
-            min_new_tokens=max(0, chosen.min_new_tokens - done) or None,
+            max_new_tokens=step,
+            min_new_tokens=min(step, max(0, chosen.min_new_tokens - done)) or None,
             no_repeat_ngram_size=chosen.no_repeat_ngram_size,
             repetition_penalty=chosen.repetition_penalty,
             eos_token_id=self.end,

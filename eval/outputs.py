@@ -1,4 +1,4 @@
-"""Read anybody's outputs and references: JSONL with fields by option, CSV, or one text a line."""
+"""Read anybody's outputs and references: JSON and CSV with fields by option, or one text a line."""
 
 import csv
 import json
@@ -50,7 +50,7 @@ def read_records(path: Path, text_field: str) -> list[Row]:
         raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
     if not text.strip():
         raise UserError(f"{path}: is empty; expected a record a line")
-    readers = {".jsonl": _jsonl, ".json": _jsonl, ".csv": _csv}
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
     if path.suffix in readers:
         return list(readers[path.suffix](path, text))
     lines = text.removesuffix("\n").split("\n")
@@ -72,10 +72,9 @@ def align(rows: list[Row], references: list[Row], id_field: str, path: Path) -> 
                 raise UserError(f"{row.place}: id `{row_id}` has no reference; remove the row")
         return [by_id[row_id] for row_id in wanted]
     if len(rows) != len(references):
-        source = references[0].place.rsplit(":", 1)[0]
         raise UserError(
-            f"{path}: {len(rows)} predictions for the {len(references)} references of {source}; "
-            "give one for each (an empty one counts, with 0)"
+            f"{path}: {len(rows)} predictions for {len(references)} references; give one for each "
+            "(an empty one counts, with 0)"
         )
     return rows
 
@@ -104,6 +103,21 @@ def _jsonl(path: Path, text: str) -> Iterator[Row]:
         if not isinstance(record, dict):
             raise UserError(f"{path}:{number}: is no JSON object; expected one a line")
         yield Row(f"{path}:{number}", record)
+
+
+def _json(path: Path, text: str) -> Iterator[Row]:
+    """An array of objects, as SAMSum's own files are; else an object a line."""
+    if not text.lstrip().startswith("["):
+        yield from _jsonl(path, text)
+        return
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); mend it") from error
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: element {number} is no JSON object; mend it")
+        yield Row(f"{path}: element {number}", record)
 
 
 def _csv(path: Path, text: str) -> Iterator[Row]:

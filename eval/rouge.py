@@ -20,20 +20,19 @@ CHUNK = 250  # examples a task; below two of them a second process costs more th
 Scores = NDArray[np.float64]
 
 
-def score(
-    predictions: Sequence[str], references: Sequence[str], workers: int | None = None
-) -> Scores:
+def score(predictions: Sequence[str], references: Sequence[str], workers: int = 1) -> Scores:
     """Precision, recall and F1 (0 to 1): shape (examples, metrics, 3), metrics as in METRICS.
 
     rougeLsum takes each line as a sentence. An empty prediction counts, with 0. The figures do not
-    depend on `workers` (default: the cores at hand). Source: Lin, 2004. Raises ValueError where
-    the two differ in number.
+    depend on `workers`: processes that import the calling script anew, so a script that asks for
+    more than one needs `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError where the
+    two differ in number.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     pairs = list(zip(predictions, references, strict=True))
     chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    workers = min(workers or _cores(), len(chunks))
+    workers = min(workers, len(chunks))
     if workers < 2:
         scored = map(_score_chunk, chunks)
         return np.array(list(chain.from_iterable(scored))).reshape(-1, len(METRICS), 3)
@@ -50,12 +49,13 @@ def mean_f1(scores: Scores) -> dict[str, float]:
     return dict(zip(METRICS, means.tolist(), strict=True))
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def _score_chunk(pairs: list[tuple[str, str]]) -> list[list[tuple[float, float, float]]]:
     scorer = RougeScorer(METRICS, use_stemmer=True)
     scored = (scorer.score(reference, prediction) for prediction, reference in pairs)
     return [[tuple(example[metric]) for metric in METRICS] for example in scored]
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -85,13 +85,14 @@ def _predict(
     adapter: Path | None,
 ) -> dict[str, dict[str, Any]] | None:
     """Make the predictions that are not there yet; the record of each, None in a second process."""
+    import torch
     from accelerate import PartialState
 
     from eval.generate import Summarizer, resolve
     from eval.predictions import Work, generate_file, made
     from eval.signature import generation_key
 
-    processes = PartialState()
+    processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
     decoding = resolve(recipe.summarization.decoding)
     records: dict[str, dict[str, Any]] = {}
     summarizer = None

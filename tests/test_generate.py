@@ -1,0 +1,163 @@
+"""Generation: plans, engines and decoding settings, with the real small model."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from data_prep.errors import UserError
+from data_prep.prepare import prepare
+from data_prep.prompt import read_rows
+from data_prep.recipe import Decoding, Recipe, load_recipe
+from eval.generate import Summarizer, plan_batches, resolve
+from eval.hf_engine import HfEngine
+from tests.conftest import ROOT, derived_recipe
+
+DIALOGUES = 6
+FP32: dict[str, Any] = {"dtype": "float32", "max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
+    path = derived_recipe("smollm2_samsum", tmp_path_factory.mktemp("generate"), "generate")
+    prepare(load_recipe(path))
+    return load_recipe(path)
+
+
+@pytest.fixture(scope="module")
+def summarizer(recipe: Recipe) -> Summarizer:
+    rows = read_rows(recipe.data_dir / "test.jsonl")[:DIALOGUES]
+    return Summarizer(recipe, Decoding(**FP32), rows, None)
+
+
+def generate(summarizer: Summarizer, seed: int = 0, **settings: Any) -> list[list[int]]:
+    """Ids of all dialogues in one batch under other settings, cut after the end token."""
+    engine = summarizer.engine
+    assert isinstance(engine, HfEngine)
+    before, engine.decoding = engine.decoding, Decoding(**{**FP32, **settings})
+    try:
+        made = engine.generate(summarizer.prompts, seed)
+    finally:
+        engine.decoding = before
+    return [cut(ids, summarizer.end) for ids in made]
+
+
+def cut(ids: list[int], end: int) -> list[int]:
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def plain(summarizer: Summarizer, **settings: Any) -> list[list[int]]:
+    """Transformers' own `generate`, one dialogue at a time, its own attention."""
+    model = AutoModelForCausalLM.from_pretrained(
+        ROOT / "models/smollm2-135m-instruct", dtype=torch.float32
+    ).eval()
+    config = GenerationConfig(
+        **{"do_sample": False, "max_new_tokens": 24, **settings},
+        eos_token_id=summarizer.end, pad_token_id=summarizer.end,
+    )  # fmt: skip
+    made = []
+    for prompt in summarizer.prompts:
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+            )
+        made.append(cut(out[0, len(prompt) :].tolist(), summarizer.end))
+    return made
+
+
+def test_plan_keeps_the_budget_and_every_row_longest_first() -> None:
+    lengths = [10, 300, 20, 20, 150, 5]
+    plan = plan_batches(lengths, Decoding(max_new_tokens=50, batch_tokens=350))
+    assert plan == [[1], [4], [2, 3, 0, 5]]
+    for batch in plan:
+        assert len(batch) * (max(lengths[row] for row in batch) + 50) <= 350
+    tiny = plan_batches(lengths, Decoding(batch_tokens=1))
+    assert sorted(map(tuple, tiny)) == [(n,) for n in range(6)]
+    beams = plan_batches(lengths, Decoding(max_new_tokens=50, batch_tokens=350, num_beams=2))
+    assert beams == [[1], [4], [2, 3], [0, 5]]
+
+
+def test_auto_becomes_a_precision_and_a_choice_stays() -> None:
+    assert resolve(Decoding()).dtype in ("bfloat16", "float32")
+    assert resolve(Decoding(dtype="float32")).dtype == "float32"
+
+
+def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer) -> None:
+    """In fp32, and so are grouped attention and a batch that shrinks as summaries end."""
+    assert generate(summarizer) == plain(summarizer)
+
+
+def test_length_settings_and_penalties_hold_over_the_strides(summarizer: Summarizer) -> None:
+    settings: dict[str, Any] = {
+        "min_new_tokens": 20,
+        "no_repeat_ngram_size": 3,
+        "repetition_penalty": 1.2,
+    }
+    made = generate(summarizer, **settings)
+    assert made == plain(summarizer, **settings)
+    assert made != generate(summarizer)
+    assert all(len(ids) >= 20 for ids in made)
+
+
+def test_beam_search_is_transformers_own(summarizer: Summarizer) -> None:
+    settings: dict[str, Any] = {"num_beams": 2, "length_penalty": 0.5}
+    made = generate(summarizer, **settings)
+    assert made == plain(summarizer, **settings)
+    assert made != generate(summarizer)
+
+
+def test_sampling_repeats_with_its_seed_only(summarizer: Summarizer) -> None:
+    settings: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 50}
+    first = generate(summarizer, seed=1, **settings)
+    assert first == generate(summarizer, seed=1, **settings)
+    assert first != generate(summarizer, seed=2, **settings)
+    cold: dict[str, Any] = {**settings, "temperature": 0.0001}
+    assert generate(summarizer, **cold) == generate(summarizer)
+
+
+LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from data_prep.prompt import read_rows
+from data_prep.recipe import Decoding, load_recipe
+from eval.generate import Summarizer
+recipe = load_recipe(sys.argv[1])
+rows = read_rows(recipe.data_dir / "test.jsonl") * 2
+made = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=2), rows[:64], None)
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]) * 2**20,) * 2)
+outputs = made.engine.generate(made.prompts[: int(sys.argv[3])], 0)
+print("made", len(outputs), "in", made.engine.pieces, all(outputs))
+"""
+
+
+def _with_memory(recipe: Recipe, mebibytes: int, dialogues: int) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", LITTLE_MEMORY, recipe.path, str(mebibytes), str(dialogues)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None:
+    """A real shortage: the address space of the process ends 300 MiB above the loaded model."""
+    done = _with_memory(recipe, 300, 64)
+    assert done.returncode == 0, done.stderr[-2000:]
+    words = done.stdout.split()
+    assert words[:2] == ["made", "64"] and int(words[3]) > 1 and words[4] == "True"
+    assert "memory ran out: going on with" in done.stderr
+
+
+def test_a_single_dialogue_that_does_not_fit_is_bad_luck_not_a_traceback(recipe: Recipe) -> None:
+    done = _with_memory(recipe, 2, 1)
+    assert "memory runs out on a single dialogue of" in done.stderr.splitlines()[-1]
+
+
+def test_vllm_engine_says_what_is_missing(recipe: Recipe) -> None:
+    rows = read_rows(recipe.data_dir / "test.jsonl")[:1]
+    with pytest.raises(UserError, match="engine is vllm, which is not installed"):
+        Summarizer(recipe, Decoding(engine="vllm", dtype="float32"), rows, None)
