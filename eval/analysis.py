@@ -6,35 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import signature
-from eval.baselines import cut_to_lengths, lead, longest, style
+from eval.baselines import style
 from eval.diagnosis import MISTAKES, diagnose, groups
 from eval.rouge import F1, METRICS, PRECISION, RECALL, Scores, cores, mean_f1, score
 from eval.stats import bootstrap_interval, paired_bootstrap, paired_randomization
+from eval.systems import Corpus, System, default_pairs
 
 SEED = 12345
 NEEDS_DIALOGUE = ("missing_speaker", "unknown_name")
-
-
-class System(NamedTuple):
-    """One system's outputs, in the order of the references.
-
-    `stopped` and `tokens` are None where unknown; `fields` adds to the signature.
-    """
-
-    predictions: Sequence[str]
-    kind: str = "model"
-    tokens: Sequence[int] | None = None
-    stopped: Sequence[bool] | None = None
-    seconds: float | None = None
-    fields: dict[str, str] = {}
-
-
-class Corpus(NamedTuple):
-    """What the systems are scored on; `dialogues` and `leaked` (a flag each) may be unknown."""
-
-    references: Sequence[str]
-    dialogues: Sequence[str] | None = None
-    leaked: Sequence[bool] | None = None
 
 
 class Settings(NamedTuple):
@@ -53,22 +32,6 @@ class Analysis(NamedTuple):
     figures: dict[str, Any]
     f1: dict[str, np.ndarray]
     mistakes: dict[str, list[list[str]]]
-
-
-def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, System]:
-    """The systems, then what they are to be judged by: LEAD-3, LONGEST-3, the base model cut.
-
-    The first two need dialogues; the third needs systems named `base` and `tuned`.
-    """
-    more = dict(systems)
-    if corpus.dialogues is not None:
-        more["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
-        more["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
-    if {"base", "tuned"} <= systems.keys():
-        lengths = [len(text.split()) for text in systems["tuned"].predictions]
-        cut = cut_to_lengths(systems["base"].predictions, lengths)
-        more["base-cut"] = System(cut, "baseline")
-    return more
 
 
 def analyse(
@@ -108,13 +71,6 @@ def analyse(
     return Analysis(figures, f1, mistakes)
 
 
-def default_pairs(systems: dict[str, System]) -> list[tuple[str, str]]:
-    """Every two models; then each baseline against the last model, which is the tuned one."""
-    models = [name for name, system in systems.items() if system.kind == "model"]
-    pairs = [(a, b) for n, a in enumerate(models) for b in models[n + 1 :]]
-    return pairs + [(name, models[-1]) for name in systems if name not in models]
-
-
 def compare(
     first: str, second: str, scores: dict[str, Scores], settings: Settings
 ) -> dict[str, Any]:
@@ -122,8 +78,8 @@ def compare(
     one, two = scores[first][:, :, F1], scores[second][:, :, F1]
     drawn = paired_bootstrap(one, two, settings.resamples, settings.confidence, settings.seed)
     p_randomization = paired_randomization(one, two, settings.permutations, settings.seed)
-    longer = METRICS.index("rougeL")
-    differences = two[:, longer] - one[:, longer]
+    rouge_l = METRICS.index("rougeL")
+    differences = two[:, rouge_l] - one[:, rouge_l]
     return {
         "systems": [first, second],
         "metrics": {
@@ -215,14 +171,14 @@ def _groups(
 ) -> dict[str, list[dict[str, Any]]]:
     if corpus.dialogues is None:
         return {}
-    longer = METRICS.index("rougeL")
+    rouge_l = METRICS.index("rougeL")
     return {
         kind: [
             {
                 "label": label,
                 "examples": len(places),
                 "rougeL": {
-                    name: _percent(scores[name][places, longer, F1].mean()) for name in systems
+                    name: _percent(scores[name][places, rouge_l, F1].mean()) for name in systems
                 },
             }
             for label, places in bins

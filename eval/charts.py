@@ -1,39 +1,15 @@
-"""The report's charts as inline SVG: the same data give the same bytes, colours are the page's.
+"""The report's charts: bars, differences, length, training; each function gives one `<svg>`."""
 
-Each function gives the markup of one `<svg>`; `label` says in words what it shows. matplotlib draws
-in stand-in colours, and `_inline` turns them into the style sheet's variables.
-"""
-
-import io
-import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from eval.diagnosis import BINS
+from eval.svg import FIRST, INK, LAST, OTHER, WORSE, grid, inline, new_figure, style
 
-INK, MUTED, RULE, FIRST, LAST, OTHER, WORSE = (f"#0{n}0{n}0{n}" for n in range(1, 8))
-VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", FIRST: "first", LAST: "last", OTHER: "other",
-    WORSE: "worse",
-}  # fmt: skip
-STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False,
-    "font.size": 13, "axes.labelsize": 13, "xtick.labelsize": 12.5, "ytick.labelsize": 12.5,
-    "axes.titlesize": 13, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "legend.fontsize": 13, "legend.frameon": False, "text.color": INK, "axes.labelcolor": MUTED,
-    "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": MUTED, "axes.facecolor": "none",
-    "figure.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.8, "xtick.major.size": 0,
-    "ytick.major.size": 0, "lines.linewidth": 1.8,
-}  # fmt: skip
-WIDTH, POINTS = 480, 72  # of a chart, in the SVG's units; units to matplotlib's inch
 BIN = 5  # ROUGE points, the width of a bar of the histogram
 Curve = Sequence[Sequence[float]]
 
@@ -47,8 +23,8 @@ def bars(systems: Mapping[str, Any], metrics: Mapping[str, str]) -> Markup:
     """F1 of each system with its interval, a panel for each metric (`{"rouge1": "ROUGE-1"}`)."""
     names = list(systems)
     paint = colours([name for name in names if systems[name]["kind"] == "model"])
-    with _style():
-        figure = _figure(len(metrics) * (21 * len(names) + 28) + 12)
+    with style():
+        figure = new_figure(len(metrics) * (21 * len(names) + 28) + 12)
         panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
         for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
             found = [systems[name]["scores"][metric] for name in names]
@@ -72,7 +48,7 @@ def bars(systems: Mapping[str, Any], metrics: Mapping[str, str]) -> Markup:
             f"{title}: " + ", ".join(f"{n} {systems[n]['scores'][key]['f1']:.2f}" for n in names)
             for key, title in metrics.items()
         )
-        return _inline(figure, "bars", f"Bars of the F1 in percent. {spoken}.")
+        return inline(figure, "bars", f"Bars of the F1 in percent. {spoken}.")
 
 
 def differences(values: Sequence[float], first: str, second: str) -> Markup:
@@ -84,8 +60,8 @@ def differences(values: Sequence[float], first: str, second: str) -> Markup:
     shown = [start for start in starts if counts[start]]
     low, high = min([0, *shown]), max([0, *shown]) + BIN
     starts = [start for start in starts if low <= start < high]
-    with _style():
-        figure = _figure(270)
+    with style():
+        figure = new_figure(270)
         axes = figure.subplots()
         paint = [WORSE if start < 0 else LAST for start in starts]
         axes.bar(starts, [counts[s] for s in starts], BIN * 0.9, align="edge", color=paint)
@@ -98,8 +74,8 @@ def differences(values: Sequence[float], first: str, second: str) -> Markup:
         axes.text(mean, max(counts.values()) * 1.11, words, ha=side, va="top")
         axes.set_xlabel(f"ROUGE-L of {second} minus {first}, in points")
         axes.set_ylabel("dialogues")
-        _grid(axes)
-        return _inline(
+        grid(axes)
+        return inline(
             figure,
             "differences",
             f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {second} minus "
@@ -114,8 +90,8 @@ def by_length(
     paint = colours(list(scores))
     places = [max(1, count) for count in words]  # the axis is logarithmic
     middles = _middles(places)
-    with _style():
-        figure = _figure(320)
+    with style():
+        figure = new_figure(320)
         axes = figure.subplots()
         for (name, values), mark in zip(scores.items(), "soD^v", strict=False):
             axes.plot(places, values, ".", color=paint[name], alpha=0.25, markersize=5)
@@ -132,21 +108,21 @@ def by_length(
         axes.set_ylim(0, 102)
         axes.set_xlabel("words of the dialogue")
         axes.set_ylabel("ROUGE-L")
-        _grid(axes)
+        grid(axes)
         figure.legend(loc="outside upper left", ncols=len(scores))
         spoken = "; ".join(
             f"{group['label']} words: "
             + ", ".join(f"{name} {group['rougeL'][name]:.2f}" for name in scores)
             for group in groups
         )
-        return _inline(figure, "length", f"ROUGE-L against the dialogue's length. Means: {spoken}.")
+        return inline(figure, "length", f"ROUGE-L against the dialogue's length. Means: {spoken}.")
 
 
 def curves(series: Mapping[str, Curve], name: str, ylabel: str) -> Markup:
     """Lines of values by training step; a short one has its points marked; empty ones left out."""
     drawn = {label: curve for label, curve in series.items() if curve}
-    with _style():
-        figure = _figure(270)
+    with style():
+        figure = new_figure(270)
         axes = figure.subplots()
         looks = [(LAST, "-", "o"), (FIRST, "--", "s"), (INK, ":", "D"), (OTHER, "-.", "^")]
         for place, (label, curve) in enumerate(drawn.items()):
@@ -157,10 +133,10 @@ def curves(series: Mapping[str, Curve], name: str, ylabel: str) -> Markup:
             )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_ylabel(ylabel)
-        _grid(axes)
+        grid(axes)
         figure.legend(loc="outside upper left", ncols=min(3, len(drawn)))
         ends = ", ".join(f"{label} {curve[-1][1]:.4g} at the end" for label, curve in drawn.items())
-        return _inline(figure, name, f"{ylabel.capitalize()} by training step: {ends}.")
+        return inline(figure, name, f"{ylabel.capitalize()} by training step: {ends}.")
 
 
 def _middles(words: Sequence[int]) -> dict[str, float]:
@@ -170,44 +146,3 @@ def _middles(words: Sequence[int]) -> dict[str, float]:
         label = next(label for label, most in BINS["words"].items() if count <= most)
         found.setdefault(label, []).append(count)
     return {label: median(counts) for label, counts in found.items()}
-
-
-def _style() -> Any:
-    """A context in which nobody's own matplotlibrc counts."""
-    context = matplotlib.rc_context()
-    matplotlib.rcdefaults()
-    matplotlib.rcParams.update(STYLE)
-    return context
-
-
-def _figure(height: float) -> Figure:
-    return Figure((WIDTH / POINTS, height / POINTS), layout="constrained")
-
-
-def _grid(axes: Axes) -> None:
-    axes.grid(axis="y")
-    axes.spines["left"].set_visible(False)
-
-
-def _inline(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as one `<svg>` that may stand beside others: ids its own, no style for the page.
-
-    A `<style>` within inline SVG would hold for the whole page, so it is taken out.
-    """
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", metadata=nothing)
-    svg = file.getvalue()
-    box = re.search(r'viewBox="[^"]*"', svg)
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r" font-family: [^;\"]*;?", "", body)
-    used = set(re.findall(r"[\"(]#(\w+)[\")]", body))
-    body = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", body)
-    body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
-    for colour, variable in VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r">\s+<", "><", body)
-    opening = Markup('<svg class="chart" {} role="img" aria-label="{}">')
-    return opening.format(Markup(box[0] if box else ""), label) + Markup(body.strip())

@@ -1,13 +1,11 @@
 """Prediction files: `predictions.<model>.jsonl`, written whole, resumable while they grow.
 
-While a model generates, each process appends its finished batches to a shard of its own,
-`.predictions.<model>.<rank>.partial.jsonl`, a line a batch under a first line with the key of the
-run. The same command goes on from there, on as many processes as it likes; under another key it
-starts anew and says why. The key of a finished file stands beside it, in
+While a model generates, each process appends its finished batches to a shard of its own
+(eval/shards.py). The same command goes on from there, on as many processes as it likes; under
+another key it starts anew and says why. The key of a finished file stands beside it, in
 `.predictions.<model>.key.json`.
 """
 
-import fcntl
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +17,7 @@ from tqdm import tqdm
 from data_prep.errors import UserError, whole_file, writing_to
 from data_prep.prompt import dialogue_of
 from data_prep.sources import sha256_of
-
-Row = dict[str, Any]
-Key = dict[str, Any]
+from eval.shards import Key, Row, append, begin, line, lock, read_shards, shard_path, shards
 
 
 class Work(NamedTuple):
@@ -45,12 +41,14 @@ def generate_file(path: Path, key: Key, work: Work) -> None:
     cannot be written or another evaluation is at work there.
     """
     processes = work.processes
-    own = path.with_name(f".{path.stem}.{processes.process_index}.partial.jsonl")
+    own = shard_path(path, processes.process_index)
     with writing_to(own), own.open("a+b") as file:
-        _lock(file, own)
-        _begin(file, path, key)
+        lock(file, own)
+        old = begin(file, key) or _recorded(path)
+        if old not in (None, key):
+            tqdm.write(f"{path}: made anew: {difference(old, key)}")
         processes.wait_for_everyone()  # no shard holds another key from here on
-        done = _read_shards(path, key)
+        done = read_shards(path, key)
         processes.wait_for_everyone()  # all have seen the same shards before one of them grows
         todo = [number for number in range(len(work.batches)) if number not in done]
         _generate(file, path, work, done, todo[processes.process_index :: processes.num_processes])
@@ -107,28 +105,6 @@ def _key_file(path: Path) -> Path:
     return path.with_name(f".{path.stem}.key.json")
 
 
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Refuse a second process that would write the same file."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{path}: another evaluation writes it; wait, or use --output") from error
-
-
-def _begin(file: IO[bytes], path: Path, key: Key) -> None:
-    """Keep what stands in the shard under `key`, up to its last whole line; else start anew."""
-    found, _, whole = _read(file)
-    if found != key:
-        old = found if whole else _recorded(path)
-        if old is not None and old != key:
-            tqdm.write(f"{path}: made anew: {difference(old, key)}")
-        whole = 0
-    file.truncate(whole)
-    if not whole:
-        file.write(_line({"key": key}))
-        file.flush()
-
-
 def _recorded(path: Path) -> object:
     """The key of an earlier finished file, which is about to be replaced."""
     try:
@@ -155,15 +131,14 @@ def _generate(
             start = monotonic()
             rows = work.summarize(number)
             seconds = round(monotonic() - start, 3)
-            file.write(_line({"batch": number, "seconds": seconds, "rows": rows}))
-            file.flush()
+            append(file, {"batch": number, "seconds": seconds, "rows": rows})
             tokens += sum(row["tokens"] for row in rows)
             bar.set_postfix_str(f"{tokens / (monotonic() - started):.0f} tokens/s", refresh=False)
             bar.update(len(rows))
 
 
 def _merge(path: Path, key: Key, work: Work) -> None:
-    batches = _read_shards(path, key)
+    batches = read_shards(path, key)
     results = {row["id"]: row for batch in batches.values() for row in batch["rows"]}
     with whole_file(path) as out:
         for row in work.rows:
@@ -172,49 +147,9 @@ def _merge(path: Path, key: Key, work: Work) -> None:
                 "dialogue": dialogue_of(row, work.instruction),
                 "reference": row["messages"][1]["content"],
             }
-            out.write(_line({**texts, **results[row["id"]]}).decode("utf-8"))
+            out.write(line({**texts, **results[row["id"]]}).decode("utf-8"))
     seconds = round(sum(batch["seconds"] for batch in batches.values()), 1)
     with whole_file(_key_file(path)) as out:
         json.dump({"key": key, "sha256": sha256_of(path), "seconds": seconds}, out)
-    for shard in _shards(path):
+    for shard in shards(path):
         shard.unlink(missing_ok=True)
-
-
-def _shards(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f".{path.stem}.*.partial.jsonl"))
-
-
-def _read_shards(path: Path, key: Key) -> dict[int, Row]:
-    """Finished batches by number, from every shard under `key`."""
-    done: dict[int, Row] = {}
-    for shard in _shards(path):
-        with shard.open("rb") as file:
-            found, batches, _ = _read(file)
-        if found == key:
-            done |= batches
-    return done
-
-
-def _read(file: IO[bytes]) -> tuple[Key | None, dict[int, Row], int]:
-    """Key and batches of a shard, and how many bytes its whole lines fill."""
-    key, batches, whole = None, {}, 0
-    file.seek(0)
-    for line in file:
-        try:
-            record = json.loads(line) if line.endswith(b"\n") else None
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            break
-        if not whole:
-            key = record.get("key")
-        elif record.keys() == {"batch", "seconds", "rows"}:
-            batches[record["batch"]] = record
-        else:
-            break
-        whole += len(line)
-    return key, batches, whole
-
-
-def _line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode("utf-8") + b"\n"

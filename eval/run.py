@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError, run_cli, whole_files, writing_to
+from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -34,6 +34,7 @@ def evaluate(
 ) -> None:
     """Run the evaluation and write its files; raises UserError for bad input."""
     from eval.generate import find_adapter
+    from eval.results import write_results
 
     manifest = check_prepared(recipe)
     rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:limit]
@@ -46,7 +47,7 @@ def evaluate(
     if records is None:  # another process of this run writes the report
         return
     leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
-    _report(recipe, split, folder, records, leaked)
+    write_results(recipe, split, folder, records, leaked)
 
 
 def default_output(recipe: Recipe, split: str, limit: int | None) -> Path:
@@ -118,91 +119,6 @@ def _predict(
             record = made(path, key)
         records[name] = record or {}
     return records if processes.is_main_process else None
-
-
-def _report(
-    recipe: Recipe, split: str, folder: Path, records: dict[str, Any], leaked: list[str] | None
-) -> None:
-    """Score the predictions and write scores.json, report.md and report.html."""
-    from eval.analysis import Corpus, System, analyse, with_baselines
-    from eval.context import environment, training_curves
-    from eval.html_report import html_report
-    from eval.report import comparison_table, report, table
-    from eval.signature import commit, generation_fields
-
-    made = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in records}
-    rows = next(iter(made.values()))
-    corpus = Corpus(
-        [row["reference"] for row in rows],
-        [row["dialogue"] for row in rows],
-        None if leaked is None else [row["id"] in set(leaked) for row in rows],
-    )
-    systems = {
-        name: System(
-            [row["prediction"] for row in found],
-            tokens=[row["tokens"] for row in found],
-            stopped=[row["stopped"] for row in found],
-            seconds=records[name]["seconds"],
-            fields=generation_fields(records[name]["key"]),
-        )
-        for name, found in made.items()
-    }
-    result = analyse(with_baselines(systems, corpus), corpus)
-    key = next(iter(records.values()))["key"]
-    scores = {
-        "recipe": recipe.name,
-        "base_model": recipe.config["base_model"],
-        "source": recipe.summarization.source,
-        "split": split,
-        **result.figures,
-        "decoding": key["decoding"],
-        "environment": environment(),
-        "commit": commit(),
-    }
-    examples = _examples(made, corpus, result)
-    data = {
-        "scores": scores,
-        "examples": examples,
-        "training": training_curves(recipe.output_dir) if "tuned" in records else None,
-        "recipe_text": recipe.path.read_text("utf-8"),
-    }
-    names = ("scores.json", "report.md", "report.html")
-    with whole_files(folder, *names) as files:
-        files["scores.json"].write(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
-        files["report.md"].write(report(scores, examples))
-        files["report.html"].write(html_report(data))
-    print(table(scores))
-    if scores["comparisons"]:
-        print(comparison_table(scores))
-    written = [f"predictions.{name}.jsonl" for name in made] + list(names)
-    print("\n".join(str(folder / name) for name in written))
-
-
-def _examples(made: dict[str, list[Row]], corpus: Any, result: Any) -> list[Row]:
-    """The models' outputs by example, as the reports show them."""
-    from eval.rouge import METRICS
-
-    def of_model(name: str, place: int) -> Row:
-        row = made[name][place]
-        return {
-            "text": row["prediction"],
-            "tokens": row["tokens"],
-            "stopped": row["stopped"],
-            "f1": dict(zip(METRICS, result.f1[name][place].tolist(), strict=True)),
-            "mistakes": result.mistakes[name][place],
-        }
-
-    first = next(iter(made.values()))
-    return [
-        {
-            "id": row["id"],
-            "dialogue": row["dialogue"],
-            "reference": row["reference"],
-            "leaked": bool(corpus.leaked and corpus.leaked[place]),
-            "predictions": {name: of_model(name, place) for name in made},
-        }
-        for place, row in enumerate(first)
-    ]
 
 
 def _arguments() -> argparse.Namespace:

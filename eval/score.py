@@ -10,10 +10,11 @@ from typing import Any
 
 from data_prep.errors import UserError, run_cli, whole_file
 from eval import signature
-from eval.analysis import Analysis, Corpus, Settings, System, analyse, default_pairs, with_baselines
+from eval.analysis import Analysis, Settings, analyse
 from eval.outputs import Fields, Row, align, read_records
 from eval.predictions import recorded_key
 from eval.report import comparison_table, table
+from eval.systems import Corpus, System, default_pairs, with_baselines
 
 
 def main() -> None:

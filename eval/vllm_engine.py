@@ -1,7 +1,9 @@
 """The engine for GPUs where vLLM is installed: `engine: vllm`, `pip install -e ".[vllm]"`.
 
-It gets the same token ids as the default engine, every sampling setting by name (a model's own
-generation config would otherwise fill the gaps), and the adapter from the same folder.
+Written against vLLM 0.20.2, the newest that resolves beside axolotl 0.19.0 (with torch 2.11); not
+run yet, for want of a GPU. It gets the same token ids as the default engine, every sampling setting
+by name (a model's own generation config would otherwise fill the gaps), and the adapter from the
+same folder.
 """
 
 import json
@@ -10,6 +12,8 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.recipe import Decoding, Recipe
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
 
 class VllmEngine:
@@ -30,7 +34,8 @@ class VllmEngine:
         settings: dict[str, Any] = {}
         if adapter:
             rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
-            settings = {"enable_lora": True, "max_lora_rank": max(8, rank)}
+            room = next((size for size in LORA_RANKS if size >= rank), rank)
+            settings = {"enable_lora": True, "max_lora_rank": room}
         try:
             self.llm = LLM(
                 model=recipe.config["base_model"],
@@ -70,6 +75,7 @@ class VllmEngine:
             max_tokens=chosen.max_new_tokens,
             min_tokens=chosen.min_new_tokens,
             stop_token_ids=[self.end],
+            ignore_eos=True,  # the model's own end may be another one; the default engine's is not
             seed=seed if chosen.do_sample else None,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompts]

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.analysis import Corpus, Settings, System, analyse, default_pairs, with_baselines
+from eval.analysis import Settings, analyse
 from eval.rouge import METRICS, mean_f1, score
+from eval.systems import Corpus, System, default_pairs, with_baselines
 from tests.conftest import ROOT
 
 ROWS = [

@@ -51,3 +51,27 @@ def test_missing_base_model(tmp_path: Path, prepared: Path) -> None:
     done = command("python", "-m", "eval.run", path, "--models", "base", "--output", tmp_path / "o")
     assert done.returncode == 2
     assert "run scripts/get_smollm2.py" in done.stderr.splitlines()[-1]
+
+
+def test_a_folder_with_results_of_another_recipe_is_left_alone(
+    tmp_path: Path, prepared: Path
+) -> None:
+    scores = tmp_path / "scores.json"
+    for content, message in (
+        ('{"recipe": "mistral_samsum"}', "holds the results of recipe mistral_samsum, not of"),
+        ('{"recipe": "mist', "scores.json: is damaged"),
+    ):
+        scores.write_text(content, "utf-8")
+        flags = ("--models", "base", "--output", tmp_path)
+        done = command("python", "-m", "eval.run", prepared, *flags)
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+        assert scores.read_text("utf-8") == content
+        assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, prepared: Path) -> None:
+    (tmp_path / "file").write_text("in the way", "utf-8")
+    flags = ("--models", "base", "--output", tmp_path / "file" / "results")
+    done = command("python", "-m", "eval.run", prepared, *flags)
+    assert done.returncode == 2
+    assert "cannot be written (Not a directory)" in done.stderr.splitlines()[-1]

@@ -51,10 +51,13 @@ def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
 
 
 def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
-    models = json.loads((results / "scores.json").read_text("utf-8"))["models"]
-    assert models["tuned"]["stopped"] == 1.0
-    assert models["tuned"]["mean_tokens"] < models["base"]["mean_tokens"]
-    assert models["tuned"]["rougeL"] > models["base"]["rougeL"]
+    systems = json.loads((results / "scores.json").read_text("utf-8"))["systems"]
+    base, tuned = systems["base"], systems["tuned"]
+    assert tuned["stopped"] == 1.0 and tuned["mistakes"]["token_limit"] == 0
+    assert tuned["mean_tokens"] < base["mean_tokens"]
+    assert tuned["scores"]["rougeL"]["f1"] > base["scores"]["rougeL"]["f1"]
+    assert "adapter:none" in base["signature"] and "adapter:none" not in tuned["signature"]
+    assert (results / "report.html").read_text("utf-8").startswith("<!doctype html>")
 
 
 def test_predictions_are_in_test_order_with_their_dialogues(results: Path, trained: Recipe) -> None:
@@ -78,6 +81,22 @@ def test_second_evaluation_reuses_the_predictions(results: Path, trained: Recipe
     assert done.returncode == 0 and done.stdout.count("already made") == 2
     assert (results / "scores.json").read_bytes() == before
     assert time.monotonic() - start < 60
+
+
+def test_a_predictions_file_that_was_cut_is_refused_and_nothing_is_lost(
+    results: Path, trained: Recipe
+) -> None:
+    path = results / "predictions.base.jsonl"
+    before, scores = path.read_bytes(), (results / "scores.json").read_bytes()
+    path.write_bytes(before[:-40])
+    try:
+        done = _evaluate(trained, results)
+        assert path.read_bytes() == before[:-40]
+    finally:
+        path.write_bytes(before)
+    assert done.returncode == 2
+    assert "was changed or cut short since it was made" in done.stderr.splitlines()[-1]
+    assert (results / "scores.json").read_bytes() == scores
 
 
 def test_recorded_scores_hold_no_corpus_text(results: Path, trained: Recipe) -> None:

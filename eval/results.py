@@ -1,0 +1,103 @@
+"""Score a results folder's predictions and write scores.json, report.md and report.html."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import whole_files
+from data_prep.prompt import read_rows
+from data_prep.recipe import Recipe
+from eval.analysis import Analysis, analyse
+from eval.context import environment, training_curves
+from eval.html_report import html_report
+from eval.report import comparison_table, report, table
+from eval.rouge import METRICS
+from eval.signature import commit, generation_fields
+from eval.systems import Corpus, System, with_baselines
+
+NAMES = ("scores.json", "report.md", "report.html")
+Row = dict[str, Any]
+
+
+def write_results(
+    recipe: Recipe,
+    split: str,
+    folder: Path,
+    records: dict[str, dict[str, Any]],
+    leaked: list[str] | None,
+) -> None:
+    """Write the three files, all or none of them, and print the tables.
+
+    `records`: key and seconds of each model's predictions file; `leaked`: ids of the rows that
+    also stand in the training source, None where the manifest does not tell.
+    """
+    made = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in records}
+    rows = next(iter(made.values()))
+    corpus = Corpus(
+        [row["reference"] for row in rows],
+        [row["dialogue"] for row in rows],
+        None if leaked is None else [row["id"] in set(leaked) for row in rows],
+    )
+    systems = {name: _system(found, records[name]) for name, found in made.items()}
+    result = analyse(with_baselines(systems, corpus), corpus)
+    scores = {
+        "recipe": recipe.name,
+        "base_model": recipe.config["base_model"],
+        "source": recipe.summarization.source,
+        "split": split,
+        **result.figures,
+        "decoding": next(iter(records.values()))["key"]["decoding"],
+        "environment": environment(),
+        "commit": commit(),
+    }
+    examples = _examples(made, corpus, result)
+    data = {
+        "scores": scores,
+        "examples": examples,
+        "training": training_curves(recipe.output_dir) if "tuned" in records else None,
+        "recipe_text": recipe.path.read_text("utf-8"),
+    }
+    with whole_files(folder, *NAMES) as files:
+        files["scores.json"].write(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+        files["report.md"].write(report(scores, examples))
+        files["report.html"].write(html_report(data))
+    print(table(scores))
+    if scores["comparisons"]:
+        print(comparison_table(scores))
+    written = [f"predictions.{name}.jsonl" for name in made] + list(NAMES)
+    print("\n".join(str(folder / name) for name in written))
+
+
+def _system(rows: list[Row], record: dict[str, Any]) -> System:
+    return System(
+        [row["prediction"] for row in rows],
+        tokens=[row["tokens"] for row in rows],
+        stopped=[row["stopped"] for row in rows],
+        seconds=record["seconds"],
+        fields=generation_fields(record["key"]),
+    )
+
+
+def _examples(made: dict[str, list[Row]], corpus: Corpus, result: Analysis) -> list[Row]:
+    """The models' outputs by example, as the reports show them."""
+
+    def of_model(name: str, place: int) -> Row:
+        row = made[name][place]
+        return {
+            "text": row["prediction"],
+            "tokens": row["tokens"],
+            "stopped": row["stopped"],
+            "f1": dict(zip(METRICS, result.f1[name][place].tolist(), strict=True)),
+            "mistakes": result.mistakes[name][place],
+        }
+
+    return [
+        {
+            "id": row["id"],
+            "dialogue": row["dialogue"],
+            "reference": row["reference"],
+            "leaked": bool(corpus.leaked and corpus.leaked[place]),
+            "predictions": {name: of_model(name, place) for name in made},
+        }
+        for place, row in enumerate(next(iter(made.values())))
+    ]
