@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from eval.rouge import METRICS
+from eval.verdict import verdict
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 BASELINES = {
@@ -73,6 +74,7 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
         + ".",
     ]
     if scores["comparisons"]:
+        parts.insert(1, verdict(scores["comparisons"][0], settings))
         parts += ["## Paired tests", comparison_table(scores)]
     parts += _leaked(scores)
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]

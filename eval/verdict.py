@@ -79,7 +79,7 @@ def signed(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g}\u00a0%"
 
 
 def _listed(names: list[str]) -> str:

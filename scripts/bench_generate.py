@@ -4,8 +4,8 @@
 
 Both ways summarise the same test dialogues, spread evenly over the split, in one run: the plain way
 with transformers' `generate` and an adapter that stays beside the weights, ours as `eval.run` does.
-Prints dialogues/s, their ratio, and how many summaries come out the same. With `--dtype float32`
-the difference is that of batching alone. Prepare the data and train first.
+Prints dialogues/s, their ratio, and how many summaries come out the same; with float32 in `--dtype`
+what differs there is due to batching and merging alone. Prepare the data and train first.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Ids = list[list[int]]
 
 
 def main() -> None:
-    """Time both ways for each model and print one line a way and the ratio."""
+    """Time the plain way, and ours in each precision, for each model."""
     args = _arguments()
     recipe = load_recipe(args.recipe)
     check_prepared(recipe)
@@ -37,21 +37,28 @@ def main() -> None:
     if not 1 <= args.dialogues <= len(rows):
         raise UserError(f"--dialogues: {args.dialogues}; choose 1 to {len(rows)}")
     rows = [rows[n * len(rows) // args.dialogues] for n in range(args.dialogues)]
-    chosen = recipe.summarization.decoding.model_copy(update={"dtype": args.dtype})
     models = args.models.split(",")
     adapter = find_adapter(recipe) if "tuned" in models else None
-    ours = Summarizer(recipe, resolve(chosen), rows, adapter)
-    end, limit = ours.end, chosen.max_new_tokens
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    block = recipe.summarization.decoding
+    chosen = [resolve(block.model_copy(update={"dtype": name})) for name in args.dtype.split(",")]
+    ours = {one.dtype: Summarizer(recipe, one, rows, adapter) for one in chosen}
+    first = next(iter(ours.values()))
     for name in models:
-        ours.use(name)
         base = AutoModelForCausalLM.from_pretrained(
-            recipe.config["base_model"], dtype=torch.float32, device_map=device
+            recipe.config["base_model"],
+            dtype=torch.float32,
+            device_map="cuda" if torch.cuda.is_available() else "cpu",
         ).eval()
         model = PeftModel.from_pretrained(base, str(adapter)).eval() if name == "tuned" else base
-        fast, fast_s = timed(partial(batched, ours))
-        plain, plain_s = timed(partial(one_by_one, model, ours.prompts, end, limit))
-        show(name, fast, fast_s, plain, plain_s)
+        plain = partial(one_by_one, model, first.prompts, first.end, block.max_new_tokens)
+        expected, plain_s = timed(plain)
+        show(f"{name}, plain, float32", expected, plain_s)
+        for dtype, summarizer in ours.items():
+            summarizer.use(name)
+            outputs, seconds = timed(partial(batched, summarizer))
+            show(f"{name}, ours, {dtype}", outputs, seconds)
+            same = sum(one == other for one, other in zip(outputs, expected, strict=True))
+            print(f"  ratio {plain_s / seconds:.1f}; {same} of {len(rows)} outputs the same")
 
 
 def one_by_one(model: Any, prompts: Ids, end: int, limit: int) -> Ids:
@@ -89,15 +96,11 @@ def timed(generate: Callable[[], Ids]) -> tuple[Ids, float]:
     return outputs, time.perf_counter() - start
 
 
-def show(name: str, fast: Ids, fast_s: float, plain: Ids, plain_s: float) -> None:
-    """Print one line a way, the ratio of dialogues/s, and how many outputs agree."""
-    count = len(plain)
-    for way, outputs, seconds in (("plain", plain, plain_s), ("ours", fast, fast_s)):
-        tokens = sum(map(len, outputs)) / seconds
-        speed = f"{count / seconds:.2f} dialogues/s, {tokens:.0f} tokens/s"
-        print(f"{name} {way}: {count} dialogues in {seconds:.1f} s, {speed}")
-    same = sum(one == other for one, other in zip(fast, plain, strict=True))
-    print(f"{name} ratio: {plain_s / fast_s:.1f}; {same} of {count} outputs the same", flush=True)
+def show(way: str, outputs: Ids, seconds: float) -> None:
+    """Print the speed of one way."""
+    count, tokens = len(outputs), sum(map(len, outputs))
+    speed = f"{count / seconds:.2f} dialogues/s, {tokens / seconds:.0f} tokens/s"
+    print(f"{way}: {count} dialogues in {seconds:.1f} s, {speed}", flush=True)
 
 
 def _arguments() -> Any:
@@ -105,7 +108,7 @@ def _arguments() -> Any:
     parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"))
     parser.add_argument("--dialogues", type=int, default=40)
     parser.add_argument("--models", default="base,tuned")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32, or several")
     return parser.parse_args()
 
 

@@ -48,3 +48,5 @@ def test_report_shows_corpus_text_as_text_and_leaves_leaks_out() -> None:
     assert "| reference | Ann \\| Bob agree on 0. |" in text
     assert "<script>" not in text and "\\<script\\>" in text
     assert "## Without the 1 dialogues" in text
+    verdict = text.split("\n\n")[1]
+    assert "base" in verdict and "lead-3" in verdict and "ROUGE-L points" in verdict
