@@ -8,7 +8,8 @@ from markupsafe import Markup
 from matplotlib.ticker import NullLocator
 
 from eval.diagnosis import BINS
-from eval.svg import FIRST, INK, LAST, OTHER, WORSE, grid, inline, new_figure, style
+from eval.svg import FIRST, INK, LAST, OTHER, PAPER, WORSE, grid, inline, new_figure, style
+from eval.verdict import signed
 
 BIN = 5  # ROUGE points, the width of a bar of the histogram
 Curve = Sequence[Sequence[float]]
@@ -31,13 +32,14 @@ def bars(systems: Mapping[str, Any], metrics: Mapping[str, str]) -> Markup:
             means = [one["f1"] for one in found]
             below = [max(0.0, one["f1"] - one["low"]) for one in found]
             above = [max(0.0, one["high"] - one["f1"]) for one in found]
-            axes.barh(
-                names, means, 0.68, xerr=[below, above],
-                color=[paint.get(name, OTHER) for name in names],
-                error_kw={"ecolor": INK, "elinewidth": 1.2, "capsize": 3},
-            )  # fmt: skip
+            axes.barh(names, means, 0.7, color=[paint.get(name, OTHER) for name in names])
+            for colour, width in ((PAPER, 3.6), (INK, 1.2)):  # a rim, to show on a bar as well
+                axes.errorbar(
+                    means, names, xerr=[below, above], fmt="none", color=colour,
+                    elinewidth=width, capthick=width, capsize=3 + width / 2,
+                )  # fmt: skip
             for place, (mean, more) in enumerate(zip(means, above, strict=True)):
-                axes.text(mean + more + 1, place, f"{mean:.2f}", va="center", fontsize=12.5)
+                axes.text(mean + more + 1, place, f"{mean:.2f}", va="center")
             axes.set_title(title)
             axes.invert_yaxis()
             axes.spines[["left", "bottom"]].set_visible(False)
@@ -68,10 +70,13 @@ def differences(values: Sequence[float], first: str, second: str) -> Markup:
         axes.axvline(0, color=INK, linewidth=1)
         mean = fmean(values)
         axes.axvline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_ylim(0, max(counts.values()) * 1.12)
-        side = "right" if mean > (low + high) / 2 else "left"
-        words = f" mean {mean:+.2f} ".replace("-", "−")
-        axes.text(mean, max(counts.values()) * 1.11, words, ha=side, va="top")
+        axes.set_ylim(0, max(counts.values()) * 1.18)
+        to_left = high - mean < 0.35 * (high - low)
+        axes.annotate(
+            f"mean {signed(mean)}", (mean, 1), (-6 if to_left else 6, 0), va="top",
+            xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+            ha="right" if to_left else "left", bbox={"color": PAPER, "pad": 1},
+        )  # fmt: skip
         axes.set_xlabel(f"ROUGE-L of {second} minus {first}, in points")
         axes.set_ylabel("dialogues")
         grid(axes)
@@ -94,10 +99,16 @@ def by_length(
         figure = new_figure(320)
         axes = figure.subplots()
         for (name, values), mark in zip(scores.items(), "soD^v", strict=False):
-            axes.plot(places, values, ".", color=paint[name], alpha=0.25, markersize=5)
+            axes.plot(
+                places, values, mark, color=paint[name], alpha=0.3, markersize=4.5,
+                markeredgewidth=0, zorder=1,
+            )  # fmt: skip
             means = [group["rougeL"][name] for group in groups]
-            xs = [middles.get(group["label"], 1) for group in groups]
-            axes.plot(xs, means, f"{mark}-", color=paint[name], markersize=7, label=name)
+            xs = [middles[group["label"]] for group in groups]
+            axes.plot(
+                xs, means, f"{mark}-", color=paint[name], markersize=8, markeredgecolor=PAPER,
+                linewidth=2.4, label=name,
+            )  # fmt: skip
         axes.set_xscale("log")
         ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)]
         low, high = min(places) * 0.9, max(places) * 1.1
@@ -136,7 +147,7 @@ def curves(series: Mapping[str, Curve], name: str, ylabel: str) -> Markup:
         grid(axes)
         figure.legend(loc="outside upper left", ncols=min(3, len(drawn)))
         ends = ", ".join(f"{label} {curve[-1][1]:.4g} at the end" for label, curve in drawn.items())
-        return inline(figure, name, f"{ylabel.capitalize()} by training step: {ends}.")
+        return inline(figure, name, f"{ylabel[0].upper()}{ylabel[1:]} by training step: {ends}.")
 
 
 def _middles(words: Sequence[int]) -> dict[str, float]:

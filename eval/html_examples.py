@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from eval.diagnosis import MISTAKES, speakers
 
 METRIC = "rougeL"
-SNIPPET = 110  # characters of the reference in a closed example's line
+SNIPPET = 150  # characters of the reference in a closed example's line
 Row = dict[str, Any]
 _EDGES = re.compile(r"^\W+|\W+$")
 
@@ -68,9 +68,9 @@ def chat(dialogue: str) -> Markup:
     for line in dialogue.splitlines():
         name, colon, rest = line.partition(":")
         if colon and name.strip() in names:
-            lines.append(Markup("<b>{}:</b>{}").format(name, rest))
+            lines.append(Markup(f"<b>{name}:</b>{rest}"))
         else:
-            lines.append(escape(line))
+            lines.append(Markup(line))
     return Markup("\n").join(lines)
 
 

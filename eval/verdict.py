@@ -15,7 +15,7 @@ def outcome(test: dict[str, float], confidence: float) -> str:
 
     Of the second system; the level of the tests is 1 - confidence.
     """
-    level = 1 - confidence
+    level = round(1 - confidence, 12)  # 1 - 0.95 comes out above 0.05
     told = [test[p] < level for p in ("p_bootstrap", "p_randomization")]
     if not any(told):
         return "open"
@@ -28,7 +28,7 @@ def verdict(pair: Pair, settings: dict[str, Any]) -> str:
     """One sentence on ROUGE-L of two systems, then how the dialogues divide."""
     (first, second), test = pair["systems"], pair["metrics"][METRIC]
     found = outcome(test, settings["confidence"])
-    level = _percent(1 - settings["confidence"])
+    level = percent(1 - settings["confidence"])
     if found in ("better", "worse"):
         low, high, size = test["low"], test["high"], abs(test["difference"])
         low, high = (low, high) if found == "better" else (-high, -low)
@@ -42,7 +42,7 @@ def verdict(pair: Pair, settings: dict[str, Any]) -> str:
         between = f"{signed(test['low'])} to {signed(test['high'])}"
     total = pair["better"] + pair["worse"] + pair["equal"]
     return (
-        f"{opening} ({_percent(settings['confidence'])} interval {between}; paired bootstrap "
+        f"{opening} ({percent(settings['confidence'])} interval {between}; paired bootstrap "
         f"p {p_value(test['p_bootstrap'], settings['resamples'])}, paired randomisation "
         f"p {p_value(test['p_randomization'], settings['permutations'])}): {second} is better in "
         f"{pair['better']:,} of {total:,} dialogues, worse in {pair['worse']:,}, "
@@ -51,13 +51,13 @@ def verdict(pair: Pair, settings: dict[str, Any]) -> str:
 
 
 def other_metrics(pair: Pair, settings: dict[str, Any], names: dict[str, str]) -> str:
-    """Whether the other metrics tell the same as ROUGE-L; `names` as in `{"rouge1": "ROUGE-1"}`."""
+    """Whether the other metrics agree with ROUGE-L; `names` as in `{"rouge1": "ROUGE-1"}`."""
     outcomes = {m: outcome(t, settings["confidence"]) for m, t in pair["metrics"].items()}
     others = [metric for metric in outcomes if metric != METRIC]
     apart = [names[metric] for metric in others if outcomes[metric] != outcomes[METRIC]]
     if apart:
-        return f"By {_listed(apart)} the outcome is another: see the tests."
-    return f"{_listed([names[metric] for metric in others])} tell the same."
+        return f"By {_listed(apart)} it is otherwise: see the paired tests."
+    return f"{_listed([names[metric] for metric in others])} agree."
 
 
 def p_value(p: float, draws: int) -> str:
@@ -74,11 +74,12 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """As `number`, with the plus sign too."""
-    return f"{value:+.2f}".replace("-", "−")
+    """As `number`, with the plus sign too, and without any where it rounds to 0."""
+    return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """`95 %`, the blank one that does not break."""
     return f"{100 * share:.3g}\u00a0%"
 
 

@@ -1,0 +1,119 @@
+"""What the HTML report gets, made of the sample's own dialogues and summaries that we invent."""
+
+import json
+from typing import Any
+
+from eval.analysis import Settings, analyse
+from eval.rouge import METRICS
+from eval.systems import Corpus, System, with_baselines
+from tests.conftest import ROOT
+
+LIMIT = 60  # words after which the invented base model is cut off
+SCRIPT = "<script>window.pwned=1</script>"
+NASTY = [
+    {
+        "id": 'nasty"><b>1',
+        "dialogue": f"Eve: {SCRIPT}\nBob: </script></style></div></details> & <!-- {{{{ 7*7 }}}}",
+        "summary": "Eve sends Bob <img src=x onerror=window.pwned=2> and &lt;b&gt;.",
+    },
+    {
+        "id": "words-of-the-world",
+        "dialogue": "Ольга: привет 👋🏽\nयश: नमस्ते\n"
+        "ليلى: مرحبا كيف الحال\n美咲: 明日は三時に会いましょう 🎉",
+        "summary": "Ольга и 美咲 встретятся завтра в три 🎉.",
+    },
+]
+TRAINING = {
+    "loss": [[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
+    "eval_loss": [[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
+    "eval_rouge": {
+        "eval_rouge1": [[40, 38.2], [80, 41.7]],
+        "eval_rougeL": [[40, 30.1], [80, 33.4]],
+    },
+}
+RECIPE = "# purpose: a test\nbase_model: models/<small>\nlora_r: 16  # & more\n"
+
+
+def report_data(
+    models: tuple[str, ...] = ("base", "tuned"), nasty: bool = True, times: int = 1
+) -> dict[str, Any]:
+    """Real scores of invented outputs; `times` repeats the rows, for a trial of size."""
+    rows = _rows(nasty, times)
+    texts = {
+        "base": [_base(row) for row in rows],
+        "tuned": [_tuned(n, row) for n, row in _of(rows)],
+    }
+    systems = {
+        name: System(
+            texts[name],
+            tokens=[len(text.split()) * 4 // 3 for text in texts[name]],
+            stopped=[len(text.split()) < LIMIT for text in texts[name]],
+            seconds=12.5,
+        )
+        for name in models
+    }
+    leaked = [n % 20 == 3 for n, _ in _of(rows)]
+    corpus = Corpus([row["summary"] for row in rows], [row["dialogue"] for row in rows], leaked)
+    result = analyse(with_baselines(systems, corpus), corpus, Settings(workers=1))
+    scores = {"recipe": "invented_recipe", "split": "test", **result.figures}
+    scores["decoding"] = {"max_new_tokens": 80, "do_sample": False}
+    scores["environment"] = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}
+    scores["commit"] = "abc1234"
+    examples = [
+        {
+            "id": row["id"],
+            "dialogue": row["dialogue"],
+            "reference": row["summary"],
+            "leaked": leaked[n],
+            "predictions": {
+                name: {
+                    "text": system.predictions[n],
+                    "tokens": (system.tokens or [])[n],
+                    "stopped": (system.stopped or [])[n],
+                    "f1": dict(zip(METRICS, result.f1[name][n].tolist(), strict=True)),
+                    "mistakes": result.mistakes[name][n],
+                }
+                for name, system in systems.items()
+            },
+        }
+        for n, row in _of(rows)
+    ]
+    return {
+        "scores": scores,
+        "examples": examples,
+        "training": TRAINING if "tuned" in models else None,
+        "recipe_text": RECIPE,
+    }
+
+
+def _rows(nasty: bool, times: int) -> list[dict[str, str]]:
+    lines = (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines] + (NASTY if nasty else [])
+    return [
+        {**row, "id": row["id"] + (f"-{turn}" if turn else "")}
+        for turn in range(times)
+        for row in rows
+    ]
+
+
+def _of(rows: list[dict[str, str]]) -> list[tuple[int, dict[str, str]]]:
+    return list(enumerate(rows))
+
+
+def _base(row: dict[str, str]) -> str:
+    """Wordy: retells the chat turn by turn until it is cut off."""
+    told = " ".join(row["dialogue"].replace(": ", " says that ").splitlines())
+    return " ".join(f"In this conversation, {told} {told}".split()[:LIMIT])
+
+
+def _tuned(number: int, row: dict[str, str]) -> str:
+    """Mostly the reference with a word changed; now and then cut, off the point, or empty."""
+    words = row["summary"].split()
+    if row["id"].startswith("nasty"):
+        return f"Eve sends {SCRIPT} </script> to Bob."
+    if number % 11 == 5:
+        return "Somebody talks to Gregory about something else."
+    if number % 29 == 17:
+        return ""
+    words[number % len(words)] = "perhaps"
+    return " ".join(words[: 4 + number % 9] if number % 3 else words)
