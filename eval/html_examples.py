@@ -68,9 +68,9 @@ def chat(dialogue: str) -> Markup:
     for line in dialogue.splitlines():
         name, colon, rest = line.partition(":")
         if colon and name.strip() in names:
-            lines.append(Markup(f"<b>{name}:</b>{rest}"))
+            lines.append(Markup("<b>{}:</b>{}").format(name, rest))
         else:
-            lines.append(Markup(line))
+            lines.append(escape(line))
     return Markup("\n").join(lines)
 
 

@@ -16,13 +16,9 @@ from eval import charts
 from eval.html_examples import example_views, mistake_choices
 from eval.report import HEADERS
 from eval.rouge import METRICS
+from eval.systems import BASELINES
 from eval.verdict import number, other_metrics, p_value, percent, signed, verdict
 
-BASELINES = {
-    "lead-3": "LEAD-3: the first three turns of the dialogue.",
-    "longest-3": "LONGEST-3: the three longest turns.",
-    "base-cut": "base-cut: each summary of base, cut to as many words as that of tuned.",
-}
 MISTAKES = {
     "empty": ("empty", "not one letter or digit"),
     "token_limit": ("token limit", "cut off by the limit of tokens before the model stopped"),

@@ -28,8 +28,9 @@ class Row(NamedTuple):
         """The text of a field; raises UserError where it is missing or no text."""
         if field not in self.fields:
             raise UserError(
-                f"{self.place}: has no field `{field}` (found: {', '.join(self.fields)}); "
-                f"name the right one with an option such as --prediction-field"
+                f"{self.place}: has no field `{field}` (found: {', '.join(self.fields)}); name the "
+                "right one with --prediction-field, --reference-field and the like, or give "
+                "--references"
             )
         value = self.fields[field]
         if not isinstance(value, str):

@@ -4,14 +4,10 @@ import re
 from typing import Any
 
 from eval.rouge import METRICS
+from eval.systems import BASELINES
 from eval.verdict import verdict
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-BASELINES = {
-    "lead-3": "lead-3: the first three turns",
-    "longest-3": "longest-3: the three longest turns",
-    "base-cut": "base-cut: each base summary cut to as many words as the tuned one has",
-}
 SIDE_BY_SIDE = 10
 Row = dict[str, Any]
 
@@ -70,7 +66,7 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
         table(scores),
         f"ROUGE F1 in percent, mean over the dialogues [{settings['confidence']:.0%} interval by "
         f"{settings['resamples']} bootstrap resamples]. "
-        + "; ".join(text for name, text in BASELINES.items() if name in scores["systems"])
+        + "; ".join(f"{n}: {text}" for n, text in BASELINES.items() if n in scores["systems"])
         + ".",
     ]
     if scores["comparisons"]:

@@ -5,6 +5,7 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 
 import argparse
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def evaluate(
     folder = output or default_output(recipe, split, limit)
     _check_folder(folder, recipe)
     data = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
-    order = [name for name in MODELS if name in models]  # base first: tuned is made of its weights
-    records = _predict(recipe, order, rows, folder, data, adapter)
+    records = _predict(recipe, models, rows, folder, data, adapter)
     if records is None:  # another process of this run writes the report
         return
     leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
@@ -85,11 +85,14 @@ def _predict(
     data: str,
     adapter: Path | None,
 ) -> dict[str, dict[str, Any]] | None:
-    """Make the predictions that are not there yet; the record of each, None in a second process."""
+    """Make the predictions that are not there yet; the record of each, None in a second process.
+
+    A model that is not asked for is in the report all the same where its predictions stand there.
+    """
     import torch
     from accelerate import PartialState
 
-    from eval.generate import Summarizer, resolve
+    from eval.generate import Summarizer, find_adapter, resolve
     from eval.predictions import Work, generate_file, made
     from eval.signature import generation_key
 
@@ -97,8 +100,14 @@ def _predict(
     decoding = resolve(recipe.summarization.decoding)
     records: dict[str, dict[str, Any]] = {}
     summarizer = None
-    for name in models:
+    for name in MODELS:  # base first: tuned is made of its weights
         path = folder / f"predictions.{name}.jsonl"
+        if name not in models:
+            with suppress(UserError):
+                other = find_adapter(recipe) if name == "tuned" else None
+                if record := made(path, generation_key(recipe, name, decoding, data, other)):
+                    records[name] = record
+            continue
         of_model = adapter if name == "tuned" else None
         key = generation_key(recipe, name, decoding, data, of_model)
         record = made(path, key)

@@ -5,6 +5,12 @@ from typing import NamedTuple
 
 from eval.baselines import cut_to_lengths, lead, longest
 
+BASELINES = {
+    "lead-3": "the first three turns of the dialogue",
+    "longest-3": "its three longest turns",
+    "base-cut": "each summary of base, cut to as many words as that of tuned",
+}
+
 
 class System(NamedTuple):
     """One system's outputs, in the order of the references.

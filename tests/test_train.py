@@ -83,6 +83,13 @@ def test_second_evaluation_reuses_the_predictions(results: Path, trained: Recipe
     assert time.monotonic() - start < 60
 
 
+def test_asking_for_one_model_keeps_the_other_in_the_report(results: Path, trained: Recipe) -> None:
+    before = (results / "scores.json").read_bytes()
+    done = _evaluate(trained, results, "--models", "tuned")
+    assert done.returncode == 0 and done.stdout.count("already made") == 1
+    assert (results / "scores.json").read_bytes() == before
+
+
 def test_a_predictions_file_that_was_cut_is_refused_and_nothing_is_lost(
     results: Path, trained: Recipe
 ) -> None:
