@@ -1,7 +1,6 @@
 """Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Decoding, Recipe
 
 Row = dict[str, Any]
+MOST_PADDING = 0.15  # of a batch's prompt tokens
 
 
 class Engine(Protocol):
@@ -75,23 +75,24 @@ class Summarizer:
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
-    """Row numbers of each batch, longest prompts first, within the budget of `batch_tokens`.
+    """Row numbers of each batch, longest prompts first.
 
-    The plan depends on nothing but the rows and the settings, so that a run which goes on after
-    an interruption, or on more processes, makes the same batches. One dialogue is always allowed.
+    A batch keeps to the budget of `batch_tokens`, and little of it is padding. The plan depends on
+    nothing but the rows and the settings, so that a run which goes on after an interruption, or on
+    more processes, makes the same batches. One dialogue is always allowed.
     """
-
-    def batches() -> Iterator[list[int]]:
-        batch: list[int] = []
-        for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-            width = lengths[batch[0] if batch else row] + decoding.max_new_tokens
-            if batch and (len(batch) + 1) * width * decoding.num_beams > decoding.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        yield batch
-
-    return list(batches())
+    batches: list[list[int]] = []
+    longest = tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        size = len(batches[-1]) + 1 if batches else 1
+        budget = size * (longest + decoding.max_new_tokens) * decoding.num_beams
+        padding = 1 - (tokens + lengths[row]) / max(1, size * longest)
+        if not batches or budget > decoding.batch_tokens or padding > MOST_PADDING:
+            batches.append([])
+            longest, tokens = lengths[row], 0
+        batches[-1].append(row)
+        tokens += lengths[row]
+    return batches
 
 
 def resolve(decoding: Decoding) -> Decoding:
