@@ -204,7 +204,8 @@ def _first_problem(error: ValidationError) -> str:
         return f"unknown key `{key}`{_nearest(str(problem['loc'][-1]), set(model.model_fields))}"
     if problem["type"] == "missing":
         return f"`{key}` is missing; set it"
-    return f"`{key}`: {problem['msg']} (found {problem['input']!r})"
+    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+    return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}{found}"
 
 
 _BLOCKS: dict[str, type[BaseModel]] = {"cleaning": Cleaning, "decoding": Decoding}

@@ -84,6 +84,10 @@ def test_arithmetic_in_comments() -> None:
     rows_a_pack = mistral["sequence_len"] / 216.6  # mean row with Mistral's tokenizer
     batch = mistral["micro_batch_size"] * mistral["gradient_accumulation_steps"]
     assert round(rows_a_pack) == 9 and batch == 4
+    a_token = 2 * 32 * 8 * 128 * 2  # keys and values, layers, heads, width, bytes
+    assert round(a_token / 1000) == 131
+    tokens = mistral["summarization"]["decoding"]["batch_tokens"]
+    assert round(tokens * a_token / 1e9, 1) == 8.6
     smollm2 = raw(ROOT / "recipes/smollm2_samsum.yml")
     rows = len((ROOT / "data_prep/sample/train.jsonl").read_text("utf-8").splitlines())
     assert rows / smollm2["micro_batch_size"] == 40
@@ -112,6 +116,11 @@ def test_default_recipe_exists() -> None:
         ({"summarization__train_row": 5}, "did you mean `train_rows`?"),
         ({"summarization__cleaning": {"decontaminat": True}}, "did you mean `decontaminate`?"),
         ({"summarization__decoding": {"max_new_token": 5}}, "did you mean `max_new_tokens`?"),
+        ({"summarization__decoding": {"temperature": 0.5}}, "no effect without `do_sample: true`"),
+        ({"summarization__decoding": {"length_penalty": 2.0}}, "without `num_beams` above 1"),
+        ({"summarization__decoding": {"min_new_tokens": 999}}, "above max_new_tokens"),
+        ({"summarization__decoding": {"engine": "vllm", "num_beams": 2}}, "need `engine: hf`"),
+        ({"summarization__decoding": {"engine": "llama"}}, "`summarization.decoding.engine`"),
         ({"summarization__train_rows": 0}, "above 0"),
         ({"summarization__train_rows": "some"}, "`summarization.train_rows`"),
         ({"summarization__instruction": "Sum up."}, "must hold {dialogue} once"),
