@@ -86,7 +86,7 @@ def _named(values: list[str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for value in values:
         name, has_name, path = value.partition("=")
-        if not has_name:
+        if not has_name or Path(value).is_file():  # a file may have `=` in its own name
             path = value
             name = Path(path).stem.removeprefix("predictions.")
         if name in found:

@@ -97,12 +97,12 @@ def test_several_files_are_compared_and_the_signature_is_printed(
 
 def test_results_over_other_references_are_compared_with_force_only(tmp_path: Path) -> None:
     one = jsonl(tmp_path / "one.jsonl", [{"prediction": "a b", "reference": "a b c"}])
-    two = jsonl(tmp_path / "two.jsonl", [{"prediction": "a b", "reference": "a b d"}])
+    two = jsonl(tmp_path / "lr=2.jsonl", [{"prediction": "a b", "reference": "a b d"}])
     code, _, stderr = score("--predictions", one, two)
     assert code == 2
     assert re.search(r"not to be compared: refs: \w{8}, \w{8}; .* --force$", error_line(stderr))
     code, stdout, stderr = score("--predictions", one, two, "--force")
-    assert code == 0 and "| two - one | +0.00 |" in stdout, stderr[-2000:]
+    assert code == 0 and "| lr=2 - one | +0.00 |" in stdout, stderr[-2000:]
 
 
 BAD = {
