@@ -131,14 +131,19 @@ rows = read_rows(recipe.data_dir / "test.jsonl") * 2
 made = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=2), rows[:64], None)
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]) * 2**20,) * 2)
-outputs = made.engine.generate(made.prompts[: int(sys.argv[3])], 0)
+prompts = [prompt * int(sys.argv[4]) for prompt in made.prompts[: int(sys.argv[3])]]
+outputs = made.engine.generate(prompts, 0)
 print("made", len(outputs), "in", made.engine.pieces, all(outputs))
 """
 
 
-def _with_memory(recipe: Recipe, mebibytes: int, dialogues: int) -> subprocess.CompletedProcess:
+def _with_memory(
+    recipe: Recipe, mebibytes: int, dialogues: int, times: int = 1
+) -> subprocess.CompletedProcess[str]:
+    """Generate for dialogues whose prompts are `times` as long, in that much more memory."""
+    sizes = map(str, (mebibytes, dialogues, times))
     return subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY, recipe.path, str(mebibytes), str(dialogues)],
+        [sys.executable, "-c", LITTLE_MEMORY, recipe.path, *sizes],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
@@ -153,7 +158,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None
 
 
 def test_a_single_dialogue_that_does_not_fit_is_bad_luck_not_a_traceback(recipe: Recipe) -> None:
-    done = _with_memory(recipe, 2, 1)
+    done = _with_memory(recipe, 300, 1, times=100)
     assert "memory runs out on a single dialogue of" in done.stderr.splitlines()[-1]
 
 
