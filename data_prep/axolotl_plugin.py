@@ -35,6 +35,8 @@ class SummarizationArgs(BaseModel):
 class SummarizationPlugin(BasePlugin):
     """The hooks; each is called by Axolotl."""
 
+    _trainer: Any = None
+
     def get_input_args(self) -> str:
         """Name the pydantic class of our block."""
         return "data_prep.axolotl_plugin.SummarizationArgs"
@@ -69,8 +71,19 @@ class SummarizationPlugin(BasePlugin):
         """On CPU: allow bf16 there, and no full evaluation before the first step."""
         return {} if torch.cuda.is_available() else {"use_cpu": True, "eval_on_start": False}
 
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Remember the trainer until it has trained."""
+        self._trainer = trainer
+
     def post_train(self, cfg: Any, model: Any) -> None:
-        """Leave beside the adapter which prompt it learnt; evaluation refuses another one."""
+        """Leave beside the adapter which prompt it learnt, and what the trainer logged.
+
+        Evaluation refuses another prompt. The last checkpoint's own log is written before the last
+        evaluation, so that its loss would be lost.
+        """
+        trainer, self._trainer = self._trainer, None
+        if trainer is not None and trainer.is_world_process_zero():
+            trainer.state.save_to_json(str(Path(cfg["output_dir"]) / "trainer_state.json"))
         with whole_file(Path(cfg["output_dir"]) / TRAINED_WITH) as file:
             json.dump({"instruction": cfg["summarization"]["instruction"]}, file)
 

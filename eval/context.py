@@ -14,8 +14,8 @@ Curve = list[list[float]]
 def training_curves(output_dir: Path) -> dict[str, Any] | None:
     """Losses (and generated ROUGE, where training logged it) by step, from `trainer_state.json`.
 
-    Of the checkpoints, the one of the highest step tells the whole history. None where no
-    readable one is left.
+    Our plugin leaves the whole history beside the adapter; else the checkpoint of the highest step
+    tells it, but for what came after it. None where no readable one is left.
     """
     states = [
         *output_dir.glob("checkpoint-*/trainer_state.json"),
@@ -24,7 +24,7 @@ def training_curves(output_dir: Path) -> dict[str, Any] | None:
     histories = [found for state in states if (found := _history(state))]
     if not histories:
         return None
-    history = max(histories, key=lambda entries: entries[-1].get("step", 0))
+    history = max(histories, key=lambda entries: (entries[-1].get("step", 0), len(entries)))
     rouge = sorted({k for entry in history for k in entry if k.startswith("eval_rouge")})
     return {
         "loss": _curve(history, "loss"),

@@ -22,6 +22,15 @@ def test_the_last_checkpoint_tells_the_whole_history(tmp_path: Path) -> None:
     }
 
 
+def test_what_came_after_the_last_checkpoint_is_told(tmp_path: Path) -> None:
+    first = {"step": 5, "loss": 2.0}
+    write_state(tmp_path / "checkpoint-5", first)
+    last = {"log_history": [first, {"step": 5, "eval_loss": 1.4}]}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(last), "utf-8")
+    curves = training_curves(tmp_path)
+    assert curves is not None and curves["eval_loss"] == [[5, 1.4]]
+
+
 def test_no_readable_checkpoint_is_no_curve(tmp_path: Path) -> None:
     assert training_curves(tmp_path / "gone") is None
     write_state(tmp_path / "checkpoint-5")

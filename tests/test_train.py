@@ -10,6 +10,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from eval.context import training_curves
 from eval.generate import find_adapter
 from tests.conftest import command, derived_recipe, train
 
@@ -48,6 +49,8 @@ def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
     history = json.loads(states[-1].read_text("utf-8"))["log_history"]
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0]
+    curves = training_curves(trained.output_dir)
+    assert curves and curves["eval_loss"] and len(curves["loss"]) == len(losses)
 
 
 def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
