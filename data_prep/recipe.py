@@ -67,6 +67,18 @@ class Decoding(_Strict):
         return self
 
 
+class TrainingRouge(_Strict):
+    """Generated ROUGE at the evaluation steps of training; with 0 dialogues there is none.
+
+    The first `dialogues` validation rows, decoded as `decoding` says, `max_new_tokens` aside where
+    it is given here; `examples` of them are logged as text.
+    """
+
+    dialogues: int = Field(default=0, ge=0)
+    examples: int = Field(default=3, ge=0)
+    max_new_tokens: int | None = Field(default=None, gt=0)
+
+
 class Summarization(_Strict):
     """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
 
@@ -79,6 +91,8 @@ class Summarization(_Strict):
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
+    training_rouge: TrainingRouge = TrainingRouge()
+    eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU
 
     @field_validator("train_rows", mode="before")
     @classmethod
@@ -208,7 +222,11 @@ def _first_problem(error: ValidationError) -> str:
     return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}{found}"
 
 
-_BLOCKS: dict[str, type[BaseModel]] = {"cleaning": Cleaning, "decoding": Decoding}
+_BLOCKS: dict[str, type[BaseModel]] = {
+    "cleaning": Cleaning,
+    "decoding": Decoding,
+    "training_rouge": TrainingRouge,
+}
 
 
 def _nearest(key: str, known: set[str]) -> str:
