@@ -3,14 +3,11 @@
 Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`.
 """
 
-import difflib
-import pydoc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from data_prep.errors import UserError
 
@@ -54,16 +51,19 @@ class Decoding(_Strict):
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> "Decoding":
+        wrong = []
         needs_sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
         for name, default in needs_sampling.items():
             if not self.do_sample and getattr(self, name) != default:
-                raise ValueError(f"{name} has no effect without `do_sample: true`")
+                wrong.append(f"{name} has no effect without `do_sample: true`")
         if self.num_beams == 1 and self.length_penalty != 1.0:
-            raise ValueError("length_penalty has no effect without `num_beams` above 1")
+            wrong.append("length_penalty has no effect without `num_beams` above 1")
         if self.min_new_tokens > self.max_new_tokens:
-            raise ValueError("min_new_tokens is above max_new_tokens")
+            wrong.append("min_new_tokens is above max_new_tokens")
         if self.engine == "vllm" and (self.num_beams > 1 or self.no_repeat_ngram_size):
-            raise ValueError("num_beams and no_repeat_ngram_size need `engine: hf`")
+            wrong.append("num_beams and no_repeat_ngram_size need `engine: hf`")
+        if wrong:
+            raise ValueError("\n".join(wrong))  # a line each
         return self
 
 
@@ -136,117 +136,12 @@ class Recipe:
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises UserError where the file is missing, is not YAML, holds a key twice or a key that neither
-    Axolotl nor `summarization:` knows, or lacks a key that data preparation and evaluation need.
+    Raises UserError with the first of the problems that `data_prep.strict` finds in it.
     """
+    from data_prep.strict import find_problems, read_yaml  # which checks the models above
+
     path = Path(path)
-    config = _read_yaml(path)
-    _reject_unknown_keys(path, config)
-    block = config.get("summarization")
-    if not isinstance(block, dict):
-        raise UserError(f"{path}: has no `summarization:` block; see recipes/smollm2_samsum.yml")
-    try:
-        summarization = Summarization.model_validate(block)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from error
-    recipe = Recipe(path, config, summarization)
-    _require_paths(recipe)
-    return recipe
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.load(path.read_text("utf-8"), Loader=_NoDuplicateKeys)  # a SafeLoader
-    except OSError as error:
-        found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
-        raise UserError(f"{path}: {error.strerror}; recipes there: {found}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets an impossible date through
-        raise UserError(f"{path}: is not valid YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: is not a recipe: expected `key: value` lines at the top level")
-    return config
-
-
-class _NoDuplicateKeys(yaml.SafeLoader):
-    """SafeLoader, except that a key that stands twice is an error; Axolotl keeps the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.YAMLError(f"line {line}: a key must be one word, not a list or a block")
-            if key_node.value in seen:
-                raise yaml.YAMLError(f"line {line}: `{key_node.value}` stands twice; keep one")
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-def _reject_unknown_keys(path: Path, config: dict[str, Any]) -> None:
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    known = {"summarization"}
-    for schema in (AxolotlInputConfig, *_plugin_schemas(config)):
-        for name, field in schema.model_fields.items():
-            known |= {name, field.alias or name}
-    lines = path.read_text("utf-8").splitlines()
-    for key in config:
-        if key not in known:
-            line = next((n for n, t in enumerate(lines, 1) if t.startswith(f"{key}:")), "?")
-            raise UserError(f"{path}:{line}: unknown key `{key}`{_nearest(str(key), known)}")
-
-
-def _plugin_schemas(config: dict[str, Any]) -> list[type[BaseModel]]:
-    """The keys that other Axolotl plugins of the recipe declare (Liger's, for instance)."""
-    others = [p for p in config.get("plugins") or [] if not str(p).startswith("data_prep.")]
-    if not others:
-        return []
-    from axolotl.integrations.base import load_plugin
-
-    names = [load_plugin(plugin).get_input_args() for plugin in others]
-    return [pydoc.locate(name) for name in names if name]  # type: ignore[misc]
-
-
-def _first_problem(error: ValidationError) -> str:
-    # a key that is misspelt is named before the one that is missing because of it
-    problem = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-    key = ".".join(["summarization", *map(str, problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        model = _BLOCKS.get(str(problem["loc"][0]), Summarization)
-        return f"unknown key `{key}`{_nearest(str(problem['loc'][-1]), set(model.model_fields))}"
-    if problem["type"] == "missing":
-        return f"`{key}` is missing; set it"
-    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-    return f"`{key}`: {problem['msg'].removeprefix('Value error, ')}{found}"
-
-
-_BLOCKS: dict[str, type[BaseModel]] = {
-    "cleaning": Cleaning,
-    "decoding": Decoding,
-    "training_rouge": TrainingRouge,
-}
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    if close:
-        return f"; did you mean `{close[0]}`?"
-    return "; remove it, or see Axolotl's documentation"
-
-
-def _require_paths(recipe: Recipe) -> None:
-    for key in ("base_model", "output_dir"):
-        if not isinstance(recipe.config.get(key), str):
-            raise UserError(f"{recipe.path}: `{key}` is missing; set it")
-    for key, split in (("datasets", "train"), ("test_datasets", "validation")):
-        try:
-            path = Path(recipe.config[key][0]["path"])
-        except (KeyError, IndexError, TypeError) as error:
-            raise UserError(f"{recipe.path}: `{key}[0].path` is missing; set it") from error
-        if path.name != f"{split}.jsonl" or path.parent != recipe.data_dir:
-            raise UserError(
-                f"{recipe.path}: `{key}[0].path` is {path}; data_prep writes {split}.jsonl, "
-                "both sets into one folder"
-            )
+    config = read_yaml(path)
+    for problem in find_problems(path, config):
+        raise UserError(problem)
+    return Recipe(path, config, Summarization.model_validate(config["summarization"]))
