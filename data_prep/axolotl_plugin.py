@@ -1,26 +1,33 @@
-"""Our Axolotl plugin: it declares the `summarization:` block and makes CPU training work.
+"""Our Axolotl plugin: a recipe that cannot silently do the wrong thing in training.
 
-Named in a recipe under `plugins:`. Axolotl then validates the block, and refuses any top-level key
-that neither it nor the block knows. On a machine with a GPU nothing else of a run is changed.
+Named in a recipe under `plugins:`. It declares the `summarization:` block, refuses what preflight
+refuses, goes on from the newest whole checkpoint, logs generated ROUGE, and makes CPU training
+work. On a GPU it changes nothing of how a run computes.
 """
 
-import ctypes
-import json
 import os
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ConfigDict
+from transformers import set_seed
 
-from data_prep.errors import UserError, whole_file
+from data_prep import run_record
+from data_prep.checkpoints import newest_whole, set_aside_others, what_is_broken
+from data_prep.cpu import bf16_is_faster, keep_freed_memory, use_all_cores
+from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
+from data_prep.prepared_cache import cache_folder, set_aside_cut_caches
 from data_prep.recipe import Recipe, Summarization
+from data_prep.resume import ExactResume
+from data_prep.strict import find_problems
 
-TRAINED_WITH = "trained_with.json"
+TRAINED_WITH = run_record.TRAINED_WITH
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
 
@@ -33,93 +40,166 @@ class SummarizationArgs(BaseModel):
 
 
 class SummarizationPlugin(BasePlugin):
-    """The hooks; each is called by Axolotl."""
+    """The hooks, in the order in which Axolotl calls them."""
 
-    _trainer: Any = None
+    def __init__(self) -> None:
+        """Axolotl makes one for a run."""
+        super().__init__()
+        self._asked: dict[str, Any] = {}
+        self._callbacks: list[Any] = []
+        self._trainer: Any = None
+        self._steps = 0
+        self._lock: Any = None
 
     def get_input_args(self) -> str:
         """Name the pydantic class of our block."""
         return "data_prep.axolotl_plugin.SummarizationArgs"
 
     def register(self, cfg: dict[str, Any]) -> None:
-        """Set, before validation, what depends on the machine."""
+        """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
+        self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
+        with ending_with_one_line():
+            refuse(find_problems(Path(cfg["axolotl_config_path"]), self._asked))
+        if cfg.get("auto_resume_from_checkpoints") is None:
+            cfg["auto_resume_from_checkpoints"] = True  # the same command again goes on
         if not torch.cuda.is_available():
-            use_all_cores()
-            keep_freed_memory()
-            for kernel in LORA_KERNELS:  # Triton kernels; Axolotl switches them on by itself
-                cfg[kernel] = False
-            if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
-                cfg["bf16"], cfg["fp16"] = bf16_is_faster(), False
+            self._use_cpu(cfg)
+
+    def _use_cpu(self, cfg: dict[str, Any]) -> None:
+        use_all_cores()
+        keep_freed_memory()
+        for kernel in LORA_KERNELS:  # Triton kernels; Axolotl switches them on by itself
+            cfg[kernel] = False
+        if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
+            before = run_record.precision_of(Path(cfg["output_dir"]))  # a measurement may flip
+            cfg["bf16"], cfg["fp16"] = before.get("bf16", bf16_is_faster()), False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Refuse data that this recipe did not make; key Axolotl's cache on their content.
-
-        Axolotl's own key leaves the content of the files out: edited rows would go unnoticed.
-        """
-        block = Summarization.model_validate(cfg["summarization"].to_dict())
-        recipe = Recipe(Path(cfg["axolotl_config_path"]), cfg.to_dict(), block)
-        try:
+        """Before the data are read: the rest of preflight, then where to go on from."""
+        if not torch.cuda.is_available():
+            cfg["device_map"] = {"": "cpu"}  # Axolotl would give each process a GPU of its own
+        with ending_with_one_line():
+            recipe = recipe_of(cfg)
             files = check_prepared(recipe)["files"]
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
-        if not cfg["dataset_prepared_path"]:
-            parts = [files[f"{split}.jsonl"][:8] for split in ("train", "validation")]
-            cfg["dataset_prepared_path"] = str(recipe.data_dir / "-".join(["tokenized", *parts]))
+            cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
+            if not preprocess:
+                self._begin(cfg, recipe, files)
+            if is_first_process():
+                set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
+
+    def _begin(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
+        processes = run_record.processes()
+        settings = run_record.settings_of(self._asked, files, processes)
+        if is_first_process():
+            self._lock = run_record.lock(recipe.output_dir)
+        anew = cfg["auto_resume_from_checkpoints"] is False
+        explicit = cfg["resume_from_checkpoint"]
+        cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
+        if explicit:
+            if why := what_is_broken(Path(explicit), processes):
+                raise UserError(f"{explicit}: {why}; choose a whole checkpoint")
+        elif anew:
+            if is_first_process() and run_record.holds_a_run(recipe.output_dir):
+                print(f"the earlier run is now in {run_record.start_anew(recipe.output_dir)}")
+        else:
+            if changed := run_record.changes(recipe.output_dir, settings):
+                raise UserError(run_record.refusal(recipe.output_dir, changed))
+            cfg["resume_from_checkpoint"] = self._checkpoint(recipe, processes)
+        if is_first_process():
+            precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
+            run_record.write_run(recipe.output_dir, settings, precision)
+
+    def _checkpoint(self, recipe: Recipe, processes: int) -> str | None:
+        """The newest whole checkpoint; ends the process where the run is finished already."""
+        folder = recipe.output_dir
+        if (steps := run_record.finished(folder)) is not None:
+            print(
+                f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
+                f"anew, add `{run_record.ANEW}` (what stands there is set aside)"
+            )
+            raise SystemExit(0)
+        chosen = newest_whole(folder, processes)
+        if is_first_process():
+            for line in set_aside_others(folder, chosen, processes):
+                print(line, file=sys.stderr)
+            if chosen:
+                print(f"going on from {chosen}", file=sys.stderr)
+        return str(chosen) if chosen else None
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Let the adapter start from the recipe's seed alone.
+
+        Tokenising draws random numbers, a cached run draws none: their adapters would differ.
+        """
+        set_seed(42 if cfg["seed"] is None else cfg["seed"])
 
     def get_training_args(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """On CPU: allow bf16 there, and no full evaluation before the first step."""
-        return {} if torch.cuda.is_available() else {"use_cpu": True, "eval_on_start": False}
+        """On CPU: allow bf16 and several processes there, and no evaluation before step 1."""
+        on_start = cfg["summarization"]["eval_on_start"]
+        if torch.cuda.is_available():
+            return {} if on_start is None else {"eval_on_start": on_start}
+        cpu: dict[str, Any] = {"use_cpu": True, "eval_on_start": bool(on_start)}
+        return {**cpu, "ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else cpu
+
+    def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
+        """Ours come before early stopping, which reads the ROUGE that they put there."""
+        self._callbacks = [ExactResume()]
+        recipe = recipe_of(cfg)
+        if recipe.summarization.training_rouge.dialogues:
+            from eval.training_rouge import TrainingRougeCallback
+
+            with ending_with_one_line():
+                self._callbacks.append(TrainingRougeCallback(recipe))
+        return self._callbacks
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Remember the trainer until it has trained."""
+        """Hand the trainer to the callbacks, and remember it until it has trained."""
         self._trainer = trainer
+        self._callbacks[0].attach(trainer)
+        for callback in self._callbacks[1:]:
+            callback.trainer = trainer
 
     def post_train(self, cfg: Any, model: Any) -> None:
-        """Leave beside the adapter which prompt it learnt, and what the trainer logged.
+        """First call, after the last step: keep the log. Second, after the save: mark the end.
 
-        Evaluation refuses another prompt. The last checkpoint's own log is written before the last
-        evaluation, so that its loss would be lost.
+        The last checkpoint's own log is written before the last evaluation, whose loss would be
+        lost. Evaluation refuses an adapter that learnt another prompt.
         """
+        folder = Path(cfg["output_dir"])
         trainer, self._trainer = self._trainer, None
-        if trainer is not None and trainer.is_world_process_zero():
-            trainer.state.save_to_json(str(Path(cfg["output_dir"]) / "trainer_state.json"))
-        with whole_file(Path(cfg["output_dir"]) / TRAINED_WITH) as file:
-            json.dump({"instruction": cfg["summarization"]["instruction"]}, file)
+        if trainer is not None:
+            self._steps = trainer.state.global_step
+            if trainer.is_world_process_zero():
+                trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        elif is_first_process() and (folder / run_record.ADAPTER).is_file():
+            run_record.write_trained_with(folder, cfg["summarization"]["instruction"], self._steps)
 
 
-def use_all_cores() -> None:
-    """Share the cores among the processes; `accelerate launch` asks for one thread each."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // processes))
+def recipe_of(cfg: Any) -> Recipe:
+    """The recipe as Axolotl is going to train it, the command line's overrides included."""
+    block = Summarization.model_validate(cfg["summarization"].to_dict())
+    return Recipe(Path(cfg["axolotl_config_path"]), cfg.to_dict(), block)
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to reuse large freed blocks: up to half of a step went into page faults."""
-    m_trim_threshold, m_mmap_threshold = -1, -3
+def refuse(problems: list[str]) -> None:
+    """Raise UserError for all problems together, numbered where there are several."""
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError("\n".join(f"{n}. {text}" for n, text in enumerate(problems, 1)))
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def ending_with_one_line() -> Iterator[None]:
+    """Turn a UserError into its text on stderr and exit code 2."""
     try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-    except (OSError, AttributeError):  # another C library: slower, still right
-        return
-
-
-def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
-    """Measure on this CPU whether a bf16 matrix product beats fp32, as it does with AVX512-BF16.
-
-    It is three times as fast there and a third as fast elsewhere, so noise does not decide.
-    """
-
-    def best_time(dtype: torch.dtype) -> float:
-        a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
-        times = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            a @ b
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return best_time(torch.bfloat16) < best_time(torch.float32)
+        yield
+    except UserError as error:
+        if is_first_process():
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error

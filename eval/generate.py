@@ -1,13 +1,14 @@
 """Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.axolotl_plugin import TRAINED_WITH
 from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Decoding, Recipe
+from data_prep.run_record import TRAINED_WITH
 
 Row = dict[str, Any]
 MOST_PADDING = 0.15  # of a batch's prompt tokens
@@ -26,10 +27,18 @@ class Engine(Protocol):
 class Summarizer:
     """Prompts from training's own code path, an engine loaded once, and text from its ids."""
 
-    def __init__(self, recipe: Recipe, decoding: Decoding, rows: list[Row], adapter: Path | None):
+    def __init__(
+        self,
+        recipe: Recipe,
+        decoding: Decoding,
+        rows: list[Row],
+        adapter: Path | None,
+        engine: Callable[[Recipe, Decoding, int, int], Any] | None = None,
+    ):
         """Encode `rows` and load the base model; raises UserError where either cannot be done.
 
         `adapter`: the folder of the adapter, where the tuned model is going to be asked for.
+        `engine`: makes another one than `decoding.engine`, from the ids of the end and of padding.
         """
         encoder = PromptEncoder(recipe)
         encoder.check_neutral(rows)
@@ -43,7 +52,9 @@ class Summarizer:
         self.batches = plan_batches([len(prompt) for prompt in self.prompts], decoding)
         self.seed = decoding.seed
         self.engine: Engine
-        if decoding.engine == "vllm":
+        if engine:
+            self.engine = engine(recipe, decoding, self.end, pad)
+        elif decoding.engine == "vllm":
             from eval.vllm_engine import VllmEngine
 
             self.engine = VllmEngine(recipe, decoding, self.end, pad, adapter)
@@ -101,7 +112,7 @@ def resolve(decoding: Decoding) -> Decoding:
         return decoding
     import torch
 
-    from data_prep.axolotl_plugin import bf16_is_faster
+    from data_prep.cpu import bf16_is_faster
 
     gpu = torch.cuda.is_available()
     fast = torch.cuda.is_bf16_supported() if gpu else bf16_is_faster()

@@ -34,6 +34,23 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """SmolLM2's real tokenizer with a random model of two layers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(smollm2)
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 128, 2
+    config.num_attention_heads, config.num_key_value_heads, config.head_dim = 4, 2, 16
+    config.layer_types = None
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "tiny-smollm2"
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder
+
+
 def command(*args: object, timeout: int = 900) -> subprocess.CompletedProcess[str]:
     """Run a command of this environment in the repository's root."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -43,11 +60,17 @@ def command(*args: object, timeout: int = 900) -> subprocess.CompletedProcess[st
     )  # fmt: skip
 
 
-def train(recipe: Path, **overrides: object) -> None:
-    """Run the launch line of the README; fail with Axolotl's own last words."""
+def launch(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
+    """Run the launch line of the README."""
     flags = [part for key, value in overrides.items() for part in (f"--{key}", value)]
-    done = command("accelerate", "launch", "-m", "axolotl.cli.train", recipe, *flags)
+    return command("accelerate", "launch", "-m", "axolotl.cli.train", recipe, *flags)
+
+
+def train(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
+    """Run the launch line of the README; fail with Axolotl's own last words."""
+    done = launch(recipe, **overrides)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
 
 
 def derived_recipe(of: str, folder: Path, name: str, **overrides: object) -> Path:
@@ -56,6 +79,8 @@ def derived_recipe(of: str, folder: Path, name: str, **overrides: object) -> Pat
     A key such as `summarization__source` sets a key of a block.
     """
     config = yaml.safe_load((ROOT / f"recipes/{of}.yml").read_text("utf-8"))
+    if "eval_steps" in overrides:
+        config.pop("eval_strategy")
     config["datasets"][0]["path"] = str(folder / "data/train.jsonl")
     config["test_datasets"][0]["path"] = str(folder / "data/validation.jsonl")
     config["output_dir"] = str(folder / "output")

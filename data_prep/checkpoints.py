@@ -1,0 +1,116 @@
+"""Which checkpoint a training goes on from: the newest whole one; broken ones are set aside.
+
+A process that is killed while it saves leaves a folder that looks like a checkpoint. Axolotl takes
+the highest number unchecked, and crashes on such a one, or goes on from zero momentum.
+"""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+
+STATE = "trainer_state.json"  # the trainer writes it last
+
+
+def newest_whole(folder: Path, processes: int = 1) -> Path | None:
+    """The newest checkpoint in `folder` from which training can go on exactly, or None."""
+    for checkpoint in reversed(checkpoints(folder)):
+        if not what_is_broken(checkpoint, processes):
+            return checkpoint
+    return None
+
+
+def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> list[str]:
+    """Rename what a new save may not be mixed with: broken checkpoints, and any after `kept`.
+
+    Returns a line for each: what was renamed to what, and why. Nothing is deleted.
+    """
+    lines = []
+    for checkpoint in checkpoints(folder):
+        newer = kept is None or number_of(checkpoint) > number_of(kept)
+        why = what_is_broken(checkpoint, processes) or ("newer than the one used" if newer else "")
+        if why:
+            moved = free_name(folder / f"set-aside-{checkpoint.name}")
+            checkpoint.rename(moved)
+            lines.append(f"{checkpoint}: {why}; set aside as {moved.name}")
+    return lines
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Every `checkpoint-<step>` in `folder`, oldest step first."""
+    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=number_of)
+
+
+def number_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
+    """Why training cannot go on exactly from a checkpoint of `processes` processes; else ''."""
+    try:
+        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        step, best = int(state["global_step"]), state.get("best_model_checkpoint")
+    except FileNotFoundError:
+        return f"its save was cut short (no {STATE})"
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return f"{STATE} is damaged ({error})"
+    if step != number_of(checkpoint):
+        return f"{STATE} is that of step {step}"
+    for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
+        if not _is_whole(path):
+            return f"{path.relative_to(checkpoint)} is cut short"
+    if missing := _missing(checkpoint, processes):
+        return f"has no {missing}"
+    if best and Path(best).name != checkpoint.name:
+        sibling = checkpoint.parent / Path(best).name  # the folder may have been moved
+        if why := "is gone" if not sibling.is_dir() else what_is_broken(sibling, processes):
+            return f"the best checkpoint {sibling.name} {why}"
+    return ""
+
+
+def _missing(checkpoint: Path, processes: int) -> str:
+    """What of model, optimiser, schedule and random state is not there (DeepSpeed, FSDP too)."""
+    random = ["rng_state.pth"]
+    if processes > 1:
+        random = [f"rng_state_{rank}.pth" for rank in range(processes)]
+    either = [
+        ("*model*.safetensors", "pytorch_model_fsdp*", "*model*.bin", "global_step*"),
+        ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+        ("scheduler.pt", "global_step*"),
+        *((name,) for name in random),
+    ]
+    for patterns in either:
+        if not any(True for pattern in patterns for _ in checkpoint.glob(pattern)):
+            return patterns[0].replace("*", "")
+    return ""
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of weights or states ends where its own header says that it ends."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            header = file.read(8)
+            length = int.from_bytes(header, "little")
+            size = path.stat().st_size
+            if len(header) < 8 or length > size - 8:
+                return False
+            try:
+                tensors = json.loads(file.read(length))
+            except ValueError:
+                return False
+        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
+        return size == 8 + length + max(ends, default=0)
+    if path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files, the directory last
+        return zipfile.is_zipfile(path)
+    return True
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or with the first number behind it under which nothing stands yet."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free

@@ -1,0 +1,44 @@
+"""What makes training and generation quick on a CPU; nothing of it is used where a GPU is."""
+
+import ctypes
+import os
+import time
+
+import torch
+
+
+def use_all_cores() -> None:
+    """Share the cores among the processes; `accelerate launch` asks for one thread each."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // processes))
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse large freed blocks: up to half of a step went into page faults."""
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, 1 << 30)
+        libc.mallopt(m_trim_threshold, (1 << 31) - 1)
+    except (OSError, AttributeError):  # another C library: slower, still right
+        return
+
+
+def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
+    """Measure on this CPU whether a bf16 matrix product beats fp32, as it does with AVX512-BF16.
+
+    It is three times as fast there and a third as fast elsewhere, so noise does not decide.
+    """
+
+    def best_time(dtype: torch.dtype) -> float:
+        a, b = torch.ones(size, size, dtype=dtype), torch.ones(size, size, dtype=dtype)
+        times = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            a @ b
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    return best_time(torch.bfloat16) < best_time(torch.float32)

@@ -1,0 +1,142 @@
+"""A callback that makes an interrupted training end in the very bytes of an uninterrupted one.
+
+What transformers does not keep by itself: the order of the rows in a later epoch (drawn from a
+random state that a restart does not have), the loss summed since the last log, the patience of
+early stopping, and that nothing is left to do. Ctrl-C saves a checkpoint and says how to go on.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+from transformers.trainer_callback import EarlyStoppingCallback, ExportableState
+
+LOSS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
+
+
+class EpochOrder(Sampler[int]):
+    """Another sampler whose order depends on the seed and the epoch alone."""
+
+    def __init__(self, inner: Any, seed: int, packs: Any = None):
+        """`packs`: Axolotl's batch sampler around this one, which caches the order it was given."""
+        self.inner, self.seed, self.packs, self.epoch = inner, seed, packs, 0
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+        if self.packs is not None:
+            self.packs._batches = None
+
+    def __iter__(self) -> Iterator[int]:
+        """Row numbers of the epoch; the random state outside is as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + self.epoch)
+            return iter(list(self.inner))
+
+    def __len__(self) -> int:
+        """Rows of an epoch."""
+        return len(self.inner)
+
+
+class ExactResume(TrainerCallback, ExportableState):
+    """Keeps and restores what a restart would lose; needs `attach` once the trainer exists."""
+
+    def __init__(self, command: str = ""):
+        """`command`: what the user types to go on."""
+        self.command = command
+        self.trainer: Any = None
+        self.order: EpochOrder | None = None
+        self.epoch = -1
+        self.interrupted = 0
+
+    def attach(self, trainer: Any) -> None:
+        """Give the trainer's rows an order that a restart can repeat."""
+        self.trainer = trainer
+        plain = trainer._get_train_sampler
+
+        def ordered(*args: Any, **kwargs: Any) -> Any:
+            sampler = plain(*args, **kwargs)
+            packed = hasattr(sampler, "generate_batches")  # Axolotl's MultipackBatchSampler
+            inner = sampler.sampler if packed else sampler
+            self.order = EpochOrder(inner, trainer.args.seed, sampler if packed else None)
+            if packed:
+                sampler.sampler = self.order
+            return sampler if packed else self.order
+
+        trainer._get_train_sampler = ordered
+
+    def state(self) -> dict[str, Any]:
+        """The loss since the last log, for `trainer_state.json`."""
+        loss = {name: float(getattr(self.trainer, name, 0)) for name in LOSS}
+        return {"args": {}, "attributes": loss}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Restore what a checkpoint holds, find the epoch, and take over Ctrl-C."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        accumulation = args.gradient_accumulation_steps
+        batches = len(kwargs["train_dataloader"])
+        steps = max(batches // accumulation + (batches % accumulation > 0), 1)
+        self.epoch = state.global_step // steps - 1
+        state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        if state.global_step:
+            self._restore(state)
+
+    def _restore(self, state: Any) -> None:
+        trainer, kept = self.trainer, state.stateful_callbacks
+        loss = kept[type(self).__name__]["attributes"]
+        trainer._tr_loss += loss["_tr_loss"]
+        trainer._total_loss_scalar = loss["_total_loss_scalar"]
+        trainer._globalstep_last_logged = int(loss["_globalstep_last_logged"])
+        for callback in trainer.callback_handler.callbacks:
+            name = type(callback).__name__
+            if isinstance(callback, EarlyStoppingCallback) and name in kept:
+                for attribute, value in kept[name]["attributes"].items():
+                    setattr(callback, attribute, value)
+        stopped = kept.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop")
+        if stopped or state.global_step >= state.max_steps:  # transformers would make one step more
+            trainer._run_epoch = lambda **_: setattr(trainer.control, "should_training_stop", True)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the order of the epoch; a restart's own counting would begin at 0."""
+        self.epoch += 1
+        if self.order is not None:
+            self.order.set_epoch(self.epoch)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After Ctrl-C: ask for a checkpoint, on every process at the same step."""
+        if _any_process(bool(self.interrupted), args):
+            self.interrupted = max(self.interrupted, 1)
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After Ctrl-C: the checkpoint stands; say how to go on, and end."""
+        if not self.interrupted:
+            return
+        if state.is_world_process_zero:
+            place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            text = f"interrupted: {place} is saved; to go on, run the same command again"
+            print(text + (f": {self.command}" if self.command else ""), file=sys.stderr)
+        raise SystemExit(130)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self.interrupted += number == signal.SIGINT or not self.interrupted
+        if self.interrupted == 1:
+            print("interrupted: saving a checkpoint after this step", file=sys.stderr)
+        elif number == signal.SIGINT and self.interrupted > 2:  # a launcher may send one more
+            raise KeyboardInterrupt
+
+
+def _any_process(flag: bool, args: Any) -> bool:
+    """Whether `flag` is set in any process; a process alone would leave the others waiting."""
+    if args.world_size == 1:
+        return flag
+    flags = torch.tensor([flag], dtype=torch.int32, device=args.device)
+    torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
+    return bool(flags.item())

@@ -1,0 +1,88 @@
+"""Which checkpoint is whole: real files of torch and safetensors, cut where a kill would cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_prep.checkpoints import newest_whole, set_aside_others, what_is_broken
+
+FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+def save(folder: Path, step: int, best: int | None = None) -> Path:
+    """A checkpoint with the files that the trainer writes, in its order."""
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    save_file({"weight": torch.arange(1000.0)}, checkpoint / FILES[0])
+    for name in FILES[1:]:
+        torch.save({"state": torch.arange(1000.0)}, checkpoint / name)
+    state = {"global_step": step, "best_model_checkpoint": best and f"x/checkpoint-{best}"}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state), "utf-8")
+    return checkpoint
+
+
+def test_the_newest_whole_one_is_taken_by_its_number(tmp_path: Path) -> None:
+    for step in (100, 20, 9):
+        save(tmp_path, step)
+    (tmp_path / "checkpoint-200").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert newest_whole(tmp_path) == tmp_path / "checkpoint-100"
+    assert newest_whole(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("name", [*FILES, "trainer_state.json"])
+def test_a_file_cut_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
+    checkpoint = save(tmp_path, 10)
+    content = (checkpoint / name).read_bytes()
+    assert what_is_broken(checkpoint) == ""
+    for length in (0, 4, len(content) // 2, len(content) - 1):
+        (checkpoint / name).write_bytes(content[:length])
+        assert name in what_is_broken(checkpoint), length
+    (checkpoint / name).unlink()
+    assert what_is_broken(checkpoint)
+
+
+def test_garbage_in_a_header_breaks_it(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, 10)
+    (checkpoint / FILES[0]).write_bytes((20).to_bytes(8, "little") + b"x" * 5000)
+    assert what_is_broken(checkpoint) == "adapter_model.safetensors is cut short"
+
+
+def test_another_steps_state_breaks_it(tmp_path: Path) -> None:
+    save(tmp_path, 10).rename(tmp_path / "checkpoint-11")
+    assert "is that of step 10" in what_is_broken(tmp_path / "checkpoint-11")
+
+
+def test_each_process_needs_its_random_state(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, 10)
+    assert what_is_broken(checkpoint, processes=2) == "has no rng_state_0.pth"
+    for rank in range(2):
+        torch.save({}, checkpoint / f"rng_state_{rank}.pth")
+    assert what_is_broken(checkpoint, processes=2) == ""
+
+
+def test_without_its_best_checkpoint_it_cannot_end_with_the_best(tmp_path: Path) -> None:
+    best, later = save(tmp_path, 10), save(tmp_path, 20, best=10)
+    assert newest_whole(tmp_path) == later
+    (best / "optimizer.pt").write_bytes(b"")
+    assert "best checkpoint checkpoint-10" in what_is_broken(later)
+    assert newest_whole(tmp_path) is None
+
+
+def test_broken_and_newer_ones_are_set_aside_by_name_and_kept(tmp_path: Path) -> None:
+    kept = save(tmp_path, 10)
+    broken = save(tmp_path, 20)
+    (broken / "optimizer.pt").write_bytes(b"")
+    lines = set_aside_others(tmp_path, kept)
+    assert lines == [f"{broken}: optimizer.pt is cut short; set aside as set-aside-checkpoint-20"]
+    assert (tmp_path / "set-aside-checkpoint-20/adapter_model.safetensors").is_file()
+    (tmp_path / "checkpoint-20").mkdir()
+    save(tmp_path, 30)
+    set_aside_others(tmp_path, kept)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "checkpoint-10", "set-aside-checkpoint-20", "set-aside-checkpoint-20.2",
+        "set-aside-checkpoint-30",
+    }  # fmt: skip

@@ -1,0 +1,144 @@
+"""Whether a training may go on in an output folder, and where tokenised rows are kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep import run_record
+from data_prep.errors import UserError
+from data_prep.prepared_cache import cache_folder, set_aside_cut_caches
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import ROOT, derived_recipe
+
+FILES = {"train.jsonl": "aaaa", "validation.jsonl": "bbbb", "test.jsonl": "cccc"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return load_recipe(derived_recipe("smollm2_samsum", tmp_path, "record"))
+
+
+def settings(recipe: Recipe, processes: int = 1, **changes: Any) -> dict[str, Any]:
+    files = {**FILES, **changes.pop("files", {})}
+    return run_record.settings_of({**recipe.config, **changes}, files, processes)
+
+
+def test_what_shapes_the_weights_is_a_change_and_is_named(recipe: Recipe) -> None:
+    folder = recipe.output_dir
+    assert run_record.changes(folder, settings(recipe)) == []  # nothing there yet
+    run_record.write_run(folder, settings(recipe), {"bf16": True})
+    assert run_record.changes(folder, settings(recipe)) == []
+    assert run_record.changes(folder, settings(recipe, lora_r=32)) == ["lora_r was 16 and is 32"]
+    assert run_record.changes(folder, settings(recipe, warmup_ratio=None)) == [
+        "warmup_ratio was 0.05 and is null"
+    ]
+    assert run_record.changes(folder, settings(recipe, processes=2)) == ["processes was 1 and is 2"]
+    data = run_record.changes(folder, settings(recipe, files={"train.jsonl": "dddd"}))
+    assert data == ['data.train.jsonl was "aaaa" and is "dddd"']
+    block = {**recipe.config["summarization"], "instruction": "Sum up: {dialogue}"}
+    found = run_record.changes(folder, settings(recipe, summarization=block))
+    assert len(found) == 1 and found[0].startswith("summarization.instruction was ")
+    nested = [{**recipe.config["datasets"][0], "type": "alpaca"}]
+    assert run_record.changes(folder, settings(recipe, datasets=nested)) == [
+        'datasets[0].type was "chat_template" and is "alpaca"'
+    ]
+
+
+def test_what_only_watches_or_evaluates_is_no_change(recipe: Recipe) -> None:
+    run_record.write_run(recipe.output_dir, settings(recipe), {})
+    block = {**recipe.config["summarization"], "decoding": {"num_beams": 4}}
+    same = settings(
+        recipe, logging_steps=1, use_tensorboard=True, wandb_project="x", output_dir="elsewhere",
+        resume_from_checkpoint="x", summarization=block, files={"test.jsonl": "other"},
+    )  # fmt: skip
+    assert run_record.changes(recipe.output_dir, same) == []
+
+
+def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -> None:
+    block = {**recipe.config["summarization"], "training_rouge": {"dialogues": 4}}
+    run_record.write_run(recipe.output_dir, settings(recipe, summarization=block), {})
+    other = {**block, "decoding": {**block["decoding"], "max_new_tokens": 7}}
+    assert run_record.changes(recipe.output_dir, settings(recipe, summarization=other)) == [
+        "summarization.decoding.max_new_tokens was 128 and is 7"
+    ]
+
+
+def test_a_run_of_which_nothing_is_known_is_refused(recipe: Recipe) -> None:
+    (recipe.output_dir / "checkpoint-10").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a training, but run.json does not say of what"):
+        run_record.changes(recipe.output_dir, settings(recipe))
+    (recipe.output_dir / "run.json").write_text('{"settings": ', "utf-8")
+    with pytest.raises(UserError, match="train anew with"):
+        run_record.changes(recipe.output_dir, settings(recipe))
+
+
+def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
+    (tmp_path / run_record.ADAPTER).write_bytes(b"weights")
+    assert run_record.finished(tmp_path) is None
+    run_record.write_trained_with(tmp_path, "Sum up: {dialogue}", 40)
+    assert run_record.finished(tmp_path) == 40
+    made = json.loads((tmp_path / run_record.TRAINED_WITH).read_text("utf-8"))
+    assert made["instruction"] == "Sum up: {dialogue}"
+    (tmp_path / run_record.ADAPTER).write_bytes(b"weigh")
+    assert run_record.finished(tmp_path) is None
+
+
+def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for start in (1, 2):
+        run_record.write_run(folder, {"start": start}, {})
+        (folder / "debug.log").write_text("open", "utf-8")
+        aside = run_record.start_anew(folder)
+        assert [path.name for path in folder.iterdir()] == ["debug.log"]
+        assert json.loads((aside / "run.json").read_text("utf-8"))["settings"] == {"start": start}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run", "run-set-aside", "run-set-aside.2",
+    }  # fmt: skip
+
+
+def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
+    held = run_record.lock(tmp_path / "run")
+    with pytest.raises(UserError, match="another training is at work there"):
+        run_record.lock(tmp_path / "run")
+    held.close()
+    run_record.lock(tmp_path / "run").close()
+
+
+def test_cache_is_keyed_on_rows_recipe_and_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}", "utf-8")
+    recipe.config["tokenizer_config"] = str(tokenizer)
+    first = cache_folder(recipe, FILES)
+    assert first == cache_folder(recipe, {**FILES, "test.jsonl": "other"})
+    found = {first, cache_folder(recipe, {**FILES, "validation.jsonl": "other"})}
+    for key, value in (("sequence_len", 512), ("special_tokens", {"pad_token": "<unk>"})):
+        found.add(cache_folder(Recipe(recipe.path, {**recipe.config, key: value},
+                                      recipe.summarization), FILES))  # fmt: skip
+    (tokenizer / "tokenizer.json").write_text('{"other": 1}', "utf-8")
+    found.add(cache_folder(recipe, FILES))
+    assert len(found) == 5
+    unshaped = {**recipe.config, "learning_rate": 0.5, "output_dir": "elsewhere"}
+    assert cache_folder(Recipe(recipe.path, unshaped, recipe.summarization), FILES) in found
+    mine = {**recipe.config, "dataset_prepared_path": str(tmp_path / "mine")}
+    placed = cache_folder(Recipe(recipe.path, mine, recipe.summarization), FILES)
+    assert placed.parent == tmp_path / "mine"
+
+
+def test_a_cut_cache_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, files in (("whole", ("state.json", "dataset_info.json")), ("cut", ())):
+        (tmp_path / name).mkdir()
+        for file in ("data-00000-of-00001.arrow", *files):
+            (tmp_path / name / file).write_bytes(b"x")
+    for _ in range(2):  # once renamed it stays
+        set_aside_cut_caches(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole", "set-aside-cut"}
+    assert capsys.readouterr().err.count("cut short") == 1
+
+
+def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
+    for path in (ROOT / "recipes").glob("*.yml"):
+        found = settings(load_recipe(path))
+        assert found and not any(key.startswith(("output_dir", "axolotl")) for key in found)

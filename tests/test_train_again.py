@@ -1,0 +1,128 @@
+"""The launch line run again: after a kill, after Ctrl-C, after the end, and with another recipe."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data_prep.checkpoints import checkpoints, newest_whole
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import ROOT, derived_recipe, launch, train
+
+pytestmark = pytest.mark.slow
+SMALL = {
+    "bf16": False, "num_epochs": 2, "micro_batch_size": 1, "lora_dropout": 0.1, "save_steps": 2,
+    "eval_steps": 8, "logging_steps": 3, "summarization__train_rows": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Recipe:
+    folder = tmp_path_factory.mktemp("again")
+    path = derived_recipe("smollm2_samsum", folder, "again", base_model=str(tiny_smollm2), **SMALL)
+    recipe = load_recipe(path)
+    prepare(recipe)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe: Recipe) -> str:
+    """What a training says that gets Ctrl-C, as a terminal sends it, after its first checkpoint."""
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("accelerate"), "launch", "-m", "axolotl.cli.train",
+         recipe.path],
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        start_new_session=True, env=os.environ,
+    )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while not checkpoints(recipe.output_dir) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    return process.communicate(timeout=120)[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(recipe: Recipe, interrupted: str) -> None:
+    saved = newest_whole(recipe.output_dir)
+    assert saved and f"interrupted: {saved} is saved" in interrupted
+    assert "to go on, run the same command again" in interrupted
+    assert not (recipe.output_dir / "adapter_model.safetensors").exists()
+
+
+def test_the_same_command_goes_on_and_then_there_is_nothing_to_do(
+    recipe: Recipe, interrupted: str
+) -> None:
+    saved = newest_whole(recipe.output_dir)
+    (recipe.output_dir / "checkpoint-99").mkdir()
+    done = train(recipe.path)
+    assert f"going on from {saved}" in done.stderr
+    assert "its save was cut short (no trainer_state.json); set aside as" in done.stderr
+    assert (recipe.output_dir / "set-aside-checkpoint-99").is_dir()
+    state = json.loads((recipe.output_dir / "trainer_state.json").read_text("utf-8"))
+    assert state["global_step"] == 32
+    before = _contents(recipe.output_dir)
+    again = train(recipe.path)
+    assert "already trained by this recipe on these data, 32 steps" in again.stdout
+    assert _contents(recipe.output_dir) == before
+
+
+def test_another_recipe_is_refused_until_asked(recipe: Recipe, interrupted: str) -> None:
+    before = _contents(recipe.output_dir)
+    done = launch(recipe.path, lora_r=4)
+    assert done.returncode != 0
+    assert "was trained otherwise: lora_r was 16 and is 4; set another output_dir" in done.stderr
+    assert _contents(recipe.output_dir) == before
+    done = train(recipe.path, lora_r=4, max_steps=2, auto_resume_from_checkpoints=False)
+    aside = recipe.output_dir.with_name(f"{recipe.output_dir.name}-set-aside")
+    assert f"the earlier run is now in {aside}" in done.stdout
+    kept = _contents(aside)
+    assert kept and kept.items() <= before.items()
+    config = json.loads((recipe.output_dir / "adapter_config.json").read_text("utf-8"))
+    assert config["r"] == 4
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    paths = (p for p in folder.rglob("*") if p.is_file() and p.name not in ("debug.log", ".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_kill_9_at_random_moments_ends_in_the_same_bytes() -> None:
+    """The script of the README, with fewer kills."""
+    done = subprocess.run(
+        [sys.executable, "scripts/kill_and_resume.py", "--rounds", "3", "--tiny"],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "adapter identical, losses identical" in done.stdout
+    assert "3 kills, 1 trainings finished, 0 failures" in done.stdout
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path, tiny_smollm2: Path) -> None:
+    """Gloo on a CPU; one process accumulates two batches, two processes share them."""
+    runs = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        path = derived_recipe(
+            "smollm2_samsum", folder, "ddp", base_model=str(tiny_smollm2), bf16=False,
+            group_by_length=False, micro_batch_size=1, gradient_accumulation_steps=2 // processes,
+            logging_steps=1, max_steps=6, summarization__train_rows=16,
+        )  # fmt: skip
+        prepare(load_recipe(path))
+        done = subprocess.run(
+            [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", str(processes),
+             "-m", "axolotl.cli.train", path],
+            cwd=ROOT, capture_output=True, text=True, timeout=600,
+            env={**os.environ, "ACCELERATE_USE_CPU": "true"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        state = json.loads((folder / "output/trainer_state.json").read_text("utf-8"))
+        runs[processes] = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+    assert len(runs[1]) == 6 and len(set(runs[1])) == 6
+    assert runs[2] == pytest.approx(runs[1], rel=1e-6)
