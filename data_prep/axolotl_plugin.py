@@ -22,6 +22,7 @@ from data_prep.checkpoints import newest_whole, set_aside_others, what_is_broken
 from data_prep.cpu import bf16_is_faster, keep_freed_memory, use_all_cores
 from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
+from data_prep.preflight import Report, look, show
 from data_prep.prepared_cache import cache_folder, set_aside_cut_caches
 from data_prep.recipe import Recipe, Summarization
 from data_prep.resume import ExactResume
@@ -84,6 +85,7 @@ class SummarizationPlugin(BasePlugin):
             cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
             if not preprocess:
                 self._begin(cfg, recipe, files)
+                self._preflight(recipe)
             if is_first_process():
                 set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
 
@@ -108,6 +110,15 @@ class SummarizationPlugin(BasePlugin):
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
             run_record.write_run(recipe.output_dir, settings, precision)
+
+    def _preflight(self, recipe: Recipe) -> None:
+        """What `python -m data_prep.preflight` looks at, with the command line's overrides."""
+        if is_first_process():
+            report = Report()
+            asked = Recipe(recipe.path, self._asked, recipe.summarization)
+            look(asked, report, run_record.processes())
+            show(report.lines)
+            refuse(report.problems)
 
     def _checkpoint(self, recipe: Recipe, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""

@@ -21,8 +21,10 @@ SHAPING = (
     + ("tokenizer_type", "sequence_len", "eval_sequence_len", "excess_length_strategy")
     + ("sample_packing", "eval_sample_packing", "train_on_inputs", "group_by_length", "eot_tokens")
 )
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
-TOKENIZER_FILES += ("special_tokens_map.json", "chat_template.jinja")
+TOKENIZER_FILES = (
+    ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+    + ("special_tokens_map.json", "chat_template.jinja")
+)  # fmt: skip
 
 
 def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:

@@ -1,13 +1,14 @@
 """The plugin: CPU settings, the cache keyed on content, and refusal of stale data."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from axolotl.utils.dict import DictDefault
 
-from data_prep.axolotl_plugin import LORA_KERNELS, TRAINED_WITH, SummarizationPlugin, bf16_is_faster
+from data_prep import run_record
+from data_prep.axolotl_plugin import LORA_KERNELS, SummarizationPlugin
+from data_prep.cpu import bf16_is_faster
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
@@ -38,8 +39,12 @@ def test_cpu_settings(recipe: Recipe) -> None:
         torch.set_num_threads(before)
     assert [cfg[kernel] for kernel in LORA_KERNELS] == [False] * 4
     assert cfg["bf16"] in (True, False) and cfg["fp16"] is False
+    assert cfg["auto_resume_from_checkpoints"] is True
+    cfg["summarization"]["eval_on_start"] = None  # as validation leaves it
     arguments = SummarizationPlugin().get_training_args(cfg)
     assert arguments == {"use_cpu": True, "eval_on_start": False}
+    cfg["summarization"]["eval_on_start"] = True
+    assert SummarizationPlugin().get_training_args(cfg)["eval_on_start"] is True
 
 
 @needs_cpu
@@ -51,17 +56,28 @@ def test_explicit_precision_is_kept(recipe: Recipe) -> None:
     assert cfg["bf16"] is kept and cfg["fp16"] is None
 
 
+@needs_cpu
+def test_a_run_that_goes_on_keeps_its_measured_precision(recipe: Recipe) -> None:
+    for measured in (True, False):
+        run_record.write_run(recipe.output_dir, {}, {"bf16": measured})
+        cfg = as_axolotl_gives_it(recipe)
+        assert cfg["bf16"] == "auto"
+        SummarizationPlugin().register(cfg)
+        assert cfg["bf16"] is measured
+
+
 def test_tokenised_cache_is_another_one_when_the_data_are(recipe: Recipe) -> None:
     first, again, changed = (as_axolotl_gives_it(recipe) for _ in range(3))
-    SummarizationPlugin().load_datasets(first)
-    SummarizationPlugin().load_datasets(again)
+    SummarizationPlugin().load_datasets(first, preprocess=True)
+    SummarizationPlugin().load_datasets(again, preprocess=True)
     block = recipe.summarization.model_copy(update={"train_rows": 100})
     prepare(Recipe(recipe.path, recipe.config, block))
     changed["summarization"]["train_rows"] = 100
-    SummarizationPlugin().load_datasets(changed)
+    SummarizationPlugin().load_datasets(changed, preprocess=True)
     assert first["dataset_prepared_path"] == again["dataset_prepared_path"]
     assert first["dataset_prepared_path"] != changed["dataset_prepared_path"]
-    assert Path(first["dataset_prepared_path"]).parent == recipe.data_dir
+    assert Path(first["dataset_prepared_path"]).parent == recipe.data_dir / "tokenized"
+    assert not recipe.output_dir.exists()  # `axolotl preprocess` starts no run
 
 
 def test_stale_or_missing_data_end_training_with_one_line(
@@ -77,9 +93,3 @@ def test_stale_or_missing_data_end_training_with_one_line(
     with pytest.raises(SystemExit):
         SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
     assert "manifest.json: missing; run `python -m data_prep" in capsys.readouterr().err
-
-
-def test_adapter_remembers_its_prompt(recipe: Recipe) -> None:
-    SummarizationPlugin().post_train(as_axolotl_gives_it(recipe), None)
-    saved = json.loads((recipe.output_dir / TRAINED_WITH).read_text("utf-8"))
-    assert saved == {"instruction": recipe.summarization.instruction}
