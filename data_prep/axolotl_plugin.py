@@ -84,8 +84,8 @@ class SummarizationPlugin(BasePlugin):
             files = check_prepared(recipe)["files"]
             cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
             if not preprocess:
+                self._preflight(recipe)  # before anything is written or renamed
                 self._begin(cfg, recipe, files)
-                self._preflight(recipe)
             if is_first_process():
                 set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
 
