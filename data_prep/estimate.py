@@ -41,7 +41,7 @@ def lines(
 def _steps(config: dict[str, Any], work: Plan, processes: int) -> Iterator[str]:
     unit = "packs" if work.packed else "rows"
     yield (
-        f"{work.rows:,} rows with {work.tokens:,} tokens make {work.batches:,} batches an epoch; "
+        f"{work.rows:,} rows with {work.tokens:,} tokens fill {work.batches:,} batches an epoch; "
         f"{work.padding:.0%} of what is computed is padding"
     )
     yield (
