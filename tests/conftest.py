@@ -80,7 +80,7 @@ def derived_recipe(of: str, folder: Path, name: str, **overrides: object) -> Pat
     """
     config = yaml.safe_load((ROOT / f"recipes/{of}.yml").read_text("utf-8"))
     if "eval_steps" in overrides:
-        config.pop("eval_strategy")
+        config.pop("eval_strategy", None)
     config["datasets"][0]["path"] = str(folder / "data/train.jsonl")
     config["test_datasets"][0]["path"] = str(folder / "data/validation.jsonl")
     config["output_dir"] = str(folder / "output")

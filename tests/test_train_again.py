@@ -103,6 +103,29 @@ def test_kill_9_at_random_moments_ends_in_the_same_bytes() -> None:
     assert "3 kills, 1 trainings finished, 0 failures" in done.stdout
 
 
+def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
+    tmp_path: Path, tiny_smollm2: Path
+) -> None:
+    """A random model scores the same at each evaluation: the first is the best, not the last."""
+    path = derived_recipe(
+        "smollm2_best_checkpoint", tmp_path, "best", base_model=str(tiny_smollm2), bf16=False,
+        max_steps=6, eval_steps=2, save_steps=2, summarization__train_rows=24,
+        summarization__training_rouge={"dialogues": 2, "max_new_tokens": 4},
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    prepare(recipe)
+    done = train(path)
+    assert "on 2 validation dialogues" in done.stdout + done.stderr
+    state = json.loads((recipe.output_dir / "trainer_state.json").read_text("utf-8"))
+    figures = [entry["eval_rougeL"] for entry in state["log_history"] if "eval_rougeL" in entry]
+    best = 2 * (1 + figures.index(max(figures)))
+    assert len(figures) == 3 and state["best_global_step"] == best < 6
+    adapter = (recipe.output_dir / "adapter_model.safetensors").read_bytes()
+    name = "adapter_model.safetensors"
+    assert adapter == (recipe.output_dir / f"checkpoint-{best}" / name).read_bytes()
+    assert adapter != (recipe.output_dir / "checkpoint-6" / name).read_bytes()
+
+
 def test_two_processes_train_as_one_does(tmp_path: Path, tiny_smollm2: Path) -> None:
     """Gloo on a CPU; one process accumulates two batches, two processes share them."""
     runs = {}
