@@ -17,16 +17,16 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
 
-from data_prep import run_record
-from data_prep.checkpoints import newest_whole, set_aside_others, what_is_broken
 from data_prep.cpu import bf16_is_faster, keep_freed_memory, use_all_cores
 from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
-from data_prep.preflight import Report, look, show
-from data_prep.prepared_cache import cache_folder, set_aside_cut_caches
+from data_prep.preflight.look import Report, look, show
 from data_prep.recipe import Recipe, Summarization
-from data_prep.resume import ExactResume
-from data_prep.strict import find_problems
+from data_prep.strict.problems import find_problems
+from data_prep.training import run_record
+from data_prep.training.checkpoints import newest_whole, set_aside_others, what_is_broken
+from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
+from data_prep.training.resume import ExactResume
 
 TRAINED_WITH = run_record.TRAINED_WITH
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")

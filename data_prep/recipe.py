@@ -136,9 +136,9 @@ class Recipe:
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises UserError with the first of the problems that `data_prep.strict` finds in it.
+    Raises UserError with the first of the problems that `data_prep.strict.problems` finds in it.
     """
-    from data_prep.strict import find_problems, read_yaml  # which checks the models above
+    from data_prep.strict.problems import find_problems, read_yaml  # which checks the models above
 
     path = Path(path)
     config = read_yaml(path)

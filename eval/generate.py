@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Decoding, Recipe
-from data_prep.run_record import TRAINED_WITH
+from data_prep.training.run_record import TRAINED_WITH
 
 Row = dict[str, Any]
 MOST_PADDING = 0.15  # of a batch's prompt tokens

@@ -30,12 +30,12 @@ from axolotl.integrations.base import BasePlugin
 
 from data_prep.cpu import keep_freed_memory
 from data_prep.errors import UserError
-from data_prep.lengths import lengths
-from data_prep.memory import estimate_memory
-from data_prep.model_shape import shape_of
-from data_prep.plan import plan
+from data_prep.preflight.lengths import lengths
+from data_prep.preflight.memory import estimate_memory
+from data_prep.preflight.model_shape import shape_of
+from data_prep.preflight.plan import plan
+from data_prep.preflight.speed import operations_a_token, rate_of
 from data_prep.recipe import load_recipe
-from data_prep.speed import operations_a_token, rate_of
 
 RESULT = "CHECK_ESTIMATE_RESULT"
 GIVEN_BACK, KEPT = 3, 4  # steps of each way to free memory

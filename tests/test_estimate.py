@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from data_prep.estimate import lines
-from data_prep.lengths import lengths, overlong
-from data_prep.memory import estimate_memory
-from data_prep.model_shape import shape_of
-from data_prep.plan import plan
+from data_prep.preflight.estimate import lines
+from data_prep.preflight.lengths import lengths, overlong
+from data_prep.preflight.memory import estimate_memory
+from data_prep.preflight.model_shape import shape_of
+from data_prep.preflight.plan import plan
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe

@@ -21,7 +21,8 @@ import json, os, sys, traceback
 from pathlib import Path
 
 if sys.argv[1] == "preflight":
-    from data_prep import preflight, strict
+    from data_prep.preflight import __main__ as preflight
+    from data_prep.strict import problems
     from data_prep.errors import run_cli
     import axolotl.utils.schemas.config
     def run(path):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from data_prep import run_record
 from data_prep.errors import UserError
-from data_prep.prepared_cache import cache_folder, set_aside_cut_caches
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.training import run_record
+from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
 from tests.conftest import ROOT, derived_recipe
 
 FILES = {"train.jsonl": "aaaa", "validation.jsonl": "bbbb", "test.jsonl": "cccc"}

@@ -10,7 +10,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from data_prep.strict import find_problems, read_yaml
+from data_prep.strict.problems import find_problems, read_yaml
 from tests.broken_recipes import BASE, BEST, BROKEN, OURS, ROUGE_100, STEPS, BrokenRecipe
 from tests.conftest import ROOT
 

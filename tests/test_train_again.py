@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.checkpoints import checkpoints, newest_whole
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.checkpoints import checkpoints, newest_whole
 from tests.conftest import ROOT, derived_recipe, launch, train
 
 pytestmark = pytest.mark.slow

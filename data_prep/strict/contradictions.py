@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.best_checkpoint import best_checkpoint_problems, is_on, number
-from data_prep.yaml_lines import Problem
+from data_prep.strict.best_checkpoint import best_checkpoint_problems, is_on, number
+from data_prep.strict.yaml_lines import Problem
 
 Config = dict[str, Any]
 

@@ -1,6 +1,6 @@
 r"""Token counts of the prepared rows, and what becomes of those that are too long.
 
-from data_prep.lengths import lengths, overlong
+from data_prep.preflight.lengths import lengths, overlong
 print(*overlong(recipe, lengths(recipe)), sep="\n")
 """
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import AliasChoices, AliasPath, BaseModel
 
-from data_prep.yaml_lines import Loc
+from data_prep.strict.yaml_lines import Loc
 
 Keys = dict[str, Any]  # the names of a block, and the annotation of each one's value
 Schema = type[BaseModel]

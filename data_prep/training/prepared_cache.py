@@ -10,9 +10,9 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from data_prep.checkpoints import free_name
 from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
+from data_prep.training.checkpoints import free_name
 
 # Axolotl adds a key of its own below ours; these are what that one may leave out.
 SHAPING = (

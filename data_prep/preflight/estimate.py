@@ -1,6 +1,6 @@
 """What preflight prints of the work ahead: steps, memory and time, with the formulas in numbers.
 
-from data_prep.estimate import lines
+from data_prep.preflight.estimate import lines
 for topic, text in lines(recipe, lengths(recipe)):
     print(topic, text)
 """
@@ -8,11 +8,11 @@ for topic, text in lines(recipe, lengths(recipe)):
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.memory import CONTEXT_GPU, HOLES_CPU, HOLES_GPU, Memory, estimate_memory
-from data_prep.model_shape import Shape, shape_of
-from data_prep.plan import Plan, plan, with_defaults
+from data_prep.preflight.memory import CONTEXT_GPU, HOLES_CPU, HOLES_GPU, Memory, estimate_memory
+from data_prep.preflight.model_shape import Shape, shape_of
+from data_prep.preflight.plan import Plan, plan, with_defaults
+from data_prep.preflight.speed import for_gpu, number_size, operations_a_token, rate_of
 from data_prep.recipe import Recipe
-from data_prep.speed import for_gpu, number_size, operations_a_token, rate_of
 
 MEASURED = "SmolLM2 on a CPU core, 12 runs of scripts/check_estimate.py"
 ERRORS = {"tensors": "-10% to 0%", "all": "-13% to +38%", "time": "-24% to +7%"}

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import create_model
 
-from data_prep.axolotl_checks import is_renamed, refusal
-from data_prep.axolotl_schema import Block, Keys, Leaf, Schema, Unknown, keys_of, walk
-from data_prep.contradictions import contradictions
 from data_prep.errors import UserError
 from data_prep.recipe import Summarization
-from data_prep.values import axolotls_own, required, value_problems
-from data_prep.yaml_lines import Loc, Problem, YamlFile, dotted
+from data_prep.strict.axolotl_checks import is_renamed, refusal
+from data_prep.strict.axolotl_schema import Block, Keys, Leaf, Schema, Unknown, keys_of, walk
+from data_prep.strict.contradictions import contradictions
+from data_prep.strict.values import axolotls_own, required, value_problems
+from data_prep.strict.yaml_lines import Loc, Problem, YamlFile, dotted
 
 OUR_PLUGIN = "data_prep.axolotl_plugin.SummarizationPlugin"
 

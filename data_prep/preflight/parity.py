@@ -1,6 +1,6 @@
 """Prompt parity, before GPU time is spent: training, evaluation and the model mean one prompt.
 
-from data_prep.parity import check_parity
+from data_prep.preflight.parity import check_parity
 print(check_parity(load_recipe("recipes/smollm2_samsum.yml")).problems)
 """
 
@@ -11,10 +11,16 @@ from typing import Any
 from jinja2 import TemplateError
 
 from data_prep.errors import UserError
-from data_prep.lengths import SPLITS, sequence_len
+from data_prep.preflight.lengths import SPLITS, sequence_len
+from data_prep.preflight.row_checks import (
+    MEND_LOSS,
+    MEND_TEMPLATE,
+    EncodedRow,
+    RowChecks,
+    mistral_encoder,
+)
 from data_prep.prompt import PromptEncoder, read_rows
 from data_prep.recipe import Recipe
-from data_prep.row_checks import MEND_LOSS, MEND_TEMPLATE, EncodedRow, RowChecks, mistral_encoder
 
 PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 

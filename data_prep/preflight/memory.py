@@ -28,8 +28,8 @@ checkpointing it may be one layer, redone with its gradients, in the place of th
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.model_shape import Shape
-from data_prep.plan import Plan
+from data_prep.preflight.model_shape import Shape
+from data_prep.preflight.plan import Plan
 
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes: a byte per 64 weights, four bytes per 256 of these
 FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")

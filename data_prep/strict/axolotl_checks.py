@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from data_prep.axolotl_schema import Leaf, Schema
-from data_prep.yaml_lines import Loc
+from data_prep.strict.axolotl_schema import Leaf, Schema
+from data_prep.strict.yaml_lines import Loc
 
 
 @functools.cache

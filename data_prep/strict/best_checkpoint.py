@@ -7,7 +7,7 @@ Axolotl leaves `load_best_model_at_end` on only where evaluation and saving fit 
 from collections.abc import Iterator
 from typing import Any
 
-from data_prep.yaml_lines import Problem
+from data_prep.strict.yaml_lines import Problem
 
 Config = dict[str, Any]
 GENERATED = [f"eval_rouge{kind}" for kind in ("1", "2", "L", "Lsum")]

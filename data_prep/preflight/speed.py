@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.model_shape import Shape
-from data_prep.plan import Plan
+from data_prep.preflight.model_shape import Shape
+from data_prep.preflight.plan import Plan
 
 A100 = 312e12  # operations a second in bf16, from its data sheet
 EFFICIENCY_GPU = 0.4  # of a matrix product's speed, over a whole step; assumed

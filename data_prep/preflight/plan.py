@@ -1,6 +1,6 @@
 """Steps, tokens and batches that a recipe comes to, by Axolotl's own arithmetic.
 
-from data_prep.plan import plan
+from data_prep.preflight.plan import plan
 print(plan(recipe, lengths(recipe)["train"]))
 """
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.lengths import sequence_len
+from data_prep.preflight.lengths import sequence_len
 from data_prep.recipe import Recipe
 
 SHORTEST = 2  # tokens; Axolotl leaves out what is shorter

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.checkpoints import checkpoints, free_name
 from data_prep.errors import UserError, whole_file
 from data_prep.sources import sha256_of
+from data_prep.training.checkpoints import checkpoints, free_name
 
 RUN = "run.json"
 TRAINED_WITH = "trained_with.json"
