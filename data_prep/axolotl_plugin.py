@@ -7,8 +7,6 @@ work. On a GPU it changes nothing of how a run computes.
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
 
-from data_prep.cpu import bf16_is_faster, keep_freed_memory, use_all_cores
+from data_prep.cpu import bf16_is_faster, keep_freed_memory, shard_on_cpu, use_all_cores
 from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
 from data_prep.preflight.look import Report, look, show
@@ -25,7 +23,15 @@ from data_prep.recipe import Recipe, Summarization
 from data_prep.strict.problems import find_problems
 from data_prep.training import run_record
 from data_prep.training.checkpoints import newest_whole, set_aside_others, what_is_broken
+from data_prep.training.failures import end_in_one_line
+from data_prep.training.machine import machine_problems
 from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
+from data_prep.training.processes import (
+    ending_with_one_line,
+    first_process_first,
+    is_first_process,
+    refuse,
+)
 from data_prep.training.resume import ExactResume
 
 TRAINED_WITH = run_record.TRAINED_WITH
@@ -60,7 +66,9 @@ class SummarizationPlugin(BasePlugin):
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         with ending_with_one_line():
-            refuse(find_problems(Path(cfg["axolotl_config_path"]), self._asked))
+            path = Path(cfg["axolotl_config_path"])
+            refuse(find_problems(path, self._asked))
+            refuse(machine_problems(path, self._asked))
         if cfg.get("auto_resume_from_checkpoints") is None:
             cfg["auto_resume_from_checkpoints"] = True  # the same command again goes on
         if not torch.cuda.is_available():
@@ -69,6 +77,7 @@ class SummarizationPlugin(BasePlugin):
     def _use_cpu(self, cfg: dict[str, Any]) -> None:
         use_all_cores()
         keep_freed_memory()
+        shard_on_cpu()
         for kernel in LORA_KERNELS:  # Triton kernels; Axolotl switches them on by itself
             cfg[kernel] = False
         if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
@@ -79,8 +88,9 @@ class SummarizationPlugin(BasePlugin):
         """Before the data are read: the rest of preflight, then where to go on from."""
         if not torch.cuda.is_available():
             cfg["device_map"] = {"": "cpu"}  # Axolotl would give each process a GPU of its own
-        with ending_with_one_line():
+        with first_process_first(), ending_with_one_line():
             recipe = recipe_of(cfg)
+            end_in_one_line(recipe)
             files = check_prepared(recipe)["files"]
             cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
             if not preprocess:
@@ -190,27 +200,3 @@ def recipe_of(cfg: Any) -> Recipe:
     """The recipe as Axolotl is going to train it, the command line's overrides included."""
     block = Summarization.model_validate(cfg["summarization"].to_dict())
     return Recipe(Path(cfg["axolotl_config_path"]), cfg.to_dict(), block)
-
-
-def refuse(problems: list[str]) -> None:
-    """Raise UserError for all problems together, numbered where there are several."""
-    if len(problems) == 1:
-        raise UserError(problems[0])
-    if problems:
-        raise UserError("\n".join(f"{n}. {text}" for n, text in enumerate(problems, 1)))
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks and writes for all."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-@contextmanager
-def ending_with_one_line() -> Iterator[None]:
-    """Turn a UserError into its text on stderr and exit code 2."""
-    try:
-        yield
-    except UserError as error:
-        if is_first_process():
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(2) from error

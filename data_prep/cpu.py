@@ -42,3 +42,11 @@ def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
         return min(times)
 
     return best_time(torch.bfloat16) < best_time(torch.float32)
+
+
+def shard_on_cpu() -> None:
+    """Let FSDP2 shard over CPU processes: Axolotl asks for a mesh of CUDA devices by name."""
+    from accelerate.parallelism_config import ParallelismConfig
+
+    plain = ParallelismConfig.build_device_mesh
+    ParallelismConfig.build_device_mesh = lambda self, device_type: plain(self, "cpu")

@@ -13,6 +13,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe
+from data_prep.unavailable import model_unavailable
 
 # Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
 # tokenizer and still control to the model, so the tokenizer's special tokens are not enough.
@@ -145,18 +146,6 @@ class TokenCounter:
         )
         backend = self._tokenizer.backend_tokenizer
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def model_unavailable(recipe: Recipe, error: Exception) -> str:
-    """One line for a base model (or its tokenizer) that cannot be loaded."""
-    base_model = recipe.config["base_model"]
-    if "smollm2" in base_model and not Path(base_model).exists():
-        return f"{recipe.path}: base_model {base_model}: no such folder; run scripts/get_smollm2.py"
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"{recipe.path}: base_model {base_model} cannot be loaded ({reason}); set it to a local "
-        "folder, or check the network and `hf auth login`"
-    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

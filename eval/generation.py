@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 
 from data_prep.errors import UserError
 from data_prep.recipe import Decoding
+from data_prep.training.failures import is_out_of_memory
 
 STRIDE = 8  # tokens between two looks at which summaries have ended
 
@@ -78,7 +79,7 @@ def within_memory(
                 outputs += make(prompts[start : start + size])
             return outputs, pieces
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if size == 1:
                 raise UserError(
@@ -114,9 +115,3 @@ def _config(settings: Settings, done: int) -> GenerationConfig:
         return_dict_in_generate=True,
         **special,
     )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return "can't allocate memory" in str(error)  # how PyTorch's CPU allocator says it

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from data_prep.cpu import keep_freed_memory, use_all_cores
 from data_prep.errors import UserError
-from data_prep.prompt import model_unavailable
 from data_prep.recipe import Decoding, Recipe
+from data_prep.unavailable import model_unavailable
 from eval.attention import use_grouped_attention
 from eval.generation import Settings, generate, within_memory
 

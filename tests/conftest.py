@@ -27,10 +27,10 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mistral's real tokenizer with a random model of width 64."""
-    from tests.mistral import save_mistral
+    from scripts.random_model import save
 
     folder = tmp_path_factory.mktemp("models") / "tiny-mistral"
-    save_mistral(folder)
+    save("mistralai/Mistral-7B-Instruct-v0.2", folder, 64)
     return folder
 
 

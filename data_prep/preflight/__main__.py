@@ -28,6 +28,7 @@ def main() -> None:
         look(recipe, report, processes)
         if not report.problems:
             _folder(recipe, report, processes)
+            _machine(recipe, report)
     show(report.lines)
     if recipe and report.example[0] and not args.no_sample:
         show([("sample", text) for text in sample(recipe, report.example, args.color)])
@@ -60,6 +61,14 @@ def _folder(recipe: Recipe, report: Report, processes: int) -> None:
         report.say("output", *_output(recipe, processes))
     except UserError as error:
         report.problems.append(str(error))
+
+
+def _machine(recipe: Recipe, report: Report) -> None:
+    """Said, and no problem here: a recipe is often looked at before it goes to its GPU."""
+    from data_prep.training.machine import machine_problems
+
+    lacks = machine_problems(recipe.path, recipe.config)
+    report.say("machine", *(lacks or ["this one has what the recipe asks for"]))
 
 
 def _output(recipe: Recipe, processes: int) -> Iterator[str]:

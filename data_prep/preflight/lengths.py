@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data_prep.errors import UserError
-from data_prep.prompt import PromptEncoder, TokenCounter, model_unavailable, read_rows
+from data_prep.prompt import PromptEncoder, TokenCounter, read_rows
 from data_prep.recipe import Recipe
+from data_prep.unavailable import model_unavailable
 
 SPLITS = ("train", "validation")
 CHUNK = 2000  # rows that are tokenised at a time

@@ -29,6 +29,7 @@ def look(recipe: Recipe, report: Report, processes: int) -> None:
     """Everything that comes after the recipe itself; training calls this too."""
     steps: tuple[Callable[[], Any], ...] = (
         lambda: _data(recipe, report),
+        lambda: _weights(recipe, report),
         lambda: _prompt(recipe, report),
         lambda: _work(recipe, report, processes),
     )
@@ -47,6 +48,14 @@ def _data(recipe: Recipe, report: Report) -> None:
     rows = ", ".join(f"{n:,} {split}" for split, n in counts.items())
     report.say("data", f"{recipe.data_dir}: {rows} rows; the files are those of the manifest,")
     report.say("data", "and the manifest's settings those of the recipe")
+
+
+def _weights(recipe: Recipe, report: Report) -> None:
+    from data_prep.preflight.weights import look_at_weights
+
+    problems, line = look_at_weights(recipe)
+    report.problems += problems
+    report.say("model", *filter(None, [line]))
 
 
 def _prompt(recipe: Recipe, report: Report) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.prompt import model_unavailable
 from data_prep.recipe import Recipe
+from data_prep.unavailable import model_unavailable
 
 ATTENTION_OUTPUT = "o_proj"  # what it reads, attention keeps anyway
 

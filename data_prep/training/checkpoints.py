@@ -59,7 +59,7 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
     if step != number_of(checkpoint):
         return f"{STATE} is that of step {step}"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-        if not _is_whole(path):
+        if not is_whole(path):
             return f"{path.relative_to(checkpoint)} is cut short"
     if missing := _missing(checkpoint, processes):
         return f"has no {missing}"
@@ -87,7 +87,7 @@ def _missing(checkpoint: Path, processes: int) -> str:
     return ""
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Whether a file of weights or states ends where its own header says that it ends."""
     if path.suffix == ".safetensors":
         with path.open("rb") as file:

@@ -1,0 +1,73 @@
+"""Whether all of a model's weights are at hand: half a download is found before training loads it.
+
+from data_prep.preflight.weights import look_at_weights
+problems, line = look_at_weights(recipe)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.recipe import Recipe
+from data_prep.training.checkpoints import is_whole
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def look_at_weights(recipe: Recipe) -> tuple[list[str], str]:
+    """What is wrong with the model's files, and else a sentence on where they are."""
+    name = str(recipe.config["base_model"])
+    local = Path(name).is_dir()
+    folder = Path(name) if local else _snapshot(name, recipe.config)
+    if folder is None:
+        return [], f"{name} is not in the hub's cache: training downloads it"
+    wanted, damaged_index = _files(folder)
+    if damaged_index:
+        return [f"{recipe.path}: base_model: {damaged_index}"], ""
+    missing = [file for file in wanted if not (folder / file).is_file()]
+    broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
+    again = "copy the folder again" if local else f"run `hf download {name} --force-download`"
+    if broken:
+        return [f"{recipe.path}: base_model {name}: {broken[0]} is cut short; {again}"], ""
+    if missing and (local or _offline()):
+        if not local:
+            again = f"run `hf download {name}` where there is a network"
+        many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+        problem = f"{recipe.path}: base_model {name}: half of a download: {many} missing; {again}"
+        return [problem], ""
+    if missing:
+        return [], f"{name}: training downloads {len(missing)} of {len(wanted)} files of weights"
+    if not wanted:
+        return [], f"{name}: no weights are there yet, and training needs them"
+    return [], f"{name}: {len(wanted)} file(s) of weights, all whole"
+
+
+def _files(folder: Path) -> tuple[list[str], str]:
+    """Names of the files of weights that a model's folder should hold; what is wrong with these."""
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())), ""
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            return [], f"{index} is damaged ({error!r}); download it again"
+    return [SINGLE] if (folder / SINGLE).exists() else [], ""
+
+
+def _snapshot(name: str, config: dict[str, Any]) -> Path | None:
+    """Where the hub's cache has the model, as far as it has it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(
+            name, "config.json", revision=config.get("revision_of_model") or "main"
+        )
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)

@@ -1,0 +1,106 @@
+"""Whether this machine can train a recipe: a GPU where one is needed, its driver, its packages.
+
+Looked at before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
+traceback.
+"""
+
+import shutil
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
+    "attn_implementation": "sdpa",
+    "fp16": False,
+    "tf32": False,
+    "liger_rms_norm": False,
+    "liger_rope": False,
+    "liger_glu_activation": False,
+    "liger_fused_linear_cross_entropy": False,
+    "cut_cross_entropy": False,
+}
+TRITON = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "liger_rms_norm", "liger_rope")
+AMPERE = 8  # the first compute capability with bf16 and FlashAttention 2
+
+
+def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
+    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return list(_without_gpu(path, config))
+    return [*_flash_attention(path, config), *_card(path, config), *_compiler(path, config)]
+
+
+def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe that no CPU can follow, and what a CPU takes instead."""
+    can = ("sdpa", "eager")
+    found = {k: v for k, v in CPU_INSTEAD.items() if config.get(k) and config[k] not in can}
+    optimizer = str(config.get("optimizer"))
+    if optimizer.startswith("paged_") or "8bit" in optimizer:
+        found["optimizer"] = "adamw_torch"
+    return found
+
+
+def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    instead = cpu_overrides(config)
+    if instead:
+        keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
+        flags = " ".join(f"--{key} {_yaml(value)}" for key, value in instead.items())
+        yield (
+            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; for a try on this CPU add `{flags}`"
+        )
+
+
+def _why_no_gpu() -> str:
+    """What PyTorch says: no CUDA in this build, no driver, an old driver, or no card at all."""
+    import torch
+
+    if torch.version.cuda is None:
+        return f"this PyTorch ({torch.__version__}) is built without CUDA: install its CUDA build"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        words = str(error).split(" Please")[0].splitlines()[0].rstrip(".")
+        return f"PyTorch {torch.__version__} says: {words}; `nvidia-smi` shows driver and cards"
+    return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+
+
+def _flash_attention(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    if config.get("attn_implementation") == "flash_attention_2" and not find_spec("flash_attn"):
+        yield (
+            f"{path}: attn_implementation: flash_attention_2 needs the package flash-attn; set "
+            "`attn_implementation: sdpa`, which keeps packed dialogues apart too, or run "
+            '`pip install -e ".[gpu]"`'
+        )
+
+
+def _card(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
+    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
+    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
+        yield (
+            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
+            "; install a build for a newer CUDA"
+        )
+    if major < AMPERE and config.get("bf16") is True:
+        yield f"{path}: bf16: {name} has none; set `bf16: false` and `fp16: true`"
+    if major < AMPERE and config.get("attn_implementation") == "flash_attention_2":
+        yield f"{path}: flash_attention_2: {name} is too old; set `attn_implementation: sdpa`"
+
+
+def _compiler(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    wanted = [key for key in TRITON if config.get(key)]
+    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        yield (
+            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
+            f"gcc, or set {', '.join(wanted)} to false"
+        )
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,105 @@
+"""Train any recipe for a few steps on this computer's CPU, the very file, with a tiny random model.
+
+    python -m scripts.dry_run recipes/mistral_samsum.yml
+    python -m scripts.dry_run recipes/mistral_samsum.yml --processes 2 \
+        --deepspeed recipes/distributed/zero2.json
+
+Only Axolotl's own command-line overrides change the recipe: `overrides` lists them. They are the
+model, the size of the run, the data (our own sample), and what a CPU cannot do, which
+data_prep/training/machine.py knows. Further flags go to the launch line as they are. Data and
+output stand in a temporary folder, which is removed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.errors import UserError, run_cli
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.machine import cpu_overrides
+from scripts.random_model import save
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data_prep/sample"
+WIDTH = 64
+SIZE = {"max_steps": 4, "sequence_len": 1024, "logging_steps": 1}
+
+
+def main() -> None:
+    """Prepare, train, and say what the last log line was."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--processes", type=int, default=1)
+    args, flags = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        done = dry_run(args.recipe, Path(folder), args.processes, flags)
+        if done.returncode:
+            print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
+            raise UserError(f"{args.recipe}: the dry run failed; its last words stand above")
+        print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
+        adapter = next(Path(folder).glob("outputs/*/adapter_model.safetensors"))
+        print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
+
+
+def dry_run(
+    path: Path, folder: Path, processes: int = 1, flags: list[str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Prepare the sample and train on it in `folder`; the finished launch line.
+
+    Raises UserError for a recipe that is wrong, or whose model is not known to random_model.py.
+    """
+    recipe = load_recipe(path)
+    model = folder / "model"
+    save(recipe.config["base_model"], model, WIDTH)
+    before = Path.cwd()
+    os.chdir(folder)  # the recipe's own relative paths then lie in there
+    try:
+        prepare(_on_the_sample(recipe, model))
+        command = [*_launcher(processes), str(before / path), *overrides(recipe, model)]
+        command += flags or []
+        return subprocess.run(command, env=_environment(processes), capture_output=True, text=True)
+    finally:
+        os.chdir(before)
+
+
+def overrides(recipe: Recipe, model: Path) -> Iterator[str]:
+    """Every flag of the launch line: model, data, size, and what a CPU cannot do."""
+    yield from ("--base_model", str(model))
+    yield from ("--summarization__source", str(SAMPLE), "--summarization__train_rows", "all")
+    settings = {**SIZE, **cpu_overrides(recipe.config)}
+    if recipe.config.get("bf16"):
+        settings["bf16"] = False  # slow on many CPUs
+    for key, value in settings.items():
+        yield from (f"--{key}", str(value))
+
+
+def _on_the_sample(recipe: Recipe, model: Path) -> Recipe:
+    block = recipe.summarization.model_copy(update={"source": str(SAMPLE), "train_rows": "all"})
+    config = {**recipe.config, "base_model": str(model), **SIZE}
+    return replace(recipe, config=config, summarization=block)
+
+
+def _launcher(processes: int) -> list[str]:
+    bin_dir = Path(sys.executable).parent
+    if processes == 1:
+        return [str(bin_dir / "accelerate"), "launch", "-m", "axolotl.cli.train"]
+    return [str(bin_dir / "torchrun"), "--nproc-per-node", str(processes), "-m",
+            "axolotl.cli.train"]  # fmt: skip
+
+
+def _environment(processes: int) -> dict[str, str]:
+    more = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    more["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    if processes > 1:
+        more["ACCELERATE_USE_CPU"] = "true"
+    return {**os.environ, **more}
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,131 @@
+"""Save a model of a recipe's architecture with random weights, and a tokenizer; no hub is asked.
+
+    python -m scripts.random_model recipes/mistral_samsum.yml models/mistral-random
+    python -m scripts.random_model recipes/mistral_samsum.yml models/mistral-tiny --width 64
+
+Speed and memory do not depend on the values of weights, so that the first is for measurements
+(scripts/bench_gpu.py) and the second, two layers of width 64, for dry runs (scripts/dry_run.py).
+The numbers are those of each model's published `config.json`. Mistral's tokenizer is the real one,
+which mistral-common carries; the others' vocabularies are on their hubs, so that Mistral's pieces
+stand in, with the control tokens of the model's own template.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.errors import UserError, run_cli
+from data_prep.recipe import load_recipe
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "mistralai/Mistral-7B-Instruct-v0.2": {
+        "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096,
+        "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5,
+        "sliding_window": None, "bos_token_id": 1, "eos_token_id": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "Qwen/Qwen3-0.6B": {
+        "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024,
+        "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    },
+    "meta-llama/Llama-3.2-1B-Instruct": {
+        "model_type": "llama", "vocab_size": 128256, "hidden_size": 2048,
+        "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 5e5, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        },
+    },
+}  # fmt: skip
+LAYERS = 2  # of a model of another width than the published one
+HEAD = 16
+CONTROLS: dict[str, dict[str, Any]] = {  # of the models whose tokenizers only a hub has
+    "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
+              "extra_special_tokens": ["<|im_start|>"]},
+    "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
+              "extra_special_tokens": ["<|start_header_id|>", "<|end_header_id|>",
+                                       "<|finetune_right_pad_id|>"]},
+}  # fmt: skip
+
+
+def main() -> None:
+    """Save the model that a recipe names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--width", type=int, help="instead of the published one, with two layers")
+    args = parser.parse_args()
+    base_model = str(load_recipe(args.recipe).config["base_model"])
+    print(f"{args.target}: {save(base_model, args.target, args.width):,} random parameters")
+
+
+def save(base_model: str, target: Path, width: int | None = None) -> int:
+    """Save model and tokenizer into a folder; how many parameters it has.
+
+    `width` is that of the hidden states, the published one unless given. Raises UserError for a
+    model whose published numbers are not known here.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if base_model not in PUBLISHED:
+        raise UserError(f"base_model {base_model}: its architecture is not one of {[*PUBLISHED]}")
+    published = dict(PUBLISHED[base_model])
+    kind = published.pop("model_type")
+    tokenizer = mistral_tokenizer(CONTROLS.get(kind))
+    if width:
+        published |= _small(width, len(tokenizer))
+    if kind in CONTROLS:
+        for name in ("bos", "eos", "pad"):
+            published[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
+    config = AutoConfig.for_model(kind, **published)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        dtype = torch.float32 if width else torch.bfloat16
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return int(model.num_parameters())
+
+
+def _small(width: int, vocabulary: int) -> dict[str, Any]:
+    return {
+        "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": LAYERS,
+        "num_attention_heads": width // HEAD, "num_key_value_heads": max(1, width // HEAD // 2),
+        "head_dim": HEAD, "vocab_size": vocabulary,
+    }  # fmt: skip
+
+
+def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
+    """Mistral's v1 tokenizer from mistral-common's pieces; with `controls`, these in its own place.
+
+    Raises UserError where mistral-common or sentencepiece is not installed.
+    """
+    try:
+        import mistral_common
+        import sentencepiece
+    except ImportError as error:
+        raise UserError(f"{error.name} is missing; run `pip install -e '.[dev]'`") from error
+    from transformers import LlamaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    vocab = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
+    scores = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(pieces.vocab_size())}
+    merges = generate_merges(vocab, scores)
+    if controls is None:
+        return LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, add_bos_token=True)
+    return LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, add_bos_token=False, **controls)
+
+
+if __name__ == "__main__":
+    run_cli(main)
