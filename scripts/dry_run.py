@@ -1,8 +1,8 @@
 """Train any recipe for a few steps on this computer's CPU, the very file, with a tiny random model.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml
-    python -m scripts.dry_run recipes/mistral_samsum.yml --processes 2 \
-        --deepspeed recipes/distributed/zero2.json
+    python -m scripts.dry_run recipes/mistral_samsum.yml --processes 2 --fsdp_version 2 \
+        --fsdp_config "$(cat recipes/distributed/fsdp2.json)"
 
 Only Axolotl's own command-line overrides change the recipe: `overrides` lists them. They are the
 model, the size of the run, the data (our own sample), and what a CPU cannot do, which

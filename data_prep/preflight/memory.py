@@ -17,6 +17,9 @@ activations  T times, for each layer, what autograd keeps of it:
                s (inputs + r)             of the adapted layers: what they read, and their first
                                           half's output; layers that read one tensor share it in
                                           fp32, and keep a rounded copy each in low precision
+             with Axolotl's LoRA kernels (on a GPU, all three) the last two lines become
+               2 s intermediate + 2 s hidden   gate and up, and what attention and MLP read once
+             with Liger's norm the first one becomes 4 hidden, of two inputs in low precision
              gradient checkpointing keeps s hidden of a layer, and redoes one at a time
 logits       12 T vocabulary: softmax, its gradient and the logits' own, in fp32; none with a loss
              that never holds them (cut cross-entropy, Liger's fused one)
@@ -32,6 +35,7 @@ from data_prep.preflight.model_shape import Shape
 from data_prep.preflight.plan import Plan
 
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes: a byte per 64 weights, four bytes per 256 of these
+LORA_KERNELS = ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel")
 FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
 HOLES_CPU = 0.65  # of activations and logits: blocks that our plugin makes glibc keep; measured
 HOLES_GPU = 0.1  # of activations and logits, in PyTorch's cache of blocks; assumed
@@ -68,7 +72,7 @@ def estimate_memory(
     `config`: the recipe's keys; `size`: bytes of a number in the recipe's precision, 2 or 4; `gpu`:
     whether overhead is a GPU's or a CPU's.
     """
-    tokens, layers = plan.largest_batch, kept_a_token(config, shape, plan, size)
+    tokens, layers = plan.largest_batch, kept_a_token(config, shape, plan, size, gpu)
     redone = 0
     if config.get("gradient_checkpointing"):
         gradients = size * (3 * shape.intermediate + 2 * shape.hidden)
@@ -87,18 +91,25 @@ def estimate_memory(
     )
 
 
-def kept_a_token(config: dict[str, Any], shape: Shape, plan: Plan, size: int) -> int:
+def kept_a_token(
+    config: dict[str, Any], shape: Shape, plan: Plan, size: int, gpu: bool = False
+) -> int:
     """Bytes that autograd keeps of all layers for each token, without gradient checkpointing."""
     low = size == 2
+    fused = gpu and low and all(map(config.get, LORA_KERNELS))
     attention = config.get("attn_implementation")
     repeated = attention in (None, "sdpa")
     keys = shape.heads if repeated else shape.key_heads
-    layer = 8 * shape.hidden + size * (2 * shape.heads + 2 * keys) * shape.width
-    layer += 3 * size * shape.intermediate
+    norms = 4 if gpu and low and config.get("liger_rms_norm") else 8
+    layer = norms * shape.hidden + size * (2 * shape.heads + 2 * keys) * shape.width
+    layer += size * (2 * shape.intermediate + 2 * shape.hidden) if fused else 0
+    layer += 0 if fused else 3 * size * shape.intermediate
     if attention == "eager":
         layer += (size + 4 * low) * shape.heads * plan.longest_row
     else:
         layer += 4 * shape.heads + (size * plan.longest_row if repeated else 0)
+    if fused:
+        return shape.layers * layer
     inputs = shape.inputs if low else shape.shared_inputs
     if config.get("lora_dropout"):
         inputs = shape.inputs + shape.inputs // size  # what is left, and a byte of mask

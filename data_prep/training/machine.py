@@ -44,6 +44,11 @@ def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
+    if config.get("deepspeed"):
+        yield (
+            f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
+            "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
+        )
     instead = cpu_overrides(config)
     if instead:
         keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
