@@ -1,16 +1,18 @@
 """The default engine: transformers' `generate`, base and tuned model on one copy of the weights.
 
 What makes it quick: the loop of eval/generation.py, attention that copies nothing
-(eval/attention.py), and an adapter that is merged into the weights.
+(eval/attention.py), and an adapter that is merged into the weights. A base model that is trained in
+4 or 8 bits is evaluated in them too, with the adapter beside it: merging would round it to them.
 """
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from data_prep.cpu import keep_freed_memory, use_all_cores
 from data_prep.errors import UserError
@@ -18,10 +20,11 @@ from data_prep.recipe import Decoding, Recipe
 from data_prep.unavailable import model_unavailable
 from eval.attention import use_grouped_attention
 from eval.generation import Settings, generate, within_memory
+from eval.signature import quantization
 
 
 class HfEngine:
-    """A base model, then the same weights with the adapter merged into them."""
+    """A base model, then the same weights with the adapter merged into them, or beside them."""
 
     def __init__(self, recipe: Recipe, decoding: Decoding, end: int, pad: int):
         """Load the base model; raises UserError where it cannot be had.
@@ -43,6 +46,7 @@ class HfEngine:
                 revision=recipe.config.get("revision_of_model"),
                 dtype=getattr(torch, decoding.dtype),
                 device_map=self.device,
+                quantization_config=_quantization(recipe.config, decoding.dtype),
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
@@ -64,7 +68,8 @@ class HfEngine:
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
                 f"({reason}); train it anew or set `output_dir`"
             ) from error
-        self.model = model.merge_and_unload()
+        quantized = quantization(self.recipe.config)
+        self.model = model.get_base_model() if quantized else model.merge_and_unload()
         self.tuned = True
 
     @torch.inference_mode()
@@ -77,3 +82,18 @@ class HfEngine:
         make = partial(generate, self.model, settings=settings)
         outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
+
+
+def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | None:
+    """As Axolotl quantises for training; None for a base model that is not quantised."""
+    kind = quantization(config)
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if kind is None:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )

@@ -46,7 +46,7 @@ def generation_fields(key: dict[str, Any], packages: bool = True) -> Fields:
     `packages`: also name this environment's versions, if it is the one that made them.
     """
     fields = {
-        "model": key["base_model_hash"][:8],
+        "model": "-".join([key["base_model_hash"][:8], *filter(None, [key.get("quantized")])]),
         "adapter": (key["adapter_hash"] or "none")[:8],
         "prompt": key["prompt_hash"][:8],
         "decoding": _decoding_word(key["decoding"]),
@@ -86,8 +86,12 @@ def generation_key(
     prompt: list[Any] = [recipe.summarization.instruction]
     prompt += [config.get(key) for key in ("chat_template", "chat_template_jinja")]
     prompt += [config.get("special_tokens"), config.get("tokenizer_config")]
+    if config.get("chat_template_kwargs"):
+        prompt.append(config["chat_template_kwargs"])
+    quantized = {"quantized": q} if (q := quantization(config)) else {}
     return {
         "model": model,
+        **quantized,
         "base_model": config["base_model"],
         "base_model_hash": _model_hash(config["base_model"], config.get("revision_of_model")),
         "adapter_hash": adapter and _folder_hash(adapter, ("adapter_config.json",)),
@@ -95,6 +99,11 @@ def generation_key(
         "decoding": decoding.model_dump(),
         "data": data,
     }
+
+
+def quantization(config: dict[str, Any]) -> str | None:
+    """How the base model's weights are held, in training and in evaluation: nf4, int8 or as saved."""
+    return "nf4" if config.get("load_in_4bit") else "int8" if config.get("load_in_8bit") else None
 
 
 def commit() -> str:
