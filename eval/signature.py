@@ -102,7 +102,7 @@ def generation_key(
 
 
 def quantization(config: dict[str, Any]) -> str | None:
-    """How the base model's weights are held, in training and in evaluation: nf4, int8 or as saved."""
+    """How training and evaluation hold the base model: nf4, int8, or None for as it is saved."""
     return "nf4" if config.get("load_in_4bit") else "int8" if config.get("load_in_8bit") else None
 
 

@@ -46,7 +46,9 @@ def validate(path: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_recipe_is_valid_for_axolotl_as_on_an_a100(path: Path) -> None:
     done = validate(path)
-    assert "VALID 1 lora" in done.stdout, done.stdout[-1000:] + done.stderr[-2000:]
+    assert f"VALID 1 {raw(path)['adapter']}" in done.stdout, (
+        done.stdout[-1000:] + done.stderr[-2000:]
+    )
 
 
 def test_axolotl_itself_refuses_a_misspelt_key_of_ours_and_of_its_own(tmp_path: Path) -> None:
@@ -85,24 +87,41 @@ def test_arithmetic_in_comments() -> None:
     rows_a_pack = mistral["sequence_len"] / 216.6  # mean row with Mistral's tokenizer
     batch = mistral["micro_batch_size"] * mistral["gradient_accumulation_steps"]
     assert round(rows_a_pack) == 9 and batch == 4
-    a_token = 2 * 32 * 8 * 128 * 2  # keys and values, layers, heads, width, bytes
-    assert round(a_token / 1000) == 131
-    tokens = mistral["summarization"]["decoding"]["batch_tokens"]
-    assert round(tokens * a_token / 1e9, 1) == 8.6
+    weights = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "o": (4096, 4096),
+               "gate": (4096, 14336), "up": (4096, 14336), "down": (14336, 4096)}  # fmt: skip
+    adapter = 32 * mistral["lora_r"] * sum(map(sum, weights.values()))
+    assert round(adapter / 1e6) == 84
+    logits = mistral["micro_batch_size"] * mistral["sequence_len"] * 32000 * 12
+    assert round(logits / 1e9, 1) == 0.8
+    rows, epochs = 7366, raw(ROOT / "recipes/mistral_samsum_notebook.yml")["num_epochs"]
+    assert rows * epochs / 3 == 7366
+    for name, vocabulary, gigabytes in (("qwen3", 151_936, 15), ("llama3", 128_256, 13)):
+        other = raw(ROOT / f"recipes/{name}_samsum.yml")
+        batch = other["micro_batch_size"] * other["sequence_len"]
+        assert batch == 8192 and round(batch * vocabulary * 12 / 1e9) == gigabytes
+
+
+@pytest.mark.parametrize(
+    ("name", "of_a_token", "gigabytes"),  # keys and values: 2 x layers x heads x width x bytes
+    [
+        ("mistral_samsum", 2 * 32 * 8 * 128 * 2, 8.6),
+        ("mistral_samsum_qlora", 2 * 32 * 8 * 128 * 2, 4.3),
+        ("qwen3_samsum", 2 * 28 * 8 * 128 * 2, 7.5),
+        ("llama3_samsum", 2 * 16 * 8 * 64 * 2, 2.1),
+    ],
+)
+def test_arithmetic_of_batch_tokens(name: str, of_a_token: int, gigabytes: float) -> None:
+    path = ROOT / f"recipes/{name}.yml"
+    tokens = raw(path)["summarization"]["decoding"]["batch_tokens"]
+    assert round(tokens * of_a_token / 1e9, 1) == gigabytes
+    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB a token"
+    assert said in path.read_text("utf-8")
+
+
+def test_arithmetic_of_the_sample() -> None:
     smollm2 = raw(ROOT / "recipes/smollm2_samsum.yml")
     rows = len((ROOT / "data_prep/sample/train.jsonl").read_text("utf-8").splitlines())
     assert rows / smollm2["micro_batch_size"] == 40
-
-
-def test_corpus_recipe_differs_in_its_data_only() -> None:
-    ours, corpus = (raw(ROOT / f"recipes/smollm2_samsum{s}.yml") for s in ("", "_corpus"))
-    for recipe in (ours, corpus):
-        for key in ("datasets", "test_datasets"):
-            recipe[key][0].pop("path")
-        recipe.pop("output_dir")
-        for key in ("source", "license", "train_rows"):
-            recipe["summarization"].pop(key)
-    assert ours == corpus
 
 
 def test_default_recipe_exists() -> None:
