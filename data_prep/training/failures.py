@@ -24,7 +24,7 @@ def end_in_one_line(recipe: Recipe) -> None:
         if words is None:
             plain(kind, error, trace)
             return
-        print(f"error: {words}", file=sys.stderr, flush=True)
+        print(f"\nerror: {words}", file=sys.stderr, flush=True)  # a progress bar may be open
         raise SystemExit(2)
 
     sys.excepthook = hook
