@@ -61,7 +61,7 @@ class _Mask:
         """Take in a name, and the parts of it that may stand alone; a shared part is nobody's."""
         self._words.setdefault(name.casefold(), person)
         parts = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", name)
-        for part in parts if len(parts) > 1 else []:
+        for part in parts if parts != [name] else []:
             word = part.casefold()
             if len(word) > 1 and part[0].isupper() and word not in TITLES:
                 known = self._words.get(word, person)

@@ -24,7 +24,8 @@ class Message:
     def line(self) -> str:
         """The turn as a dialogue has it, on one line: `Anna: hi`."""
         text = " ".join(self.text.splitlines()) if "\n" in self.text else self.text
-        return f"{self.speaker}: {text}" if self.speaker else text
+        speaker = " ".join(self.speaker.split())  # an export may hold anything
+        return f"{speaker}: {text}" if speaker else text
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,19 @@ def read_all(inputs: Iterable[str], field: str, stdin: IO[bytes]) -> Iterator[It
     `-` is standard input; `field` holds the dialogue in JSON and JSONL rows.
     """
     for number, given in enumerate(inputs, 1):
-        try:
-            yield from _input(given, f"argument {number}", field, stdin)
-        except UserError as error:
-            yield error
+        yield from _going_on(_input(given, f"argument {number}", field, stdin), given)
+
+
+def _going_on(items: Iterator[Item], shown: str) -> Iterator[Item]:
+    """The items, with the error at their end where there is one, so that others can follow."""
+    try:
+        yield from items
+    except UserError as error:
+        yield error
+    except OSError as error:
+        yield UserError(
+            f"{shown}: cannot be read ({error.strerror or error}); check the path and who may read it"
+        )
 
 
 def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
@@ -63,10 +72,7 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field)
         return
-    try:
-        text = _decode(path.read_bytes(), shown)
-    except OSError as error:
-        raise UserError(f"{shown}: cannot be read ({error.strerror}); check the path") from error
+    text = _decode(path.read_bytes(), shown)
     name = _title(Path(shown))
     if suffix == ".jsonl":
         yield from _usable(records.parse_lines(text, shown, field), shown)
@@ -87,16 +93,14 @@ def _folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
             others += 1
         elif path.is_dir() or path.suffix.lower() in KNOWN:
             found += 1
-            try:
-                yield from _path(path, f"{shown}/{path.name}", field)
-            except UserError as error:
-                yield error
+            name = f"{shown}/{path.name}"
+            yield from _going_on(_path(path, name, field), name)
         else:
             others += 1
     if not found:
         raise UserError(f"{shown}: holds no file that can be read; use .txt, .json, .jsonl or .zip")
     if others:
-        yield f"{shown}: {others} files of other kinds are left out"
+        yield f"{shown}: files of other kinds, which are left out: {others}"
 
 
 def _recognised(text: str, place: str, name: str, field: str) -> Iterable[Chat | UserError]:
@@ -148,7 +152,7 @@ def _usable(items: Iterable[Chat | UserError], place: str) -> Iterator[Item]:
     if not found:
         raise UserError(f"{place}: holds no message that a person sent; give another export")
     if empty:
-        yield f"{place}: {empty} chats without a message are left out"
+        yield f"{place}: chats without a message, which are left out: {empty}"
 
 
 def _decode(data: bytes, place: str) -> str:

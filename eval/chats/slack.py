@@ -1,4 +1,7 @@
-"""Slack's export: a folder with `users.json` and, for each channel, a folder with a file a day."""
+"""Slack's export: a folder with `users.json` and, for each channel, a folder with a file a day.
+
+Its times are in UTC, and stay so.
+"""
 
 import json
 import re
@@ -89,7 +92,7 @@ def _day(path: Path, shown: str, users: dict[str, str]) -> Iterator[Message]:
             if entry.get("type") == "message" and entry.get("subtype") in SAID:
                 text = _text(entry, users)
                 if text:
-                    when = datetime.fromtimestamp(float(entry["ts"]), UTC).replace(tzinfo=None)
+                    when = datetime.fromtimestamp(int(float(entry["ts"])), UTC).replace(tzinfo=None)
                     yield Message(when, _speaker(entry, users), text)
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
         raise UserError(

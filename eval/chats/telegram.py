@@ -23,7 +23,7 @@ def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
     if "chats" not in data:
         yield _chat(data, place)
         return
-    for block in (data["chats"], data.get("left_chats") or {}):
+    for block in (data[key] for key in ("chats", "left_chats") if data.get(key) is not None):
         chats = block.get("list") if isinstance(block, dict) else None
         if not isinstance(chats, list):
             yield UserError(f"{place}: `chats` holds no `list`; export the chats again as JSON")

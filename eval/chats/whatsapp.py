@@ -38,7 +38,7 @@ def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
     order, note = find_order([entry.stamp for entry in entries])
     notes = [note] if note else []
     if ahead:
-        notes.append(f"{ahead} lines before the first message are left out")
+        notes.append(f"lines before the first message, which are left out: {ahead}")
     entries = _rejoin(entries, order)
     long_names = _names_with_colons(entries)
     messages = [_message(entry, order, long_names) for entry in entries]

@@ -11,7 +11,7 @@ from datetime import date, datetime, time
 from typing import NamedTuple
 
 _HALF = r"[ap]\.?\s?m\.?|오전|오후|上午|下午|午前|午後|ص|م"
-_DATE = r"(\d{1,4})\s?([./-])\s?(\d{1,2})\s?\2\s?(\d{2,4})\.?"
+_DATE = r"(\d{1,4})\s?([./-])\s?(\d{1,2})\s?\2\s?(\d{1,4})\.?"
 _TIME = rf"(?:({_HALF})\s?)?(\d{{1,2}})[:.](\d{{2}})(?:[:.](\d{{2}}))?(?:\s?({_HALF}))?"
 _WHEN = rf"{_DATE}(?:,|،|\s(?:à|at|um|a las|às|kl\.?|om))?\s?{_TIME}"
 STARTS = (  # of the iPhone, and of Android

@@ -25,6 +25,7 @@ ANDROID = re.compile(
     rf"<(?:[^<>]{{2,30}}\s(?:{_OMITTED})|pomini[eę]to [^<>]+|Без медиафайлов)>", re.I
 )
 IOS = re.compile(rf"(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))", re.I)
+MARKED = re.compile(rf"\u200e{IOS.pattern}", re.I)  # also behind somebody's own words
 ATTACHED = re.compile(r"<\w[\w ]{2,20}\s?: ?(?P<file>[^<>:]+\.\w{2,5})>")  # `<attached: a.jpg>`
 FILE = re.compile(  # `IMG-20201231-WA0001.jpg (file attached)`
     r"(?P<file>\S[^\n()]*\.\w{2,5}) \((?:file attached|Datei angehängt|archivo adjunto"
@@ -70,10 +71,13 @@ def clean(text: str) -> str | None:
     text = EDITED.sub("", text).strip()
     if DELETED.fullmatch(text.replace(MARK, "").strip()):
         return None
-    text = ATTACHED.sub(lambda m: media_word(m["file"]), text.replace(MARK, ""))
-    text = FILE.sub(lambda m: media_word(m["file"]), text)
+    text = MARKED.sub(_placeholder, text).replace(MARK, "")
+    text = ATTACHED.sub(lambda found: media_word(found["file"]), text)
+    text = FILE.sub(lambda found: media_word(found["file"]), text)
     text = ANDROID.sub(OTHER, text)
-    lines = [_placeholder(line) for line in text.strip().split("\n")]
+    lines = [
+        IOS.sub(_placeholder, line) if IOS.fullmatch(line) else line for line in text.split("\n")
+    ]
     return "\n".join(lines).strip() or None
 
 
@@ -85,12 +89,7 @@ def is_system(text: str) -> bool:
     return bool(SYSTEM.search(text)) or (":" not in text and clean(text) == text)
 
 
-def _placeholder(line: str) -> str:
-    """`image omitted` becomes `<file_photo>`; also at the end of a document's line."""
-    found = IOS.search(line)
-    if not found or (found.end() != len(line.rstrip())):
-        return line
-    if found.start() and "•" not in line:  # somebody's own words that end like one
-        return line
-    word = (found["kind"] or found["other"]).lower()
+def _placeholder(found: re.Match[str]) -> str:
+    """`image omitted` becomes `<file_photo>`."""
+    word = found["kind"] or found["other"]
     return next((p for p, kinds in _KINDS.items() if re.fullmatch(kinds, word, re.I)), OTHER)
