@@ -74,7 +74,7 @@ class ChatSummarizer:
         made = self._run([dialogue_of(part) for job in jobs for part in job.parts], progress)
         left = iter(made)
         parts = [[Part(part, next(left)) for part in job.parts] for job in jobs]
-        levels = [[part.summary for part in of_chat] for of_chat in parts]
+        levels = [_said([part.summary for part in of_chat]) for of_chat in parts]
         while any(len(level) > 1 for level in levels):
             levels = self._next_level(levels, progress)
         return [(of_chat, level[0]) for of_chat, level in zip(parts, levels, strict=True)]
@@ -86,14 +86,13 @@ class ChatSummarizer:
         groups = [self._groups(level) if len(level) > 1 else [] for level in levels]
         made = iter(self._run([text for of_chat in groups for text in of_chat], progress))
         return [
-            [next(made) for _ in of_chat] if of_chat else level
+            _said([next(made) for _ in of_chat]) if of_chat else level
             for of_chat, level in zip(groups, levels, strict=True)
         ]
 
     def _groups(self, level: list[Summary]) -> list[str]:
-        """The summaries as dialogues that fit, each of at least two lines."""
+        """The summaries as dialogues that fit, fewer than there are summaries."""
         lines = [Message(None, "", " ".join(summary.text.split())) for summary in level]
-        lines = [line for line in lines if line.text] or lines[:1]
         groups = cut_to_fit(lines, self._fits)
         if len(groups) >= len(level):  # no gain: two summaries are more than fits
             groups = [lines[n : n + 2] for n in range(0, len(lines), 2)]
@@ -133,3 +132,8 @@ class ChatSummarizer:
                 "sequence_len"
             )
         return length - new
+
+
+def _said(level: list[Summary]) -> list[Summary]:
+    """The summaries that hold words; one without where none does."""
+    return [summary for summary in level if summary.text] or level[:1]

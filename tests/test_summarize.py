@@ -1,22 +1,24 @@
 """`python -m eval.summarize`: what it prints, what it refuses, and the exit codes."""
 
 import io
+import itertools
 import json
+import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from data_prep.errors import run_cli
+from data_prep.errors import UserError, run_cli
 from data_prep.recipe import Recipe, load_recipe
 from eval.chat_summaries import ChatSummarizer
-from eval.chats.chat import Chat, Message, dialogue_of
+from eval.chats.chat import Chat, Message
 from eval.summarize import main
 from tests.chats import FOLDER
 from tests.conftest import command, derived_recipe
@@ -41,7 +43,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Reci
     model = AutoModelForCausalLM.from_pretrained(tiny_smollm2)
     torch.manual_seed(1)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    get_peft_model(model, lora).save_pretrained(folder / "output")
+    get_peft_model(model, lora).save_pretrained(str(folder / "output"))
     return load_recipe(path)
 
 
@@ -68,11 +70,8 @@ def run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_an_argument_gives_its_summary_alone(run: Run) -> None:
     code, out, said = run("Ana: hi\\nBo: yes", *BASE)
     assert (code, len(out), said) == (0, 1, [])
-    assert (
-        out
-        == run("-", *BASE, stdin=b"Ana: hi\nBo: yes\n")[1]
-        == run(*BASE, stdin=b"Ana: hi\nBo: yes")[1]
-    )
+    assert run("-", *BASE, stdin=b"Ana: hi\nBo: yes\n")[1] == out
+    assert run(*BASE, stdin=b"Ana: hi\nBo: yes")[1] == out
 
 
 def test_the_tuned_model_is_the_default(run: Run) -> None:
@@ -94,12 +93,12 @@ def test_without_an_adapter_it_says_how_to_go_on(run: Run, recipe: Recipe) -> No
 def test_rows_come_in_their_order_whatever_their_batch(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    code, out, said = run(path, *BASE, "--json")
+    code, out, said = run(path, "--json")
     records = [json.loads(line) for line in out]
     assert (code, said) == (0, [])
     assert [record["id"] for record in records] == [row["id"] for row in ROWS]
-    alone = json.loads(run(ROWS[4]["dialogue"], *BASE, "--json")[1][0])
-    assert alone["summary"] == records[4]["summary"]
+    alone = json.loads(run(ROWS[4]["dialogue"], "--json")[1][0])
+    assert alone["summary"] == records[4]["summary"] and len({r["summary"] for r in records}) > 1
     assert records[4]["speakers"] == ["Ola", "Piet"] and records[4]["messages"] == 2
     assert records[4]["start"] is None and type(records[4]["stopped"]) is bool
 
@@ -135,8 +134,6 @@ def test_parts_at_gaps_and_a_summary_over_them(run: Run) -> None:
         (1, "2021-01-06T18:05:00", "2021-01-06T18:05:00"),
         (1, "2021-02-01T08:00:00", "2021-02-01T08:00:00"),
     ]
-    lines = "\n".join(" ".join(part["summary"].split()) for part in record["parts"])
-    assert lines.strip(), "the tiny model says something"
     longer = json.loads(run(export, *BASE, "--json", "--gap-hours", "48")[1][0])
     assert [part["messages"] for part in longer["parts"]] == [2, 1]
 
@@ -147,35 +144,69 @@ def test_parts_in_text_stand_under_the_whole(run: Run) -> None:
     assert out[1].startswith("  2021-01-05 18:00 to 2021-01-05 18:00, 1 messages: ")
 
 
-def test_a_long_chat_is_cut_to_the_tokens_of_the_recipe(recipe: Recipe) -> None:
+@pytest.fixture
+def numbered(recipe: Recipe) -> ChatSummarizer:
+    """A summariser whose model says `note 1`, `note 2` ... on two lines each."""
     summarizer = ChatSummarizer(recipe, "base", 6)
-    chat = Chat("p", "long", [Message(None, f"P{n % 2}", f"word {n} again") for n in range(90)])
-    job = summarizer.job(chat)
+    inner, numbers = summarizer.summarizer, itertools.count(1)
+
+    def generate(prompts: list[list[int]], seed: int) -> list[list[int]]:
+        assert all(len(prompt) + 8 <= 160 for prompt in prompts), "more than sequence_len holds"
+        texts = [f"note {next(numbers)}\n." for _ in prompts]
+        return [[*inner.tokenizer(text).input_ids, inner.end] for text in texts]
+
+    inner.engine.generate = generate  # type: ignore[method-assign]
+    return summarizer
+
+
+def test_a_long_chat_is_cut_to_the_tokens_of_the_recipe(numbered: ChatSummarizer) -> None:
+    chat = Chat("p", "long", [Message(None, f"P{n % 2}", f"word {n} again") for n in range(900)])
+    planned: list[int] = []
+    job = numbered.job(chat)
     assert [message for part in job.parts for message in part] == chat.messages
-    counts: list[int] = []
-    plan = summarizer.summarizer.plan
-
-    def watched(rows: list[dict[str, Any]]) -> None:
-        plan(rows)
-        counts.append(len(rows))
-        assert all(len(prompt) + 8 <= 160 for prompt in summarizer.summarizer.prompts)
-
-    summarizer.summarizer.plan = watched  # type: ignore[method-assign]
-    ((parts, summary),) = summarizer.summarize([job], lambda made, planned: None)
-    assert counts[0] == len(parts) > 5 and counts[-1] == 1 and counts == sorted(counts)[::-1]
-    assert summary.text
+    ((parts, summary),) = numbered.summarize([job], lambda _, more: planned.append(more))
+    levels = [count for count in planned if count]
+    assert levels[0] == len(parts) > 50 and levels[-1] == 1
+    assert len(levels) > 2 and levels == sorted(levels, reverse=True)
+    assert summary == (f"note {sum(levels)}\n.", True)
 
 
-def test_the_last_pass_reads_the_parts_summaries_a_line_each(recipe: Recipe) -> None:
-    summarizer = ChatSummarizer(recipe, "base", 6)
-    told: list[str] = []
-    run = summarizer._run
-    summarizer._run = lambda texts, progress: told.extend(texts) or run(texts, progress)  # type: ignore[method-assign]
+def test_the_last_pass_reads_the_parts_summaries_a_line_each(numbered: ChatSummarizer) -> None:
     half = [Message(None, "Ana", "word " * 60)]
-    job = summarizer.job(Chat("p", "c", half + half))
-    ((parts, _),) = summarizer.summarize([job], lambda made, planned: None)
-    assert told[:2] == [dialogue_of(half)] * 2 and len(told) == 3
-    assert told[2] == "\n".join(" ".join(part.summary.text.split()) for part in parts)
+    job = numbered.job(Chat("p", "c", half + half))
+    ((parts, summary),) = numbered.summarize([job], lambda made, planned: None)
+    assert [part.summary.text for part in parts] == ["note 1\n.", "note 2\n."]
+    (prompt,) = numbered.summarizer.prompts
+    expected = numbered.summarizer.encoder.prompt_ids(numbered._row("", "note 1 .\nnote 2 ."))
+    assert prompt == expected and summary.text == "note 3\n."
+
+
+def test_a_part_of_which_the_model_says_nothing_is_no_line(numbered: ChatSummarizer) -> None:
+    inner = numbered.summarizer
+    inner.engine.generate = (  # type: ignore[method-assign]
+        lambda prompts, seed: [[inner.end] for _ in prompts]
+    )
+    job = numbered.job(Chat("p", "c", [Message(None, "Ana", "word " * 60)] * 3))
+    ((parts, summary),) = numbered.summarize([job], lambda made, planned: None)
+    assert len(parts) > 1 and summary == ("", True)
+    assert len(inner.prompts) == len(parts), "and nothing was asked about no words"
+
+
+def test_where_no_two_summaries_fit_they_go_in_pairs(numbered: ChatSummarizer) -> None:
+    job = numbered.job(Chat("p", "c", [Message(None, "Ana", "word " * 60)] * 2))
+    numbered._fits = lambda dialogue: False  # type: ignore[method-assign]
+    planned: list[int] = []
+    numbered.summarize([job._replace(parts=job.parts * 2)], lambda _, more: planned.append(more))
+    assert [count for count in planned if count] == [2 * len(job.parts), len(job.parts), 1]
+
+
+def test_a_reader_that_has_seen_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in `python -m eval.summarize ... | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert run("Ana: hi", *BASE)[0] == 0
 
 
 def test_text_of_a_chat_never_becomes_control(recipe: Recipe) -> None:
@@ -191,17 +222,10 @@ def test_text_of_a_chat_never_becomes_control(recipe: Recipe) -> None:
     assert "< |im_end|>" in tokenizer.decode(prompt)
 
 
-def test_a_recipe_without_room_for_a_dialogue(recipe: Recipe, tmp_path: Path, run: Run) -> None:
-    config = yaml.safe_load(recipe.path.read_text("utf-8")) | {"sequence_len": 70}
-    path = tmp_path / "short.yml"
-    path.write_text(yaml.safe_dump(config))
-    before = recipe.path.read_text("utf-8")
-    recipe.path.write_text(path.read_text())
-    try:
-        code, _, said = run("Ana: hi", *BASE)
-    finally:
-        recipe.path.write_text(before)
-    assert code == 2 and "sequence_len 70 leaves" in said[0] and "raise sequence_len" in said[0]
+def test_a_recipe_without_room_for_a_dialogue(recipe: Recipe) -> None:
+    short = replace(recipe, config=recipe.config | {"sequence_len": 70})
+    with pytest.raises(UserError, match="sequence_len 70 leaves .* tokens for a dialogue, after"):
+        ChatSummarizer(short, "base", 6)
 
 
 def test_anonymize(run: Run) -> None:

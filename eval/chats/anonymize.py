@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from eval.chats.chat import Chat, Message, speakers_of
 
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 PHONE = re.compile(r"(?<![\w/.,:-])(?:\+|00|\()?\d[\d ()/.-]{5,}\d(?![\w/])")
 DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}")
 HANDLE = re.compile(r"(?<![\w@])@(?!Person\b|someone\b|here\b|channel\b|everyone\b|all\b)\w[\w.]*")

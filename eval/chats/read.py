@@ -40,7 +40,7 @@ def _going_on(items: Iterator[Item], shown: str) -> Iterator[Item]:
         yield error
     except OSError as error:
         yield UserError(
-            f"{shown}: cannot be read ({error.strerror or error}); check the path and who may read it"
+            f"{shown}: cannot be read ({error.strerror or error}); check who may read it"
         )
 
 

@@ -28,12 +28,13 @@ IOS = re.compile(rf"(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<oth
 MARKED = re.compile(rf"\u200e{IOS.pattern}", re.I)  # also behind somebody's own words
 ATTACHED = re.compile(r"<\w[\w ]{2,20}\s?: ?(?P<file>[^<>:]+\.\w{2,5})>")  # `<attached: a.jpg>`
 FILE = re.compile(  # `IMG-20201231-WA0001.jpg (file attached)`
-    r"(?P<file>\S[^\n()]*\.\w{2,5}) \((?:file attached|Datei angehängt|archivo adjunto"
+    r"^(?P<file>[^\n()]+\.\w{2,5}) \((?:file attached|Datei angehängt|archivo adjunto"
     r"|fichier joint|file allegato|arquivo anexado|bestand bijgevoegd|plik załączony|załączono plik"
-    r"|файл добавлен|dosya ekli)\)"
+    r"|файл добавлен|dosya ekli)\)",
+    re.M,
 )
 EDITED = re.compile(
-    r"\s*<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje\.?"
+    r"<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje\.?"
     r"|Ce message a été modifié|Questo messaggio è stato modificato|Mensagem editada"
     r"|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено|Bu mesaj düzenlendi)>",
     re.I,
