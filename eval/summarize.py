@@ -28,8 +28,10 @@ FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
 def main() -> None:
     """Read, summarise, print each summary as it is made."""
     args = _arguments()
-    if args.gap_hours <= 0:
-        raise UserError(f"--gap-hours: {args.gap_hours:g} is no length of a silence; use 6")
+    if not 0 < args.gap_hours < 1e9:
+        raise UserError(
+            f"--gap-hours: {args.gap_hours:g} is no length of a silence; use 6, or 1e6 for never"
+        )
     recipe = load_recipe(args.recipe)
     errors: list[UserError] = []
     chats = _chats(read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer), errors)

@@ -87,7 +87,7 @@ def is_system(text: str) -> bool:
     if not text.startswith(MARK):
         return False
     text = text.replace(MARK, "").strip()
-    return bool(SYSTEM.search(text)) or (":" not in text and clean(text) == text)
+    return bool(SYSTEM.search(text.split("\n")[0])) or (":" not in text and clean(text) == text)
 
 
 def _placeholder(found: re.Match[str]) -> str:
