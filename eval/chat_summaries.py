@@ -59,7 +59,7 @@ class ChatSummarizer:
     def job(self, chat: Chat) -> Job:
         """Cut a chat into parts that the model can take."""
         whole = cut_at_gaps(chat.messages, self.gap_hours)
-        parts = [part for piece in whole for part in cut_to_fit(piece, self._fits)]
+        parts = [part for piece in whole for part in cut_to_fit(piece, self._count, self._most)]
         new = self.decoding.max_new_tokens
         tokens = sum(self._count(dialogue_of(part)) + new for part in parts)
         return Job(chat, parts, tokens * self.decoding.num_beams)
@@ -93,7 +93,7 @@ class ChatSummarizer:
     def _groups(self, level: list[Summary]) -> list[str]:
         """The summaries as dialogues that fit, fewer than there are summaries."""
         lines = [Message(None, "", " ".join(summary.text.split())) for summary in level]
-        groups = cut_to_fit(lines, self._fits)
+        groups = cut_to_fit(lines, self._count, self._most)
         if len(groups) >= len(level):  # no gain: two summaries are more than fits
             groups = [lines[n : n + 2] for n in range(0, len(lines), 2)]
         return [dialogue_of(group) for group in groups]
@@ -117,9 +117,6 @@ class ChatSummarizer:
 
     def _count(self, dialogue: str) -> int:
         return len(self.summarizer.encoder.prompt_ids(self._row("", dialogue)))
-
-    def _fits(self, dialogue: str) -> bool:
-        return self._count(dialogue) <= self._most
 
     def _room(self) -> int:
         """The most tokens of a prompt; raises UserError where the recipe leaves too few."""

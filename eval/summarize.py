@@ -103,7 +103,8 @@ def _as_text(chat: Chat, parts: list["Part"], summary: "Summary") -> str:
         start, end = _span(part.messages)
         when = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, " if start and end else ""
         text = " ".join(part.summary.text.split())
-        lines.append(f"  {when}{len(part.messages)} messages: {text}")
+        count = len(part.messages)
+        lines.append(f"  {when}{count} message{'s' * (count > 1)}: {text}")
     return "\n".join(lines)
 
 

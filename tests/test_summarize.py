@@ -126,7 +126,7 @@ def test_parts_at_gaps_and_a_summary_over_them(run: Run) -> None:
 def test_parts_in_text_stand_under_the_whole(run: Run) -> None:
     _, out, _ = run(FOLDER / "whatsapp_by_order.txt", *BASE)
     assert out[0].startswith("whatsapp_by_order: ") and len(out) == 4
-    assert out[1].startswith("  2021-01-05 18:00 to 2021-01-05 18:00, 1 messages: ")
+    assert out[1].startswith("  2021-01-05 18:00 to 2021-01-05 18:00, 1 message: ")
 
 
 def test_a_reader_that_has_seen_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

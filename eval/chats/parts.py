@@ -1,11 +1,15 @@
 """Cuts a chat into parts that a model can take: at silences, then by tokens."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, pairwise
+from math import ceil
 
 from eval.chats.chat import Message, dialogue_of
+
+FILLED = 0.9  # of the tokens, so that few parts turn out too long after all
 
 Messages = list[Message]
 
@@ -26,22 +30,30 @@ def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     return parts
 
 
-def cut_to_fit(messages: Messages, fits: Callable[[str], bool]) -> list[Messages]:
-    """Parts whose dialogues fit: halved at the border between messages next to the middle.
+def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> list[Messages]:
+    """Parts of like size whose dialogues have `most` tokens at most, cut between messages.
 
-    A single message that does not fit is halved between words, and keeps its speaker.
+    `count` gives the tokens of a dialogue. A single message that has too many is halved between
+    words, and keeps its speaker.
     """
-    if fits(dialogue_of(messages)):
+    tokens = count(dialogue_of(messages))
+    if tokens <= most:
         return [messages]
     if len(messages) > 1:
-        sizes = list(accumulate(len(message.line()) for message in messages))
-        border = min(range(1, len(messages)), key=lambda n: abs(2 * sizes[n - 1] - sizes[-1]))
-        halves = [messages[:border], messages[border:]]
+        pieces = _shares(messages, ceil(tokens / (FILLED * most)))
     else:
-        halves = _halves(messages[0])
-    if not all(halves):
+        pieces = _halves(messages[0])
+    if not all(pieces):
         return [messages]  # nothing left to cut
-    return [part for half in halves for part in cut_to_fit(half, fits)]
+    return [part for piece in pieces for part in cut_to_fit(piece, count, most)]
+
+
+def _shares(messages: Messages, number: int) -> list[Messages]:
+    """Two or more shares, `number` where there are as many messages, with about equal text."""
+    ends = list(accumulate(len(message.line()) + 1 for message in messages))
+    wanted = (bisect_left(ends, ends[-1] * n / number) for n in range(1, number))
+    borders = sorted({min(max(1, border), len(messages) - 1) for border in wanted})
+    return [messages[a:b] for a, b in pairwise([0, *borders, len(messages)])]
 
 
 def _halves(message: Message) -> list[Messages]:
