@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.errors import UserError
-from data_prep.prompt import PromptEncoder
+from data_prep.prompt import PromptEncoder, to_row
 from data_prep.recipe import Decoding, Recipe
 from data_prep.training.run_record import TRAINED_WITH
 
@@ -37,19 +37,18 @@ class Summarizer:
     ):
         """Encode `rows` and load the base model; raises UserError where either cannot be done.
 
+        `rows` may be empty, and others taken with `plan` once the model is loaded.
         `adapter`: the folder of the adapter, where the tuned model is going to be asked for.
         `engine`: makes another one than `decoding.engine`, from the ids of the end and of padding.
         """
-        encoder = PromptEncoder(recipe)
-        encoder.check_neutral(rows)
-        self.tokenizer, self.adapter = encoder.tokenizer, adapter
-        _, labels = encoder.training_ids(rows[0])
+        self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
+        self.tokenizer = self.encoder.tokenizer
+        any_row = to_row("", "Ana: hi", "Ana says hi.", recipe.summarization.instruction)
+        _, labels = self.encoder.training_ids(any_row)
         self.end = [label for label in labels if label != -100][-1]
         pad = self.tokenizer.pad_token_id
         pad = self.end if pad is None else pad
-        self.ids = [row["id"] for row in rows]
-        self.prompts = [encoder.prompt_ids(row) for row in rows]
-        self.batches = plan_batches([len(prompt) for prompt in self.prompts], decoding)
+        self.plan(rows)
         self.seed = decoding.seed
         self.engine: Engine
         if engine:
@@ -62,6 +61,16 @@ class Summarizer:
             from eval.hf_engine import HfEngine
 
             self.engine = HfEngine(recipe, decoding, self.end, pad)
+
+    def plan(self, rows: list[Row]) -> None:
+        """Take these rows from now on: encode them and plan their batches.
+
+        Raises UserError where one holds a control string as text.
+        """
+        self.encoder.check_neutral(rows)
+        self.ids = [row["id"] for row in rows]
+        self.prompts = [self.encoder.prompt_ids(row) for row in rows]
+        self.batches = plan_batches([len(prompt) for prompt in self.prompts], self.decoding)
 
     def use(self, model: str) -> None:
         """Choose `base` or `tuned`; once tuned, the base model is not to be had again."""
@@ -125,8 +134,8 @@ def find_adapter(recipe: Recipe) -> Path:
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(
-            f"{folder}: no trained adapter there; train one with `{train}`, or score the "
-            "base model alone with `--models base`"
+            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
+            "base model alone: `--models base` of eval.run, `--model base` of eval.summarize"
         )
     try:
         adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
