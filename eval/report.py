@@ -55,6 +55,17 @@ def mistake_table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def leaked_table(figures: dict[str, Any]) -> str:
+    """Markdown table of F1 without the leaked dialogues; "" where there are none, or all are."""
+    kept = {n: s["scores_without_leaked"] for n, s in figures["systems"].items()}
+    if not figures["leaked"] or None in kept.values():
+        return ""
+    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
+    for name, means in kept.items():
+        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
+    return "\n".join(lines)
+
+
 def report(scores: dict[str, Any], examples: list[Row]) -> str:
     """The whole report in Markdown: tables, how it was scored, ten dialogues side by side.
 
@@ -72,7 +83,9 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
     if scores["comparisons"]:
         parts.insert(1, verdict(scores["comparisons"][0], settings))
         parts += ["## Paired tests", comparison_table(scores)]
-    parts += _leaked(scores)
+    if leaked := leaked_table(scores):
+        head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
+        parts += [head, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
     parts += [f"- {name}: `{s['signature']}`" for name, s in scores["systems"].items()]
     parts.append("## Side by side")
@@ -81,15 +94,11 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _leaked(scores: dict[str, Any]) -> list[str]:
-    kept = {n: s["scores_without_leaked"] for n, s in scores["systems"].items()}
-    if not scores["leaked"] or None in kept.values():
-        return []
-    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
-    for name, means in kept.items():
-        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
-    head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
-    return [head, "\n".join(lines)]
+def fenced(text: str) -> str:
+    """Text as a code block that no run of backticks in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
 
 
 def _with_interval(score: dict[str, float]) -> str:
@@ -107,7 +116,7 @@ def _p(value: float) -> str:
 def _example(example: Row) -> str:
     rows = [f"| reference | {_cell(example['reference'])} |"]
     rows += [f"| {name} | {_cell(made['text'])} |" for name, made in example["predictions"].items()]
-    head = [f"### {_cell(example['id'])}", "", _fenced(example["dialogue"]), ""]
+    head = [f"### {_cell(example['id'])}", "", fenced(example["dialogue"]), ""]
     return "\n".join([*head, "| | summary |", "|---|---|", *rows])
 
 
@@ -115,9 +124,3 @@ def _cell(text: str) -> str:
     """Text that a Markdown table shows as it is: no markup, no HTML, one line."""
     text = re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
     return text or "(empty)"
-
-
-def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

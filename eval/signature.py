@@ -90,11 +90,16 @@ def generation_key(
         "model": model,
         "base_model": config["base_model"],
         "base_model_hash": _model_hash(config["base_model"], config.get("revision_of_model")),
-        "adapter_hash": adapter and _folder_hash(adapter, ("adapter_config.json",)),
+        "adapter_hash": adapter and adapter_hash(adapter),
         "prompt_hash": _hash(prompt),
         "decoding": decoding.model_dump(),
         "data": data,
     }
+
+
+def adapter_hash(folder: Path) -> str:
+    """Hash of an adapter's weights and configuration."""
+    return _folder_hash(folder, ("adapter_config.json",))
 
 
 def commit() -> str:
