@@ -115,6 +115,7 @@ class Summarization(_Strict):
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
+    metrics: list[Literal["rouge", "embedding"]] = ["rouge"]
     training_rouge: TrainingRouge = TrainingRouge()
     publish: Publish = Publish()
     eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU
@@ -125,6 +126,13 @@ class Summarization(_Strict):
         if rows != "all" and (type(rows) is not int or rows < 1):
             raise ValueError("must be `all` or a whole number above 0")
         return rows
+
+    @field_validator("metrics")
+    @classmethod
+    def _rouge_and_what_stands_beside(cls, names: list[str]) -> list[str]:
+        if "rouge" not in names or len(set(names)) < len(names):
+            raise ValueError("must name `rouge`, and each metric once")
+        return names
 
     @field_validator("instruction")
     @classmethod

@@ -16,7 +16,17 @@ from data_prep.recipe import Decoding
 from eval.publish.names import HUB_LICENSES, Names
 from eval.publish.records import Records
 from eval.publish.training_facts import settings_rows, training_rows
-from eval.report import HEADERS, comparison_table, fenced, leaked_table, mistake_table, table
+from eval.report import (
+    HEADERS,
+    SIMILARITY,
+    comparison_table,
+    fenced,
+    leaked_table,
+    mistake_table,
+    similarity_signatures,
+    similarity_tables,
+    table,
+)
 from eval.rouge import METRICS
 from eval.systems import BASELINES
 from eval.verdict import percent, verdict
@@ -121,6 +131,7 @@ def _text(records: Records, names: Names, repo: str | None) -> str:
             "leaked": leaked_table(scores),
             "mistakes": mistake_table(scores),
         },
+        similarity=_similarity(scores),
         baselines={n: text for n, text in BASELINES.items() if n in scores["systems"]},
         settings=settings_rows(records.recipe.config, records.run),
         training=training_rows(records.training, scores),
@@ -128,6 +139,11 @@ def _text(records: Records, names: Names, repo: str | None) -> str:
         decoding=_decoding(scores["decoding"]),
         prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
     )
+
+
+def _similarity(scores: Data) -> Data | None:
+    tables, signatures = similarity_tables(scores), similarity_signatures(scores)
+    return {"what": SIMILARITY, "tables": tables, "signatures": signatures} if tables else None
 
 
 def _decoding(settings: Data) -> str:

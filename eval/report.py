@@ -1,6 +1,7 @@
 """The report in short: `report.md`, and its tables for the terminal."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from eval.rouge import METRICS
@@ -8,6 +9,11 @@ from eval.systems import BASELINES
 from eval.verdict import verdict
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+PAIR_COLUMNS = "difference | interval | p bootstrap | p randomisation | better | worse"
+SIMILARITY = (
+    "Cosine of the embeddings of summary and reference, times 100, mean over the dialogues. It "
+    "tells whether they speak of the same things, not whether the summary is true."
+)
 SIDE_BY_SIDE = 10
 Row = dict[str, Any]
 
@@ -30,17 +36,36 @@ def table(figures: dict[str, Any]) -> str:
 
 def comparison_table(figures: dict[str, Any], metric: str = "rougeL") -> str:
     """Markdown table of the paired tests of one metric, a row a pair."""
-    columns = "difference | interval | p bootstrap | p randomisation | better | worse"
-    lines = [f"| {HEADERS[metric]} | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [f"| {HEADERS[metric]} | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
     for pair in figures["comparisons"]:
-        test, (first, second) = pair["metrics"][metric], pair["systems"]
-        interval = f"{test['low']:+.2f} to {test['high']:+.2f}"
-        lines.append(
-            f"| {second} - {first} | {test['difference']:+.2f} | {interval} | "
-            f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
-            f"{pair['better']} | {pair['worse']} |"
-        )
+        lines.append(_pair_row(pair["systems"], pair["metrics"][metric], pair))
     return "\n".join(lines)
+
+
+def similarity_tables(figures: dict[str, Any]) -> list[str]:
+    """Markdown tables of the similarity of embeddings, of systems and of pairs; [] without it."""
+    systems = {n: s["similarity"] for n, s in figures["systems"].items() if "similarity" in s}
+    if not systems:
+        return []
+    lines = ["| system | similarity |", "|---|---:|"]
+    for name, found in systems.items():
+        lines.append(f"| {name} | {_with_interval({**found, 'f1': found['mean']})} |")
+    tests = {tuple(pair["systems"]): pair["similarity"] for pair in figures["comparisons"]}
+    if not tests:
+        return ["\n".join(lines)]
+    pairs = [f"| similarity | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    pairs += [_pair_row(names, test, test) for names, test in tests.items()]
+    return ["\n".join(lines), "\n".join(pairs)]
+
+
+def similarity_signatures(figures: dict[str, Any]) -> dict[str, str]:
+    """The signature of each model's similarity; {} where it was not asked for."""
+    systems = figures["systems"].items()
+    return {
+        name: system["similarity"]["signature"]
+        for name, system in systems
+        if "similarity" in system and system["kind"] == "model"
+    }
 
 
 def mistake_table(figures: dict[str, Any]) -> str:
@@ -83,6 +108,11 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
     if scores["comparisons"]:
         parts.insert(1, verdict(scores["comparisons"][0], settings))
         parts += ["## Paired tests", comparison_table(scores)]
+    if similarity := similarity_tables(scores):
+        parts += ["## Similarity of embeddings", SIMILARITY, *similarity]
+        parts += [
+            "\n".join(f"- {n}: `{text}`" for n, text in similarity_signatures(scores).items())
+        ]
     if leaked := leaked_table(scores):
         head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
         parts += [head, leaked]
@@ -99,6 +129,16 @@ def fenced(text: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"
+
+
+def _pair_row(names: Sequence[str], test: Row, counts: Row) -> str:
+    first, second = names
+    return (
+        f"| {second} - {first} | {test['difference']:+.2f} | "
+        f"{test['low']:+.2f} to {test['high']:+.2f} | "
+        f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
+        f"{counts['better']} | {counts['worse']} |"
+    )
 
 
 def _with_interval(score: dict[str, float]) -> str:

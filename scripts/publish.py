@@ -25,7 +25,7 @@ def main() -> None:
     if args.repo:
         check_repo(args.repo)
     recipe = load_recipe(args.recipe)
-    repo = args.repo or recipe.summarization.publish.repo
+    repo: str = args.repo or recipe.summarization.publish.repo or ""
     if args.yes:
         if not repo:
             raise UserError("--yes: where to? add --repo user/name")
@@ -41,7 +41,7 @@ def main() -> None:
         print("nothing was uploaded; add --yes to do so")
 
 
-def show(folder: Path, metadata: str, repo: str | None, private: bool) -> None:
+def show(folder: Path, metadata: str, repo: str, private: bool) -> None:
     """Print the files with their sizes and hashes, the card's metadata and the target."""
     print(f"{folder}:")
     for file in staged(folder):

@@ -50,7 +50,7 @@ def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
     folder = recipe.output_dir
     lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
     tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
     (folder / "README.md").write_text(f"datasets: {folder.resolve()}/train.jsonl\n", "utf-8")
     (folder / "optimizer.pt").write_bytes(b"no business of the hub")

@@ -100,7 +100,7 @@ def test_corpus_recipe_differs_in_its_data_only() -> None:
         for key in ("datasets", "test_datasets"):
             recipe[key][0].pop("path")
         recipe.pop("output_dir")
-        for key in ("source", "license", "train_rows"):
+        for key in ("source", "license", "train_rows", "publish"):
             recipe["summarization"].pop(key)
     assert ours == corpus
 

@@ -6,6 +6,7 @@ Use: `settings_rows(recipe.config, run)` and `training_rows(state, scores)`, row
 from typing import Any
 
 NOT_MEASURED = "not measured"
+MEMORY = ("memory/max_active (GiB)", "memory/max_allocated (GiB)")
 Data = dict[str, Any]
 Rows = list[tuple[str, str]]
 
@@ -67,11 +68,10 @@ def _shown(value: Any) -> str:
 
 def _precision(config: Data, taken: Data) -> str:
     """As training took it, or as the recipe asks for it."""
-    for name in ("bf16", "fp16"):
-        if taken.get(name, config.get(name)) is True:
-            return name
-    auto = "auto" in (taken.get("bf16"), None if taken else config.get("bf16"))
-    words = "chosen by the machine (bf16: auto)" if auto else "fp32"
+    asked = {name: taken.get(name, config.get(name)) for name in ("bf16", "fp16")}
+    words = next((name for name, value in asked.items() if value is True), "fp32")
+    if asked["bf16"] == "auto":
+        words = "chosen by the machine (bf16: auto)"
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if config.get(key)]
     return ", ".join([words, *quantised])
 
@@ -83,8 +83,8 @@ def _last(history: list[Data], name: str) -> float | None:
 
 def _memory(history: list[Data]) -> float:
     """GiB at the most, as Axolotl logs it of a GPU; 0 where it does not."""
-    names = {k for e in history for k in e if k.startswith("memory/max")}
-    return max((_last(history, name) or 0 for name in names), default=0)
+    logged = (value for entry in history for key, value in entry.items() if key in MEMORY)
+    return max((value for value in logged if isinstance(value, (int, float))), default=0)
 
 
 def _minutes(seconds: float | None) -> str:
