@@ -32,6 +32,7 @@ from eval.systems import BASELINES
 from eval.verdict import percent, verdict
 
 TAGS = ["axolotl", "lora", "peft", "summarization", "dialogue-summarization"]
+INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the table is wide
 Data = dict[str, Any]
 
 
@@ -124,9 +125,7 @@ def _text(records: Records, names: Names, repo: str | None) -> str:
         verdict=verdict(pairs["base", "tuned"], scores["bootstrap"]),
         sure=percent(scores["bootstrap"]["confidence"]),
         tables={
-            "rouge": re.sub(
-                r"(?<=\d), (?=\d)", ",\u00a0", table(scores)
-            ),  # a line breaks before "["
+            "rouge": INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
             "tests": comparison_table(scores),
             "leaked": leaked_table(scores),
             "mistakes": mistake_table(scores),

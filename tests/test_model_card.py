@@ -53,7 +53,7 @@ def test_every_record_is_in_the_text(records: Records) -> None:
     text = card_of(records).text
     tuned, base = (records.scores["systems"][name] for name in ("tuned", "base"))
     for system in (tuned, base):
-        assert f"{system['scores']['rougeL']['f1']:.2f} [" in text
+        assert f"{system['scores']['rougeL']['f1']:.2f}<br>[" in text
         assert system["signature"] in text
     for row in ("| lead-3 |", "| base-cut |", "| tuned - base |", "| tuned - longest-3 |"):
         assert row in text
