@@ -23,9 +23,11 @@ def main() -> None:
     """Stage, show, and upload where asked to."""
     args = _arguments()
     if args.repo:
-        check_repo(args.repo)
+        check_repo(args.repo)  # before anything is read
     recipe = load_recipe(args.recipe)
     repo: str = args.repo or recipe.summarization.publish.repo or ""
+    if repo:
+        check_repo(repo)
     if args.yes:
         if not repo:
             raise UserError("--yes: where to? add --repo user/name")

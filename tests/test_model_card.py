@@ -58,7 +58,10 @@ def test_every_record_is_in_the_text(records: Records) -> None:
     for row in ("| lead-3 |", "| base-cut |", "| tuned - base |", "| tuned - longest-3 |"):
         assert row in text
     assert "| rank | 16 |" in text and "| precision | bf16 |" in text
-    assert "| training time | 84 s |" in text and "| energy | not measured |" in text
+    assert (
+        "| training time, since its last start | 84 s |" in text
+        and "| energy | not measured |" in text
+    )
     assert "| train | 160 | 160 | none |" in text
     assert records.recipe.summarization.instruction in text
     assert records.manifest["files"]["test.jsonl"][:16] in text

@@ -30,6 +30,9 @@ def test_data_that_allow_all_leave_the_base_models_licence() -> None:
     for license in ("CC0-1.0", "CC-BY-4.0", "MIT", "sync-1.0"):
         names = names_of(recipe_of(MISTRAL, license=license), {"source_files": {}})
         assert not names.noncommercial and names.license == "apache-2.0"
+    for license in ("CC-BY-NC-4.0", "Research only, non-commercial"):
+        names = names_of(recipe_of(MISTRAL, license=license), {"source_files": {}})
+        assert names.noncommercial and names.license == license.lower()
 
 
 def test_a_local_model_is_named_by_the_recipe_or_the_option(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ BASE_LICENSES = {
 }
 # Of the hub's own list, what data sets and models of dialogues come under.
 HUB_LICENSES = frozenset(
-    ["apache-2.0", "mit", "cc0-1.0", "openrail", "unknown", "other", "cc"]
-    + [f"cc-by{kind}-{v}" for kind in ("", "-sa", "-nc", "-nc-sa") for v in ("2.0", "3.0", "4.0")]
-    + ["cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "gpl-3.0", "llama3.1", "llama3.2"]
+    "apache-2.0 mit cc0-1.0 openrail gpl-3.0 gemma llama2 llama3 llama3.1 llama3.2 "
+    "cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0".split()
 )
 
 
@@ -34,8 +34,9 @@ class Names(NamedTuple):
 
     @property
     def noncommercial(self) -> bool:
-        """Whether the data's licence is a Creative Commons one that forbids commercial use."""
-        return "nc" in re.split(r"[^a-z0-9]+", self.data_license.lower())
+        """Whether the data's licence says that it forbids commercial use, as CC's NC ones do."""
+        words = re.findall(r"[a-z]+", self.data_license.lower())
+        return "nc" in words or "noncommercial" in "".join(words)
 
     @property
     def license(self) -> str:

@@ -52,9 +52,10 @@ def training_rows(state: Data, scores: Data) -> Rows:
         ("steps", str(state["global_step"]) if "global_step" in state else "not recorded"),
         ("mean training loss", _number(losses[0], ".3f", "not recorded")),
         ("last validation loss", _number(losses[1], ".3f", "not recorded")),
-        ("training time", _minutes(runtime)),
+        ("training time, since its last start", _minutes(runtime)),
         ("peak memory of training", f"{memory:.1f} GiB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
+        ("machine of the training", "not recorded"),
         ("generation of the test summaries", ", ".join(map(_minutes, seconds)) + " (base, tuned)"),
         ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
