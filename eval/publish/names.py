@@ -16,9 +16,13 @@ BASE_LICENSES = {
 }
 # Of the hub's own list, what data sets and models of dialogues come under.
 HUB_LICENSES = frozenset(
-    "apache-2.0 mit cc0-1.0 openrail gpl-3.0 gemma llama2 llama3 llama3.1 llama3.2 "
-    "cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 "
-    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0".split()
+    ["apache-2.0", "mit", "cc0-1.0", "openrail", "gpl-3.0", "gemma", "llama2", "llama3"]
+    + [
+        f"cc-by{kind}-{v}"
+        for kind in ("", "-sa", "-nc", "-nc-sa", "-nc-nd")
+        for v in ("3.0", "4.0")
+    ]
+    + ["llama3.1", "llama3.2", "cc-by-nd-4.0"]
 )
 
 
