@@ -13,7 +13,8 @@ from data_prep.sources import sha256_of
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
     """What of the recipe shapes the prepared rows; evaluation compares it with the manifest's."""
-    return recipe.summarization.model_dump(exclude={"decoding", "training_rouge", "eval_on_start"})
+    others = {"decoding", "metrics", "training_rouge", "publish", "eval_on_start"}
+    return recipe.summarization.model_dump(exclude=others)
 
 
 def check_prepared(recipe: Recipe) -> dict[str, Any]:

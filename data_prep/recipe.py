@@ -3,6 +3,7 @@
 Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from data_prep.errors import UserError
 
+HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 DEFAULT_RECIPE = Path("recipes/mistral_samsum.yml")
 
 
@@ -79,6 +81,28 @@ class TrainingRouge(_Strict):
     max_new_tokens: int | None = Field(default=None, gt=0)
 
 
+class Publish(_Strict):
+    """What the records of a run do not tell and its model card has to, for scripts/publish.py.
+
+    `base_model` and `dataset`: hub ids, where the recipe itself names folders of this machine;
+    `note`: what a reader of the card must know besides.
+    """
+
+    repo: str | None = None
+    base_model: str | None = None
+    base_license: str | None = None
+    dataset: str | None = None
+    language: str = "en"
+    note: str | None = None
+
+    @field_validator("repo", "base_model", "dataset")
+    @classmethod
+    def _owner_and_name(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(HUB_ID, name):
+            raise ValueError("must be `owner/name`, as the hub calls it")
+        return name
+
+
 class Summarization(_Strict):
     """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
 
@@ -91,7 +115,9 @@ class Summarization(_Strict):
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
+    metrics: list[Literal["rouge", "embedding"]] = ["rouge"]
     training_rouge: TrainingRouge = TrainingRouge()
+    publish: Publish = Publish()
     eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU
 
     @field_validator("train_rows", mode="before")
@@ -100,6 +126,13 @@ class Summarization(_Strict):
         if rows != "all" and (type(rows) is not int or rows < 1):
             raise ValueError("must be `all` or a whole number above 0")
         return rows
+
+    @field_validator("metrics")
+    @classmethod
+    def _rouge_and_what_stands_beside(cls, names: list[str]) -> list[str]:
+        if "rouge" not in names or len(set(names)) < len(names):
+            raise ValueError("must name `rouge`, and each metric once")
+        return names
 
     @field_validator("instruction")
     @classmethod

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from eval import charts
 from eval.html_examples import example_views, mistake_choices
-from eval.report import HEADERS
+from eval.report import HEADERS, SIMILARITY, similarity_signatures
 from eval.rouge import METRICS
 from eval.systems import BASELINES
 from eval.verdict import number, other_metrics, p_value, percent, signed, verdict
@@ -65,6 +65,7 @@ def html_report(report_data: Data) -> str:
         mistakes=MISTAKES,
         styles=STYLES,
         groups=GROUPS,
+        similarity=SIMILARITY if similarity_signatures(scores) else None,
         css=Markup(_source(environment, "report.css")),
         sure=percent(scores["bootstrap"]["confidence"]),
         script=Markup(script),

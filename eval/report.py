@@ -1,6 +1,7 @@
 """The report in short: `report.md`, and its tables for the terminal."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from eval.rouge import METRICS
@@ -8,6 +9,11 @@ from eval.systems import BASELINES
 from eval.verdict import verdict
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
+PAIR_COLUMNS = "difference | interval | p bootstrap | p randomisation | better | worse"
+SIMILARITY = (
+    "Cosine of the embeddings of summary and reference, times 100, mean over the dialogues. It "
+    "tells whether they speak of the same things, not whether the summary is true."
+)
 SIDE_BY_SIDE = 10
 Row = dict[str, Any]
 
@@ -30,17 +36,36 @@ def table(figures: dict[str, Any]) -> str:
 
 def comparison_table(figures: dict[str, Any], metric: str = "rougeL") -> str:
     """Markdown table of the paired tests of one metric, a row a pair."""
-    columns = "difference | interval | p bootstrap | p randomisation | better | worse"
-    lines = [f"| {HEADERS[metric]} | {columns} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    lines = [f"| {HEADERS[metric]} | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
     for pair in figures["comparisons"]:
-        test, (first, second) = pair["metrics"][metric], pair["systems"]
-        interval = f"{test['low']:+.2f} to {test['high']:+.2f}"
-        lines.append(
-            f"| {second} - {first} | {test['difference']:+.2f} | {interval} | "
-            f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
-            f"{pair['better']} | {pair['worse']} |"
-        )
+        lines.append(_pair_row(pair["systems"], pair["metrics"][metric], pair))
     return "\n".join(lines)
+
+
+def similarity_tables(figures: dict[str, Any]) -> list[str]:
+    """Markdown tables of the similarity of embeddings, of systems and of pairs; [] without it."""
+    systems = {n: s["similarity"] for n, s in figures["systems"].items() if "similarity" in s}
+    if not systems:
+        return []
+    lines = ["| system | similarity |", "|---|---:|"]
+    for name, found in systems.items():
+        lines.append(f"| {name} | {_with_interval({**found, 'f1': found['mean']})} |")
+    tests = {tuple(pair["systems"]): pair["similarity"] for pair in figures["comparisons"]}
+    if not tests:
+        return ["\n".join(lines)]
+    pairs = [f"| similarity | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    pairs += [_pair_row(names, test, test) for names, test in tests.items()]
+    return ["\n".join(lines), "\n".join(pairs)]
+
+
+def similarity_signatures(figures: dict[str, Any]) -> dict[str, str]:
+    """The signature of each model's similarity; {} where it was not asked for."""
+    systems = figures["systems"].items()
+    return {
+        name: system["similarity"]["signature"]
+        for name, system in systems
+        if "similarity" in system and system["kind"] == "model"
+    }
 
 
 def mistake_table(figures: dict[str, Any]) -> str:
@@ -52,6 +77,17 @@ def mistake_table(figures: dict[str, Any]) -> str:
     for name, system in systems.items():
         counts = " | ".join(_number(system["mistakes"][mistake], "d") for mistake in names)
         lines.append(f"| {name} | {counts} |")
+    return "\n".join(lines)
+
+
+def leaked_table(figures: dict[str, Any]) -> str:
+    """Markdown table of F1 without the leaked dialogues; "" where there are none, or all are."""
+    kept = {n: s["scores_without_leaked"] for n, s in figures["systems"].items()}
+    if not figures["leaked"] or None in kept.values():
+        return ""
+    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
+    for name, means in kept.items():
+        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
     return "\n".join(lines)
 
 
@@ -72,7 +108,14 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
     if scores["comparisons"]:
         parts.insert(1, verdict(scores["comparisons"][0], settings))
         parts += ["## Paired tests", comparison_table(scores)]
-    parts += _leaked(scores)
+    if similarity := similarity_tables(scores):
+        parts += ["## Similarity of embeddings", SIMILARITY, *similarity]
+        parts += [
+            "\n".join(f"- {n}: `{text}`" for n, text in similarity_signatures(scores).items())
+        ]
+    if leaked := leaked_table(scores):
+        head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
+        parts += [head, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
     parts += [f"- {name}: `{s['signature']}`" for name, s in scores["systems"].items()]
     parts.append("## Side by side")
@@ -81,15 +124,21 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _leaked(scores: dict[str, Any]) -> list[str]:
-    kept = {n: s["scores_without_leaked"] for n, s in scores["systems"].items()}
-    if not scores["leaked"] or None in kept.values():
-        return []
-    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
-    for name, means in kept.items():
-        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
-    head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
-    return [head, "\n".join(lines)]
+def fenced(text: str) -> str:
+    """Text as a code block that no run of backticks in it can end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _pair_row(names: Sequence[str], test: Row, counts: Row) -> str:
+    first, second = names
+    return (
+        f"| {second} - {first} | {test['difference']:+.2f} | "
+        f"{test['low']:+.2f} to {test['high']:+.2f} | "
+        f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
+        f"{counts['better']} | {counts['worse']} |"
+    )
 
 
 def _with_interval(score: dict[str, float]) -> str:
@@ -107,7 +156,7 @@ def _p(value: float) -> str:
 def _example(example: Row) -> str:
     rows = [f"| reference | {_cell(example['reference'])} |"]
     rows += [f"| {name} | {_cell(made['text'])} |" for name, made in example["predictions"].items()]
-    head = [f"### {_cell(example['id'])}", "", _fenced(example["dialogue"]), ""]
+    head = [f"### {_cell(example['id'])}", "", fenced(example["dialogue"]), ""]
     return "\n".join([*head, "| | summary |", "|---|---|", *rows])
 
 
@@ -115,9 +164,3 @@ def _cell(text: str) -> str:
     """Text that a Markdown table shows as it is: no markup, no HTML, one line."""
     text = re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
     return text or "(empty)"
-
-
-def _fenced(text: str) -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"

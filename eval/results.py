@@ -10,9 +10,10 @@ from data_prep.recipe import Recipe
 from eval.analysis import Analysis, analyse
 from eval.context import environment, training_curves
 from eval.html_report import html_report
-from eval.report import comparison_table, report, table
+from eval.report import comparison_table, report, similarity_tables, table
 from eval.rouge import METRICS
 from eval.signature import commit, generation_fields
+from eval.similarity import with_similarity
 from eval.systems import Corpus, System, with_baselines
 
 NAMES = ("scores.json", "report.md", "report.html")
@@ -39,13 +40,17 @@ def write_results(
         None if leaked is None else [row["id"] in set(leaked) for row in rows],
     )
     systems = {name: _system(found, records[name]) for name, found in made.items()}
-    result = analyse(with_baselines(systems, corpus), corpus)
+    systems = with_baselines(systems, corpus)
+    result = analyse(systems, corpus)
+    figures = result.figures
+    if "embedding" in recipe.summarization.metrics:
+        figures = with_similarity(figures, systems, corpus)
     scores = {
         "recipe": recipe.name,
         "base_model": recipe.config["base_model"],
         "source": recipe.summarization.source,
         "split": split,
-        **result.figures,
+        **figures,
         "decoding": next(iter(records.values()))["key"]["decoding"],
         "environment": environment(),
         "commit": commit(),
@@ -64,6 +69,8 @@ def write_results(
     print(table(scores))
     if scores["comparisons"]:
         print(comparison_table(scores))
+    if similarity := similarity_tables(scores):
+        print("\n\n".join(similarity))
     written = [f"predictions.{name}.jsonl" for name in made] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
 

@@ -36,7 +36,10 @@ def evaluate(
     """Run the evaluation and write its files; raises UserError for bad input."""
     from eval.generate import find_adapter
     from eval.results import write_results
+    from eval.similarity import model_folder
 
+    if "embedding" in recipe.summarization.metrics:
+        model_folder()  # before anything is generated
     manifest = check_prepared(recipe)
     rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:limit]
     adapter = find_adapter(recipe) if "tuned" in models else None

@@ -94,7 +94,7 @@ def generation_key(
         **quantized,
         "base_model": config["base_model"],
         "base_model_hash": _model_hash(config["base_model"], config.get("revision_of_model")),
-        "adapter_hash": adapter and _folder_hash(adapter, ("adapter_config.json",)),
+        "adapter_hash": adapter and adapter_hash(adapter),
         "prompt_hash": _hash(prompt),
         "decoding": decoding.model_dump(),
         "data": data,
@@ -104,6 +104,11 @@ def generation_key(
 def quantization(config: dict[str, Any]) -> str | None:
     """How training and evaluation hold the base model: nf4, int8, or None for as it is saved."""
     return "nf4" if config.get("load_in_4bit") else "int8" if config.get("load_in_8bit") else None
+
+
+def adapter_hash(folder: Path) -> str:
+    """Hash of an adapter's weights and configuration."""
+    return _folder_hash(folder, ("adapter_config.json",))
 
 
 def commit() -> str:

@@ -76,7 +76,7 @@ MISSPELT = [
          "unknown key `lora_rank`; did you mean `lora_r`?"),
     swap("required key", "learning_rate:", "learning_rat:",
          "unknown key `learning_rat`; did you mean `learning_rate`?"),
-    swap("base model", "base_model:", "base_modle:",
+    swap("base model", "base_model: models", "base_modle: models",
          "unknown key `base_modle`; did you mean `base_model`?"),
     swap("output folder", "output_dir:", "output_dirs:",
          "unknown key `output_dirs`; did you mean `output_dir`?"),
@@ -122,7 +122,7 @@ MISSPELT = [
     swap("nothing like it in summarization", "  train_rows: all", "  num_beams: 4",
          "unknown key `summarization.num_beams`; known there: source, revision, license, "
          "dialogue_column, summary_column, train_rows, instruction, cleaning, decoding, "
-         "training_rouge, eval_on_start"),
+         "metrics, training_rouge, publish, eval_on_start"),
     swap("in cleaning", "  train_rows: all", "  cleaning: {decontaminat: false}",
          "unknown key `summarization.cleaning.decontaminat`; did you mean `decontaminate`?"),
     swap("in decoding", "    max_new_tokens:", "    max_new_token:",

@@ -1,6 +1,7 @@
 """Shared fixtures: the real small model, Mistral's real tokenizer, runs of the commands."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,26 @@ def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Pat
     folder = tmp_path_factory.mktemp("models") / "tiny-smollm2"
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
+    """A folder in which a recipe was prepared, trained and evaluated; copy it, see `run`."""
+    from tests.run_records import make_run
+
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_run(folder, tiny_smollm2)
+    return folder
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `finished_run` of a test's own, which is the working directory."""
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    monkeypatch.chdir(folder)
     return folder
 
 

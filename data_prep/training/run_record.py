@@ -42,7 +42,8 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
     `files`: hashes of the prepared files by name.
     """
     block = dict(config["summarization"])
-    block.pop("license", None)
+    for key in ("license", "metrics", "publish"):
+        block.pop(key, None)
     if not (block.get("training_rouge") or {}).get("dialogues"):
         block.pop("training_rouge", None)  # no summaries choose the checkpoint
         block.pop("decoding", None)

@@ -1,0 +1,93 @@
+"""A run as the three commands leave it, made without training: real files of a tiny model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data_prep.manifest import check_prepared
+from data_prep.prepare import prepare
+from data_prep.prompt import dialogue_of, read_rows
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.training import run_record
+from eval.results import write_results
+from eval.signature import generation_key
+from tests.conftest import ROOT
+
+NAME = "tiny_run"
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def make_run(folder: Path, model: Path) -> Path:
+    """Prepare, "train" and score in `folder`, which is the working directory; return the recipe."""
+    recipe = _recipe(folder, model)
+    prepare(recipe)
+    files = check_prepared(recipe)["files"]
+    _adapter(recipe, model, files)
+    write_scores(recipe, files)
+    return recipe.path
+
+
+def _recipe(folder: Path, model: Path) -> Recipe:
+    config = yaml.safe_load((ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8"))
+    config["datasets"][0]["path"] = f"data/{NAME}/train.jsonl"
+    config["test_datasets"][0]["path"] = f"data/{NAME}/validation.jsonl"
+    config["output_dir"] = f"outputs/{NAME}"
+    config["base_model"] = str(model)
+    config["summarization"]["source"] = str(ROOT / "data_prep/sample")
+    path = folder / f"{NAME}.yml"
+    path.write_text("# A recipe of a test.\n" + yaml.safe_dump(config), "utf-8")
+    return load_recipe(path.name)
+
+
+def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
+    """What a training leaves: adapter, tokenizer, records, a checkpoint, Axolotl's own card."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = recipe.output_dir
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
+    tuned.save_pretrained(str(folder))
+    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
+    (folder / "README.md").write_text(f"datasets: {folder.resolve()}/train.jsonl\n", "utf-8")
+    (folder / "optimizer.pt").write_bytes(b"no business of the hub")
+    shutil.copytree(folder, folder / "checkpoint-40")
+    history = [{"step": 20, "loss": 1.9}, {"step": 40, "eval_loss": 1.625}]
+    history.append({"step": 40, "train_runtime": 83.5, "train_loss": 1.75})
+    state = {"global_step": 40, "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(state), "utf-8")
+    settings = run_record.settings_of(recipe.config, files, 1)
+    run_record.write_run(folder, settings, {"bf16": True, "fp16": False})
+    run_record.write_trained_with(folder, recipe.summarization.instruction, 40)
+
+
+def write_scores(recipe: Recipe, files: dict[str, str]) -> None:
+    """Score outputs that we invent: of the base model the chat, of the tuned one the reference."""
+    folder = Path("results") / recipe.name
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(recipe.data_dir / "test.jsonl")
+    data = f"{files['test.jsonl']}[:{len(rows)}]"
+    records = {}
+    for name, adapter in (("base", None), ("tuned", recipe.output_dir)):
+        key = generation_key(recipe, name, recipe.summarization.decoding, data, adapter)
+        records[name] = {"key": key, "seconds": 12.5}
+        lines = [_output(row, name, recipe.summarization.instruction) for row in rows]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (folder / f"predictions.{name}.jsonl").write_text(text, "utf-8")
+    write_results(recipe, "test", folder, records, [])
+
+
+def _output(row: dict[str, Any], name: str, instruction: str) -> dict[str, Any]:
+    dialogue, reference = dialogue_of(row, instruction), row["messages"][1]["content"]
+    words = (dialogue if name == "base" else reference).split()
+    return {
+        "id": row["id"],
+        "dialogue": dialogue,
+        "reference": reference,
+        "prediction": " ".join(words[:30] if name == "base" else words[1:]),
+        "tokens": 30,
+        "stopped": name == "tuned",
+    }

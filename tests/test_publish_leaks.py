@@ -1,0 +1,109 @@
+"""What may not be published is found in every kind of file, and what may is left alone."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from data_prep.errors import UserError
+from eval.publish.leaks import check_staged
+
+LINE = 'Mia: the "blue" bike is in the shed behind the house, \u00e9t\u00e9 comme hiver'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "output_dir: /home/me/outputs",
+        "see /mnt/data/x.jsonl.",
+        '"/srv/models/a b"',
+        "(/var/tmp/x)",
+        "file:///etc/x",
+        "~/models/mistral",
+        "C:\\models\\mistral",
+        "d:/models/x",
+        "\\\\server\\share\\x",
+    ],
+)
+def test_absolute_paths(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(f"before {text} after", "utf-8")
+    with pytest.raises(UserError, match=r"README.md: would publish the path"):
+        check_staged(tmp_path, [])
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "scores.json").write_text(json.dumps({"a": [{"b": text}]}), "utf-8")
+    with pytest.raises(UserError, match=r"scores.json: would publish the path"):
+        check_staged(tmp_path, [])
+
+
+@pytest.mark.parametrize("place", [Path.cwd(), Path.home()])
+def test_this_folder_and_home_however_short(tmp_path: Path, place: Path) -> None:
+    (tmp_path / "recipe.yml").write_text(f"# in {place}\n", "utf-8")
+    with pytest.raises(UserError, match="recipe.yml: would publish the path"):
+        check_staged(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "and/or, R1/R2/RL, 1/2/3",
+        "data/samsum/train.jsonl and ./data/x and ../data/x/y",
+        "[INST] {dialogue} [/INST] </s>",
+        "https://example.org/a/b/c.html",
+        "12:30/45, at 7:/ or D: no",
+        "`mistralai/Mistral-7B-Instruct-v0.2`",
+        "{{ message['role'] + '\\n' }}",
+    ],
+)
+def test_what_is_no_absolute_path(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(text, "utf-8")
+    check_staged(tmp_path, [])
+
+
+def test_text_of_the_data_in_any_wrapping(tmp_path: Path) -> None:
+    for name, text in {
+        "README.md": LINE.replace(" in the shed", "\n  in the shed"),
+        "scores.json": json.dumps({"x": LINE}),
+        "recipe.yml": "# " + LINE.removeprefix("Mia: "),
+    }.items():
+        (tmp_path / name).write_text(text, "utf-8")
+        with pytest.raises(UserError, match=f"{name}: would publish text of the prepared data"):
+            check_staged(tmp_path, ["", "Tom: ok", LINE])
+        check_staged(tmp_path, ["Mia: the blue bike", LINE.upper()])
+        (tmp_path / name).unlink()
+
+
+def test_the_metadata_of_safetensors(tmp_path: Path) -> None:
+    weights = {"w": np.zeros(2, np.float32)}
+    save_file(weights, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    check_staged(tmp_path, [])
+    save_file(weights, tmp_path / "adapter_model.safetensors", {"from": "/home/me/x"})
+    with pytest.raises(UserError, match="adapter_model.safetensors: would publish the path"):
+        check_staged(tmp_path, [])
+
+
+def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
+    model = {"type": "BPE", "vocab": {"/usr/bin/env": 1}, "merges": ["/usr /bin/env"]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}), "utf-8")
+    check_staged(tmp_path, [])
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"from": "/usr/bin/env"}), "utf-8")
+    with pytest.raises(UserError, match="tokenizer.json: would publish the path"):
+        check_staged(tmp_path, [])
+
+
+@pytest.mark.parametrize("name", ["model.bin", "optimizer.pt", "rng_state.pth", "run.pkl", "x.py"])
+def test_files_that_may_run_code(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=f"{name}: is not published"):
+        check_staged(tmp_path, [])
+
+
+def test_links_and_damaged_json(tmp_path: Path) -> None:
+    (tmp_path / "README.md").symlink_to("elsewhere.md")
+    with pytest.raises(UserError, match="README.md: is a link"):
+        check_staged(tmp_path, [])
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "scores.json").write_text("{", "utf-8")
+    with pytest.raises(UserError, match="scores.json: damaged"):
+        check_staged(tmp_path, [])
