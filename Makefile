@@ -18,7 +18,7 @@ test: $(VENV)/.dev $(MODEL)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy data_prep eval scripts tests
-	$(PY) -m pytest -q --durations=15
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 clean:
 	rm -rf data/smollm2_samsum outputs/smollm2_samsum results/smollm2_samsum
