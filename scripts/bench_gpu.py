@@ -2,6 +2,7 @@
 
     python -m scripts.bench_gpu                       # all variants, one call
     python -m scripts.bench_gpu --variants ours,notebook --memory-cap 40
+    python -m scripts.bench_gpu --set attn_implementation=sdpa      # where flash-attn is missing
     torchrun is started by itself where there are several GPUs; --gpus 1 asks for one
 
 Each variant is trained by Axolotl itself for some steps, on the recipe's model with random weights
@@ -13,12 +14,12 @@ nothing of interest.
 
 import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.recipe import load_recipe
@@ -43,28 +44,42 @@ def main() -> None:
         raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
     if not torch.cuda.is_available() and args.width is None:
         raise UserError("no GPU is here; `--width 64` tries the benchmark on a CPU")
+    also = dict(_pair(text) for text in args.set)
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         place = Path(folder)
         base_model = load_recipe(VARIANTS[names[0]].recipe).config["base_model"]
         parameters = save(base_model, place / "model", args.width)
         print(f"{base_model}: {parameters:,} random parameters", flush=True)
-        found = [_measure(VARIANTS[name], place, args) for name in names]
+        found = [_measure(VARIANTS[name], place, args, also) for name in names]
     record = {"environment": environment(), "steps": args.steps, "memory_cap_gb": args.memory_cap,
-              "width": args.width, "variants": found}  # fmt: skip
+              "width": args.width, "set": args.set, "variants": found}  # fmt: skip
     print(table(found))
     with whole_file(args.output) as file:
         json.dump(record, file, indent=1)
     print(f"{args.output}: the same, with the environment")
 
 
-def _measure(variant: Variant, place: Path, args: argparse.Namespace) -> dict[str, Any]:
-    print(f"{variant.name}: {variant.what}", file=sys.stderr, flush=True)
+def _measure(
+    variant: Variant, place: Path, args: argparse.Namespace, also: dict[str, Any]
+) -> dict[str, Any]:
     recipe = load_recipe(variant.recipe)
     folder = place / variant.recipe.stem
     if not folder.exists():
         prepare_rows(recipe, place / "model", folder, args.rows)
     gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
-    return run_variant(variant, place / "model", folder, args.steps, max(1, gpus), args.memory_cap)
+    model, cap = place / "model", args.memory_cap
+    row = run_variant(variant, model, folder, args.steps, max(1, gpus), cap, also)
+    said = row.get("failed") or f"{row['tokens_per_second']:,.0f} tokens/s"
+    print(f"{variant.name} ({variant.what}): {said}", flush=True)
+    return row
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """`key=value`, the value as YAML reads it."""
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise UserError(f"--set: {text!r} is not of the form key=value")
+    return key, yaml.safe_load(value)
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -100,6 +115,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpus", type=int, help="how many (default: all that are here)")
     parser.add_argument("--memory-cap", type=float, metavar="GB", help="as on a card of this size")
     parser.add_argument("--width", type=int, help="a model of this width, for a try on a CPU")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                        help="of all variants, as attn_implementation=sdpa")  # fmt: skip
     parser.add_argument("--scratch", type=Path, help="where 15 GB fit (default: the temporary one)")
     parser.add_argument("--output", type=Path, default=Path("results/bench_gpu.json"))
     return parser.parse_args()

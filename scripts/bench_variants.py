@@ -56,16 +56,23 @@ VARIANTS = {
 
 
 def run_variant(
-    variant: Variant, model: Path, folder: Path, steps: int, gpus: int, cap: float | None
+    variant: Variant,
+    model: Path,
+    folder: Path,
+    steps: int,
+    gpus: int,
+    cap: float | None,
+    also: dict[str, Any],
 ) -> dict[str, Any]:
     """Train `steps` steps in `folder`, which holds the data; what was measured and expected.
 
-    Where training fails, `failed` says why, and what was not measured is left out.
+    `also` overrides keys of every variant; `cap` is in GB. Where training fails, `failed` says why,
+    and what was not measured is left out.
     """
     import torch
 
     recipe = load_recipe(variant.recipe)
-    changed = dict(variant.overrides)
+    changed = {**also, **variant.overrides}
     if not torch.cuda.is_available():
         changed |= cpu_overrides({**recipe.config, **changed})
         changed |= {"bf16": False} if recipe.config.get("bf16") else {}
@@ -140,6 +147,8 @@ def _expected(recipe: Recipe, gpus: int) -> dict[str, Any]:
     assert shape is not None  # a model of random_model.py
     size = number_size(config, gpu)
     rate, operations = rate_of(size, gpu), operations_a_token(config, shape, work)
+    if gpu:  # what the measurement of the rate took
+        torch.cuda.empty_cache()
     memory = estimate_memory(config, shape, work, size, gpu)
     computed = _full_tokens(recipe) / (1 - work.padding)
     return {

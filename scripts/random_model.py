@@ -93,7 +93,11 @@ def save(base_model: str, target: Path, width: int | None = None) -> int:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    return int(model.num_parameters())
+    parameters = int(model.num_parameters())
+    del model
+    if torch.cuda.is_available():  # the GPU belongs to whoever loads it next
+        torch.cuda.empty_cache()
+    return parameters
 
 
 def _small(width: int, vocabulary: int) -> dict[str, Any]:

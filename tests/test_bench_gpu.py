@@ -51,6 +51,8 @@ def test_a_variant_without_memory_keeps_its_row() -> None:
 def test_wrong_variants_and_no_gpu_are_one_line() -> None:
     done = command("python", "-m", "scripts.bench_gpu", "--variants", "ours,other")
     assert done.returncode == 2 and "--variants: unknown ['other']; choose from" in done.stderr
+    done = command("python", "-m", "scripts.bench_gpu", "--width", 64, "--set", "bf16")
+    assert done.returncode == 2 and "--set: 'bf16' is not of the form key=value" in done.stderr
     done = command("env", "CUDA_VISIBLE_DEVICES=", "python", "-m", "scripts.bench_gpu")
     assert done.returncode == 2
     assert "no GPU is here; `--width 64` tries the benchmark on a CPU" in done.stderr
@@ -61,7 +63,8 @@ def test_all_of_it_on_a_tiny_model(tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
     done = command(
         "python", "-m", "scripts.bench_gpu", "--width", 64, "--steps", 4, "--rows", 120,
-        "--variants", "ours,notebook", "--scratch", tmp_path, "--output", result,
+        "--variants", "ours,notebook", "--set", "max_grad_norm=0.5",
+        "--scratch", tmp_path, "--output", result,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     ours, notebook = json.loads(result.read_text("utf-8"))["variants"]

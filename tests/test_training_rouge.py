@@ -233,6 +233,22 @@ def test_examples_reach_wandb(
     ]
 
 
+@pytest.mark.slow
+def test_figures_and_examples_reach_mlflow(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # where it keeps the text
+    trainer_of(recipe, tmp_path, max_steps=2, report_to=["mlflow"]).train()
+    run = mlflow.get_run(mlflow.last_active_run().info.run_id)
+    mlflow.end_run()
+    assert {"eval_rougeL", "eval_stopped", "eval_summary_tokens"} <= run.data.metrics.keys()
+    text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/summaries/step-000002.md")
+    row = read_rows(recipe.data_dir / "validation.jsonl")[0]
+    assert f"### {row['id']}" in text and row["messages"][1]["content"] in text
+
+
 TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
