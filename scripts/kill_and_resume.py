@@ -48,15 +48,17 @@ def main() -> None:
             SMALL["base_model"] = _tiny_model(folder / "tiny")
         whole, seconds = _undisturbed(folder)
         print(f"undisturbed: {len(whole['losses'])} losses logged, {seconds:.0f} s", flush=True)
-        failures = kills = trainings = 0
-        while kills < args.rounds:
+        failures = rounds = kills = trainings = 0
+        while rounds < args.rounds:
             trainings += 1
             recipe = _write_recipe(folder, f"training-{trainings}")
-            for _ in range(min(KILLS_A_TRAINING, args.rounds - kills)):
-                kills += 1
-                failures += not _round(kills, recipe, rng, seconds)
+            for _ in range(min(KILLS_A_TRAINING, args.rounds - rounds)):
+                rounds += 1
+                good, killed = _round(rounds, recipe, rng, seconds)
+                failures, kills = failures + (not good), kills + killed
             failures += not _finish(trainings, recipe, whole)
-    print(f"{kills} kills, {trainings} trainings finished, {failures} failures")
+    print(f"{rounds} rounds: {kills} kills, {rounds - kills} came after the end; "
+          f"{trainings} trainings finished, {failures} failures")  # fmt: skip
     sys.exit(1 if failures else 0)
 
 
@@ -113,8 +115,11 @@ def _launch(recipe: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def _round(number: int, recipe: Path, rng: random.Random, seconds: float) -> bool:
-    """Start, kill, and say what was left; False where the start passed over a whole checkpoint."""
+def _round(number: int, recipe: Path, rng: random.Random, seconds: float) -> tuple[bool, bool]:
+    """Start, kill, and say what was left.
+
+    Whether no whole checkpoint was passed over, and whether the kill came before the end.
+    """
     output = _output(recipe)
     before = newest_whole(output)
     process = _launch(recipe)
@@ -129,12 +134,12 @@ def _round(number: int, recipe: Path, rng: random.Random, seconds: float) -> boo
     good = not went_on or went_on[0] == asked  # killed before it said so: nothing to check
     left = [f"{number_of(c)}{' broken' * bool(what_is_broken(c))}" for c in checkpoints(output)]
     print(
-        f"kill {number}: {'finished before it' if ended else moment}; went on from step "
+        f"round {number}: {'finished before it' if ended else moment}; went on from step "
         f"{number_of(before) if before and went_on else 0}; left checkpoints {left or 'none'}"
         f"{'' if good else '; PASSED OVER ' + str(before)}",
         flush=True,
     )
-    return good
+    return good, not ended
 
 
 def _wait_for(
