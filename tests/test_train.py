@@ -6,13 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.machine import cpu_overrides
 from eval.context import training_curves
 from eval.generate import find_adapter
-from tests.conftest import command, derived_recipe, train
+from tests.conftest import ROOT, command, derived_recipe, train
 
 pytestmark = pytest.mark.slow
 DIALOGUES = 8
@@ -175,19 +177,24 @@ def test_adapter_trained_with_another_prompt_is_refused(trained: Recipe) -> None
         find_adapter(other)
 
 
-def test_mistral_recipe_trains_with_the_real_tokenizer(tmp_path: Path, tiny_mistral: Path) -> None:
-    """Dry run: the recipe's own file, a random model, and only what a CPU cannot do overridden."""
+@pytest.mark.parametrize("name", ["mistral_samsum", "mistral_samsum_qlora"])
+def test_mistral_recipe_trains_and_is_evaluated(
+    name: str, tmp_path: Path, tiny_mistral: Path
+) -> None:
+    """With the real tokenizer, a random model, and only what a CPU cannot do overridden."""
+    config = yaml.safe_load((ROOT / f"recipes/{name}.yml").read_text("utf-8"))
     path = derived_recipe(
-        "mistral_samsum", tmp_path, "dry", base_model=str(tiny_mistral),
+        name, tmp_path, "dry", base_model=str(tiny_mistral), **cpu_overrides(config), bf16=False,
         summarization__source="data_prep/sample",
     )  # fmt: skip
     recipe = load_recipe(path)
     prepare(recipe)
-    train(
-        path, attn_implementation="sdpa", bf16=False, tf32=False,
-        max_steps=2, micro_batch_size=1, sequence_len=512,
-    )  # fmt: skip
+    train(path, max_steps=2, micro_batch_size=1, sequence_len=512)
     assert (recipe.output_dir / "adapter_model.safetensors").is_file()
     done = _evaluate(recipe, tmp_path / "results", "--limit", 2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "tuned - base" in done.stdout
+    systems = json.loads((tmp_path / "results/scores.json").read_text("utf-8"))["systems"]
+    four_bit = "qlora" in name
+    assert ("-nf4|" in systems["base"]["signature"]) == four_bit
+    assert ("-nf4|" in systems["tuned"]["signature"]) == four_bit
