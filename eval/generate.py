@@ -43,10 +43,7 @@ class Summarizer:
         encoder = PromptEncoder(recipe)
         encoder.check_neutral(rows)
         self.tokenizer, self.adapter = encoder.tokenizer, adapter
-        _, labels = encoder.training_ids(rows[0])
-        self.end = [label for label in labels if label != -100][-1]
-        pad = self.tokenizer.pad_token_id
-        pad = self.end if pad is None else pad
+        self.end, pad = end_and_pad(encoder, rows[0])
         self.ids = [row["id"] for row in rows]
         self.prompts = [encoder.prompt_ids(row) for row in rows]
         self.batches = plan_batches([len(prompt) for prompt in self.prompts], decoding)
@@ -76,13 +73,26 @@ class Summarizer:
         """
         batch = self.batches[number]
         outputs = self.engine.generate([self.prompts[row] for row in batch], self.seed + number)
-        return [self._result(self.ids[r], out) for r, out in zip(batch, outputs, strict=True)]
+        return [
+            {"id": self.ids[row], **read_output(output, self.end, self.tokenizer)}
+            for row, output in zip(batch, outputs, strict=True)
+        ]
 
-    def _result(self, row_id: str, output: list[int]) -> Row:
-        stopped = self.end in output
-        length = output.index(self.end) + 1 if stopped else len(output)
-        text = self.tokenizer.decode(output[:length], skip_special_tokens=True)
-        return {"id": row_id, "prediction": text.strip(), "tokens": length, "stopped": stopped}
+
+def end_and_pad(encoder: PromptEncoder, row: Row) -> tuple[int, int]:
+    """Ids of the token that ends a summary, as training learns it of any row, and of padding."""
+    _, labels = encoder.training_ids(row)
+    end = [label for label in labels if label != -100][-1]
+    pad = encoder.tokenizer.pad_token_id
+    return end, end if pad is None else pad
+
+
+def read_output(output: list[int], end: int, tokenizer: Any) -> Row:
+    """`{"prediction", "tokens", "stopped"}` of new token ids, in `Summarizer.summarize`'s sense."""
+    stopped = end in output
+    length = output.index(end) + 1 if stopped else len(output)
+    text = tokenizer.decode(output[:length], skip_special_tokens=True)
+    return {"prediction": text.strip(), "tokens": length, "stopped": stopped}
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
@@ -126,7 +136,7 @@ def find_adapter(recipe: Recipe) -> Path:
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(
             f"{folder}: no trained adapter there; train one with `{train}`, or score the "
-            "base model alone with `--models base`"
+            "base model alone with `python -m eval.run --models base`"
         )
     try:
         adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
