@@ -55,13 +55,12 @@ def serve(page: Any, host: str, port: int, **looks: Any) -> None:
         page.launch(server_name=host, server_port=port, **settings, **looks)
     except OSError as error:
         raise UserError(f"--host {host} --port {port}: {REASONS[errno.EADDRINUSE]}") from error
+    print(f"http://{host}:{port} shows the page; Ctrl-C ends it", flush=True)
     try:
-        print(f"http://{host}:{port} shows the page; Ctrl-C ends it", flush=True)
         Event().wait()
     except KeyboardInterrupt:
-        print()
-    finally:
-        page.close(verbose=False)
+        print(flush=True)
+        os._exit(0)  # else a summary in the making, which nobody waits for, would hold it up
 
 
 class NothingForeign:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +72,19 @@ def path(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def server(path: Path) -> Iterator[Server]:
+    with running(path) as server:
+        yield server
+        interrupt(server)
+
+
+@contextmanager
+def running(recipe: Path) -> Iterator[Server]:
     """The command of the README on a free port, behind a proxy that is not there."""
-    port, hosts = free_port(), path.parent / "hosts"
+    port, hosts = free_port(), recipe.with_suffix(".hosts")
     nowhere = "http://127.0.0.1:9"
-    environment = {**os.environ, "HTTP_PROXY": nowhere, "http_proxy": nowhere, "PYTHONPATH": ""}
+    environment = {**os.environ, "HTTP_PROXY": nowhere, "http_proxy": nowhere}
     process = subprocess.Popen(
-        [sys.executable, "-c", WATCHED, hosts, path, "--port", str(port)], cwd=ROOT,
+        [sys.executable, "-c", WATCHED, hosts, recipe, "--port", str(port)], cwd=ROOT,
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -84,12 +92,16 @@ def server(path: Path) -> Iterator[Server]:
         said = line or process.communicate()[1][-2000:]
         assert line == f"http://127.0.0.1:{port} shows the page; Ctrl-C ends it\n", said
         yield Server(f"http://127.0.0.1:{port}/", process, hosts)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
-        errors = process.stderr.read() if process.stderr else ""
-        assert "Traceback" not in errors and "interrupt" not in errors.lower()
     finally:
         process.kill()
+
+
+def interrupt(server: Server) -> None:
+    """Ctrl-C: at once and without a word."""
+    server.process.send_signal(signal.SIGINT)
+    output, errors = server.process.communicate(timeout=3)
+    assert server.process.returncode == 0 and output == "\n"
+    assert "Traceback" not in errors and "interrupt" not in errors.lower()
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +165,7 @@ def test_a_chat_that_cannot_be_summarised_is_refused_in_a_sentence(page: Any) ->
     page.wait_for_selector(DONE)
     for chat, sentence in (
         ("  \n ", "There is no chat yet; paste one, a turn a line."),
-        ("Anna: hi\n" * 300, "the recipe's sequence_len of 300 allows 299; shorten it."),
+        ("Anna: hi\n" * 1500, "the recipe's sequence_len of 300 allows 299; shorten it."),
         ("x" * 300_000, "The chat has more than 200,000 characters; paste a part of it."),
     ):
         summarise(page, chat)
@@ -216,6 +228,22 @@ def test_it_listens_to_this_machine_alone_and_asks_for_nothing(server: Server) -
     assert listening == ["127.0.0.1"]
     hosts = set(server.hosts.read_text("utf-8").split())
     assert "127.0.0.1" in hosts and hosts <= {"127.0.0.1", "localhost"}
+
+
+def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
+    """Nor for a second model that is still to come: nothing of either is to be saved."""
+    slow = {"max_new_tokens": 250, "min_new_tokens": 250, "dtype": "float32"}
+    recipe = derived_recipe(
+        "smollm2_samsum", path.parent, "slow", summarization__decoding=slow,
+        base_model=str(load_recipe(path).config["base_model"]), sequence_len=4000,
+    )  # fmt: skip
+    with running(recipe) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        summarise(page, "Anna: hi\n" * 900)
+        page.get_by_text("Base model at work").wait_for()
+        interrupt(server)
+        page.close()
 
 
 def test_examples_are_shown_only_where_everybody_may_show_them(
