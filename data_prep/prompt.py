@@ -86,6 +86,12 @@ class PromptEncoder:
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 
+    def neutralizer(self) -> Neutralizer:
+        """What breaks every control string of this tokenizer in a text."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special}
+        return Neutralizer(special | set(self.tokenizer.all_special_tokens))
+
     def check_neutral(self, rows: list[dict[str, Any]]) -> None:
         """Raise UserError where a row holds a control string of this tokenizer as text.
 

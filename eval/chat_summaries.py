@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
-from data_prep.prompt import Neutralizer, to_row
+from data_prep.prompt import to_row
 from data_prep.recipe import Recipe
 from eval.chats.chat import Chat, Message, dialogue_of
 from eval.chats.parts import Messages, cut_at_gaps, cut_to_fit
@@ -50,9 +50,7 @@ class ChatSummarizer:
         self.adapter = find_adapter(recipe) if model == "tuned" else None
         self.decoding = resolve(recipe.summarization.decoding)
         self.summarizer = Summarizer(recipe, self.decoding, [], self.adapter)
-        tokenizer = self.summarizer.tokenizer
-        special = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special}
-        self._neutralize = Neutralizer(special | set(tokenizer.all_special_tokens))
+        self._neutralize = self.summarizer.encoder.neutralizer()
         self._most = self._room()
         self.summarizer.use(model)
 

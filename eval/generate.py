@@ -44,10 +44,7 @@ class Summarizer:
         self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
         self.tokenizer = self.encoder.tokenizer
         any_row = to_row("", "Ana: hi", "Ana says hi.", recipe.summarization.instruction)
-        _, labels = self.encoder.training_ids(any_row)
-        self.end = [label for label in labels if label != -100][-1]
-        pad = self.tokenizer.pad_token_id
-        pad = self.end if pad is None else pad
+        self.end, pad = end_and_pad(self.encoder, any_row)
         self.plan(rows)
         self.seed = decoding.seed
         self.engine: Engine
@@ -85,13 +82,26 @@ class Summarizer:
         """
         batch = self.batches[number]
         outputs = self.engine.generate([self.prompts[row] for row in batch], self.seed + number)
-        return [self._result(self.ids[r], out) for r, out in zip(batch, outputs, strict=True)]
+        return [
+            {"id": self.ids[row], **read_output(output, self.end, self.tokenizer)}
+            for row, output in zip(batch, outputs, strict=True)
+        ]
 
-    def _result(self, row_id: str, output: list[int]) -> Row:
-        stopped = self.end in output
-        length = output.index(self.end) + 1 if stopped else len(output)
-        text = self.tokenizer.decode(output[:length], skip_special_tokens=True)
-        return {"id": row_id, "prediction": text.strip(), "tokens": length, "stopped": stopped}
+
+def end_and_pad(encoder: PromptEncoder, row: Row) -> tuple[int, int]:
+    """Ids of the token that ends a summary, as training learns it of any row, and of padding."""
+    _, labels = encoder.training_ids(row)
+    end = [label for label in labels if label != -100][-1]
+    pad = encoder.tokenizer.pad_token_id
+    return end, end if pad is None else pad
+
+
+def read_output(output: list[int], end: int, tokenizer: Any) -> Row:
+    """`{"prediction", "tokens", "stopped"}` of new token ids, in `Summarizer.summarize`'s sense."""
+    stopped = end in output
+    length = output.index(end) + 1 if stopped else len(output)
+    text = tokenizer.decode(output[:length], skip_special_tokens=True)
+    return {"prediction": text.strip(), "tokens": length, "stopped": stopped}
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:

@@ -56,6 +56,15 @@ class HfEngine:
         """Merge the adapter into the weights; raises UserError where it does not fit."""
         if self.tuned:
             return
+        model = self.attach_beside(folder)
+        if not quantization(self.recipe.config):
+            self.model = model.merge_and_unload()
+
+    def attach_beside(self, folder: Path) -> PeftModel:
+        """Put the adapter beside the weights; raises UserError where it does not fit.
+
+        Inside `disable_adapter()` of what is returned, `generate` is the base model's.
+        """
         try:
             saved = load_peft_weights(str(folder), device="cpu").keys()
             model = PeftModel.from_pretrained(self.model, folder).eval()
@@ -68,9 +77,9 @@ class HfEngine:
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
                 f"({reason}); train it anew or set `output_dir`"
             ) from error
-        quantized = quantization(self.recipe.config)
-        self.model = model.get_base_model() if quantized else model.merge_and_unload()
+        self.model = model.get_base_model()
         self.tuned = True
+        return model
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:

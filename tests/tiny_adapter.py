@@ -1,0 +1,19 @@
+"""A LoRA adapter of random weights, without any training."""
+
+from pathlib import Path
+
+
+def save_adapter(base_model: Path, folder: Path) -> None:
+    """Save an adapter that changes what the model in `base_model` says."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_model), config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # zero at the start: no change
+            torch.nn.init.normal_(weight, std=0.5)
+    model.peft_config["default"].base_model_name_or_path = str(base_model)
+    model.save_pretrained(str(folder))
