@@ -23,6 +23,8 @@ from data_prep.training import run_record
 
 def main() -> None:
     """Merge, prove, print; exit code 1 where the two are not equal."""
+    from scripts.merging.folder import CHANGED
+
     args = _arguments()
     recipe = load_recipe(args.recipe)
     if args.dialogues < 2:
@@ -31,11 +33,11 @@ def main() -> None:
     proof = merge(recipe, rows, data, args.dtype)
     if not proof["good"]:
         folder = recipe.output_dir / "merged"
-        print(
-            f"not good: {folder}: beyond the bound: {'; '.join(proof['exceeded'])}; remove the "
-            "folder, and the same command merges anew",
-            file=sys.stderr,
-        )
+        mend = "keep the adapter beside the base model, or merge with `merge_method: legacy`"
+        if CHANGED in proof["exceeded"]:
+            mend = "remove the folder, and the same command merges anew"
+        exceeded = "; ".join(proof["exceeded"])
+        print(f"not good: {folder}: beyond the bound: {exceeded}; {mend}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -51,6 +53,7 @@ def merge(
     from scripts.merging.fit import check_fit
     from scripts.merging.folder import PROOF, merged_folder
     from scripts.merging.proof import prove, tables
+    from scripts.merging.publish import end_token
 
     adapter = find_adapter(recipe)
     check_fit(recipe, adapter)
@@ -59,7 +62,7 @@ def merge(
     with writing_to(recipe.output_dir):
         lock = run_record.lock(recipe.output_dir)
     with lock:
-        folder, was_there = merged_folder(recipe, adapter, encoder.tokenizer)
+        folder, was_there = merged_folder(recipe, adapter, encoder, end_token(encoder, rows[0]))
         print(f"{folder}: {'already merged from this adapter' if was_there else 'merged'}")
         decoding = recipe.summarization.decoding
         decoding = decoding.model_copy(update={"engine": "hf", "dtype": dtype or decoding.dtype})

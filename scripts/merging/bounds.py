@@ -12,9 +12,12 @@ The bounds come from SmolLM2-135M (30 layers, greatest logit 44.6; 860 tokens of
   1.31 and a mean of 0.14, and 1.08 and 0.12 between the adapter's own bf16 and its own float32. The
   bounds are 2 units and, for the mean, a quarter of one. Where only the stored weights have 16 bits
   and float32 computes, 0.20 and 0.03 were measured, and the bounds are a quarter of those.
+  Summaries part where two tokens are about as likely: 25 of 40 were identical in bf16; the bound
+  is 25 %.
 * ROUGE: no metric's difference may be told from chance by the paired tests, at 0.05 shared among
-  the three, or reach 0.5 points. In 16 bits a few summaries differ by rounding, and few dialogues
-  measure 0.5 points badly: there the bound is 12 / root(dialogues) where that is more, 1.5 at 64.
+  the three, or reach 0.5 points. In bf16 the right merge was 0.67 ROUGE-L points off on 40
+  dialogues, with p = 0.37, a dialogue's own difference having a standard deviation of about 4.7:
+  in 16 bits the bound is 2.5 such errors, 12 / root(dialogues), where that is more: 1.5 at 64.
 """
 
 import math
@@ -22,6 +25,7 @@ from typing import Any, NamedTuple
 
 from eval.report import HEADERS
 from scripts.merging.measure import Measured
+from scripts.merging.weights import Weights
 
 METRICS = ("rouge1", "rouge2", "rougeL")
 LEVEL = 0.05 / len(METRICS)
@@ -40,16 +44,17 @@ class Check(NamedTuple):
 
 def checks(measured: Measured, figures: dict[str, Any], dtype: str) -> list[Check]:
     """Every check of the two models; `figures` as eval.analysis gives them for both."""
-    stored = measured.weights.dtype if measured.weights else "bfloat16"
+    weights = measured.weights
+    stored = weights.dtype if weights else "bfloat16"
     exact = dtype == stored == "float32"
     slack = 2.0 if dtype != "float32" else 0.5
-    found = [] if measured.weights is None else _weights(measured)
+    found = _weights(weights) if weights else []
     found += _logits(measured, exact, slack)
     same = sum(
         a["prediction"] == b["prediction"]
         for a, b in zip(measured.adapter, measured.merged, strict=True)
     )
-    count, least = len(measured.adapter), 0.99 if exact else 0.5
+    count, least = len(measured.adapter), 0.99 if exact else 0.25
     found.append(
         Check(
             "identical summaries", f"{same} of {count}", f"at least {least:.0%}",
@@ -60,9 +65,7 @@ def checks(measured: Measured, figures: dict[str, Any], dtype: str) -> list[Chec
     return found + [_rouge(figures["comparisons"][0]["metrics"], m, points) for m in METRICS]
 
 
-def _weights(measured: Measured) -> list[Check]:
-    weights = measured.weights
-    assert weights
+def _weights(weights: Weights) -> list[Check]:
     where = f" in {weights.worst}" if weights.steps > STEPS else ""
     return [
         Check(

@@ -33,7 +33,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
             raise ValueError(f"it is {settings.get('peft_type')}, and only LORA is merged here")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-            model = get_peft_model(model, LoraConfig.from_pretrained(adapter))
+            model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
         wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
         if saved != wanted:
             wrong = sorted(key for key, _ in saved.items() ^ wanted.items())

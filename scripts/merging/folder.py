@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, writing_to
+from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
 from data_prep.training.checkpoints import free_name
@@ -22,15 +23,19 @@ from scripts.merging.publish import publish
 
 RECORD = "merge.json"
 PROOF = "merge_proof.json"
+CHANGED = "files since the merge"  # the check of its files
 WORDS = 2000  # of Axolotl's output, shown where it fails
 DISK = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system")
 
 
-def merged_folder(recipe: Recipe, adapter: Path, tokenizer: Any) -> tuple[Path, bool]:
+def merged_folder(
+    recipe: Recipe, adapter: Path, encoder: PromptEncoder, end: int
+) -> tuple[Path, bool]:
     """`<output_dir>/merged` of this adapter, and whether it was there already.
 
-    What stands there of another adapter is set aside, nothing is deleted. Raises UserError where
-    the disk cannot be written or Axolotl's command fails; earlier files are then untouched.
+    `end` is the token that ends a summary in training. What stands there of another adapter is set
+    aside, nothing is deleted. Raises UserError where the disk cannot be written or Axolotl's
+    command fails; earlier files are then untouched.
     """
     target = recipe.output_dir / "merged"
     made_of = _made_of(recipe, adapter)
@@ -39,7 +44,7 @@ def merged_folder(recipe: Recipe, adapter: Path, tokenizer: Any) -> tuple[Path, 
     with _scratch(recipe.output_dir) as scratch:
         fresh = scratch / "merged"
         _run_axolotl(recipe, adapter, scratch)
-        publish(fresh, recipe, tokenizer)
+        publish(fresh, recipe, encoder, end)
         files = {p.name: sha256_of(p) for p in sorted(fresh.iterdir())}
         (fresh / RECORD).write_text(json.dumps({"made_of": made_of, "files": files}, indent=1))
         if target.exists():

@@ -15,9 +15,9 @@ from eval.report import table
 from eval.signature import commit, generation_fields, generation_key, quantization
 from eval.systems import Corpus, System
 from scripts.merging.bounds import Check, checks
-from scripts.merging.folder import PROOF, changed_files, recorded
+from scripts.merging.folder import CHANGED, PROOF, changed_files, recorded
 from scripts.merging.measure import Measured, measure, rounds_to_nf4
-from scripts.merging.publish import paths_in
+from scripts.merging.publish import end_token, paths_in, stop_tokens
 
 Row = dict[str, Any]
 
@@ -77,10 +77,9 @@ def _of_the_folder(recipe: Recipe, rows: list[Row], merged: Path) -> list[Check]
     changed, paths = changed_files(merged), paths_in(merged, recipe)
     encoder = PromptEncoder(recipe)
     same = _same_prompts(recipe, encoder, rows, merged)
-    end = [label for label in encoder.training_ids(rows[0])[1] if label != -100][-1]
-    stops = _stop_ids(merged)
+    end, stops = end_token(encoder, rows[0]), stop_tokens(merged)
     return [
-        Check("files since the merge", ", ".join(changed) or "the same", "the same", not changed),
+        Check(CHANGED, ", ".join(changed) or "the same", "the same", not changed),
         Check("paths of this machine", ", ".join(paths) or "none", "none", not paths),
         Check(
             "its own chat template gives training's ids", f"{same} of {len(rows)}", "all",
@@ -96,7 +95,7 @@ def _same_prompts(recipe: Recipe, encoder: PromptEncoder, rows: list[Row], merge
     from transformers import AutoTokenizer
 
     try:
-        own = AutoTokenizer.from_pretrained(merged)
+        own: Any = AutoTokenizer.from_pretrained(merged)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -111,16 +110,6 @@ def _same_prompts(recipe: Recipe, encoder: PromptEncoder, rows: list[Row], merge
         == encoder.prompt_ids(row)
         for row in rows
     )
-
-
-def _stop_ids(merged: Path) -> list[int]:
-    """Token ids at which generation from the folder stops by its own settings."""
-    for name in ("generation_config.json", "config.json"):
-        path = merged / name
-        ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
-        if ids is not None:
-            return list(ids) if isinstance(ids, list) else [ids]
-    return []
 
 
 def _figures(

@@ -11,18 +11,25 @@ from typing import Any
 from safetensors import safe_open
 
 from data_prep.errors import UserError
+from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Recipe
 
 TEXTS = (".json", ".md", ".txt", ".jinja", ".py", ".yml", ".yaml")
 MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # a token may look like a path
 
 
-def publish(folder: Path, recipe: Recipe, tokenizer: Any) -> None:
+def publish(folder: Path, recipe: Recipe, encoder: PromptEncoder, end: int) -> None:
     """Save the recipe's tokenizer into `folder`, and take absolute paths out of its files.
 
-    Raises UserError where a path of this machine is left.
+    `end`: the token with which training ended a summary; generation from the folder stops there
+    too. Raises UserError where a path of this machine is left.
     """
-    tokenizer.save_pretrained(folder)
+    encoder.tokenizer.save_pretrained(folder)
+    if end not in (stops := stop_tokens(folder)):
+        path = folder / "generation_config.json"
+        settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        settings["eos_token_id"] = [end, *stops]
+        path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     for path in sorted(folder.glob("*.json")):
         if path.name not in MANY_WORDS and not path.name.endswith(".index.json"):
             before = json.loads(path.read_text("utf-8"))
@@ -38,6 +45,21 @@ def publish(folder: Path, recipe: Recipe, tokenizer: Any) -> None:
         raise UserError(
             f"{left[0]}: names a folder of this machine; take it out of that file of the base model"
         )
+
+
+def end_token(encoder: PromptEncoder, row: dict[str, Any]) -> int:
+    """The token that ends a summary in training."""
+    return [label for label in encoder.training_ids(row)[1] if label != -100][-1]
+
+
+def stop_tokens(folder: Path) -> list[int]:
+    """Token ids at which generation from a model's folder stops by its own settings."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+        if ids is not None:
+            return list(ids) if isinstance(ids, list) else [ids]
+    return []
 
 
 def paths_in(folder: Path, recipe: Recipe) -> list[str]:
