@@ -32,6 +32,8 @@ LEVEL = 0.05 / len(METRICS)
 STEPS = 1.0  # rounding of a stored weight; half of one is what rounding costs
 ROUNDING = 2**-8  # of bf16
 
+Row = dict[str, Any]
+
 
 class Check(NamedTuple):
     """One line of the proof: what was looked at, what was found, what it had to be."""
@@ -50,19 +52,23 @@ def checks(measured: Measured, figures: dict[str, Any], dtype: str) -> list[Chec
     slack = 2.0 if dtype != "float32" else 0.5
     found = _weights(weights) if weights else []
     found += _logits(measured, exact, slack)
-    same = sum(
-        a["prediction"] == b["prediction"]
-        for a, b in zip(measured.adapter, measured.merged, strict=True)
-    )
     count, least = len(measured.adapter), 0.99 if exact else 0.25
+    same = _identical(measured.adapter, measured.merged)
     found.append(
         Check(
             "identical summaries", f"{same} of {count}", f"at least {least:.0%}",
             same / count >= least,
         )
     )  # fmt: skip
+    if not isinstance(measured.vllm, str):
+        same = _identical(measured.adapter, measured.vllm)
+        found.append(Check("identical summaries in vLLM", f"{same} of {count}", "none", True))
     points = 0.5 if exact else max(0.5, 12 / math.sqrt(count))
     return found + [_rouge(figures["comparisons"][0]["metrics"], m, points) for m in METRICS]
+
+
+def _identical(first: list[Row], second: list[Row]) -> int:
+    return sum(a["prediction"] == b["prediction"] for a, b in zip(first, second, strict=True))
 
 
 def _weights(weights: Weights) -> list[Check]:

@@ -7,13 +7,14 @@ what is going to be used. Logits go through a temporary file, so that both need 
 import gc
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from data_prep.errors import writing_to
+from data_prep.errors import UserError, writing_to
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Decoding, Recipe
 from eval.generate import Summarizer
@@ -46,13 +47,17 @@ class Logits(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Results of both models in the order of the rows, how far apart the two are, their depth."""
+    """Results of both models in the order of the rows, how far apart the two are, their depth.
+
+    `vllm`: those of the merged folder under vLLM, or why there are none.
+    """
 
     adapter: list[Row]
     merged: list[Row]
     logits: Logits
     weights: Weights | None
     layers: int
+    vllm: list[Row] | str
 
 
 def measure(
@@ -65,18 +70,21 @@ def measure(
     ]
     with writing_to(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as spool:
         first = _Side(recipe, decoding, rows, adapter)
-        of_adapter = first.summaries()
+        of_adapter = _summaries(first.summarizer)
         for one in continued:
             first.logits(one).tofile(spool)
         weights = compare_weights(first.engine.model, merged)
         del first
         gc.collect()
         second = _Side(recipe, decoding, rows, None, merged)
-        of_merged = second.summaries()
+        of_merged = _summaries(second.summarizer)
         spool.seek(0)
         logits = _compare(spool, second, continued)
         layers = second.engine.model.config.num_hidden_layers
-    return Measured(of_adapter, of_merged, logits, weights, layers)
+        del second
+        gc.collect()
+    in_vllm = _in_vllm(_of_folder(recipe, merged), decoding, rows)
+    return Measured(of_adapter, of_merged, logits, weights, layers, in_vllm)
 
 
 class _Side:
@@ -90,10 +98,7 @@ class _Side:
         adapter: Path | None,
         merged: Path | None = None,
     ):
-        config = {**recipe.config, "load_in_4bit": False, "load_in_8bit": False}
-        if merged:
-            config |= {"base_model": str(merged), "revision_of_model": None}
-        plain = replace(recipe, config=config)
+        plain = _of_folder(recipe, merged)
 
         def engine(_: Recipe, decoding: Decoding, end: int, pad: int) -> HfEngine:
             made = HfEngine(plain, decoding, end, pad, beside=True)
@@ -105,13 +110,6 @@ class _Side:
         self.summarizer.use("tuned")
         self.engine: Any = self.summarizer.engine
 
-    def summaries(self) -> list[Row]:
-        """`{"id", "prediction", ...}` of each row, in their order."""
-        found: dict[int, Row] = {}
-        for number, batch in enumerate(self.summarizer.batches):
-            found |= zip(batch, self.summarizer.summarize(number), strict=True)
-        return [found[row] for row in range(len(found))]
-
     @torch.inference_mode()
     def logits(self, one: Continued) -> np.ndarray:
         """float32, (tokens of the summary and its end, vocabulary); the reference is given."""
@@ -119,6 +117,36 @@ class _Side:
         count = len(one.ids) - one.start
         output = self.engine.model(input_ids=ids, logits_to_keep=count, use_cache=False)
         return output.logits[0].float().cpu().numpy()
+
+
+def _of_folder(recipe: Recipe, merged: Path | None) -> Recipe:
+    """The recipe without its 4 or 8 bits, on the merged folder where there is one."""
+    config = {**recipe.config, "load_in_4bit": False, "load_in_8bit": False}
+    if merged:
+        config |= {"base_model": str(merged), "revision_of_model": None}
+    return replace(recipe, config=config)
+
+
+def _summaries(summarizer: Summarizer) -> list[Row]:
+    """`{"id", "prediction", ...}` of each row, in their order."""
+    found: dict[int, Row] = {}
+    for number, batch in enumerate(summarizer.batches):
+        found |= zip(batch, summarizer.summarize(number), strict=True)
+    return [found[row] for row in range(len(found))]
+
+
+def _in_vllm(merged: Recipe, decoding: Decoding, rows: list[Row]) -> list[Row] | str:
+    """Summaries of the merged folder under vLLM; not run yet, for want of a GPU."""
+    if not find_spec("vllm"):
+        return "not compared: vLLM is not installed"
+    if not torch.cuda.is_available():
+        return "not compared: no GPU"
+    torch.cuda.empty_cache()
+    try:
+        asked = Decoding.model_validate({**decoding.model_dump(), "engine": "vllm"})
+        return _summaries(Summarizer(merged, asked, rows, None))
+    except (UserError, ValueError) as error:  # ValueError: a setting that vLLM has not
+        return f"not compared: {' '.join(str(error).split())}"
 
 
 def rounds_to_nf4(recipe: Recipe) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def prove(
         "exceeded": [check.what for check in found if not check.holds],
         "checks": [check._asdict() for check in found],
         "compared": _compared(recipe),
-        "vllm": "not compared" if find_spec("vllm") else "not installed",
+        "vllm": measured.vllm if isinstance(measured.vllm, str) else "compared",
         "split": {**data, "dialogues": len(rows)},
         "decoding": decoding.model_dump(),
         "logits": _finite(measured.logits._asdict()),
@@ -123,14 +122,17 @@ def _figures(
     fields = generation_fields(
         generation_key(recipe, "tuned", decoding, f"{digest}[:{len(rows)}]", adapter)
     )
+    made = {"adapter": measured.adapter, "merged": measured.merged}
+    if not isinstance(measured.vllm, str):
+        made["merged in vLLM"] = measured.vllm
     systems = {
         name: System(
-            [row["prediction"] for row in made],
-            tokens=[row["tokens"] for row in made],
-            stopped=[row["stopped"] for row in made],
+            [row["prediction"] for row in results],
+            tokens=[row["tokens"] for row in results],
+            stopped=[row["stopped"] for row in results],
             fields=fields,
         )
-        for name, made in (("adapter", measured.adapter), ("merged", measured.merged))
+        for name, results in made.items()
     }
     return analyse(systems, Corpus([row["messages"][1]["content"] for row in rows])).figures
 
