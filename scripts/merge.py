@@ -65,7 +65,8 @@ def merge(
         folder, was_there = merged_folder(recipe, adapter, encoder, end_token(encoder, rows[0]))
         print(f"{folder}: {'already merged from this adapter' if was_there else 'merged'}")
         decoding = recipe.summarization.decoding
-        decoding = decoding.model_copy(update={"engine": "hf", "dtype": dtype or decoding.dtype})
+        asked = {"engine": "hf", "do_sample": False, "dtype": dtype or decoding.dtype}
+        decoding = decoding.model_copy(update=asked)
         proof, found = prove(recipe, resolve(decoding), rows, adapter, folder, data)
     print(tables(proof, found))
     print(f"{folder / PROOF}: the same, with the signatures")

@@ -207,6 +207,17 @@ def test_a_weight_too_small_for_logits_is_found_all_the_same(
     assert code == 1 and "weights" in error and "logits" not in error
 
 
+def test_a_merged_folder_that_was_cut_is_refused_and_no_longer_called_good(
+    copy: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copy.output_dir / "merged"
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5000])
+    code, _, error = run(capsys, copy.path, "--dialogues", "4")
+    assert code == 2 and "model.safetensors changed since the merge, and cannot be read" in error
+    assert proof_of(folder)["good"] is False
+
+
 def no_adapter(recipe: Recipe) -> None:
     (recipe.output_dir / "adapter_model.safetensors").unlink()
 

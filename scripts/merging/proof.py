@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from data_prep.errors import UserError, whole_file
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import Decoding, Recipe
@@ -34,8 +36,19 @@ def prove(
     `data`: the split's name and hash. Raises UserError where a model cannot be loaded or the folder
     cannot be written.
     """
-    found = _of_the_folder(recipe, rows, merged)
-    measured = measure(recipe, decoding, rows, adapter, merged)
+    if changed := changed_files(merged):  # an earlier proof was of other files
+        with whole_file(merged / PROOF) as file:
+            json.dump({"good": False, "exceeded": [CHANGED]}, file, indent=1)
+    try:
+        found = _of_the_folder(recipe, rows, merged, changed)
+        measured = measure(recipe, decoding, rows, adapter, merged)
+    except (SafetensorError, ValueError) as error:
+        if not changed:
+            raise
+        raise UserError(
+            f"{merged}: {', '.join(changed)} changed since the merge, and cannot be read; remove "
+            "the folder, and the same command merges anew"
+        ) from error
     figures = _figures(recipe, decoding, rows, adapter, measured, data["sha256"])
     found += checks(measured, figures, decoding.dtype)
     proof = {
@@ -71,9 +84,11 @@ def tables(proof: dict[str, Any], found: list[Check]) -> str:
     return "\n".join([head, "", *lines, "", table(proof)])
 
 
-def _of_the_folder(recipe: Recipe, rows: list[Row], merged: Path) -> list[Check]:
+def _of_the_folder(
+    recipe: Recipe, rows: list[Row], merged: Path, changed: list[str]
+) -> list[Check]:
     """What needs no model: its files, its paths, the prompt that its own tokenizer makes."""
-    changed, paths = changed_files(merged), paths_in(merged, recipe)
+    paths = paths_in(merged, recipe)
     encoder = PromptEncoder(recipe)
     same = _same_prompts(recipe, encoder, rows, merged)
     end, stops = end_token(encoder, rows[0]), stop_tokens(merged)
