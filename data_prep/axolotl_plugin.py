@@ -24,7 +24,7 @@ from data_prep.strict.problems import find_problems
 from data_prep.training import run_record
 from data_prep.training.checkpoints import newest_whole, set_aside_others, what_is_broken
 from data_prep.training.failures import end_in_one_line
-from data_prep.training.machine import machine_problems
+from data_prep.training.machine import is_merge_command, machine_problems
 from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
 from data_prep.training.processes import (
     ending_with_one_line,
@@ -65,9 +65,13 @@ class SummarizationPlugin(BasePlugin):
     def register(self, cfg: dict[str, Any]) -> None:
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
+        if cfg.get("merge_lora"):  # read a second time, with what the merge overrides
+            return
         with ending_with_one_line():
             path = Path(cfg["axolotl_config_path"])
             refuse(find_problems(path, self._asked))
+            if is_merge_command():
+                return
             refuse(machine_problems(path, self._asked))
         if cfg.get("auto_resume_from_checkpoints") is None:
             cfg["auto_resume_from_checkpoints"] = True  # the same command again goes on

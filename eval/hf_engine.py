@@ -26,12 +26,16 @@ from eval.signature import quantization
 class HfEngine:
     """A base model, then the same weights with the adapter merged into them, or beside them."""
 
-    def __init__(self, recipe: Recipe, decoding: Decoding, end: int, pad: int):
+    def __init__(
+        self, recipe: Recipe, decoding: Decoding, end: int, pad: int, beside: bool = False
+    ):
         """Load the base model; raises UserError where it cannot be had.
 
-        `decoding.dtype` is no longer `auto`; `end` and `pad` are token ids.
+        `decoding.dtype` is no longer `auto`; `end` and `pad` are token ids; `beside` leaves the
+        adapter out of the weights.
         """
         self.recipe, self.decoding, self.end, self.pad = recipe, decoding, end, pad
+        self.beside = beside or quantization(recipe.config) is not None
         self.pieces = 1  # in how many parts a batch goes; doubled where memory ran out
         self.tuned = False
         self.device = "cpu"
@@ -53,11 +57,11 @@ class HfEngine:
         use_grouped_attention(self.model)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Merge the adapter into the weights; raises UserError where it does not fit."""
+        """Merge the adapter in, or put it beside; raises UserError where it does not fit."""
         if self.tuned:
             return
         model = self.attach_beside(folder)
-        if not quantization(self.recipe.config):
+        if not self.beside:
             self.model = model.merge_and_unload()
 
     def attach_beside(self, folder: Path) -> PeftModel:

@@ -57,6 +57,24 @@ def test_explicit_precision_is_kept(recipe: Recipe) -> None:
 
 
 @needs_cpu
+def test_a_merge_is_neither_refused_nor_prepared_for(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Axolotl's command reads the recipe as it is, and again with what the merge overrides."""
+    recipe.config["attn_implementation"] = "flash_attention_2"  # needs a GPU
+    with pytest.raises(SystemExit):
+        SummarizationPlugin().register(as_axolotl_gives_it(recipe))
+    for argv in (["axolotl/cli/merge_lora.py", "recipe"], ["bin/axolotl", "merge-lora", "recipe"]):
+        monkeypatch.setattr("sys.argv", argv)
+        for overrides in ({}, {"merge_lora": True, "load_in_4bit": False, "fsdp": None}):
+            cfg = DictDefault({**as_axolotl_gives_it(recipe), **overrides})
+            before = dict(cfg)
+            SummarizationPlugin().register(cfg)
+            assert dict(cfg) == before
+    assert not recipe.output_dir.exists()
+
+
+@needs_cpu
 def test_a_run_that_goes_on_keeps_its_measured_precision(recipe: Recipe) -> None:
     for measured in (True, False):
         run_record.write_run(recipe.output_dir, {}, {"bf16": measured})

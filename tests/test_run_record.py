@@ -100,7 +100,7 @@ def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     held = run_record.lock(tmp_path / "run")
-    with pytest.raises(UserError, match="another training is at work there"):
+    with pytest.raises(UserError, match="another training or a merge is at work there"):
         run_record.lock(tmp_path / "run")
     held.close()
     run_record.lock(tmp_path / "run").close()

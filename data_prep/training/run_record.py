@@ -148,7 +148,7 @@ def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
 
 
 def lock(folder: Path) -> IO[str]:
-    """Hold the folder until the process ends; raises UserError where another training has it."""
+    """Hold the folder until the process ends; raises UserError where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / ".lock").open("w")
     try:
@@ -156,7 +156,8 @@ def lock(folder: Path) -> IO[str]:
     except BlockingIOError as error:
         file.close()
         raise UserError(
-            f"{folder}: another training is at work there; wait for it, or set another output_dir"
+            f"{folder}: another training or a merge is at work there; wait for it, or set another "
+            "output_dir"
         ) from error
     return file
 
