@@ -1,13 +1,11 @@
-"""The local page in a real browser, with a tiny random model; bad input to its command."""
+"""The local page in a real browser, with a tiny random model."""
 
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +15,10 @@ from typing import Any
 import psutil
 import pytest
 
-from data_prep.errors import run_cli
-from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from eval.page import example_chats, main
+from eval.page import example_chats
 from tests.conftest import ROOT, derived_recipe
-from tests.tiny_adapter import save_adapter
+from tests.page_recipe import free_port, page_recipe
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -52,22 +48,9 @@ class Server:
     hosts: Path
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    folder = tmp_path_factory.mktemp("page")
-    path = derived_recipe(
-        "smollm2_samsum", folder, "page", base_model=str(tiny_smollm2), sequence_len=300,
-        summarization__decoding={"max_new_tokens": 24, "dtype": "float32"},
-    )  # fmt: skip
-    prepare(load_recipe(path))
-    save_adapter(tiny_smollm2, folder / "output")
-    return path
+    return page_recipe(tmp_path_factory.mktemp("page"), tiny_smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -244,90 +227,3 @@ def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
         page.get_by_text("Base model at work").wait_for()
         interrupt(server)
         page.close()
-
-
-def test_examples_are_shown_only_where_everybody_may_show_them(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = load_recipe(path)
-    assert len(example_chats(recipe)) == 4 and capsys.readouterr().err == ""
-    test = recipe.data_dir / "test.jsonl"
-    whole = test.read_bytes()
-    test.write_bytes(whole[:-50])
-    try:
-        assert example_chats(recipe) == []
-    finally:
-        test.write_bytes(whole)
-    note = capsys.readouterr().err
-    assert note.startswith("note: the page has no example chats: ") and "test.jsonl" in note
-    recipe.summarization.license = "CC-BY-NC-ND-4.0"
-    assert example_chats(recipe) == [] and capsys.readouterr().err == ""
-
-
-def refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> str:
-    """The line with which the command refuses; nothing is loaded by then, so it is quick."""
-    monkeypatch.setattr(sys, "argv", ["eval.page", *map(str, arguments)])
-    start = time.monotonic()
-    with pytest.raises(SystemExit) as ended:
-        run_cli(main)
-    assert ended.value.code == 2 and time.monotonic() - start < 30
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
-    return lines[-1]
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--port", "0"], "--port: 0 is no port; use one of 1 to 65535"),
-        (["--port", "70000"], "--port: 70000 is no port"),
-        (["--host", "192.0.2.1"], "--host 192.0.2.1 --port 7860: not an address of this machine"),
-        (["--host", "no such host"], "not an address of this machine; leave --host at 127.0.0.1"),
-        (["--host", "::1"], "not an address of this machine; leave --host at 127.0.0.1"),
-    ],
-)
-def test_an_address_that_cannot_be_served(
-    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, flags: list[str], message: str
-) -> None:
-    assert message in refusal(monkeypatch, capsys, path, *flags)
-
-
-def test_a_port_that_is_taken(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        line = refusal(monkeypatch, capsys, path, "--port", port)
-    message = "the port is taken; end what uses it or choose another --port"
-    assert f"--host 127.0.0.1 --port {port}: {message}" in line
-
-
-def test_no_adapter(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    untrained = derived_recipe("smollm2_samsum", tmp_path, "untrained")
-    port = free_port()
-    line = refusal(monkeypatch, capsys, untrained, "--port", port)
-    assert "output: no trained adapter there; train one with `accelerate launch" in line
-
-
-def test_a_damaged_adapter(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    weights = path.parent / "output/adapter_model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1000])
-    try:
-        line = refusal(monkeypatch, capsys, path, "--port", free_port())
-    finally:
-        weights.write_bytes(whole)
-    assert "output: this adapter does not fit" in line and "train it anew" in line
-
-
-def test_no_gradio(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    assert "gradio is not installed; run `pip install" in refusal(monkeypatch, capsys, path)
-
-
-def test_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    assert "none.yml: " in refusal(monkeypatch, capsys, tmp_path / "none.yml")
