@@ -6,12 +6,14 @@ import tomllib
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
+DOCS = [path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = ("data/", "outputs/", "results/<", "models/")
 
 
 def test_every_path_exists() -> None:
     paths = re.findall(
-        r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results)/[\w./<>-]*)", README
+        r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results|docs)/[\w./<>-]*)",
+        "\n".join([README, *DOCS]),
     )
     paths = [path.rstrip(".") for path in paths if not path.startswith(GENERATED)]
     assert "recipes/mistral_samsum.yml" in paths and len(set(paths)) >= 7
