@@ -31,6 +31,33 @@ def test_a_gpu_recipe_without_a_gpu_names_keys_cause_and_flags() -> None:
 
 
 @no_gpu
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 11040). Please update your "
+         "GPU driver by downloading", "The NVIDIA driver on your system is too old (found version "
+         "11040); `nvidia-smi` shows driver and cards"),
+        ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU",
+         "Found no NVIDIA driver on your system; `nvidia-smi`"),
+        (None, "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"),
+    ],
+)  # fmt: skip
+def test_what_pytorch_says_of_the_driver(
+    monkeypatch: pytest.MonkeyPatch, words: str | None, said: str
+) -> None:
+    """In the words of PyTorch's CUDA builds, of which none is here."""
+
+    def init() -> None:
+        if words:
+            raise RuntimeError(words)
+
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "init", init)
+    (problem,) = machine_problems(PATH, config())
+    assert said in problem and "\n" not in problem
+
+
+@no_gpu
 def test_the_flags_that_it_names_are_enough() -> None:
     for name in ("mistral_samsum", "mistral_samsum_qlora", "mistral_samsum_notebook"):
         before = config(name)
