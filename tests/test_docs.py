@@ -27,6 +27,7 @@ def commands() -> list[str]:
         blocks = [line.strip() for line in text.splitlines() if line.startswith("    ")]
         spans = re.findall(r"`([^`\n]+)`", text)
         found += [part for part in (*blocks, *spans) if STARTS.match(part)]
+    found.remove("accelerate launch --cpu --num_processes 2")  # a footgun, and no advice
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in found})
 
 

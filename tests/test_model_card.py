@@ -1,6 +1,7 @@
 """The model card: valid for the hub's own classes, and true to the records."""
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_the_code_that_it_shows_runs(records: Records, tmp_path: Path, tiny_smol
     for name in (str(records.adapter), "user/name"):
         code = code.replace("user/name", name)
     done = subprocess.run(
-        ["python", "-c", code.replace("max_new_tokens=128", "max_new_tokens=4")],
+        [sys.executable, "-c", code.replace("max_new_tokens=128", "max_new_tokens=4")],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -82,7 +82,7 @@ def running(recipe: Path) -> Iterator[Server]:
 def interrupt(server: Server) -> None:
     """Ctrl-C: at once and without a word."""
     server.process.send_signal(signal.SIGINT)
-    output, errors = server.process.communicate(timeout=3)
+    output, errors = server.process.communicate(timeout=10)
     assert server.process.returncode == 0 and output == "\n"
     assert "Traceback" not in errors and "interrupt" not in errors.lower()
 
@@ -215,7 +215,7 @@ def test_it_listens_to_this_machine_alone_and_asks_for_nothing(server: Server) -
 
 def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
     """Nor for a second model that is still to come: nothing of either is to be saved."""
-    slow = {"max_new_tokens": 250, "min_new_tokens": 250, "dtype": "float32"}
+    slow = {"max_new_tokens": 4000, "min_new_tokens": 4000, "dtype": "float32"}
     recipe = derived_recipe(
         "smollm2_samsum", path.parent, "slow", summarization__decoding=slow,
         base_model=str(load_recipe(path).config["base_model"]), sequence_len=4000,

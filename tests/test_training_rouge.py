@@ -330,14 +330,15 @@ def test_generation_under_fsdp2(tiny_mistral: Path, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_losses_are_the_same_with_and_without(tmp_path: Path, smollm2: Path) -> None:
+def test_losses_are_the_same_with_and_without(tmp_path: Path, tiny_smollm2: Path) -> None:
     """Through Axolotl's launch line, and the figures reach trainer_state.json."""
     histories = []
     for dialogues in (4, 0):
         folder = tmp_path / str(dialogues)
         folder.mkdir()
         path = derived_recipe(
-            "smollm2_samsum", folder, "run", bf16=False, max_steps=6, eval_strategy="steps",
+            "smollm2_samsum", folder, "run", base_model=str(tiny_smollm2), bf16=False,
+            max_steps=6, eval_strategy="steps",
             eval_steps=2, save_steps=2, logging_steps=1,
             summarization__training_rouge={"dialogues": dialogues, "max_new_tokens": 8},
         )  # fmt: skip
