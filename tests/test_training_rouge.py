@@ -239,7 +239,8 @@ def test_figures_and_examples_reach_mlflow(
 ) -> None:
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)  # where it keeps the text
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "rouge")
+    mlflow.create_experiment("rouge", artifact_location=(tmp_path / "texts").as_uri())
     trainer_of(recipe, tmp_path, max_steps=2, report_to=["mlflow"]).train()
     run = mlflow.get_run(mlflow.last_active_run().info.run_id)
     mlflow.end_run()
