@@ -17,7 +17,7 @@ import pytest
 
 from data_prep.recipe import load_recipe
 from eval.page import example_chats
-from tests.conftest import ROOT, derived_recipe
+from tests.conftest import ROOT, WORKER, derived_recipe
 from tests.page_recipe import free_port, page_recipe
 
 CHROMIUM = next(
@@ -57,7 +57,6 @@ def path(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
 def server(path: Path) -> Iterator[Server]:
     with running(path) as server:
         yield server
-        interrupt(server)
 
 
 @contextmanager
@@ -213,6 +212,7 @@ def test_it_listens_to_this_machine_alone_and_asks_for_nothing(server: Server) -
     assert "127.0.0.1" in hosts and hosts <= {"127.0.0.1", "localhost"}
 
 
+@pytest.mark.skipif(bool(WORKER), reason="a browser and a summary on one core: run it by itself")
 def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
     """Nor for a second model that is still to come: nothing of either is to be saved."""
     slow = {"max_new_tokens": 4000, "min_new_tokens": 4000, "dtype": "float32"}
