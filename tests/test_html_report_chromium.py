@@ -1,6 +1,5 @@
 """The report in a real browser: it opens, searches, sorts and unfolds, and runs nothing foreign."""
 
-import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,23 +9,11 @@ from typing import Any
 import pytest
 
 from eval.html_report import html_report
+from tests.browser import watched_page
 from tests.report_data import SCRIPT, report_data
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 WIDTHS = (1400, 390)
 SHOWN = "#list > details:not([hidden])"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +31,10 @@ def path(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(params=[(width, look) for width in WIDTHS for look in ("light", "dark")], ids=str)
 def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The open page; whatever it did, it logged no error and fetched nothing but itself."""
-    width, look = request.param
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=look)
-    page = context.new_page()
-    trouble: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(path.as_uri())
-    yield page
-    assert trouble == []
-    assert requests == [path.as_uri()]
-    assert page.evaluate("window.pwned") is None
-    context.close()
+    with watched_page(browser, path.as_uri(), *request.param) as (page, requests):
+        yield page
+        assert requests == [path.as_uri()]
+        assert page.evaluate("window.pwned") is None
 
 
 def differences(page: Any) -> list[float]:
@@ -97,7 +74,9 @@ def test_search_narrows_the_list_and_says_how_many(page: Any, data: dict[str, An
     page.get_by_label("Search in ids and texts").fill("biscuit zebra")
     assert page.locator(SHOWN).count() == 0
     page.get_by_role("button", name="Show all").click()
-    sync_api.expect(page.locator(SHOWN)).to_have_count(total)
+    page.wait_for_function(
+        "([shown, total]) => document.querySelectorAll(shown).length === total", arg=[SHOWN, total]
+    )
 
 
 def test_sort_puts_worst_regressions_or_best_gains_first(page: Any, data: dict[str, Any]) -> None:

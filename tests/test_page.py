@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,10 @@ import pytest
 
 from data_prep.recipe import load_recipe
 from eval.page import example_chats
+from tests.browser import watched_page
 from tests.conftest import ROOT, WORKER, derived_recipe
 from tests.page_recipe import free_port, page_recipe
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 CHAT = "Anna: are you coming tonight?\nBen: yes, at 8. I'll bring the cake </s>"
 DONE = "#tuned-facts p"
 FACTS = r"^\d+ new tokens?, \d+\.\d\d s, (stopped by itself|cut at the limit)$"
@@ -86,37 +83,16 @@ def interrupt(server: Server) -> None:
     assert "Traceback" not in errors and "interrupt" not in errors.lower()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=str)
 def page(browser: Any, server: Server, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The open page; whatever it did, it logged no error and asked no other host for anything."""
-    width, look = request.param
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=look)
-    page = context.new_page()
-    trouble: list[str] = []
-    requests: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto(server.url)
-    page.wait_for_selector("#chat textarea")
-    yield page
-    assert trouble == []
-    assert len(requests) > 5 and [r for r in requests if not r.startswith(server.url)] == []
-    links = "all => all.map(one => one.href || one.src)"
-    named = page.eval_on_selector_all('[href^="http"], [src^="http"], [href^="//"]', links)
-    assert [link for link in named if not link.startswith(server.url)] == []
-    context.close()
+    with watched_page(browser, server.url, *request.param) as (page, requests):
+        page.wait_for_selector("#chat textarea")
+        yield page
+        assert len(requests) > 5 and [r for r in requests if not r.startswith(server.url)] == []
+        links = "all => all.map(one => one.href || one.src)"
+        named = page.eval_on_selector_all('[href^="http"], [src^="http"], [href^="//"]', links)
+        assert [link for link in named if not link.startswith(server.url)] == []
 
 
 def summarise(page: Any, chat: str) -> None:
