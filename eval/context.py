@@ -1,11 +1,12 @@
 """What a report says beside the scores: training curves, environment, the recipe's text."""
 
 import json
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from data_prep.training.usage import cpu_name
 
 PACKAGES = ("axolotl", "transformers", "peft", "torch", "rouge_score", "numpy")
 Curve = list[list[float]]
@@ -37,7 +38,7 @@ def environment() -> dict[str, str]:
     """Machine and packages, without any path or host name."""
     found = {"python": platform.python_version(), "system": platform.system()}
     found |= {name: version(name) for name in PACKAGES}
-    found["cpu"] = f"{_cpu()}, {os.cpu_count()} cores"
+    found["cpu"] = cpu_name()
     import torch
 
     if torch.cuda.is_available():
@@ -55,11 +56,3 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 def _curve(history: list[dict[str, float]], name: str) -> Curve:
     return [[entry["step"], entry[name]] for entry in history if {name, "step"} <= entry.keys()]
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that does not say
-        return platform.machine()

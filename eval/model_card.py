@@ -133,7 +133,7 @@ def _text(records: Records, names: Names, repo: str | None) -> str:
         similarity=_similarity(scores),
         baselines={n: text for n, text in BASELINES.items() if n in scores["systems"]},
         settings=settings_rows(records.recipe.config, records.run),
-        training=training_rows(records.training, scores),
+        training=training_rows(records.training, records.trained, scores),
         instruction=fenced(records.recipe.summarization.instruction),
         decoding=_decoding(scores["decoding"]),
         prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),

@@ -41,15 +41,18 @@ def test_precision(config: dict[str, Any], taken: dict[str, Any], expected: str)
 
 
 def test_what_was_measured_and_what_was_not() -> None:
-    history: list[Any] = [{"loss": 2.0, "memory/max_allocated (GiB)": 21.25}, "damaged"]
+    history: list[Any] = [{"loss": 2.0}, "damaged"]
     history += [{"eval_loss": 1.625}, {"train_runtime": 3540.0, "train_loss": 1.7512}]
-    rows = dict(training_rows({"global_step": 995, "log_history": history}, SCORES))
+    trained = {"machine": "A100 x 2", "peak_memory_gb": 21.25}
+    rows = dict(training_rows({"global_step": 995, "log_history": history}, trained, SCORES))
     assert rows["steps"] == "995" and rows["training time, since its last start"] == "59 min"
     assert rows["mean training loss"] == "1.751" and rows["last validation loss"] == "1.625"
-    assert rows["peak memory of training"] == "21.2 GiB"
+    assert rows["peak memory of training"] == "21.2 GB"
+    assert rows["machine of the training"] == "A100 x 2"
     assert rows["generation of the test summaries"] == "12 min, not measured (base, tuned)"
     assert rows["machine of the evaluation"] == "A100 x 1"
-    nothing = dict(training_rows({}, SCORES))
+    nothing = dict(training_rows({}, {}, SCORES))
+    assert nothing["machine of the training"] == "not recorded"
     assert nothing["steps"] == nothing["last validation loss"] == "not recorded"
     assert nothing["training time, since its last start"] == nothing["energy"] == "not measured"
     assert nothing["peak memory of training"] == "not measured"

@@ -81,6 +81,7 @@ def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
     assert run_record.finished(tmp_path) == 40
     made = json.loads((tmp_path / run_record.TRAINED_WITH).read_text("utf-8"))
     assert made["instruction"] == "Sum up: {dialogue}"
+    assert made["machine"].endswith(" cores") and 0.05 < made["peak_memory_gb"] < 100
     (tmp_path / run_record.ADAPTER).write_bytes(b"weigh")
     assert run_record.finished(tmp_path) is None
 

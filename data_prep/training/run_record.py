@@ -14,6 +14,7 @@ from typing import IO, Any
 from data_prep.errors import UserError, whole_file
 from data_prep.sources import sha256_of
 from data_prep.training.checkpoints import checkpoints, free_name
+from data_prep.training.usage import usage
 
 RUN = "run.json"
 TRAINED_WITH = "trained_with.json"
@@ -141,8 +142,9 @@ def precision_of(folder: Path) -> dict[str, Any]:
 
 
 def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
-    """Leave beside the final adapter which prompt it learnt, and its hash."""
+    """Leave beside the final adapter which prompt it learnt, its hash, and what it took."""
     made = {"instruction": instruction, "steps": steps, "adapter": sha256_of(folder / ADAPTER)}
+    made |= usage()
     with whole_file(folder / TRAINED_WITH) as file:
         json.dump(made, file)
 

@@ -18,9 +18,9 @@ Data = dict[str, Any]
 
 
 class Records(NamedTuple):
-    """What a run left behind: `training` is `trainer_state.json`, `run` is `run.json`.
+    """What a run left behind: `trainer_state.json`, `run.json` and `trained_with.json`.
 
-    Both are {} where somebody else's training left none.
+    The last three are {} where somebody else's training left none.
     """
 
     recipe: Recipe
@@ -30,6 +30,7 @@ class Records(NamedTuple):
     adapter_config: Data
     training: Data
     run: Data
+    trained: Data
 
 
 def read_records(recipe: Recipe) -> Records:
@@ -50,6 +51,7 @@ def read_records(recipe: Recipe) -> Records:
         json.loads((adapter / "adapter_config.json").read_text("utf-8")),
         _known(adapter / "trainer_state.json"),
         _known(adapter / run_record.RUN),
+        _known(adapter / run_record.TRAINED_WITH),
     )
 
 

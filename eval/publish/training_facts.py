@@ -1,12 +1,12 @@
 """What the card says of a training: its settings, and what was measured of it.
 
-Use: `settings_rows(recipe.config, run)` and `training_rows(state, scores)`, rows of two cells.
+Use: `settings_rows(recipe.config, run)` and `training_rows(state, trained, scores)`; rows of two
+cells.
 """
 
 from typing import Any
 
 NOT_MEASURED = "not measured"
-MEMORY = ("memory/max_active (GiB)", "memory/max_allocated (GiB)")
 Data = dict[str, Any]
 Rows = list[tuple[str, str]]
 
@@ -41,10 +41,10 @@ def settings_rows(config: Data, run: Data) -> Rows:
     return [*rows, ("precision", _precision(config, run.get("precision", {})))]
 
 
-def training_rows(state: Data, scores: Data) -> Rows:
+def training_rows(state: Data, trained: Data, scores: Data) -> Rows:
     """What training and evaluation recorded; `not measured` where they did not."""
     history = [entry for entry in state.get("log_history", []) if isinstance(entry, dict)]
-    runtime, memory = _last(history, "train_runtime"), _memory(history)
+    runtime, memory = _last(history, "train_runtime"), trained.get("peak_memory_gb")
     losses = (_last(history, "train_loss"), _last(history, "eval_loss"))
     seconds = [scores["systems"][name]["seconds"] for name in ("base", "tuned")]
     machine = scores["environment"]
@@ -53,9 +53,9 @@ def training_rows(state: Data, scores: Data) -> Rows:
         ("mean training loss", _number(losses[0], ".3f", "not recorded")),
         ("last validation loss", _number(losses[1], ".3f", "not recorded")),
         ("training time, since its last start", _minutes(runtime)),
-        ("peak memory of training", f"{memory:.1f} GiB" if memory else NOT_MEASURED),
+        ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
-        ("machine of the training", "not recorded"),
+        ("machine of the training", trained.get("machine", "not recorded")),
         ("generation of the test summaries", ", ".join(map(_minutes, seconds)) + " (base, tuned)"),
         ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
@@ -80,12 +80,6 @@ def _precision(config: Data, taken: Data) -> str:
 def _last(history: list[Data], name: str) -> float | None:
     found = [entry[name] for entry in history if isinstance(entry.get(name), (int, float))]
     return found[-1] if found else None
-
-
-def _memory(history: list[Data]) -> float:
-    """GiB at the most, as Axolotl logs it of a GPU; 0 where it does not."""
-    logged = (value for entry in history for key, value in entry.items() if key in MEMORY)
-    return max((value for value in logged if isinstance(value, (int, float))), default=0)
 
 
 def _minutes(seconds: float | None) -> str:
