@@ -82,7 +82,7 @@ class TrainingRouge(_Strict):
 
 
 class Publish(_Strict):
-    """What the records of a run do not tell and its model card has to, for scripts/publish.py.
+    """What the records of a run do not tell and its model card has to, for scripts.publish.
 
     `base_model` and `dataset`: hub ids, where the recipe itself names folders of this machine;
     `note`: what a reader of the card must know besides.

@@ -1,4 +1,4 @@
-"""The model card of a published adapter, written from the records of its run.
+"""The model card of a published adapter or merged model, written from the records of its run.
 
 Use: `model_card(read_records(recipe), names)`; metadata and evaluation results are in the hub's
 own format, by huggingface_hub's own classes.
@@ -36,11 +36,16 @@ INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the
 Data = dict[str, Any]
 
 
-def model_card(records: Records, names: Names, repo: str | None = None) -> ModelCard:
-    """The card; raises UserError where scores.json has not this version's layout."""
+def model_card(
+    records: Records, names: Names, repo: str | None = None, proof: Data | None = None
+) -> ModelCard:
+    """The card, of the merged model where its `proof` is given.
+
+    Raises UserError where scores.json has not this version's layout.
+    """
     try:
-        text = _text(records, names, repo)
-        data = metadata(records, names, repo)
+        text = _text(records, names, repo, proof)
+        data = metadata(records, names, repo, merged=proof is not None)
     except (LookupError, TypeError, AttributeError, UndefinedError, ValueError) as error:
         raise UserError(
             f"results/{records.recipe.name}/scores.json: has not the layout of this version "
@@ -49,22 +54,24 @@ def model_card(records: Records, names: Names, repo: str | None = None) -> Model
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def metadata(records: Records, names: Names, repo: str | None = None) -> ModelCardData:
+def metadata(
+    records: Records, names: Names, repo: str | None = None, merged: bool = False
+) -> ModelCardData:
     """The card's metadata, with the tuned model's ROUGE as its `model-index`."""
     told = records.recipe.summarization.publish
     known = names.license in HUB_LICENSES
     return ModelCardData(
         base_model=names.base_model,
-        base_model_relation="adapter",
+        base_model_relation="finetune" if merged else "adapter",
         datasets=[names.dataset] if names.dataset else None,
         language=told.language,
-        library_name="peft",
+        library_name="transformers" if merged else "peft",
         license=names.license if known else "other",
         license_name=None if known else names.license,
         metrics=["rouge"],
         model_name=(repo or records.recipe.name).split("/")[-1],
         pipeline_tag="summarization",
-        tags=TAGS,
+        tags=[tag for tag in TAGS if not (merged and tag == "peft")],
         eval_results=eval_results(records, names),
     )
 
@@ -103,7 +110,7 @@ def data_name(records: Records, names: Names) -> str:
     return source.replace("\\", "/").rstrip("/").split("/")[-1]
 
 
-def _text(records: Records, names: Names, repo: str | None) -> str:
+def _text(records: Records, names: Names, repo: str | None, proof: Data | None) -> str:
     scores = records.scores
     pairs = {tuple(pair["systems"]): pair for pair in scores["comparisons"]}
     environment = Environment(
@@ -117,6 +124,7 @@ def _text(records: Records, names: Names, repo: str | None) -> str:
         repo=repo or f"user/{records.recipe.name}",
         name=records.recipe.name,
         names=names,
+        proof=proof,
         told=records.recipe.summarization.publish,
         scores=scores,
         tuned=scores["systems"]["tuned"],

@@ -1,10 +1,11 @@
 """Show what a trained adapter's page on the hub would hold, and upload it with `--yes`.
 
-    python scripts/publish.py recipes/smollm2_samsum.yml --repo user/name
+    python -m scripts.publish recipes/smollm2_samsum.yml --repo user/name [--merged]
 
 Writes `outputs/<recipe>/publish/`: the model card, the adapter (safetensors only), its tokenizer,
-the recipe and its scores; no absolute path, and no text of the data. Prepare, train and evaluate
-first. Without `--yes` nothing leaves this machine.
+the recipe and its scores; no absolute path, and no text of the data. With `--merged` the model that
+scripts.merge made and proved good, its proof in the card, in `publish-merged/`. Prepare, train and
+evaluate first. Without `--yes` nothing leaves this machine.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from eval.publish.names import names_of
 from eval.publish.records import read_records
 from eval.publish.staging import stage, staged
 from eval.publish.upload import check_access, check_repo, upload
+from scripts.merging.good import proved
 
 
 def main() -> None:
@@ -34,8 +36,9 @@ def main() -> None:
         check_access(repo)
     records = read_records(recipe)
     names = names_of(recipe, records.manifest, args.base_model)
-    card = model_card(records, names, repo)
-    folder = stage(records, names, card)
+    merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
+    card = model_card(records, names, repo, proof)
+    folder = stage(records, names, card, merged)
     show(folder, card.data.to_yaml(), repo, args.private)
     if args.yes:
         print(f"uploaded: {upload(folder, repo, args.private)}")
@@ -58,10 +61,15 @@ def _indented(text: str) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.publish", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
     parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local")
+    parser.add_argument(
+        "--merged", action="store_true", help="the merged model instead of the adapter"
+    )
     parser.add_argument("--private", action="store_true", help="where the repository is new")
     parser.add_argument("--yes", action="store_true", help="upload")
     return parser.parse_args()

@@ -1,4 +1,4 @@
-"""scripts/publish.py from records to the hub: real client, a hub on the loopback."""
+"""scripts.publish from records to the hub: real client, a hub on the loopback."""
 
 import os
 import subprocess
@@ -21,11 +21,12 @@ def publish(
     *flags: str,
     endpoint: str = "http://127.0.0.1:9",
     token: str = "hf_test",
+    module: str = "scripts.publish",
     **more: str,
 ) -> subprocess.CompletedProcess[str]:
     env = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hf")}
     env |= {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "HF_TOKEN": token, **more}
-    command = [sys.executable, str(ROOT / "scripts/publish.py"), f"{NAME}.yml", *flags]
+    command = [sys.executable, "-m", module, f"{NAME}.yml", *flags]
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
     )

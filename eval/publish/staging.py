@@ -1,11 +1,14 @@
-"""The folder that is uploaded: card, adapter, tokenizer, recipe and scores, and nothing else.
+"""The folder that is uploaded: card, weights, tokenizer, recipe and scores, and nothing else.
 
 Use: `stage(records, names, model_card(records, names))`, which returns `outputs/<recipe>/publish`.
+A merged model (`merged`: its folder) goes to `publish-merged` instead.
 """
 
 import json
 import os
 import shutil
+from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +26,12 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json
     "tokenizer.model",
     "chat_template.jinja",
 )
-FILES = ("README.md", ADAPTER, "adapter_config.json", "recipe.yml", "scores.json", *TOKENIZER)
+MERGED = ("config.json", "generation_config.json", "model*.safetensors") + (
+    "model.safetensors.index.json",
+    "merge_proof.json",
+)
+RECORDS = ("README.md", "recipe.yml", "scores.json", "adapter_config.json")
+FILES = (*RECORDS, ADAPTER, *MERGED, *TOKENIZER)  # patterns of all that is ever published
 
 
 class Staged(NamedTuple):
@@ -34,17 +42,21 @@ class Staged(NamedTuple):
     sha256: str
 
 
-def stage(records: Records, names: Names, card: ModelCard) -> Path:
+def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
     """Write the folder and look through it; an earlier one stays whole until the new one stands.
 
     Raises UserError where the folder cannot be written, or would publish what it may not.
     """
-    folder = records.adapter / FOLDER
-    partial = folder.with_name(f".{FOLDER}.{os.getpid()}.partial")
+    folder = records.adapter / (FOLDER if merged is None else f"{FOLDER}-merged")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with writing_to(folder):
             partial.mkdir(parents=True)
-            _write(partial, records, names, card)
+            _write_records(partial, records, names, card)
+            if merged is None:
+                _write_adapter(partial, records, names)
+            else:
+                _write_merged(partial, merged)
         check_staged(partial, corpus_lines(records.recipe))
         with writing_to(folder):
             if folder.exists():
@@ -62,12 +74,10 @@ def staged(folder: Path) -> list[Staged]:
     ]
 
 
-def _write(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
-    """Copy from the list of what may be published alone; Axolotl's own README is not on it."""
+def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
+    """Card, recipe and scores, our names in place of this machine's paths."""
     places = portable(records.recipe, names)
     (folder / "README.md").write_text(str(card), "utf-8")
-    shutil.copyfile(records.adapter / ADAPTER, folder / ADAPTER)
-    _write_json(folder / "adapter_config.json", _adapter_config(records, names))
     recipe = records.recipe.path.read_text("utf-8")
     (folder / "recipe.yml").write_text(replaced(recipe, places), "utf-8")
     scores = {
@@ -75,9 +85,32 @@ def _write(folder: Path, records: Records, names: Names, card: ModelCard) -> Non
         for key, value in records.scores.items()
     }
     _write_json(folder / "scores.json", scores)
-    for name in TOKENIZER:
-        if (records.adapter / name).is_file():
-            shutil.copyfile(records.adapter / name, folder / name)
+
+
+def _write_adapter(folder: Path, records: Records, names: Names) -> None:
+    """Copy what is on the list alone; Axolotl's own README is not."""
+    _take(records.adapter, folder, (ADAPTER, *TOKENIZER))
+    _write_json(folder / "adapter_config.json", _adapter_config(records, names))
+    _clean_tokenizer(folder)
+
+
+def _write_merged(folder: Path, merged: Path) -> None:
+    _take(merged, folder, (*MERGED, *TOKENIZER))
+    _clean_tokenizer(folder)
+
+
+def _take(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    """Copy the files; weights are linked where the disk can, as they may be 15 GB."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
+            if path.suffix == ".safetensors":
+                with suppress(OSError):
+                    (folder / path.name).hardlink_to(path)
+            if not (folder / path.name).exists():
+                shutil.copyfile(path, folder / path.name)
+
+
+def _clean_tokenizer(folder: Path) -> None:
     tokenizer = folder / "tokenizer_config.json"
     if tokenizer.is_file():
         _write_json(tokenizer, _tokenizer_config(json.loads(tokenizer.read_text("utf-8"))))

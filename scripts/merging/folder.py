@@ -38,15 +38,15 @@ def merged_folder(
     command fails; earlier files are then untouched.
     """
     target = recipe.output_dir / "merged"
-    made_of = _made_of(recipe, adapter)
-    if recorded(target).get("made_of") == made_of:
+    made = made_of(recipe, adapter)
+    if recorded(target).get("made_of") == made:
         return target, True
     with _scratch(recipe.output_dir) as scratch:
         fresh = scratch / "merged"
         _run_axolotl(recipe, adapter, scratch)
         publish(fresh, recipe, encoder, end)
         files = {p.name: sha256_of(p) for p in sorted(fresh.iterdir())}
-        (fresh / RECORD).write_text(json.dumps({"made_of": made_of, "files": files}, indent=1))
+        (fresh / RECORD).write_text(json.dumps({"made_of": made, "files": files}, indent=1))
         if target.exists():
             aside = free_name(recipe.output_dir / "merged-set-aside")
             target.rename(aside)
@@ -74,7 +74,7 @@ def changed_files(folder: Path) -> list[str]:
     ]
 
 
-def _made_of(recipe: Recipe, adapter: Path) -> dict[str, Any]:
+def made_of(recipe: Recipe, adapter: Path) -> dict[str, Any]:
     """All that decides the merged weights and the tokenizer beside them."""
     key = generation_key(recipe, "tuned", recipe.summarization.decoding, "", adapter)
     method = recipe.config.get("merge_method") or "memory_efficient"
