@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 SLOWEST_FIRST = (  # files, so that no worker is left with one of them at the end
     "test_train.py", "test_dry_run.py", "test_train_again.py", "test_training_rouge.py",
-    "test_generate.py", "test_resume.py", "test_summarize.py",
+    "test_training_rouge_launched.py", "test_generate.py", "test_resume.py", "test_summarize.py",
 )  # fmt: skip
 SMOLLM2 = ROOT / "models/smollm2-135m-instruct"
 SHARED = ROOT.parent / "shared/data"

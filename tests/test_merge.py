@@ -1,80 +1,22 @@
-"""Merging: Axolotl's command on hand-made adapters, the proof, and what is refused."""
+"""Merging: Axolotl's command on a hand-made adapter, the proof, and what is refused."""
 
 import json
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
-from data_prep.errors import run_cli
-from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.sources import sha256_of
-from scripts.merge import main
-from tests.conftest import ROOT, command, derived_recipe
+from tests.bad_merge_inputs import BAD
+from tests.conftest import ROOT, command
+from tests.tiny_merge import files, proof_of, run, save_adapter, tiny_recipe
 
 SOMEWHERE = "/home/somebody/runs/7"
-
-
-def save_adapter(model: Path, recipe: Recipe, **settings: Any) -> None:
-    """A PEFT adapter with random weights, as if Axolotl had trained it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    base = AutoModelForCausalLM.from_pretrained(model)
-    torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
-    tuned: Any = get_peft_model(base, config)
-    for name, weight in tuned.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.05)
-    tuned.save_pretrained(recipe.output_dir)
-    adapter = recipe.output_dir / "adapter_config.json"
-    saved = json.loads(adapter.read_text("utf-8"))
-    saved["base_model_name_or_path"] = recipe.config["base_model"]
-    adapter.write_text(json.dumps(saved), "utf-8")
-
-
-def tiny_recipe(folder: Path, model: Path, of: str = "smollm2_samsum", **more: Any) -> Recipe:
-    """A prepared recipe on a tiny model, with an adapter."""
-    path = derived_recipe(
-        of, folder, "tiny", base_model=str(model), summarization__source="data_prep/sample",
-        summarization__decoding={"max_new_tokens": 8, "dtype": "float32"}, **more,
-    )  # fmt: skip
-    recipe = load_recipe(path)
-    prepare(recipe)
-    save_adapter(model, recipe, target_modules=["q_proj", "o_proj", "down_proj"])
-    return recipe
-
-
-def run(capsys: pytest.CaptureFixture[str], recipe: Path, *flags: str) -> tuple[int, str, str]:
-    """The command in this process: exit code, what it printed, and its last line of errors."""
-    before, sys.argv = sys.argv, ["scripts.merge", str(recipe), *flags]
-    try:
-        run_cli(main)
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    printed = capsys.readouterr()
-    return code, printed.out, (printed.err.splitlines() or [""])[-1]
-
-
-def proof_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "merge_proof.json").read_text("utf-8"))
-
-
-def files(folder: Path) -> dict[str, str]:
-    found = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
-    return {str(p.relative_to(folder)): sha256_of(p) for p in found}
 
 
 @pytest.fixture(scope="module")
@@ -218,48 +160,6 @@ def test_a_merged_folder_that_was_cut_is_refused_and_no_longer_called_good(
     assert proof_of(folder)["good"] is False
 
 
-def no_adapter(recipe: Recipe) -> None:
-    (recipe.output_dir / "adapter_model.safetensors").unlink()
-
-
-def other_base(recipe: Recipe) -> None:
-    config = recipe.output_dir / "adapter_config.json"
-    text = config.read_text("utf-8").replace(recipe.config["base_model"], "somebody/else-7b")
-    config.write_text(text, "utf-8")
-
-
-def other_shape(recipe: Recipe) -> None:
-    weights = recipe.output_dir / "adapter_model.safetensors"
-    save_file(
-        {key: value[:, :3].contiguous() for key, value in load_file(weights).items()}, weights
-    )
-
-
-def goes_nowhere(recipe: Recipe) -> None:
-    weights = recipe.output_dir / "adapter_model.safetensors"
-    renamed = {k.replace(".layers.1", ".layers.9"): v for k, v in load_file(weights).items()}
-    save_file(renamed, weights)
-
-
-def cut(recipe: Recipe) -> None:
-    weights = recipe.output_dir / "adapter_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-
-
-def stale_data(recipe: Recipe) -> None:
-    (recipe.data_dir / "validation.jsonl").write_text("", "utf-8")
-
-
-BAD: dict[str, tuple[Callable[[Recipe], None], str]] = {
-    "no adapter": (no_adapter, "no trained adapter there; train one with"),
-    "other base model": (other_base, "trained on somebody/else-7b, but the recipe's base_model"),
-    "other shape": (other_shape, "does not fit"),
-    "weights that go nowhere": (goes_nowhere, "does not fit"),
-    "cut short": (cut, "does not fit"),
-    "data changed": (stale_data, "missing or changed since it was prepared"),
-}
-
-
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_and_nothing_is_lost(
     name: str, copy: Recipe, capsys: pytest.CaptureFixture[str]
@@ -303,24 +203,3 @@ def test_too_little_space_is_said_before_anything_is_written(
     code, _, error = run(capsys, copy.path)
     assert code == 2 and "0.0 GB are free" in error
     assert files(copy.output_dir) == before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("of", ["mistral_samsum", "mistral_samsum_qlora"])
-def test_a_recipe_for_gpus_is_merged_on_a_cpu(of: str, tmp_path: Path, tiny_mistral: Path) -> None:
-    """Keys that training refuses on a CPU are no hindrance; 4-bit weights are rounded alike."""
-    recipe = tiny_recipe(tmp_path, tiny_mistral, of)
-    done = command("python", "-m", "scripts.merge", recipe.path, "--dialogues", "4")
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    proof = proof_of(recipe.output_dir / "merged")
-    assert proof["good"] and proof["made_of"]["quantized"] == ("nf4" if "qlora" in of else None)
-    assert ("embeddings and head too" in proof["compared"]) is ("qlora" in of)
-
-
-@pytest.mark.slow
-def test_the_real_model_with_a_random_adapter(tmp_path: Path, smollm2: Path) -> None:
-    recipe = tiny_recipe(tmp_path, smollm2)
-    for flags in ([], ["--dtype", "bfloat16"]):
-        done = command("python", "-m", "scripts.merge", recipe.path, "--dialogues", "4", *flags)
-        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-        assert proof_of(recipe.output_dir / "merged")["good"] is True

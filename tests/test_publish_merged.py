@@ -48,7 +48,7 @@ def test_the_hub_gets_the_merged_model_its_proof_and_no_adapter(merged: Path) ->
     assert set(hub.files) == FILES
     assert hub.files == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert hub.files["model.safetensors"] == (MERGED / "model.safetensors").read_bytes()
-    card = ModelCard(hub.files["README.md"].decode())
+    card: Any = ModelCard(hub.files["README.md"].decode())
     assert card.data.base_model == BASE and card.data.base_model_relation == "finetune"
     assert card.data.library_name == "transformers" and "peft" not in card.data.tags
     assert "AutoModelForCausalLM" in card.text and "Peft" not in card.text
