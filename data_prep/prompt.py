@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 from data_prep.unavailable import model_unavailable
 
 # Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
@@ -78,6 +78,7 @@ class PromptEncoder:
 
         chat_template.LOG.setLevel(logging.WARNING)
         cfg = DictDefault(recipe.config)
+        cfg.sequence_len = sequence_len(recipe.config)
         cfg.base_model_config = cfg.base_model_config or cfg.base_model
         cfg.tokenizer_config = cfg.tokenizer_config or cfg.base_model_config
         try:

@@ -92,7 +92,7 @@ class Publish(_Strict):
     base_model: str | None = None
     base_license: str | None = None
     dataset: str | None = None
-    language: str = "en"
+    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as the hub wants it
     note: str | None = None
 
     @field_validator("repo", "base_model", "dataset")
@@ -178,3 +178,10 @@ def load_recipe(path: str | Path) -> Recipe:
     for problem in find_problems(path, config):
         raise UserError(problem)
     return Recipe(path, config, Summarization.model_validate(config["summarization"]))
+
+
+def sequence_len(config: dict[str, Any]) -> int:
+    """The recipe's `sequence_len`, or Axolotl's default."""
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    return config.get("sequence_len") or AxolotlInputConfig.model_fields["sequence_len"].default

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
 from data_prep.prompt import to_row
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 from eval.chats.chat import Chat, Message, dialogue_of
 from eval.chats.parts import Messages, cut_at_gaps, cut_to_fit
 from eval.generate import Row, Summarizer, find_adapter, resolve
@@ -118,7 +118,7 @@ class ChatSummarizer:
 
     def _room(self) -> int:
         """The most tokens of a prompt; raises UserError where the recipe leaves too few."""
-        length = int(self.recipe.config["sequence_len"])
+        length = sequence_len(self.recipe.config)
         new, prompt = self.decoding.max_new_tokens, self._count("")
         if length - new - prompt < LEAST:
             raise UserError(

@@ -66,6 +66,7 @@ def build(pair: "Pair", examples: list[str]) -> Any:
     """The page as `gradio.Blocks`."""
     import gradio as gr
 
+    from eval.diagnosis import speakers
     from eval.pair import MOST_CHARACTERS
 
     with gr.Blocks(title="Chat summaries, base and tuned", analytics_enabled=False) as page:
@@ -113,12 +114,6 @@ def answers(pair: "Pair") -> Callable[[str], Iterator[list[str]]]:
         yield [note, *made["base"], *made["tuned"]]
 
     return answer
-
-
-def speakers(dialogue: str) -> list[str]:
-    """Who speaks, in the order in which they first do."""
-    names = (line.split(":")[0].strip() for line in dialogue.splitlines() if ":" in line)
-    return list(dict.fromkeys(names))
 
 
 def _note(prompt: "Prompt", limit: int, status: str = "") -> str:

@@ -11,9 +11,8 @@ from time import perf_counter
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError
-from data_prep.preflight.lengths import sequence_len
 from data_prep.prompt import PromptEncoder, to_row
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 from eval.generate import end_and_pad, read_output, resolve
 from eval.hf_engine import HfEngine
 

@@ -39,7 +39,7 @@ def main() -> None:
         chats = (anonymize(chat, number) for number, chat in enumerate(chats, 1))
     printed = 0
     try:
-        for line in _summaries(chats, recipe, args):
+        for line in _summaries(chats, recipe, args, errors):
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
             printed += 1
@@ -55,13 +55,19 @@ def _chats(items: Iterable[Item], errors: list[UserError]) -> Iterator[Chat]:
         if isinstance(item, Chat):
             yield item
         elif isinstance(item, UserError):
-            errors.append(item)
-            tqdm.write(f"error: {' '.join(str(item).split())}", file=sys.stderr)
+            _report(item, errors)
         else:
             tqdm.write(f"note: {item}", file=sys.stderr)
 
 
-def _summaries(chats: Iterator[Chat], recipe: Any, args: argparse.Namespace) -> Iterator[str]:
+def _report(error: UserError, errors: list[UserError]) -> None:
+    errors.append(error)
+    tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _summaries(
+    chats: Iterator[Chat], recipe: Any, args: argparse.Namespace, errors: list[UserError]
+) -> Iterator[str]:
     """What is to be printed of each chat, in their order.
 
     As many chats go together as fill about a batch; the model is loaded once there is one.
@@ -80,7 +86,11 @@ def _summaries(chats: Iterator[Chat], recipe: Any, args: argparse.Namespace) -> 
                 bar.total = (bar.total or 0) + planned
                 bar.update(made)
 
-            results = summarizer.summarize(jobs, progress)
+            try:
+                results = summarizer.summarize(jobs, progress)
+            except UserError as error:  # memory ran out; a later group may be smaller
+                _report(error, errors)
+                continue
             for job, (parts, summary) in zip(jobs, results, strict=True):
                 yield show(job.chat, parts, summary)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.recipe import Decoding, Recipe
+from data_prep.recipe import Decoding, Recipe, sequence_len
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 
@@ -43,7 +43,7 @@ class VllmEngine:
                 dtype=decoding.dtype,
                 seed=decoding.seed,
                 generation_config="vllm",
-                max_model_len=recipe.config.get("sequence_len", 2048) + decoding.max_new_tokens,
+                max_model_len=sequence_len(recipe.config) + decoding.max_new_tokens,
                 **settings,
             )
         except (RuntimeError, ValueError, OSError) as error:

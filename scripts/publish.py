@@ -52,7 +52,7 @@ def show(folder: Path, metadata: str, repo: str, private: bool) -> None:
     for file in staged(folder):
         print(f"  {file.name:<28} {file.size:>13,} bytes  sha256 {file.sha256[:16]}")
     print(f"metadata of the card:\n{_indented(metadata)}")
-    visible = "private" if private else "public"
+    visible = "private" if private else "public where it is new"
     print(f"target: {f'{repo}, {visible}' if repo else 'none named; add --repo user/name'}")
 
 

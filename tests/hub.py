@@ -10,11 +10,12 @@ from typing import Any
 class Hub:
     """Records every request and keeps what is uploaded, by path, in `files`.
 
-    `refuse`: status to answer the creation of a repository with, instead of making it.
+    `refuse`: status to answer the creation of a repository with, instead of making it; `private`:
+    what it says of the repository afterwards.
     """
 
-    def __init__(self, refuse: int | None = None):
-        self.refuse, self.files = refuse, dict[str, bytes]()
+    def __init__(self, refuse: int | None = None, private: bool = True):
+        self.refuse, self.private, self.files = refuse, private, dict[str, bytes]()
         self.requests: list[tuple[str, str]] = []
         self.created: dict[str, Any] = {}
         self.tokens: set[str | None] = set()
@@ -65,6 +66,8 @@ class Hub:
             return 200, {"errors": [], "warnings": []}
         if "/preupload/" in path:
             return 200, {"files": [self._mode(file["path"]) for file in json.loads(body)["files"]]}
+        if path == "/api/models/user/name" and not self.refuse:
+            return 200, {"id": "user/name", "private": self.private}
         if path.endswith("/info/lfs/objects/batch"):
             objects = [self._action(one) for one in json.loads(body)["objects"]]
             return 200, {"transfer": "basic", "objects": objects}

@@ -91,3 +91,8 @@ def test_a_recipe_without_room_for_a_dialogue(recipe: Recipe) -> None:
     short = replace(recipe, config=recipe.config | {"sequence_len": 70})
     with pytest.raises(UserError, match="sequence_len 70 leaves .* tokens for a dialogue, after"):
         ChatSummarizer(short, "base", 6)
+
+
+def test_a_recipe_that_leaves_the_length_to_axolotl(recipe: Recipe) -> None:
+    config = {key: value for key, value in recipe.config.items() if key != "sequence_len"}
+    assert ChatSummarizer(replace(recipe, config=config), "base", 6)._room() == 512 - 8

@@ -49,7 +49,7 @@ def test_without_yes_it_shows_all_and_uploads_nothing(run: Path) -> None:
         assert f"{path.name:<28} {path.stat().st_size:>13,} bytes" in done.stdout
         assert sha256_of(path)[:16] in done.stdout
     assert f"  base_model: {BASE}" in done.stdout and "  model-index:" in done.stdout
-    assert "target: user/name, public" in done.stdout
+    assert "target: user/name, public where it is new" in done.stdout
     assert done.stdout.splitlines()[-1] == "nothing was uploaded; add --yes to do so"
     assert not list((run / f"outputs/{NAME}").glob(".publish*"))
 

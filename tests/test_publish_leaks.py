@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from data_prep.errors import UserError
@@ -23,6 +24,8 @@ LINE = 'Mia: the "blue" bike is in the shed behind the house, \u00e9t\u00e9 comm
         "file:///etc/x",
         "~/models/mistral",
         "C:\\models\\mistral",
+        "</home/me/x>",
+        "~me/x",
         "d:/models/x",
         "\\\\server\\share\\x",
     ],
@@ -65,13 +68,38 @@ def test_text_of_the_data_in_any_wrapping(tmp_path: Path) -> None:
     for name, text in {
         "README.md": LINE.replace(" in the shed", "\n  in the shed"),
         "scores.json": json.dumps({"x": LINE}),
-        "recipe.yml": "# " + LINE.removeprefix("Mia: "),
+        "recipe.yml": "# " + LINE.removeprefix("Mia: ").replace(" behind", "\n# behind"),
+        "notes.md": "> " + LINE.upper(),
     }.items():
         (tmp_path / name).write_text(text, "utf-8")
         with pytest.raises(UserError, match=f"{name}: would publish text of the prepared data"):
             check_staged(tmp_path, ["", "Tom: ok", LINE])
-        check_staged(tmp_path, ["Mia: the blue bike", LINE.upper()])
+        with pytest.raises(UserError, match=f"{name}: would publish text of the prepared data"):
+            check_staged(tmp_path, [f"Tom: where is it\n{LINE}\nTom: ok"])
+        check_staged(tmp_path, ["the blue bike", "Mia: the blue bike is on the roof of the house"])
         (tmp_path / name).unlink()
+
+
+DIALOGUE = "Ann: hi\nBo: hey you\nAnn: pub at 8?\nBo: yes, the old one\nAnn: see you"
+
+
+@pytest.mark.parametrize(
+    ("quoted", "corpus"),
+    [
+        (DIALOGUE, DIALOGUE),  # no line is long
+        (DIALOGUE.replace("\n", " / "), DIALOGUE),
+        ("Ann and Bo meet at eight.", "Ann and Bo meet at eight."),
+        (LINE[10:-10], LINE),
+    ],
+)
+def test_short_turns_a_short_summary_and_the_middle_of_a_long_one(
+    tmp_path: Path, quoted: str, corpus: str
+) -> None:
+    config = {"summarization": {"instruction": f"As in:\n{quoted}\n\n{{dialogue}}"}}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(config, width=1000), "utf-8")
+    with pytest.raises(UserError, match=r"recipe.yml: would publish text of the prepared data"):
+        check_staged(tmp_path, ["Ann: no", corpus])
+    check_staged(tmp_path, ["Ann: no", "Ann and Bo meet"])
 
 
 def test_the_metadata_of_safetensors(tmp_path: Path) -> None:
@@ -89,6 +117,12 @@ def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
     check_staged(tmp_path, [])
     (tmp_path / "tokenizer.json").write_text(json.dumps({"from": "/usr/bin/env"}), "utf-8")
     with pytest.raises(UserError, match="tokenizer.json: would publish the path"):
+        check_staged(tmp_path, [])
+
+
+def test_a_template_in_another_encoding_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes("{# été #}".encode("latin-1"))
+    with pytest.raises(UserError, match="chat_template.jinja: is not UTF-8"):
         check_staged(tmp_path, [])
 
 

@@ -86,6 +86,10 @@ def changed_weights() -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
+def another_file() -> None:
+    shutil.copyfile(MERGED / "model.safetensors", MERGED / "model-2.safetensors")
+
+
 def no_proof() -> None:
     (MERGED / "merge_proof.json").unlink()
 
@@ -102,6 +106,7 @@ def not_good() -> None:
         (nothing_merged, "holds no merge of this adapter; run `python -m scripts.merge"),
         (another_adapter, "holds no merge of this adapter"),
         (changed_weights, "model.safetensors changed since the merge; remove the folder"),
+        (another_file, "model-2.safetensors changed since the merge"),
         (no_proof, "merge_proof.json: missing or damaged"),
         (not_good, "the merge is not good (logits); publish the adapter, without --merged"),
     ],

@@ -36,7 +36,7 @@ def test_data_that_allow_all_leave_the_base_models_licence() -> None:
 
 
 def test_a_local_model_is_named_by_the_recipe_or_the_option(tmp_path: Path) -> None:
-    told = {"base_model": "a/b", "base_license": "mit"}
+    told = {"base_model": "a/b", "base_license": "MIT"}
     with pytest.raises(UserError, match="summarization.publish.base_model, or with --base-model"):
         names_of(recipe_of(str(tmp_path)), {})
     named = names_of(recipe_of(str(tmp_path), publish=told), {})

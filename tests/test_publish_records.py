@@ -62,6 +62,7 @@ def test_a_step_that_was_not_taken(run: Path, missing: Path, message: str) -> No
         (lambda s: s["systems"]["tuned"].pop("fields"), "scores.json: damaged"),
         (lambda s: s["systems"]["tuned"]["fields"].update(adapter="0" * 8), "adapter was 00000000"),
         (lambda s: s["systems"]["tuned"]["fields"].update(data="0" * 8), "test data was 00000000"),
+        (lambda s: s["decoding"].update(num_beams=4), "decoding.num_beams was 4 and is 1"),
     ],
 )
 def test_results_of_something_else(run: Path, change: Callable, message: str) -> None:

@@ -30,6 +30,18 @@ def test_only_what_may_be_published(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert hub.created.get("visibility", "public") == "public"
 
 
+def test_a_public_repository_is_not_taken_for_a_private_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Hub(private=False) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        with pytest.raises(UserError, match="user/name: is there already, and public"):
+            upload(folder, "user/name", private=True)
+        assert not hub.files
+        upload(folder, "user/name", private=False)
+    assert list(hub.files) == ["README.md"]
+
+
 @pytest.mark.parametrize(
     ("status", "message"),
     [

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import run_cli
+from data_prep.errors import UserError, run_cli
 from data_prep.recipe import Recipe
+from eval.generate import Summarizer
 from eval.summarize import main
 from tests.chats import FOLDER
 from tests.chats.tiny import tiny_recipe
@@ -92,6 +93,27 @@ def test_bad_dialogues_among_good_ones(run: Run) -> None:
     assert [line.split(":")[0] for line in out] == ["r1", "3", "whatsapp_ambiguous"]
     assert len(said) == 7 and sum(line.startswith("note: ") for line in said) == 1
     assert said[0].startswith(f"error: {FOLDER}/rows.jsonl:2: has no field `dialogue`")
+
+
+def test_memory_that_runs_out_on_one_leaves_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Summarizer.plan
+
+    def small_machine(self: Summarizer, rows: list[Any]) -> None:
+        if any("bus 0" in row["messages"][0]["content"] for row in rows):
+            raise UserError("recipe.yml: memory runs out on a single dialogue of 90 tokens")
+        plain(self, rows)
+
+    monkeypatch.setattr(Summarizer, "plan", small_machine)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    code, out, said = run(path, "--json", *BASE)
+    made = [json.loads(line)["id"] for line in out]
+    assert code == 1 and made and made == [row["id"] for row in ROWS][-len(made) :]
+    assert [line.split(": ")[2] for line in said] == [
+        "memory runs out on a single dialogue of 90 tokens"
+    ]
 
 
 @pytest.mark.parametrize(("args", "error"), [

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder, TokenCounter, read_rows
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 from data_prep.unavailable import model_unavailable
 
 SPLITS = ("train", "validation")
@@ -73,13 +73,6 @@ def overlong(recipe: Recipe, counts: dict[str, list[int]]) -> list[Overlong]:
                  max(numbers, default=0), limits[split], strategy)
         for split, numbers in counts.items()
     ]  # fmt: skip
-
-
-def sequence_len(config: dict[str, Any]) -> int:
-    """The recipe's `sequence_len`, or Axolotl's default."""
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    return config.get("sequence_len") or AxolotlInputConfig.model_fields["sequence_len"].default
 
 
 def _template_tail(recipe: Recipe, rows: list[dict[str, Any]], counts: list[int]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from data_prep.errors import UserError
-from data_prep.preflight.lengths import SPLITS, sequence_len
+from data_prep.preflight.lengths import SPLITS
 from data_prep.preflight.row_checks import (
     MEND_LOSS,
     MEND_TEMPLATE,
@@ -20,7 +20,7 @@ from data_prep.preflight.row_checks import (
     mistral_encoder,
 )
 from data_prep.prompt import PromptEncoder, read_rows
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 
 PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.preflight.lengths import sequence_len
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, sequence_len
 
 SHORTEST = 2  # tokens; Axolotl leaves out what is shorter
 MULTIPLE = 64  # Axolotl pads a batch to a multiple of this

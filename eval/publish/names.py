@@ -22,7 +22,10 @@ HUB_LICENSES = frozenset(
         for kind in ("", "-sa", "-nc", "-nc-sa", "-nc-nd")
         for v in ("3.0", "4.0")
     ]
-    + ["llama3.1", "llama3.2", "cc-by-nd-4.0"]
+    + ["llama3.1", "llama3.2", "llama3.3", "llama4", "cc-by-nd-4.0", "cc-by-nc-nd-3.0"]
+    + ["bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-nc-2.0"]
+    + ["cc-by-nc-sa-2.0", "cc-by-sa-2.0", "gpl", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odc-by"]
+    + ["odbl", "pddl", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "unlicense"]
 )
 
 
@@ -64,8 +67,8 @@ def names_of(recipe: Recipe, manifest: dict[str, Any], base_model: str | None = 
         )
     if not re.fullmatch(HUB_ID, base):
         raise UserError(f"--base-model: {base} is no hub id; give owner/name")
-    base_license = told.base_license or BASE_LICENSES.get(base)
-    if base_license is None:
+    base_license = (told.base_license or BASE_LICENSES.get(base, "")).lower()
+    if not base_license:
         raise UserError(
             f"{recipe.path}: the licence of {base} is not known here; name it in "
             "summarization.publish.base_license, as the model's own card does (for instance mit)"

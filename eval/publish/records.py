@@ -15,6 +15,7 @@ from eval.generate import find_adapter
 from eval.signature import adapter_hash
 
 Data = dict[str, Any]
+OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
 
 
 class Records(NamedTuple):
@@ -108,6 +109,8 @@ def _refuse_other_results(recipe: Recipe, scores: Data, adapter: Path, manifest:
             "test data": (fields["data"], manifest["files"]["test.jsonl"][:8]),
             "number of test dialogues": (scores["examples"], written["written"]),
         }
+        asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
+        held |= {f"decoding.{key}": (scores["decoding"][key], asked[key]) for key in asked}
     except (LookupError, TypeError) as error:
         raise UserError(f"{path}: damaged (lacks {error}); {again} again") from error
     for what, (scored, there) in held.items():

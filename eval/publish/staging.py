@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 from data_prep.errors import writing_to
 from data_prep.sources import sha256_of
 from data_prep.training.run_record import ADAPTER
-from eval.publish.leaks import check_staged, corpus_lines
+from eval.publish.leaks import check_staged, corpus_texts
 from eval.publish.names import Names, is_absolute, portable, replaced
 from eval.publish.records import Records
 
@@ -57,7 +57,7 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
                 _write_adapter(partial, records, names)
             else:
                 _write_merged(partial, merged)
-        check_staged(partial, corpus_lines(records.recipe))
+        check_staged(partial, corpus_texts(records.recipe))
         with writing_to(folder):
             if folder.exists():
                 shutil.rmtree(folder)

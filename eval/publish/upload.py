@@ -54,6 +54,11 @@ def upload(folder: Path, repo: str, private: bool) -> str:
     api = HfApi()
     with _one_line(repo):
         api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise UserError(
+                f"{repo}: is there already, and public; make it private in its settings on the "
+                "hub, or leave out --private"
+            )
         done = api.upload_folder(
             repo_id=repo,
             folder_path=folder,

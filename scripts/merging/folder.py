@@ -23,6 +23,7 @@ from scripts.merging.publish import publish
 
 RECORD = "merge.json"
 PROOF = "merge_proof.json"
+LOADED = (".safetensors", ".bin", ".json", ".jinja", ".model")  # what a model is read from
 CHANGED = "files since the merge"  # the check of its files
 WORDS = 2000  # of Axolotl's output, shown where it fails
 DISK = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system")
@@ -65,9 +66,14 @@ def recorded(folder: Path) -> dict[str, Any]:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Names of files that are no longer as the merge wrote them, or are missing."""
+    """Names of files that are not as the merge wrote them: changed, missing, or come besides."""
     files = recorded(folder).get("files", {})
-    return [
+    added = [
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.suffix in LOADED and path.name not in (*files, RECORD, PROOF)
+    ]
+    return added + [
         name
         for name, digest in files.items()
         if not (folder / name).is_file() or sha256_of(folder / name) != digest
