@@ -24,6 +24,32 @@ def test_plain_text_keeps_lines_without_a_name() -> None:
     assert (chat.name, turns(chat.messages)) == ("plain", PLAIN)
 
 
+@pytest.mark.parametrize("heading", [True, False])
+def test_a_dated_line_makes_no_export(heading: bool) -> None:
+    lines = (FOLDER / "plain_dated.txt").read_text().splitlines(keepends=True)
+    (chat,) = everything("-", stdin="".join(lines[not heading :]).encode())
+    assert turns(chat.messages)[heading:] == [
+        ("Ana", "when?"),
+        ("Bo", "these dates work"),
+        ("", "3/4/24, 10:00 - 12:00"),
+        ("", "3/5/24, 10:00 - Bo: fine"),
+        ("Ana", "ok"),
+    ]
+
+
+def test_a_piece_of_an_export_is_one(tmp_path: Path) -> None:
+    """Where the end of a message before it looks like a turn."""
+    path = tmp_path / "cut.txt"
+    path.write_text("note: keys\n31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: yes")
+    assert turns(read(path)[0].messages) == [("Ana", "hi"), ("Bo", "yes")]
+
+
+@pytest.mark.parametrize("text", ["[Ana] hi: there\nBo: yes", "{Ana} hi: there\nBo: yes"])
+def test_text_that_begins_with_a_bracket(text: str) -> None:
+    (chat,) = everything("-", stdin=text.encode())
+    assert turns(chat.messages) == [(f"{text[:5]} hi", "there"), ("Bo", "yes")]
+
+
 def test_a_prepared_dialogue_comes_through_unchanged() -> None:
     """So that its prompt, and its summary, are those of eval.run."""
     rows = [row for path in (ROOT / "data_prep/sample").glob("*.jsonl") for row in read_rows(path)]

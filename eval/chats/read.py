@@ -18,6 +18,7 @@ from eval.chats.chat import Chat
 
 TEXT = (".txt", ".text", ".log", ".md", "")
 KNOWN = (*TEXT, ".json", ".jsonl", ".zip")
+JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 TITLE = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
 
 Item = Chat | UserError | str  # a chat, why one cannot be used, or a note
@@ -112,7 +113,8 @@ def _recognised(text: str, place: str, name: str, field: str) -> Iterable[Chat |
         try:
             return _data(json.loads(text), place, field)
         except (ValueError, RecursionError):
-            return records.parse_lines(text, place, field)
+            if JSON_START.match(text):
+                return records.parse_lines(text, place, field)
     return [Chat(place, name, plain.parse(text, place))]
 
 

@@ -6,15 +6,18 @@ the lines of a message and brings polars and wordcloud; chat-export (1.1.2) make
 """
 
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 from eval.chats import whatsapp_words
 from eval.chats.chat import Message
-from eval.chats.whatsapp_dates import Stamp, find_order, moment, read_start
+from eval.chats.plain import LINE_END, TURN
+from eval.chats.whatsapp_dates import Stamp, find_order, find_style, moment, read_start
 
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
 EDGES = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction around a line or name
+COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
 
 
 class _Entry(NamedTuple):
@@ -24,40 +27,60 @@ class _Entry(NamedTuple):
 
 
 def recognise(text: str) -> bool:
-    """Whether one of the first lines starts as a message of WhatsApp does."""
-    lines = text.translate(BLANKS).splitlines()[:LOOKED_AT]
-    return any(read_start(line.lstrip(EDGES)) for line in lines)
+    """Whether the first turn starts as a message of WhatsApp does, or most of the first lines.
+
+    One dated line in a dialogue does not make it an export.
+    """
+    lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
+    starts = [read_start(line.lstrip(EDGES)) for line in lines]
+    turns = [
+        bool(start)
+        for line, start in zip(lines, starts, strict=True)
+        if TURN.fullmatch(start[1] if start else line)
+    ]
+    stamped = sum(map(bool, starts))
+    return stamped > 0 and (turns[:1] != [False] or 2 * stamped > len(lines))
 
 
 def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
     """The messages that people sent, and notes on what was guessed or left out.
 
     Attachments become SAMSum's placeholders; deleted messages and system lines are left out.
+    The text is one that `recognise` knows.
     """
-    entries, ahead = _entries(text)
+    entries, notes = _entries(text)
     order, note = find_order([entry.stamp for entry in entries])
-    notes = [note] if note else []
-    if ahead:
-        notes.append(f"lines before the first message, which are left out: {ahead}")
+    notes = [note, *notes] if note else notes
     entries = _rejoin(entries, order)
     long_names = _names_with_colons(entries)
     messages = [_message(entry, order, long_names) for entry in entries]
     return [message for message in messages if message], tuple(notes)
 
 
-def _entries(text: str) -> tuple[list[_Entry], int]:
-    """What stands between two stamps, and how many lines come before the first."""
+def _lines(text: str) -> list[str]:
+    return LINE_END.split(text.translate(BLANKS))
+
+
+def _entries(text: str) -> tuple[list[_Entry], list[str]]:
+    """What stands between two stamps of the file's style, and notes on the lines around it."""
+    lines = _lines(text)
+    starts = [read_start(line.lstrip(EDGES)) for line in lines]
+    style = find_style([start[0] for start in starts if start])
     entries: list[_Entry] = []
-    ahead = 0
-    for line in text.translate(BLANKS).replace("\r\n", "\n").split("\n"):
-        start = read_start(line.lstrip(EDGES))
-        if start:
+    ahead = others = 0
+    for line, start in zip(lines, starts, strict=True):
+        if start and start[0].style == style:
             entries.append(_Entry(start[0], [start[1]], line))
         elif entries:
             entries[-1].lines.append(line)
+            others += bool(start)
         else:
             ahead += bool(line.strip())
-    return entries, ahead
+    said = {
+        "lines before the first message, which are left out": ahead,
+        "dated lines in another style than the others', which are taken as text": others,
+    }
+    return entries, [f"{what}: {count}" for what, count in said.items() if count]
 
 
 def _rejoin(entries: list[_Entry], order: str) -> list[_Entry]:
@@ -71,30 +94,45 @@ def _rejoin(entries: list[_Entry], order: str) -> list[_Entry]:
     return kept
 
 
-def _names_with_colons(entries: list[_Entry]) -> set[str]:
-    """Prefixes that are no whole name: `Team`, where every message goes on `Team: Anna: `.
+def _turn(line: str, long_names: Container[str] = ()) -> tuple[str, str] | None:
+    """Name and text of a message's first line; None for what WhatsApp wrote."""
+    name, *rest = COLON.split(line, maxsplit=1)
+    if not rest or not whatsapp_words.is_name(name, line):
+        return None
+    if name not in long_names:
+        return name, rest[0]
+    turn = _turn(rest[0])
+    return turn and (f"{name}: {turn[0]}", turn[1])
 
-    So that nobody's `note: milk` becomes a name, few second halves must do for many messages.
-    """
-    seconds: dict[str, list[str]] = {}
+
+def _names_with_colons(entries: list[_Entry]) -> set[str]:
+    """Prefixes that are no whole name: `Team`, where every message goes on `Team: Anna: `."""
+    rests: dict[str, list[str]] = {}
     for entry in entries:
-        first, _, rest = entry.lines[0].partition(": ")
-        second, colon, _ = rest.partition(": ")
-        seconds.setdefault(first, []).append(second if colon else "")
-    return {n for n, s in seconds.items() if len(s) > 2 and "" not in s and 2 * len({*s}) <= len(s)}
+        turn = _turn(entry.lines[0])
+        if turn:
+            rests.setdefault(turn[0], []).append(turn[1])
+    return {name for name, said in rests.items() if _hold_names(said)}
+
+
+def _hold_names(rests: list[str]) -> bool:
+    """Whether names go on in all these texts, but for system lines.
+
+    So that nobody's `note: milk` becomes a name, two or more must do for twice as many messages.
+    """
+    found = [turn[0] for rest in rests if (turn := _turn(rest)) and turn[0]]
+    names = tuple({*found})
+    return 1 < len(names) <= len(found) / 2 and all(
+        rest.startswith(names) or whatsapp_words.SYSTEM.search(rest) for rest in rests
+    )
 
 
 def _message(entry: _Entry, order: str, long_names: set[str]) -> Message | None:
-    first, *more = entry.lines
-    name, colon, text = first.partition(": ")
-    if not colon and first.rstrip().endswith(":"):  # an attachment or poll on the next line
-        name, colon = first.rstrip()[:-1], ":"
-    if not colon or whatsapp_words.SYSTEM.search(name):
+    turn = _turn(entry.lines[0], long_names)
+    if not turn:
         return None
-    if name in long_names:
-        second, _, text = text.partition(": ")
-        name = f"{name}: {second}"
-    whole = "\n".join([text, *more])
+    name, text = turn
+    whole = "\n".join([text, *entry.lines[1:]])
     if whatsapp_words.is_system(whole):
         return None
     said = whatsapp_words.clean(whole)
