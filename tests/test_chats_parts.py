@@ -1,5 +1,6 @@
 """Chats are cut at silences and to fit, and nothing is lost on the way."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from eval.chats.chat import Message, dialogue_of
@@ -15,10 +16,28 @@ def messages(*hours: float | None) -> list[Message]:
 
 
 def test_a_silence_longer_than_the_gap_begins_a_part() -> None:
-    chat = messages(0, 1, 7, 14, 13, 30)  # 13: a reply that a thread has put there
-    assert [len(part) for part in cut_at_gaps(chat, 6)] == [3, 2, 1]
-    assert [len(part) for part in cut_at_gaps(chat, 5.5)] == [2, 1, 2, 1]
-    assert [len(part) for part in cut_at_gaps(chat, 100)] == [6]
+    chat = messages(0, 1, 7, 14, 30)
+    assert [len(part) for part in cut_at_gaps(chat, 6)] == [3, 1, 1]
+    assert [len(part) for part in cut_at_gaps(chat, 5.5)] == [2, 1, 1, 1]
+    assert cut_at_gaps(chat, 100) == [chat] and cut_at_gaps([], 6) == []
+
+
+def test_the_time_decides_and_not_the_order() -> None:
+    a, late, b, c, later, d = messages(0, 22, 1, 2, 23, 22.5)
+    assert cut_at_gaps([a, late, b, c, later, d], 6) == [[a, b, c], [late, later, d]]
+
+
+def test_threads_are_together_in_each_part() -> None:
+    first, b, late, c, d, late_again = (
+        replace(message, thread=thread)
+        for message, thread in zip(
+            messages(0, 1, 22, 22.1, 22.2, 22.3), ("a", "b", "a", "c", "", "a"), strict=True
+        )
+    )
+    answer = replace(first, text="yes", thread="a")
+    assert cut_at_gaps([first, b, answer, late, c, d, late_again], 6) == [
+        [first, answer, b], [late, late_again, c, d],
+    ]  # fmt: skip
 
 
 def test_messages_without_a_time_stay_where_they_are() -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from eval.chats.parts import cut_at_gaps
 from tests.chats import clock, errors, everything, notes, read, turns
 
 
 def test_one_chat() -> None:
     (chat,) = everything("telegram")
-    assert chat.name == "Marta" and {"Weather Desk"} <= chat.people
+    assert chat.name == "Marta" and ("Weather Desk",) in chat.people
     assert turns(chat.messages) == [
         ("Marta", "did you read it?"),
         ("Ivo Kern", "yes: https://example.org is great, ask @marta_k"),
@@ -24,6 +25,31 @@ def test_one_chat() -> None:
         ("Marta", "Contact: Rui Costa"),
     ]
     assert clock(chat.messages)[0] == "2021-04-01 10:01"
+
+
+def test_odd_messages_among_others() -> None:
+    note, chat = everything("telegram_odd.json")
+    assert [text for _, text in turns(chat.messages)] == [
+        "tell Ivko and Juni",
+        "<file_photo>",
+        "marta o'neil never wrote",
+        "Poll: Ladder? (yes, no)",
+        "Contact: Rui Costa",
+        "Juni, lou, Rui: ask Kern",
+    ]
+    assert notes([note])[0].startswith(
+        "telegram_odd.json: messages that are left out: 2; message 7: is no message of Telegram (Va"
+    )
+    assert [len(part) for part in cut_at_gaps(chat.messages, 6)] == [2, 3, 1]  # one has a zone
+
+
+def test_all_names_that_an_export_knows() -> None:
+    assert read("telegram_odd.json")[0].people == (
+        ("Marta O’Neil",), ("Ivo Kern", "Ivko"), ("Juni",), ("Lou Park",),
+        ("Rui Costa", "Rui", "Costa"),
+    )  # fmt: skip
+    marta, *_ = read("telegram")[0].people
+    assert marta == ("Marta",)
 
 
 def test_all_chats_a_damaged_one_aside() -> None:

@@ -49,7 +49,10 @@ def test_what_was_measured_and_what_was_not() -> None:
     assert rows["mean training loss"] == "1.751" and rows["last validation loss"] == "1.625"
     assert rows["peak memory of training"] == "21.2 GB"
     assert rows["machine of the training"] == "A100 x 2"
-    assert rows["generation of the test summaries"] == "12 min, not measured (base, tuned)"
+    assert (
+        rows["generation of the test summaries, all processes"]
+        == "12 min, not measured (base, tuned)"
+    )
     assert rows["machine of the evaluation"] == "A100 x 1"
     nothing = dict(training_rows({}, {}, SCORES))
     assert nothing["machine of the training"] == "not recorded"

@@ -1,25 +1,27 @@
 """Names, numbers and addresses out of a chat: `Person 1`, `<phone>`, `<email>`.
 
 What is masked are the names that the export itself knows: those who write, and those whom Telegram
-and Slack list. A name that stands in the text alone cannot be told from another word.
+and Slack list. A name that stands in the text alone cannot be told from another word. In doubt more
+is masked than need be.
 """
 
 import re
 from dataclasses import replace
 
-from eval.chats.chat import Chat, Message, speakers_of
+from eval.chats.chat import Chat, speakers_of
+from eval.chats.names import BEFORE, key, parts, pattern, same, spellings
+from eval.chats.phones import mask_phones
 
+OTHERS = "someone"
 EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-PHONE = re.compile(r"(?<![\w/.,:-])(?:\+|00|\()?\d[\d ()/.-]{5,}\d(?![\w/])")
-DATE = re.compile(r"\d{4}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.]\d{4}")
-HANDLE = re.compile(r"(?<![\w@])@(?!Person\b|someone\b|here\b|channel\b|everyone\b|all\b)\w[\w.]*")
-_TITLES = "dr mr mrs ms miss prof sir the and van von der den del della dos das los"
-TITLES = frozenset(_TITLES.split())
-# First names that are also words: as names only where they begin with a capital.
+HANDLE = re.compile(rf"{BEFORE}(?<!@)@([^\W\d]\w*(?:[.-]\w+)*)")
+EVERYONE = frozenset(["here", "channel", "everyone", "all"])
+# Names that chats hold as words too: in small letters they are names only where the export writes
+# them so, or after an @.
 _WORDS = """
-    will mark may june april august rose bill hope grace art max sue jack faith joy dawn page chase
-    drew pat rob nick ray lily ruby sunny summer autumn amber ivy jade olive rich frank earnest
-    gene guy dean wade grant miles skip chip don ken jay bob tom bo al an in so
+    will mark may june april august rose bill hope grace art max faith joy dawn page chase drew
+    sunny summer autumn rich frank guy grant miles skip chip
+    a an do he i in my no so to you
 """
 WORDS = frozenset(_WORDS.split())
 
@@ -31,7 +33,7 @@ def anonymize(chat: Chat, number: int) -> Chat:
     """
     mask = _Mask(chat)
     messages = [
-        Message(m.time, mask.people.get(m.speaker, ""), mask(m.text)) for m in chat.messages
+        replace(m, speaker=mask.people.get(m.speaker, ""), text=mask(m.text)) for m in chat.messages
     ]
     return replace(chat, name=f"chat {number}" if chat.name else "", messages=messages)
 
@@ -43,39 +45,41 @@ class _Mask:
         speakers = speakers_of(chat.messages)
         self.people = {name: f"Person {n}" for n, name in enumerate(speakers, 1)}
         self._words: dict[str, str] = {}
-        for name, person in self.people.items():
-            self._learn(name, person)
-        for name in sorted(chat.people - self.people.keys()):
-            self._learn(name, "someone")
-        names = sorted(self._words, key=lambda word: (-len(word), word))
-        pattern = "|".join(re.escape(name) for name in names)
-        self._pattern = re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.I) if names else None
+        self._spelled: set[str] = set()
+        self._small: set[str] = set()
+        for names in (*((name,) for name in speakers), *sorted(chat.people, key=self._who)):
+            for name in names:
+                self._learn(same(name).strip(), self._who(names))
+        self._kept = WORDS - self._small
+        self._pattern = pattern(self._spelled)
 
     def __call__(self, text: str) -> str:
-        text = EMAIL.sub("<email>", text)
-        if self._pattern:
-            text = self._pattern.sub(self._person, text)
-        return PHONE.sub(_phone, HANDLE.sub("@someone", text))
+        text = EMAIL.sub("<email>", same(text))
+        return mask_phones(self._pattern.sub(self._person, HANDLE.sub(self._handle, text)))
+
+    def _who(self, names: tuple[str, ...]) -> str:
+        """The person with these names; `Person ...` sorts before `someone`."""
+        return next((self.people[name] for name in names if name in self.people), OTHERS)
 
     def _learn(self, name: str, person: str) -> None:
-        """Take in a name, and the parts of it that may stand alone; a shared part is nobody's."""
-        self._words.setdefault(name.casefold(), person)
-        parts = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", name)
-        for part in parts if parts != [name] else []:
-            word = part.casefold()
-            if len(word) > 1 and part[0].isupper() and word not in TITLES:
-                known = self._words.get(word, person)
-                self._words[word] = person if known == person else "someone"
+        """Take in a name and its parts; one that speakers share is nobody's."""
+        for word in filter(None, (name, *parts(name))):
+            if word.islower():
+                self._small.add(key(word))
+            for spelled in spellings(word):
+                self._spelled.add(spelled)
+                known = self._words.setdefault(key(spelled), person)
+                if known != person != OTHERS:
+                    self._words[key(spelled)] = OTHERS
+
+    def _handle(self, found: re.Match[str]) -> str:
+        """A handle as `@someone`, unless it is just a name that is known."""
+        name = self._pattern.match(found.string, found.start(1))
+        known = name and found.string[name.end() : found.end()][:1] not in (".", "-")
+        return found[0] if known or found[1].lower() in EVERYONE else f"@{OTHERS}"
 
     def _person(self, found: re.Match[str]) -> str:
-        word = found[0]
-        if word.casefold() in WORDS and word[0].islower():
-            return word
-        return self._words.get(word.casefold(), "someone")
-
-
-def _phone(found: re.Match[str]) -> str:
-    digits = sum(character.isdigit() for character in found[0])
-    if DATE.fullmatch(found[0]) or not 7 <= digits <= 15:
-        return found[0]
-    return "<phone>"
+        word, before = key(found[0]), found.string[found.start() - 1 : found.start()]
+        if word in self._kept and found[0][0].islower() and before != "@":
+            return found[0]
+        return self._words.get(word, OTHERS)

@@ -15,11 +15,15 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Message:
-    """One message; `time` as the export gives it, without a zone, or None where it gives none."""
+    """One message; `time` as the export gives it, without a zone, or None where it gives none.
+
+    Those of a `thread` are read one after another.
+    """
 
     time: datetime | None
     speaker: str
     text: str
+    thread: str = ""
 
     def line(self) -> str:
         """The turn as a dialogue has it, on one line: `Anna: hi`."""
@@ -30,18 +34,18 @@ class Message:
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat in the order of reading.
+    """A chat in the order of the export, which is that of time.
 
     `place` names file and row for messages to the user; `name` is empty for text that was typed;
-    `people` are names that the export knows beside the speakers'; `notes` are what the reader had
-    to guess or leave out.
+    `people` are names that the export knows, all those of a person together; `notes` are what the
+    reader had to guess or leave out.
     """
 
     place: str
     name: str
     messages: list[Message]
     id: str | int | None = None
-    people: frozenset[str] = frozenset()
+    people: tuple[tuple[str, ...], ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 

@@ -1,6 +1,6 @@
 """Cuts a chat into parts that a model can take: at silences, then by tokens."""
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -17,17 +17,27 @@ Messages = list[Message]
 def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     """The conversations of a chat: a new one begins after a silence of more than `hours`.
 
-    Messages without a time, as in plain text, stay with those before them.
+    Messages without a time, as in plain text, stay with those before them. Within a conversation
+    a thread follows its first message.
     """
-    parts: list[Messages] = []
-    last = None
+    times = sorted(message.time for message in messages if message.time)
+    gap = timedelta(hours=hours)
+    starts = [after for before, after in pairwise(times) if after - before > gap]
+    parts: list[Messages] = [[] for _ in range(len(starts) + 1)]
+    number = 0
     for message in messages:
-        silent = message.time and last and message.time - last > timedelta(hours=hours)
-        if silent or not parts:
-            parts.append([])
-        parts[-1].append(message)
-        last = message.time or last
-    return parts
+        number = bisect_right(starts, message.time) if message.time else number
+        parts[number].append(message)
+    return [_threads_together(part) for part in parts if part]
+
+
+def _threads_together(messages: Messages) -> Messages:
+    first: dict[str, int] = {}
+    for number, message in enumerate(messages):
+        if message.thread:
+            first.setdefault(message.thread, number)
+    order = [first.get(message.thread, number) for number, message in enumerate(messages)]
+    return [messages[number] for number in sorted(range(len(messages)), key=order.__getitem__)]
 
 
 def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> list[Messages]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError
 from eval.chats import plain, records, slack, telegram, whatsapp
-from eval.chats.archive import unpacked
+from eval.chats.archive import check_size, unpacked
 from eval.chats.chat import Chat
 
 TEXT = (".txt", ".text", ".log", ".md", "")
@@ -73,6 +73,7 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field)
         return
+    check_size(path.stat().st_size, shown)
     text = _decode(path.read_bytes(), shown)
     name = _title(Path(shown))
     if suffix == ".jsonl":
@@ -108,7 +109,7 @@ def _recognised(text: str, place: str, name: str, field: str) -> Iterable[Chat |
     """The chats of a text of any format, by how it looks."""
     if whatsapp.recognise(text):
         messages, notes = whatsapp.parse(text)
-        return [Chat(place, name, messages, notes=notes)]
+        return [Chat(place, name, messages, notes=notes, people=whatsapp.mentioned(text))]
     if text.lstrip()[:1] in ("{", "["):
         try:
             return _data(json.loads(text), place, field)

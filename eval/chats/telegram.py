@@ -6,6 +6,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from eval.chats.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message
+from eval.chats.telegram_people import people_of
 
 MEDIA = {"animation": GIF, "video_file": VIDEO, "video_message": VIDEO}
 GONE = "Deleted Account"  # Telegram's own word for a speaker without a name
@@ -36,39 +37,41 @@ def _chat(chat: Any, place: str) -> Chat | UserError:
     if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
         return UserError(f"{place}: has no list of `messages`; export the chat again as JSON")
     name = str(chat.get("name") or chat.get("type") or "chat").replace("_", " ")
-    messages, people = [], set()
+    messages, odd = [], []
     for number, entry in enumerate(chat["messages"], 1):
         try:
             message = _message(entry)
-            people |= {str(entry[key]) for key in ("actor", "forwarded_from") if entry.get(key)}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            return UserError(
-                f"{place} ({name}), message {number}: is no message of Telegram ({error!r}); "
-                "export the chat again as JSON"
-            )
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            odd.append(f"message {number}: is no message of Telegram ({error!r})")
+            continue
         if message:
             messages.append(message)
-    return Chat(place, name, messages, people=frozenset(people))
+    if odd and not messages:
+        return UserError(f"{place} ({name}), {odd[0]}; export the chat again as JSON")
+    notes = (f"messages that are left out: {len(odd)}; {odd[0]}",) if odd else ()
+    return Chat(place, name, messages, people=people_of(chat), notes=notes)
 
 
 def _message(entry: dict[str, Any]) -> Message | None:
     """What a person sent; None for a service message and for one that holds nothing."""
     if entry.get("type") != "message":
         return None
-    parts = [_media(entry), _text(entry.get("text", "")), _extras(entry)]
+    parts = [_media(entry), _text(entry.get("text")), _extras(entry)]
     text = " ".join(part for part in parts if part)
     if not text:
         return None
     if source := entry.get("forwarded_from"):
         text = f"[forwarded from {source}] {text}"
-    return Message(datetime.fromisoformat(entry["date"]), str(entry.get("from") or GONE), text)
+    when = datetime.fromisoformat(entry["date"]).replace(tzinfo=None)
+    return Message(when, str(entry.get("from") or GONE), text)
 
 
 def _text(text: Any) -> str:
-    """A text, or a list of texts and entities such as links, mentions and bold words."""
+    """A text, a list of texts and entities such as links, mentions and bold words, or nothing."""
     if isinstance(text, str):
         return text.strip()
-    return "".join(part if isinstance(part, str) else part["text"] for part in text).strip()
+    parts = (part if isinstance(part, str) else part["text"] or "" for part in text or [])
+    return "".join(parts).strip()
 
 
 def _media(entry: dict[str, Any]) -> str:
@@ -84,8 +87,8 @@ def _media(entry: dict[str, Any]) -> str:
 def _extras(entry: dict[str, Any]) -> str:
     """What stands beside the text: a poll, a contact, a place."""
     if poll := entry.get("poll"):
-        answers = ", ".join(answer["text"] for answer in poll.get("answers", []))
-        return f"Poll: {poll['question']} ({answers})"
+        answers = ", ".join(_text(answer["text"]) for answer in poll.get("answers") or [])
+        return f"Poll: {_text(poll['question'])} ({answers})"
     if contact := entry.get("contact_information"):
         names = (contact.get("first_name"), contact.get("last_name"))
         return f"Contact: {' '.join(filter(None, names))}"

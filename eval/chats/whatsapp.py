@@ -17,6 +17,7 @@ from eval.chats.whatsapp_dates import Stamp, find_order, find_style, moment, rea
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
 EDGES = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction around a line or name
+MENTION = re.compile("@\u2068([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
 
 
@@ -55,6 +56,11 @@ def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
     long_names = _names_with_colons(entries)
     messages = [_message(entry, order, long_names) for entry in entries]
     return [message for message in messages if message], tuple(notes)
+
+
+def mentioned(text: str) -> tuple[tuple[str], ...]:
+    """The names that messages point to with an @: of people who may never have written."""
+    return tuple((name.removeprefix("~").strip(),) for name in dict.fromkeys(MENTION.findall(text)))
 
 
 def _lines(text: str) -> list[str]:

@@ -56,7 +56,10 @@ def training_rows(state: Data, trained: Data, scores: Data) -> Rows:
         ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
         ("machine of the training", trained.get("machine", "not recorded")),
-        ("generation of the test summaries", ", ".join(map(_minutes, seconds)) + " (base, tuned)"),
+        (
+            "generation of the test summaries, all processes",
+            ", ".join(map(_minutes, seconds)) + " (base, tuned)",
+        ),
         ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
 
