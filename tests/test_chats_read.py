@@ -66,9 +66,10 @@ def test_argument() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "whatsapp_ios_gb.txt", "telegram/result.json"])
-def test_standard_input_is_recognised_by_its_look(name: str) -> None:
-    (chat,) = everything("-", stdin=(FOLDER / name).read_bytes())
-    assert turns(chat.messages) == turns(read(name)[0].messages)
+def test_standard_input_and_an_argument_are_recognised_by_their_look(name: str) -> None:
+    data = (FOLDER / name).read_bytes()
+    for (chat,) in (everything("-", stdin=data), everything(data.decode("utf-8-sig"))):
+        assert turns(chat.messages) == turns(read(name)[0].messages)
 
 
 def test_rows_a_bad_one_is_named_and_the_rest_go_on() -> None:

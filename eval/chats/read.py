@@ -54,7 +54,7 @@ def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[
     elif "\n" in given or ": " in given:
         if "\n" not in given:
             given = given.replace("\\n", "\n")  # as most shells pass it on
-        yield from _usable([Chat(argument, "", plain.parse(given, argument))], argument)
+        yield from _usable(_recognised(given, argument, "", field), argument)
     else:
         raise UserError(
             f"{given}: not found; give a file, a folder, `-` for standard input, or a dialogue "
