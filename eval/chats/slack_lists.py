@@ -21,7 +21,7 @@ def users_of(folder: Path, place: str, errors: list[UserError]) -> Users:
     users: Users = {}
 
     def take(user: dict[str, Any]) -> None:
-        users[str(user.get("id"))] = names_of(user | {"profile": {}})
+        users[str(user.get("id"))] = names_of(user | {"profile": {}})  # kept where that is odd
         users[str(user.get("id"))] = names_of(user)
 
     errors.extend(_odd(objects_of(folder / "users.json", place), take, f"{place}/users.json"))

@@ -48,7 +48,8 @@ def check_staged(folder: Path, corpus: Iterable[str]) -> None:
                 f"{name}: would publish the path `{found}`; make it relative where it comes from "
                 "(the recipe, or a file beside the adapter)"
             )
-        flats[name] = flat = _flat(text)
+        flat = _flat(text)
+        flats[name] = f" {flat} "
         for start in range(len(flat) - WINDOW + 1):
             windows.setdefault(flat[start : start + WINDOW], name)
     for quoted in corpus:
@@ -62,7 +63,7 @@ def check_staged(folder: Path, corpus: Iterable[str]) -> None:
 def _quoted(flat: str, windows: dict[str, str], flats: dict[str, str]) -> tuple[str, str] | None:
     """The file in which a part of the text stands, and that part."""
     if len(flat) < WINDOW:
-        files = (n for n, text in flats.items() if f" {flat} " in f" {text} ")
+        files = (n for n, text in flats.items() if f" {flat} " in text)
         name = next(files, None) if len(flat) >= SHORT else None
         return (name, flat) if name else None
     for start in (*range(0, len(flat) - WINDOW, STRIDE), len(flat) - WINDOW):

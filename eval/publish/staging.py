@@ -7,7 +7,6 @@ A merged model (`merged`: its folder) goes to `publish-merged` instead.
 import json
 import os
 import shutil
-from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -100,14 +99,9 @@ def _write_merged(folder: Path, merged: Path) -> None:
 
 
 def _take(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    """Copy the files; weights are linked where the disk can, as they may be 15 GB."""
     for path in sorted(source.iterdir()):
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
-            if path.suffix == ".safetensors":
-                with suppress(OSError):
-                    (folder / path.name).hardlink_to(path)
-            if not (folder / path.name).exists():
-                shutil.copyfile(path, folder / path.name)
+            shutil.copyfile(path, folder / path.name)
 
 
 def _clean_tokenizer(folder: Path) -> None:
