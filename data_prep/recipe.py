@@ -152,8 +152,12 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; results go to `results/<name>/`."""
-        return self.path.stem
+        """The file's name without its ending; results go to `results/<name>/`.
+
+        A training keeps its recipe as `recipe.yml` in its folder: that one is named by the folder.
+        """
+        kept = self.path.name == "recipe.yml" and self.path.with_name("run.json").is_file()
+        return self.path.absolute().parent.name if kept else self.path.stem
 
     @property
     def data_dir(self) -> Path:

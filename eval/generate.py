@@ -1,14 +1,11 @@
 """Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder, to_row
 from data_prep.recipe import Decoding, Recipe
-from data_prep.training.run_record import TRAINED_WITH
 
 Row = dict[str, Any]
 MOST_PADDING = 0.15  # of a batch's prompt tokens
@@ -136,35 +133,3 @@ def resolve(decoding: Decoding) -> Decoding:
     gpu = torch.cuda.is_available()
     fast = torch.cuda.is_bf16_supported() if gpu else bf16_is_faster()
     return decoding.model_copy(update={"dtype": "bfloat16" if fast else "float32"})
-
-
-def find_adapter(recipe: Recipe) -> Path:
-    """The folder of the recipe's adapter; raises UserError where there is none or another's."""
-    folder = recipe.output_dir
-    train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
-            "base model alone: `--models base` of eval.run, `--model base` of eval.summarize"
-        )
-    try:
-        adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        trained_on = Path(adapter["base_model_name_or_path"])
-        prompt = folder / TRAINED_WITH  # not there where somebody else's adapter is evaluated
-        instruction = (
-            json.loads(prompt.read_text("utf-8"))["instruction"] if prompt.exists() else ""
-        )
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
-    base_model = Path(recipe.config["base_model"])
-    if trained_on not in (base_model, base_model.resolve()):
-        raise UserError(
-            f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
-            f"{base_model}; set the right one, or train with `{train}`"
-        )
-    if instruction not in ("", recipe.summarization.instruction):
-        raise UserError(
-            f"{folder}: the adapter was trained with another summarization.instruction; "
-            f"set that one, or train with `{train}`"
-        )
-    return folder

@@ -23,7 +23,8 @@ from data_prep.errors import UserError, run_cli
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import load_recipe
-from eval.generate import Summarizer, find_adapter, resolve
+from data_prep.training.adapter import find_adapter
+from eval.generate import Summarizer, resolve
 
 Ids = list[list[int]]
 

@@ -11,9 +11,9 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.adapter import find_adapter
 from data_prep.training.machine import cpu_overrides
 from eval.context import training_curves
-from eval.generate import find_adapter
 from tests.conftest import ROOT, command, derived_recipe, train
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,6 @@ traceback.
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,11 +31,6 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     if not torch.cuda.is_available():
         return list(_without_gpu(path, config))
     return [*_flash_attention(path, config), *_card(path, config), *_compiler(path, config)]
-
-
-def is_merge_command() -> bool:
-    """Whether this process is Axolotl's merge command: it trains nothing, and a CPU will do."""
-    return Path(sys.argv[0]).name == "merge_lora.py" or sys.argv[1:2] == ["merge-lora"]
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
