@@ -6,11 +6,10 @@
 """
 
 import fcntl
-import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -241,7 +240,7 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
     if folder.exists() and not folder.is_dir():
         why = "is a file"
     elif place == here or place in here.parents or place == Path.home():
-        why = "holds the folder in which this command runs, or your own"
+        why = "is the folder in which this command runs, one above it, or your home"
     else:
         others = {"base model's": config.get("base_model")}
         block = config.get("summarization")
@@ -250,9 +249,9 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
         for name, other in others.items():
             used = Path(str(other)).resolve() if other and Path(str(other)).is_dir() else None
             if used and (place == used or used in place.parents):
-                why = f"is in the {name} folder {other}"
-        if not why and (foreign := list(itertools.islice(_foreign(place), 3))):
-            why = f"holds files that are not a training's ({', '.join(foreign)})"
+                why = f"is the {name} folder {other}, or in it"
+        if not why and (foreign := _foreign(folder)):
+            why = f"holds files that are not a training's ({', '.join(foreign[:3])})"
     return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
 
 
@@ -263,15 +262,12 @@ def _data_folder(config: Mapping[str, Any]) -> Path | None:
         return None
 
 
-def _foreign(folder: Path) -> Iterator[str]:
-    """Names in a folder that no training of ours left there; a sweep leaves a folder a run."""
-    if folder.is_symlink() or not folder.is_dir():
-        if folder.exists() and folder.name not in ("debug.log", ".lock"):
-            yield folder.name
-    elif not holds_a_run(folder):
-        for entry in sorted(folder.iterdir()):
-            if next(_foreign(entry), None):
-                yield entry.name
+def _foreign(folder: Path) -> list[str]:
+    """Names of what no training of ours left in a folder; `axolotl train --sweep` makes folders."""
+    if not folder.is_dir() or holds_a_run(folder):
+        return []
+    own = re.compile(r"debug\.log|\.lock|sweep\d{4}")
+    return sorted(e.name for e in folder.iterdir() if not own.fullmatch(e.name))
 
 
 def _listed(changed: list[str]) -> str:
