@@ -61,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Pat
     folder = tmp_path_factory.mktemp("axolotl")
     path = derived_recipe(
         "smollm2_samsum", folder, "tiny", base_model=str(tiny_smollm2), max_steps=6,
-        learning_rate=0.05, num_epochs=None, bf16=False,
+        learning_rate=0.05, bf16=False,
         summarization__source=str(ROOT / "data_prep/sample"),
     )  # fmt: skip
     prepare(load_recipe(path))
