@@ -37,7 +37,7 @@ class Decoding(_Strict):
     """
 
     engine: Literal["hf", "vllm"] = "hf"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     batch_tokens: int = Field(default=16_384, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)
     min_new_tokens: int = Field(default=0, ge=0)

@@ -123,13 +123,19 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
 
 
 def resolve(decoding: Decoding) -> Decoding:
-    """Replace `dtype: auto`: bf16 on a GPU that has it and on a CPU where it is measured faster."""
+    """Replace `dtype: auto`: bf16 on a GPU that has it, else fp16; on a CPU the faster one.
+
+    PyTorch says of cards before Ampere that bf16 is supported, and emulates it there, slowly.
+    """
     if decoding.dtype != "auto":
         return decoding
     import torch
 
     from data_prep.cpu import bf16_is_faster
 
-    gpu = torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported() if gpu else bf16_is_faster()
-    return decoding.model_copy(update={"dtype": "bfloat16" if fast else "float32"})
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if native else "float16"
+    else:
+        dtype = "bfloat16" if bf16_is_faster() else "float32"
+    return decoding.model_copy(update={"dtype": dtype})
