@@ -157,7 +157,9 @@ class _Preparation:
             )
 
     def _manifest(self) -> dict[str, Any]:
-        packages = ("datasets", "transformers", "tokenizers", "axolotl", "py7zr")
+        packages = ["datasets", "transformers", "tokenizers", "axolotl"]
+        if any(name.endswith(".7z") for name in self.source.file_hashes):
+            packages.append("py7zr")
         return {
             "recipe": self.recipe.name,
             "source": self.settings.source,
