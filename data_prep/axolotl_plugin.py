@@ -149,14 +149,14 @@ class SummarizationPlugin(BasePlugin):
         again = cfg["auto_resume_from_checkpoints"] is False
         explicit = cfg["resume_from_checkpoint"]
         cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
+        if explicit:
+            run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
             if is_first_process() and run_record.holds_a_run(recipe.output_dir):
                 print(f"the earlier run is now in {run_record.start_anew(recipe.output_dir)}")
         elif changed := run_record.changes(recipe.output_dir, settings):
             raise UserError(run_record.refusal(recipe.output_dir, changed))
-        if explicit:
-            run_record.check_resume(Path(explicit), settings, processes)
-        elif not again:
+        elif not explicit:
             cfg["resume_from_checkpoint"] = self._checkpoint(recipe, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
