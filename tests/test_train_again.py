@@ -76,6 +76,7 @@ def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
     recipe: Recipe, interrupted: str, tmp_path: Path
 ) -> None:
     """Its optimizer and schedule would go on at the old rate, while run.json names the new one."""
+    train(recipe.path)  # to its end, where that is not reached yet
     first = checkpoints(recipe.output_dir)[0]
     before = _contents(recipe.output_dir)
     changed = {"learning_rate": 0.0001, "micro_batch_size": 2}
