@@ -93,7 +93,7 @@ def main() -> None:
         code = checkout(folder)
         contents = {
             "packages": trimmed(packages, cache, left_out, folder, args.smallest),
-            "code": _files(code, CODE),
+            "code": files_of(code, CODE),
             "data": _chosen(args.data, "data", args.recipe, "source", code),
             "models": _chosen(args.model, "models", args.recipe, "base_model", code),
             "wheels": trimmed(carried, cache, left_out, folder, args.smallest),
@@ -308,7 +308,7 @@ def checkout(folder: Path) -> Path:
     return code
 
 
-def _files(path: Path, into: str) -> Iterator[tuple[str, Path]]:
+def files_of(path: Path, into: str) -> Iterator[tuple[str, Path]]:
     """All files of a folder, or one file, by their names in the bundle."""
     if path.is_file():
         yield into, path
@@ -337,7 +337,7 @@ def _chosen(
         if key == "source" and not (code / "recipes" / file.name).is_file():
             chosen[file] = f"recipes/{file.name}"
     for path, place in chosen.items():
-        yield from _files(path, f"{CODE}/{place}")
+        yield from files_of(path, f"{CODE}/{place}")
 
 
 def _place(path: Path, kind: str) -> str:
