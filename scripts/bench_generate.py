@@ -15,6 +15,7 @@ import gc
 import json
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import load_recipe
 from eval.generate import Summarizer, find_adapter, resolve
-from scripts.bench_plugin import finish, peak
 
 Outputs = dict[int, list[int]]  # new token ids of the prompts that a way got to, by their number
 WARM_UP = 8  # prompts, and tokens of the plain way, on a GPU: kernels are loaded and tuned
@@ -122,20 +122,22 @@ def batched(ours: Summarizer) -> Outputs:
     return outputs
 
 
-def timed(generate: Any) -> tuple[Outputs, dict[str, float]]:
-    """Outputs, and what they took: seconds, and of a GPU the peak of its memory."""
-    if torch.cuda.is_available():
+def timed(generate: Callable[[], Outputs]) -> tuple[Outputs, dict[str, float]]:
+    """Outputs, and what they took: seconds, and GB of a GPU at their peak."""
+    gpu = torch.cuda.is_available()
+    if gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     outputs = generate()
-    finish()
+    if gpu:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     tokens = sum(map(len, outputs.values()))
     return outputs, {
         "dialogues": len(outputs), "seconds": seconds, "tokens": tokens,
         "dialogues_per_second": len(outputs) / seconds, "tokens_per_second": tokens / seconds,
-        **peak(),
+        "peak_gb": torch.cuda.max_memory_reserved() / 1e9 if gpu else 0.0,
     }  # fmt: skip
 
 

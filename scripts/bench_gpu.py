@@ -49,7 +49,7 @@ SPARE = 5  # seconds of the whole limit that are left for the table and the end
 NO_MEMORY = "out of memory"
 GENERATED = (
     "  {way}, {dtype}: {dialogues} dialogues, {dialogues_per_second:.2f} a second, "
-    "{tokens_per_second:,.0f} tokens/s, {reserved:.1f} GB"
+    "{tokens_per_second:,.0f} tokens/s, {peak_gb:.1f} GB"
 )
 
 
