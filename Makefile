@@ -1,20 +1,43 @@
-# `make demo`: set-up, data, training, evaluation on this machine. `make test`: every check.
+# Short names of the commands in README.md; `make help` lists them.
 VENV := .venv
 PY := $(VENV)/bin/python
-RECIPE := recipes/smollm2_samsum.yml
-MODEL := models/smollm2-135m-instruct/config.json
-DATA := data/smollm2_samsum/manifest.json
-ADAPTER := outputs/smollm2_samsum/adapter_model.safetensors
+SMALL := models/smollm2-135m-instruct
 
 export AXOLOTL_DO_NOT_TRACK := 1
-export HF_HUB_OFFLINE := 1
+# axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
+export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
-.PHONY: demo test clean
+.PHONY: help setup run demo test clean
 
-demo: $(ADAPTER)
+help:
+	@echo "make setup                   install into $(VENV), for the GPU where there is one"
+	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; what is finished is kept"
+	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
+	@echo "make test                    every check"
+	@echo "make clean                   remove what the demo wrote"
+
+setup: $(VENV)/.ready
+
+ifneq ($(filter run,$(MAKECMDGOALS)),)
+ifeq ($(wildcard $(RECIPE)),)
+$(error RECIPE=$(RECIPE): no such recipe; choose one of: $(wildcard recipes/*.yml))
+endif
+# its model comes from the package registry, and nothing else has to be asked
+ifneq ($(shell grep '^base_model: *$(SMALL)' $(RECIPE)),)
+run: $(SMALL)/config.json
+run: export HF_HUB_OFFLINE := 1
+endif
+endif
+
+run: $(VENV)/.ready
+	$(PY) -m data_prep $(RECIPE)
+	$(VENV)/bin/accelerate launch -m axolotl.cli.train $(RECIPE)
 	$(PY) -m eval.run $(RECIPE)
 
-test: $(VENV)/.dev $(MODEL)
+demo:
+	@$(MAKE) --no-print-directory run RECIPE=recipes/smollm2_samsum.yml
+
+test: $(VENV)/.dev $(SMALL)/config.json
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy data_prep eval scripts tests
@@ -24,20 +47,13 @@ clean:
 	rm -rf data/smollm2_samsum outputs/smollm2_samsum results/smollm2_samsum
 
 $(VENV)/.ready: pyproject.toml scripts/setup.sh
-	sh scripts/setup.sh $(VENV)
-	touch $@
+	@sh scripts/setup.sh $(VENV)
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.ready
-	sh scripts/setup.sh $(VENV) dev
-	touch $@
+	@sh scripts/setup.sh $(VENV) dev
+	@touch $@
 
-$(MODEL): scripts/get_smollm2.py | $(VENV)/.ready
+$(SMALL)/config.json: scripts/get_smollm2.py | $(VENV)/.ready
 	$(PY) scripts/get_smollm2.py $(@D)
 	touch $@
-
-$(DATA): $(RECIPE) $(MODEL) $(wildcard data_prep/*.py data_prep/sample/*.jsonl)
-	$(PY) -m data_prep $(RECIPE)
-
-$(ADAPTER): $(DATA) $(RECIPE)
-	$(VENV)/bin/accelerate launch -m axolotl.cli.train $(RECIPE)
-	test -f $@ && touch $@

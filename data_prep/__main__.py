@@ -11,10 +11,14 @@ def main() -> None:
     """Read the recipe, prepare the data, and say what was written."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
-    recipe = load_recipe(parser.parse_args().recipe)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="also rows that another recipe prepared"
+    )
+    args = parser.parse_args()
+    recipe = load_recipe(args.recipe)
     from data_prep.prepare import prepare
 
-    manifest = prepare(recipe)
+    manifest = prepare(recipe, args.overwrite)
     for split, counts in manifest["counts"].items():
         drops = [f"{n} dropped: {reason}" for reason, n in counts["dropped"].items()]
         path = recipe.data_dir / f"{split}.jsonl"

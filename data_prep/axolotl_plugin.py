@@ -20,11 +20,19 @@ from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
 from data_prep.preflight.look import Report, look, show
 from data_prep.recipe import Recipe, Summarization
-from data_prep.strict.problems import find_problems
+from data_prep.strict.problems import find_problems, read_yaml
 from data_prep.training import run_record
-from data_prep.training.checkpoints import newest_whole, set_aside_others, what_is_broken
+from data_prep.training.adapter import find_adapter
+from data_prep.training.axolotl_commands import (
+    EVALUATE,
+    INFERENCE,
+    OF_AN_ADAPTER,
+    axolotl_command,
+    drop_passed_on,
+)
+from data_prep.training.checkpoints import newest_whole, set_aside_others
 from data_prep.training.failures import end_in_one_line
-from data_prep.training.machine import is_merge_command, machine_problems
+from data_prep.training.machine import machine_problems
 from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
 from data_prep.training.processes import (
     ending_with_one_line,
@@ -64,19 +72,45 @@ class SummarizationPlugin(BasePlugin):
 
     def register(self, cfg: dict[str, Any]) -> None:
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
+        path, command = Path(cfg["axolotl_config_path"]), axolotl_command()
+        with ending_with_one_line():
+            drop_passed_on(command, read_yaml(path), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         if cfg.get("merge_lora"):  # read a second time, with what the merge overrides
             return
         with ending_with_one_line():
-            path = Path(cfg["axolotl_config_path"])
             refuse(find_problems(path, self._asked))
-            if is_merge_command():
+            end_in_one_line(recipe_of(cfg))
+            if command in OF_AN_ADAPTER:
+                self._use_adapter(cfg, command)
+            else:
+                refuse(run_record.output_dir_problems(path, self._asked))
+            if command == "merge-lora":  # it trains nothing, and a CPU will do
                 return
             refuse(machine_problems(path, self._asked))
         if cfg.get("auto_resume_from_checkpoints") is None:
-            cfg["auto_resume_from_checkpoints"] = True  # the same command again goes on
+            cfg["auto_resume_from_checkpoints"] = True  # the same command again resumes
+        if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
+            cfg["dataset_prepared_path"] = str(recipe_of(cfg).data_dir / "tokenized")
         if not torch.cuda.is_available():
             self._use_cpu(cfg)
+        if command == "evaluate":  # for which Axolotl does not call `load_datasets`
+            with first_process_first(), ending_with_one_line():
+                self._use_prepared(cfg, recipe_of(cfg))
+
+    def _use_adapter(self, cfg: dict[str, Any], command: str) -> None:
+        """Name the trained adapter, which Axolotl's other commands do not look for by themselves.
+
+        One that the user named is used as it is.
+        """
+        if cfg.get("lora_model_dir") is None:
+            asked = Recipe(
+                Path(cfg["axolotl_config_path"]), self._asked, recipe_of(cfg).summarization
+            )
+            cfg["lora_model_dir"] = str(find_adapter(asked))
+        note = {"evaluate": EVALUATE, "inference": INFERENCE}.get(command)
+        if note and is_first_process():
+            print(note.format(recipe=cfg["axolotl_config_path"]), file=sys.stderr)
 
     def _use_cpu(self, cfg: dict[str, Any]) -> None:
         use_all_cores()
@@ -94,36 +128,40 @@ class SummarizationPlugin(BasePlugin):
             cfg["device_map"] = {"": "cpu"}  # Axolotl would give each process a GPU of its own
         with first_process_first(), ending_with_one_line():
             recipe = recipe_of(cfg)
-            end_in_one_line(recipe)
-            files = check_prepared(recipe)["files"]
-            cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
+            files = self._use_prepared(cfg, recipe)
             if not preprocess:
                 self._preflight(recipe)  # before anything is written or renamed
                 self._begin(cfg, recipe, files)
-            if is_first_process():
-                set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
+
+    def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
+        """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
+        files = check_prepared(recipe)["files"]
+        cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
+        if is_first_process():
+            set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
+        return dict(files)
 
     def _begin(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
         processes = run_record.processes()
         settings = run_record.settings_of(self._asked, files, processes)
         if is_first_process():
             self._lock = run_record.lock(recipe.output_dir)
-        anew = cfg["auto_resume_from_checkpoints"] is False
+        again = cfg["auto_resume_from_checkpoints"] is False
         explicit = cfg["resume_from_checkpoint"]
         cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
-        if explicit:
-            if why := what_is_broken(Path(explicit), processes):
-                raise UserError(f"{explicit}: {why}; choose a whole checkpoint")
-        elif anew:
+        if again and not explicit:
             if is_first_process() and run_record.holds_a_run(recipe.output_dir):
                 print(f"the earlier run is now in {run_record.start_anew(recipe.output_dir)}")
-        else:
-            if changed := run_record.changes(recipe.output_dir, settings):
-                raise UserError(run_record.refusal(recipe.output_dir, changed))
+        elif changed := run_record.changes(recipe.output_dir, settings):
+            raise UserError(run_record.refusal(recipe.output_dir, changed))
+        if explicit:
+            run_record.check_resume(Path(explicit), settings, processes)
+        elif not again:
             cfg["resume_from_checkpoint"] = self._checkpoint(recipe, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
             run_record.write_run(recipe.output_dir, settings, precision)
+            run_record.write_recipe(recipe.output_dir, recipe.path, self._asked)
 
     def _preflight(self, recipe: Recipe) -> None:
         """What `python -m data_prep.preflight` looks at, with the command line's overrides."""

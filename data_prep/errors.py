@@ -9,6 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+# bitsandbytes 0.50 asks the hub for this kernel on import (backends/cpu/ops.py, on a CPU with
+# AVX512-BF16), and loads compiled code from there; its own C function does the same. The package
+# `kernels` reads `LOCAL_KERNELS`: it takes the folder named there, and one that is missing is an
+# error that bitsandbytes catches. No other kernel and no model is kept away.
+NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
+
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong, where, and how to mend it."""
@@ -17,6 +23,8 @@ class UserError(Exception):
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130."""
     os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+    if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
+        os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
     _quiet_libraries()
     try:
         main()

@@ -27,12 +27,15 @@ CHUNK = 1000
 READING_ORDER = ("test", "validation", "train")
 
 
-def prepare(recipe: Recipe) -> dict[str, Any]:
+def prepare(recipe: Recipe, overwrite: bool = False) -> dict[str, Any]:
     """Write the prepared splits and return the manifest (without its list of dropped rows).
 
-    Raises UserError for any input that cannot be used; earlier files then stay as they were.
+    `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
+    any input that cannot be used; earlier files then stay as they were.
     """
     _refuse_to_overwrite_the_source(recipe)
+    if not overwrite:
+        _refuse_to_overwrite_other_rows(recipe)
     with Source(recipe.summarization.source, recipe.summarization.revision) as source:
         return _Preparation(recipe, source).run()
 
@@ -46,6 +49,27 @@ def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
             f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
             f"{recipe.summarization.source} stands; let it point to another folder"
         )
+
+
+def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
+    """The manifest names the recipe that made the rows beside it; without one they are a user's."""
+    folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
+    if manifest.is_file():
+        try:
+            name = str(json.loads(manifest.read_text("utf-8"))["recipe"])
+        except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
+            return
+        if name == recipe.name:
+            return
+        held = f"rows that recipe {name} prepared"
+    elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
+        held = "files that data_prep did not write"
+    else:
+        return
+    raise UserError(
+        f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
+        f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
+    )
 
 
 class _Preparation:
@@ -133,7 +157,9 @@ class _Preparation:
             )
 
     def _manifest(self) -> dict[str, Any]:
-        packages = ("datasets", "transformers", "tokenizers", "axolotl", "py7zr")
+        packages = ["datasets", "transformers", "tokenizers", "axolotl"]
+        if any(name.endswith(".7z") for name in self.source.file_hashes):
+            packages.append("py7zr")
         return {
             "recipe": self.recipe.name,
             "source": self.settings.source,

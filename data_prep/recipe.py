@@ -37,7 +37,7 @@ class Decoding(_Strict):
     """
 
     engine: Literal["hf", "vllm"] = "hf"
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     batch_tokens: int = Field(default=16_384, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)
     min_new_tokens: int = Field(default=0, ge=0)
@@ -152,8 +152,12 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; results go to `results/<name>/`."""
-        return self.path.stem
+        """The file's name without its ending; results go to `results/<name>/`.
+
+        A training keeps its recipe as `recipe.yml` in its folder: that one is named by the folder.
+        """
+        kept = self.path.name == "recipe.yml" and self.path.with_name("run.json").is_file()
+        return self.path.absolute().parent.name if kept else self.path.stem
 
     @property
     def data_dir(self) -> Path:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from data_prep.prompt import to_row
 from data_prep.recipe import Recipe, sequence_len
+from data_prep.training.adapter import find_adapter
 from eval.chats.chat import Chat, Message, dialogue_of
 from eval.chats.parts import Messages, cut_at_gaps, cut_to_fit
-from eval.generate import Row, Summarizer, find_adapter, resolve
+from eval.generate import Row, Summarizer, resolve
 
 LEAST = 64  # tokens that a dialogue must be given
 

@@ -1,14 +1,11 @@
 """Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.errors import UserError
 from data_prep.prompt import PromptEncoder, to_row
 from data_prep.recipe import Decoding, Recipe
-from data_prep.training.run_record import TRAINED_WITH
 
 Row = dict[str, Any]
 MOST_PADDING = 0.15  # of a batch's prompt tokens
@@ -126,45 +123,19 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
 
 
 def resolve(decoding: Decoding) -> Decoding:
-    """Replace `dtype: auto`: bf16 on a GPU that has it and on a CPU where it is measured faster."""
+    """Replace `dtype: auto`: bf16 on a GPU that has it, else fp16; on a CPU the faster one.
+
+    PyTorch says of cards before Ampere that bf16 is supported, and emulates it there, slowly.
+    """
     if decoding.dtype != "auto":
         return decoding
     import torch
 
     from data_prep.cpu import bf16_is_faster
 
-    gpu = torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported() if gpu else bf16_is_faster()
-    return decoding.model_copy(update={"dtype": "bfloat16" if fast else "float32"})
-
-
-def find_adapter(recipe: Recipe) -> Path:
-    """The folder of the recipe's adapter; raises UserError where there is none or another's."""
-    folder = recipe.output_dir
-    train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
-            "base model alone: `--models base` of eval.run, `--model base` of eval.summarize"
-        )
-    try:
-        adapter = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-        trained_on = Path(adapter["base_model_name_or_path"])
-        prompt = folder / TRAINED_WITH  # not there where somebody else's adapter is evaluated
-        instruction = (
-            json.loads(prompt.read_text("utf-8"))["instruction"] if prompt.exists() else ""
-        )
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
-    base_model = Path(recipe.config["base_model"])
-    if trained_on not in (base_model, base_model.resolve()):
-        raise UserError(
-            f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
-            f"{base_model}; set the right one, or train with `{train}`"
-        )
-    if instruction not in ("", recipe.summarization.instruction):
-        raise UserError(
-            f"{folder}: the adapter was trained with another summarization.instruction; "
-            f"set that one, or train with `{train}`"
-        )
-    return folder
+    if torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if native else "float16"
+    else:
+        dtype = "bfloat16" if bf16_is_faster() else "float32"
+    return decoding.model_copy(update={"dtype": dtype})

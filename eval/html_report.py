@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from eval import charts
 from eval.html_examples import example_views, mistake_choices
-from eval.report import HEADERS, SIMILARITY, similarity_signatures
+from eval.report import HEADERS, SIMILARITY, adapter_sentence, similarity_signatures
 from eval.rouge import METRICS
 from eval.systems import BASELINES
 from eval.verdict import number, other_metrics, p_value, percent, signed, verdict
@@ -56,6 +56,7 @@ def html_report(report_data: Data) -> str:
         scores=scores,
         models=models,
         headline=_headline(scores, models),
+        adapter_sentence=adapter_sentence(scores),
         views=views,
         choices=mistake_choices(views, models),
         charts=_charts(scores, views, models) | _training(report_data["training"]),

@@ -36,7 +36,7 @@ def main() -> None:
 
     recipe = load_recipe(args.recipe)
     check_address(args.host, args.port)
-    from eval.generate import find_adapter
+    from data_prep.training.adapter import find_adapter
 
     adapter = find_adapter(recipe)
     examples = example_chats(recipe)

@@ -118,10 +118,25 @@ def report(scores: dict[str, Any], examples: list[Row]) -> str:
         parts += [head, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
     parts += [f"- {name}: `{s['signature']}`" for name, s in scores["systems"].items()]
+    parts += [f"- {sentence}" for sentence in [adapter_sentence(scores)] if sentence]
     parts.append("## Side by side")
     step = max(1, len(examples) // SIDE_BY_SIDE)
     parts += [_example(example) for example in examples[::step][:SIDE_BY_SIDE]]
     return "\n\n".join(parts) + "\n"
+
+
+def adapter_sentence(scores: dict[str, Any]) -> str:
+    """What is to be said of an adapter that is not known to be what the recipe trains; else ""."""
+    adapter = scores.get("adapter")
+    if not adapter or adapter["trained_otherwise"] == []:
+        return ""
+    if adapter["trained_otherwise"] is None:
+        return f"The adapter of {adapter['folder']} has no run.json: how it was trained is unknown."
+    changed = "; ".join(adapter["trained_otherwise"])
+    return (
+        f"The adapter of {adapter['folder']} was trained otherwise than recipe {scores['recipe']} "
+        f"says: {changed}."
+    )
 
 
 def fenced(text: str) -> str:

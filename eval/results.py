@@ -7,6 +7,8 @@ from typing import Any
 from data_prep.errors import whole_files
 from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe
+from data_prep.training.adapter import trained_otherwise
+from data_prep.training.run_record import RECIPE
 from eval.analysis import Analysis, analyse
 from eval.context import environment, training_curves
 from eval.html_report import html_report
@@ -26,11 +28,13 @@ def write_results(
     folder: Path,
     records: dict[str, dict[str, Any]],
     leaked: list[str] | None,
+    given: Path | None = None,
 ) -> None:
     """Write the three files, all or none of them, and print the tables.
 
     `records`: key and seconds of each model's predictions file; `leaked`: ids of the rows that
-    also stand in the training source, None where the manifest does not tell.
+    are also in the training source, None where the manifest does not tell; `given`: the folder of
+    an adapter that is not the one in the recipe's `output_dir`.
     """
     made = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in records}
     rows = next(iter(made.values()))
@@ -40,6 +44,9 @@ def write_results(
         None if leaked is None else [row["id"] in set(leaked) for row in rows],
     )
     systems = {name: _system(found, records[name]) for name, found in made.items()}
+    adapter = _adapter(recipe, given) if "tuned" in records else None
+    if adapter and adapter["signature"]:
+        systems["tuned"].fields["trained"] = adapter["signature"]
     systems = with_baselines(systems, corpus)
     result = analyse(systems, corpus)
     figures = result.figures
@@ -51,6 +58,7 @@ def write_results(
         "source": recipe.summarization.source,
         "split": split,
         **figures,
+        "adapter": adapter,
         "decoding": next(iter(records.values()))["key"]["decoding"],
         "environment": environment(),
         "commit": commit(),
@@ -59,8 +67,8 @@ def write_results(
     data = {
         "scores": scores,
         "examples": examples,
-        "training": training_curves(recipe.output_dir) if "tuned" in records else None,
-        "recipe_text": recipe.path.read_text("utf-8"),
+        "training": training_curves(given or recipe.output_dir) if adapter else None,
+        "recipe_text": _recipe_text(recipe, given),
     }
     with whole_files(folder, *NAMES) as files:
         files["scores.json"].write(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
@@ -73,6 +81,27 @@ def write_results(
         print("\n\n".join(similarity))
     written = [f"predictions.{name}.jsonl" for name in made] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
+
+
+def _adapter(recipe: Recipe, given: Path | None) -> dict[str, Any]:
+    """Which adapter is evaluated, and how it was trained otherwise than the recipe says.
+
+    `signature`: "" for the recipe's own, else the keys that differ, or `unknown`.
+    """
+    folder = given or recipe.output_dir
+    differs = trained_otherwise(recipe, folder)
+    word = "unknown" if differs is None else "+".join(differs)
+    return {
+        "folder": folder.name if folder.is_absolute() else str(folder),
+        "trained_otherwise": None if differs is None else list(differs.values()),
+        "signature": word,
+    }
+
+
+def _recipe_text(recipe: Recipe, given: Path | None) -> str:
+    """The recipe as the adapter was trained with it, where that is known."""
+    own = given and given / RECIPE
+    return (own if own and own.is_file() else recipe.path).read_text("utf-8")
 
 
 def _system(rows: list[Row], record: dict[str, Any]) -> System:

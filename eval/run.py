@@ -5,6 +5,7 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 
 import argparse
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from data_prep.training.run_record import CHECKPOINT
 
 MODELS = ("base", "tuned")
 Row = dict[str, Any]
@@ -27,14 +29,22 @@ def main() -> None:
         raise UserError(f"--models: unknown {', '.join(sorted(unknown))}; choose from base,tuned")
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: {args.limit} is no number of dialogues; use 1 or more")
-    evaluate(recipe, models, args.split, args.limit, args.output)
+    evaluate(recipe, models, args.split, args.limit, args.output, args.adapter)
 
 
 def evaluate(
-    recipe: Recipe, models: list[str], split: str, limit: int | None, output: Path | None
+    recipe: Recipe,
+    models: list[str],
+    split: str,
+    limit: int | None,
+    output: Path | None,
+    given: Path | None = None,
 ) -> None:
-    """Run the evaluation and write its files; raises UserError for bad input."""
-    from eval.generate import find_adapter
+    """Run the evaluation and write its files; raises UserError for bad input.
+
+    `given`: the folder of another adapter than the one in the recipe's `output_dir`.
+    """
+    from data_prep.training.adapter import find_adapter
     from eval.results import write_results
     from eval.similarity import model_folder
 
@@ -42,20 +52,32 @@ def evaluate(
         model_folder()  # before anything is generated
     manifest = check_prepared(recipe)
     rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:limit]
-    adapter = find_adapter(recipe) if "tuned" in models else None
-    folder = output or default_output(recipe, split, limit)
+    if given and "tuned" not in models:
+        raise UserError("--adapter: has no effect on the base model; leave it or --models out")
+    adapter = find_adapter(recipe, given) if "tuned" in models else None
+    folder = output or default_output(recipe, split, limit, given)
     _check_folder(folder, recipe)
+    if folder != default_output(recipe, split, limit):
+        _take_over(folder, default_output(recipe, split, limit))
     data = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
     records = _predict(recipe, models, rows, folder, data, adapter)
     if records is None:  # another process of this run writes the report
         return
     leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
-    write_results(recipe, split, folder, records, leaked)
+    write_results(recipe, split, folder, records, leaked, given)
 
 
-def default_output(recipe: Recipe, split: str, limit: int | None) -> Path:
-    """`results/<recipe>`; a part or another split goes below it, beside the full test result."""
+def default_output(
+    recipe: Recipe, split: str, limit: int | None, given: Path | None = None
+) -> Path:
+    """`results/<recipe>`; a part or another split goes below it, beside the full test result.
+
+    So does the result of a `given` adapter, under its folder's name.
+    """
     folder = Path("results") / recipe.name
+    if given:
+        of_run = given.parent if CHECKPOINT.fullmatch(given.name) else given
+        folder /= of_run.name if of_run == given else f"{of_run.name}-{given.name}"
     if split == "test" and limit is None:
         return folder
     return folder / (split if limit is None else f"{split}-first-{limit}")
@@ -80,6 +102,16 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         probe.unlink(missing_ok=True)
 
 
+def _take_over(folder: Path, other: Path) -> None:
+    """Copy the base model's predictions of the recipe's main result: they are the same ones.
+
+    Whether they are is decided by their key, as for any predictions that are there.
+    """
+    for name in ("predictions.base.jsonl", ".predictions.base.key.json"):
+        if (other / name).is_file() and not (folder / name).exists():
+            shutil.copyfile(other / name, folder / name)
+
+
 def _predict(
     recipe: Recipe,
     models: list[str],
@@ -95,7 +127,8 @@ def _predict(
     import torch
     from accelerate import PartialState
 
-    from eval.generate import Summarizer, find_adapter, resolve
+    from data_prep.training.adapter import find_adapter
+    from eval.generate import Summarizer, resolve
     from eval.predictions import Work, generate_file, made
     from eval.signature import generation_key
 
@@ -142,6 +175,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", default="base,tuned", help="base, tuned or both (default)")
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     parser.add_argument("--limit", type=int, help="only the first LIMIT dialogues")
+    parser.add_argument(
+        "--adapter", type=Path, help="folder of another adapter of this base model and prompt"
+    )
     parser.add_argument("--output", type=Path, help="folder (default results/<recipe>)")
     return parser.parse_args()
 

@@ -1,9 +1,9 @@
 """The engine for GPUs where vLLM is installed: `engine: vllm`, `pip install -e ".[vllm]"`.
 
-Written against vLLM 0.20.2, the newest that resolves beside axolotl 0.19.0 (with torch 2.11); not
-run yet, for want of a GPU. It gets the same token ids as the default engine, every sampling setting
-by name (a model's own generation config would otherwise fill the gaps), and the adapter from the
-same folder.
+Written against vLLM 0.20.2; the extra takes 0.23.0, the newest that resolves beside axolotl 0.19.0
+(with torch 2.11). Not run yet, for want of a GPU. It gets the same token ids as the default engine,
+every sampling setting by name (a model's own generation config would otherwise fill the gaps), and
+the adapter from the same folder.
 """
 
 import json

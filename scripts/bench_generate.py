@@ -28,7 +28,8 @@ from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import load_recipe
-from eval.generate import Summarizer, find_adapter, resolve
+from data_prep.training.adapter import find_adapter
+from eval.generate import Summarizer, resolve
 
 Outputs = dict[int, list[int]]  # new token ids of the prompts that a way got to, by their number
 WARM_UP = 8  # prompts, and tokens of the plain way, on a GPU: kernels are loaded and tuned

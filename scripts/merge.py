@@ -49,7 +49,8 @@ def merge(
     `data`: the split's name and hash; `dtype` instead of the recipe's. Raises UserError for bad
     input.
     """
-    from eval.generate import find_adapter, resolve
+    from data_prep.training.adapter import find_adapter
+    from eval.generate import resolve
     from scripts.merging.fit import check_fit
     from scripts.merging.folder import PROOF, merged_folder
     from scripts.merging.proof import prove, tables

@@ -5,18 +5,33 @@ set -eu
 venv=$1
 extra=${2:-}
 torch=2.13.0
-python=${PYTHON:-python3}
 
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-    { echo "error: $python is older than 3.11; set PYTHON=python3.11 or later" >&2; exit 2; }
+fits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+for python in "$venv/bin/python" ${PYTHON:-python3 python3.12 python3.11} ""; do
+    if [ -n "$python" ] && fits "$python"; then break; fi
+done
+[ -n "$python" ] ||
+    { echo "error: axolotl needs Python 3.11 or 3.12; set PYTHON=/path/to/python3.12" >&2; exit 2; }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip="$venv/bin/python -m pip install --quiet"
-if ! nvidia-smi -L >/dev/null 2>&1 && [ "$(uname -s)" = Linux ] &&
-    ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
-    # a wheel of the CPU build at hand, else from PyTorch's own index, which uv knows by name
-    $pip "torch==$torch+cpu" 2>/dev/null || {
+# -qq: pip's warnings are about its own configuration; its errors are shown
+pip="$venv/bin/python -m pip install -qq"
+
+if gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) && [ "$gpu" ]; then
+    echo "setup: $gpu: PyTorch with CUDA, into $venv (several GB)"
+elif [ "$(uname -s)" = Linux ]; then
+    echo "setup: no NVIDIA GPU found: PyTorch for the CPU, into $venv"
+    # a wheel of the CPU build on this disk, else from PyTorch's own index, which uv knows by name
+    "$venv/bin/python" -c 'import torch' 2>/dev/null || $pip "torch==$torch+cpu" 2>/dev/null || {
         $pip uv && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
             --torch-backend cpu "torch==$torch"
     } || echo "setup: no CPU build of torch found; installing the default build" >&2
+else
+    echo "setup: PyTorch's default build, into $venv"
 fi
 $pip --editable ".${extra:+[$extra]}"
+if [ "$gpu" ] && ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "setup: this torch sees no GPU, most likely because the driver is older than its CUDA;" \
+        "take the build for the driver: $venv/bin/python -m pip install uv && $venv/bin/uv pip" \
+        "install --python $venv/bin/python --torch-backend auto --reinstall-package torch torch==$torch" >&2
+    exit 1
+fi

@@ -92,13 +92,13 @@ CONTRADICTIONS = [
         ("group_by_length: true", "sample_packing: true"), ("attn_implementation: sdpa\n", "")], [
         ("sample_packing: true",
          "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack see "
-         "each other; set `attn_implementation: flash_attention_2`, or `sdpa`")]),
+         "each other; set `attn_implementation: sdpa`")]),
     BrokenRecipe("packing with an attention that leaks", [
         ("group_by_length: true", "sample_packing: true"),
         ("attn_implementation: sdpa", "attn_implementation: fp8")], [
         ("attn_implementation: fp8",
          "`attn_implementation: fp8` with `sample_packing: true` lets the dialogues of a pack see "
-         "each other; use `flash_attention_2` or `sdpa`")]),
+         "each other; use `sdpa`, or `flash_attention_2`")]),
     add("both lora targets", "lora_target_modules: [q_proj, v_proj]",
         "`lora_target_linear: true` adds every linear layer to `lora_target_modules`; keep one of "
         "the two", at="lora_target_linear: true"),

@@ -1,5 +1,8 @@
 """Bad input at the command line: exit code 2 and one line that says what to mend."""
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import main
-from data_prep.errors import run_cli
-from tests.conftest import ROOT
+from data_prep.errors import NO_CPU_KERNEL, run_cli
+from data_prep.prepare import prepare
+from data_prep.recipe import load_recipe
+from tests.conftest import ROOT, derived_recipe
 from tests.corpora import (
     chats,
     error_line,
@@ -18,7 +23,9 @@ from tests.corpora import (
     write_folder,
     write_recipe,
 )
+from tests.hub import Hub
 
+SMALL = "models/smollm2-135m-instruct"
 TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
 
 
@@ -137,3 +144,85 @@ def test_good_recipe_says_what_it_wrote(tmp_path: Path) -> None:
     for split, rows in (("train", 6), ("validation", 2), ("test", 2)):
         assert f"{tmp_path}/data/{split}.jsonl: {rows} rows" in done.stdout
     assert f"{tmp_path}/data/manifest.json" in done.stdout
+
+
+def test_a_corpus_that_is_no_7z_needs_no_py7zr(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, whole(tmp_path)))
+    assert "py7zr" not in prepare(recipe)["versions"]
+    archive = write_archive(tmp_path / "corpus.7z", members(chats()))
+    assert "py7zr" in prepare(load_recipe(write_recipe(tmp_path, archive)))["versions"]
+
+
+@pytest.mark.skipif(
+    "avx512_bf16" not in Path("/proc/cpuinfo").read_text("utf-8"),
+    reason="bitsandbytes asks the hub on processors with AVX512-BF16 alone",
+)
+def test_a_command_lets_no_package_ask_the_hub_for_compiled_code(
+    tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    """Where there is a network and HF_HUB_OFFLINE is not set; with the hub's real client."""
+    path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2))
+    prepare(load_recipe(path))
+    env = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    with Hub() as hub:
+        env |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "LOCAL_KERNELS": "a=b"}
+        done = subprocess.run(
+            [sys.executable, "-m", "data_prep.preflight", path],
+            cwd=ROOT, env=env, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert hub.requests == []
+
+
+# ---- the Makefile, by what make would run
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("recipe", [[], ["RECIPE=recipes/none.yml"]])
+def test_make_run_without_a_recipe_is_one_line(recipe: list[str]) -> None:
+    done = make("run", *recipe)
+    assert done.returncode == 2 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "recipes/mistral_samsum.yml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "recipe"),
+    [("run", "recipes/mistral_samsum.yml"), ("demo", "recipes/smollm2_samsum.yml")],
+)
+def test_make_run_is_the_set_up_and_three_commands(goal: str, recipe: str, tmp_path: Path) -> None:
+    lines = make(goal, f"RECIPE={recipe}", f"VENV={tmp_path}").stdout.splitlines()
+    lines = [line for line in lines if not line.startswith("make")]
+    assert [line for line in lines if recipe in line] == [
+        f"{tmp_path}/bin/python -m data_prep {recipe}",
+        f"{tmp_path}/bin/accelerate launch -m axolotl.cli.train {recipe}",
+        f"{tmp_path}/bin/python -m eval.run {recipe}",
+    ]
+    assert f"sh scripts/setup.sh {tmp_path}" in lines
+
+
+@pytest.mark.parametrize(("recipe", "offline"), [("mistral_samsum", None), ("smollm2_samsum", "1")])
+def test_make_run_keeps_the_hub_away_from_the_embedded_model_alone(
+    recipe: str, offline: str | None, tmp_path: Path
+) -> None:
+    """What the first command sees, through an interpreter that prints it."""
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        "'import json, os; print(json.dumps(dict(os.environ)))'\n"
+    )
+    python.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "LOCAL_KERNELS")}
+    done = subprocess.run(
+        ["make", "--silent", "-o", f"{tmp_path}/.ready", "-o", f"{SMALL}/config.json", "run",
+         f"RECIPE=recipes/{recipe}.yml", f"VENV={tmp_path}"],
+        cwd=ROOT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    seen = json.loads(done.stdout.splitlines()[0])
+    assert seen.get("HF_HUB_OFFLINE") == offline
+    assert seen["LOCAL_KERNELS"] == NO_CPU_KERNEL

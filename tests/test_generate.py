@@ -87,6 +87,18 @@ def test_auto_becomes_a_precision_and_a_choice_stays() -> None:
     assert resolve(Decoding(dtype="float32")).dtype == "float32"
 
 
+def test_a_card_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch emulates bf16 there and calls it supported; none is here, so its answer is set."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for native, dtype in ((False, "float16"), (True, "bfloat16")):
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True, native=native: native or including_emulation,
+        )
+        assert resolve(Decoding()).dtype == dtype
+
+
 def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer) -> None:
     """In fp32, and so are grouped attention and a batch that shrinks as summaries end."""
     assert generate(summarizer) == plain(summarizer)

@@ -1,15 +1,19 @@
 """What a machine lacks for a recipe, said before anything is loaded."""
 
-import builtins
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from axolotl.utils.config import validate_config
+from axolotl.utils.dict import DictDefault
+from transformers.utils import is_flash_attn_2_available
 
-from data_prep.training import machine
-from data_prep.training.machine import cpu_overrides, machine_problems
+from data_prep.preflight.plan import for_gpu
+from data_prep.strict.problems import find_problems
+from data_prep.training.machine import cpu_overrides, machine_problems, old_card_overrides
 from tests.conftest import ROOT, launch
 
 PATH = Path("recipes/mistral_samsum.yml")
@@ -23,11 +27,14 @@ def config(name: str = "mistral_samsum", **changed: Any) -> dict[str, Any]:
 @no_gpu
 def test_a_gpu_recipe_without_a_gpu_names_keys_cause_and_flags() -> None:
     (problem,) = machine_problems(PATH, config())
-    assert problem.startswith(f"{PATH}: `attn_implementation: flash_attention_2`, `tf32: true`")
+    assert problem.startswith(f"{PATH}: `tf32: true`, `liger_rms_norm: true`")
     assert "need a GPU, and " in problem
     if torch.version.cuda is None:
         assert "is built without CUDA: install its CUDA build" in problem
-    assert "--attn_implementation sdpa --tf32 false --liger_rms_norm false" in problem
+    assert "--tf32 false --liger_rms_norm false --liger_rope false" in problem
+    (problem,) = machine_problems(PATH, config(attn_implementation="flash_attention_2"))
+    assert problem.startswith(f"{PATH}: `attn_implementation: flash_attention_2`, `tf32: true`")
+    assert "--attn_implementation sdpa --tf32 false" in problem
 
 
 @no_gpu
@@ -77,6 +84,16 @@ def test_recipes_for_a_cpu_lack_nothing_there() -> None:
 
 
 @no_gpu
+def test_which_recipes_are_for_a_gpu() -> None:
+    """By what only a GPU has; preflight's figures are then those of an A100."""
+    for path in sorted((ROOT / "recipes").glob("*.yml")):
+        on_cpu = path.stem.startswith("smollm2") and not path.stem.endswith("_gpu")
+        assert for_gpu(config(path.stem)) is not on_cpu, path
+    plain = {"attn_implementation": "sdpa", "bf16": True}
+    assert not for_gpu(plain) and for_gpu({**plain, "lora_qkv_kernel": True})
+
+
+@no_gpu
 def test_deepspeed_is_refused_on_a_cpu() -> None:
     smollm2 = config("smollm2_samsum", deepspeed="recipes/distributed/zero2.json")
     (problem,) = machine_problems(PATH, smollm2)
@@ -91,22 +108,51 @@ def on_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *bui
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(built))
 
 
-def test_flash_attention_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flash_attention_is_taken_as_a_package_or_as_the_hubs_kernel(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Axolotl's own check, which finds the hub's kernel in the folder that LOCAL_KERNELS names."""
+    if is_flash_attn_2_available():
+        pytest.skip("the package flash-attn is installed here")
+    wanted = config(attn_implementation="flash_attention_2")
+    assert not find_problems(PATH, wanted)  # without a GPU: a look before it goes to one
     on_a_card(monkeypatch, (8, 0), "sm_80", "sm_90")
-    monkeypatch.setattr(machine, "find_spec", lambda name: None)
-    (problem,) = machine_problems(PATH, config())
-    assert "needs the package flash-attn; set `attn_implementation: sdpa`" in problem
-    assert not machine_problems(PATH, config(attn_implementation="sdpa"))
+    (problem,) = find_problems(PATH, wanted)  # HF_HUB_OFFLINE: there is no kernel
+    assert "no flash-attn build is available" in problem
+    assert "set `attn_implementation: sdpa`" in problem
+    assert not find_problems(PATH, config()) and not machine_problems(PATH, config())
+    about = {"id": "it", "name": "flash-attn2", "version": 2, "license": "BSD-3-Clause",
+             "python-depends": [], "backend": {"type": "cuda"}}  # fmt: skip
+    (tmp_path / "metadata.json").write_text(json.dumps(about), "utf-8")
+    (tmp_path / "__init__.py").write_text("def flash_attn_varlen_func(): ...\n", "utf-8")
+    monkeypatch.setenv("LOCAL_KERNELS", f"kernels-community/flash-attn2={tmp_path}")
+    assert not find_problems(PATH, wanted) and not machine_problems(PATH, wanted)
 
 
-def test_a_card_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "flash_attention_2"])
+def test_a_card_that_is_too_old(monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
     on_a_card(monkeypatch, (7, 5), "sm_75", "sm_80")
-    monkeypatch.setattr(machine, "find_spec", lambda name: builtins)
-    problems = machine_problems(PATH, config())
-    assert [problem.split(": ", 1)[1] for problem in problems] == [
-        "bf16: Some Card has none; set `bf16: false` and `fp16: true`",
-        "flash_attention_2: Some Card is too old; set `attn_implementation: sdpa`",
-    ]
+    wanted = config("mistral_samsum_qlora", attn_implementation=attention)
+    (problem,) = machine_problems(PATH, wanted)
+    assert "Some Card (sm_75) is older than Ampere" in problem
+    assert "--bf16 false --fp16 true --tf32 false " in problem
+    assert ("--attn_implementation sdpa" in problem) == (attention != "sdpa")
+    assert "--sdpa_varlen false`" in problem  # Axolotl's varlen attention looks at no card
+    assert not machine_problems(PATH, {**wanted, **old_card_overrides(wanted)})
+    assert not machine_problems(PATH, config("mistral_samsum_notebook"))  # fp16, no packing
+
+
+def test_what_an_old_card_takes_passes_axolotls_checks_for_a_t4() -> None:
+    wanted = config("mistral_samsum_qlora")
+    del wanted["summarization"], wanted["plugins"]  # ours looks at this machine, Liger's at none
+    done = validate_config(
+        DictDefault({**wanted, **old_card_overrides(wanted)}),
+        capabilities={"bf16": False, "tf32": False, "fp8": False, "n_gpu": 1, "n_node": 1,
+                      "compute_capability": "sm_75"},
+        env_capabilities={"torch_version": "2.13.0"},
+    )  # fmt: skip
+    assert done.fp16 and not done.bf16 and not done.tf32 and done.sdpa_varlen is False
+    assert done.attn_decontaminates_packing  # by a mask
 
 
 def test_a_card_that_is_too_new_for_this_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,3 +222,33 @@ def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
     (tmp_path / "one.json").write_bytes(encode(rows, ".json"))
     recipe = load_recipe(write_recipe(tmp_path, tmp_path / "one.json"))
     assert prepare(recipe)["counts"]["test"]["written"] == 2
+
+
+def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) -> None:
+    """Two recipes that differ in the prompt alone, and name one data folder."""
+    first = recipe_for(tmp_path, chats())
+    prepare(first)
+    before = outputs(first.data_dir)
+    copy = first.path.with_name("copy.yml")
+    copy.write_text(first.path.read_text("utf-8").replace("{dialogue}", "Now: {dialogue}"), "utf-8")
+    second = load_recipe(copy)
+    with pytest.raises(UserError) as refused:
+        prepare(second)
+    words = str(refused.value)
+    assert f"holds rows that recipe {first.name} prepared; let `datasets`" in words
+    assert "data/copy" in words and f"`python -m data_prep {copy} --overwrite`" in words
+    assert outputs(first.data_dir) == before
+    assert prepare(second, overwrite=True)["recipe"] == "copy"
+    prepare(second)  # its own by now
+
+
+def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path, chats())
+    recipe.data_dir.mkdir(parents=True)
+    own = recipe.data_dir / "train.jsonl"
+    own.write_text("{}\n", "utf-8")
+    with pytest.raises(UserError, match="holds files that data_prep did not write"):
+        prepare(recipe)
+    assert own.read_text("utf-8") == "{}\n"
+    (recipe.data_dir / "manifest.json").write_text("{", "utf-8")  # a damaged one is made again
+    prepare(recipe)

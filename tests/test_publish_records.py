@@ -39,8 +39,8 @@ def test_all_of_a_finished_run(run: Path) -> None:
         (Path(f"data/{NAME}/manifest.json"), f"missing; run `python -m data_prep {NAME}.yml`"),
         (
             OUTPUT / "adapter_model.safetensors",
-            "no adapter_model.safetensors there; run `accelerate launch -m axolotl.cli.train "
-            f"{NAME}.yml` first",
+            "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train "
+            f"{NAME}.yml`",
         ),
         (SCORES, f"scores.json: missing; run `python -m eval.run {NAME}.yml` first"),
     ],
@@ -97,5 +97,5 @@ def test_a_recipe_that_was_changed_since_training(run: Path) -> None:
 def test_an_adapter_that_training_did_not_end_with(run: Path) -> None:
     adapter = OUTPUT / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes() + b"x")
-    with pytest.raises(UserError, match="is not the one that training ended with"):
+    with pytest.raises(UserError, match="is not the one that its training ended with"):
         read_records(load_recipe(f"{NAME}.yml"))

@@ -49,4 +49,4 @@ def test_every_key_in_the_tweak_table_is_known() -> None:
 
 def test_extras_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert set(extras["optional-dependencies"]) == {"gpu", "vllm", "similarity", "dev"}
+    assert set(extras["optional-dependencies"]) == {"deepspeed", "vllm", "similarity", "dev"}

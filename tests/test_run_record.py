@@ -67,10 +67,10 @@ def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -
 
 def test_a_run_of_which_nothing_is_known_is_refused(recipe: Recipe) -> None:
     (recipe.output_dir / "checkpoint-10").mkdir(parents=True)
-    with pytest.raises(UserError, match="holds a training, but run.json does not say of what"):
+    with pytest.raises(UserError, match="but no run.json that says of what"):
         run_record.changes(recipe.output_dir, settings(recipe))
     (recipe.output_dir / "run.json").write_text('{"settings": ', "utf-8")
-    with pytest.raises(UserError, match="train anew with"):
+    with pytest.raises(UserError, match="train again with"):
         run_record.changes(recipe.output_dir, settings(recipe))
 
 
@@ -143,3 +143,61 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
     for path in (ROOT / "recipes").glob("*.yml"):
         found = settings(load_recipe(path))
         assert found and not any(key.startswith(("output_dir", "axolotl")) for key in found)
+
+
+@pytest.mark.parametrize(
+    ("where", "why"),
+    [
+        ("/", "is the folder in which this command runs, one above it"),
+        ("..", "one above it"),
+        (".", "one above it"),
+        ("~", "or your home"),
+        ("file.txt", "is a file"),
+        ("model", "is the base model's folder"),
+        ("model/output", "is the base model's folder"),
+        ("data", "is the prepared data's folder"),
+        ("corpus/out", "is the source's folder"),
+        ("photos", "holds files that are not a training's (one.jpg, two.jpg)"),
+    ],
+)
+def test_where_a_training_must_not_write(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model", "corpus", "photos"):
+        (tmp_path / name).mkdir()
+    for name in ("model/config.json", "file.txt", "photos/one.jpg", "photos/two.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "data").mkdir(exist_ok=True)
+    changes = {"base_model": "model", "output_dir": str(Path.home()) if where == "~" else where}
+    block = {**recipe.config["summarization"], "source": "corpus"}
+    config = {**recipe.config, **changes, "summarization": block}
+    (problem,) = run_record.output_dir_problems(recipe.path, config)
+    assert why in problem and problem.endswith("; name a folder of its own")
+    assert run_record.output_dir_problems(recipe.path, {**config, "output_dir": "out"}) == []
+
+
+def test_a_folder_that_a_training_or_a_sweep_has_left_is_no_foreign_one(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config = {**recipe.config, "output_dir": str(tmp_path / "out")}
+    (tmp_path / "out").mkdir()
+    assert run_record.output_dir_problems(recipe.path, config) == []
+    for name in (".lock", "debug.log"):  # a training that was refused after it had begun
+        (tmp_path / "out" / name).touch()
+    (tmp_path / "out/sweep0001").mkdir()
+    assert run_record.output_dir_problems(recipe.path, config) == []
+    (tmp_path / "out/notes.txt").touch()
+    assert "(notes.txt)" in run_record.output_dir_problems(recipe.path, config)[0]
+    (tmp_path / "out/run.json").touch()  # notes beside a run are welcome
+    assert run_record.output_dir_problems(recipe.path, config) == []
+
+
+def test_the_recipe_is_kept_as_it_was_trained(recipe: Recipe) -> None:
+    folder, asked = recipe.output_dir, {**recipe.config, "axolotl_config_path": recipe.path}
+    run_record.write_recipe(folder, recipe.path, asked)
+    assert (folder / "recipe.yml").read_text("utf-8") == recipe.path.read_text("utf-8")
+    run_record.write_recipe(folder, recipe.path, {**asked, "learning_rate": 0.0005})
+    kept = load_recipe(folder / "recipe.yml")
+    assert kept.config == {**recipe.config, "learning_rate": 0.0005}
+    assert (folder / "recipe.yml").read_text("utf-8").startswith("# record.yml as it was trained")

@@ -1,6 +1,7 @@
 """The real thing: Axolotl trains through the launch line, and the tuned model is evaluated."""
 
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -11,9 +12,9 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.adapter import find_adapter
 from data_prep.training.machine import cpu_overrides
 from eval.context import training_curves
-from eval.generate import find_adapter
 from tests.conftest import ROOT, command, derived_recipe, train
 
 pytestmark = pytest.mark.slow
@@ -135,31 +136,36 @@ def test_adapter_of_another_shape_is_refused(trained: Recipe, tiny_mistral: Path
     text = trained.path.read_text("utf-8").replace(trained.config["base_model"], str(tiny_mistral))
     path = folder / "other.yml"
     path.write_text(text.replace("tokenizer_default", "mistral_v1"), "utf-8")
-    config = trained.output_dir / "adapter_config.json"
+    theirs = _as_a_stranger_gives_it(trained, folder / "theirs")
+    config = theirs / "adapter_config.json"
     before = config.read_text("utf-8")
     config.write_text(before.replace(trained.config["base_model"], str(tiny_mistral)), "utf-8")
-    try:
-        done = _evaluate(load_recipe(path), folder / "other", "--models", "tuned")
-    finally:
-        config.write_text(before, "utf-8")
+    done = _evaluate(load_recipe(path), folder / "other", "--models", "tuned", "--adapter", theirs)
     assert done.returncode == 2
     assert "does not fit" in done.stderr.splitlines()[-1]
+
+
+def _as_a_stranger_gives_it(trained: Recipe, folder: Path) -> Path:
+    """PEFT's two files alone: nothing tells how the adapter was trained."""
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(trained.output_dir / name, folder)
+    return folder
 
 
 def test_adapter_with_weights_that_go_nowhere_is_refused(trained: Recipe) -> None:
     """PEFT itself only warns, and the "tuned" model is then the base model."""
     from safetensors.torch import load_file, save_file
 
-    weights = trained.output_dir / "adapter_model.safetensors"
+    theirs = _as_a_stranger_gives_it(trained, trained.output_dir.parent / "renamed")
+    weights = theirs / "adapter_model.safetensors"
     before = weights.read_bytes()
     renamed = {k.replace(".layers.", ".blocks."): v for k, v in load_file(weights).items()}
-    try:
-        save_file(renamed, weights)
-        moved = _evaluate(trained, trained.output_dir.parent / "other", "--models", "tuned")
-        weights.write_bytes(before[: len(before) // 2])
-        cut = _evaluate(trained, trained.output_dir.parent / "other", "--models", "tuned")
-    finally:
-        weights.write_bytes(before)
+    save_file(renamed, weights)
+    flags = ("--models", "tuned", "--adapter", theirs)
+    moved = _evaluate(trained, trained.output_dir.parent / "other", *flags)
+    weights.write_bytes(before[: len(before) // 2])
+    cut = _evaluate(trained, trained.output_dir.parent / "other", *flags)
     for done in (moved, cut):
         assert done.returncode == 2
         assert "does not fit" in done.stderr.splitlines()[-1]
@@ -185,11 +191,11 @@ def test_mistral_recipe_trains_and_is_evaluated(
     config = yaml.safe_load((ROOT / f"recipes/{name}.yml").read_text("utf-8"))
     path = derived_recipe(
         name, tmp_path, "dry", base_model=str(tiny_mistral), **cpu_overrides(config), bf16=False,
-        summarization__source="data_prep/sample",
+        summarization__source="data_prep/sample", max_steps=2, sequence_len=512,
     )  # fmt: skip
     recipe = load_recipe(path)
     prepare(recipe)
-    train(path, max_steps=2, micro_batch_size=1, sequence_len=512)
+    train(path)
     assert (recipe.output_dir / "adapter_model.safetensors").is_file()
     done = _evaluate(recipe, tmp_path / "results", "--limit", 2)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -72,6 +72,33 @@ def test_the_same_command_goes_on_and_then_there_is_nothing_to_do(
     assert _contents(recipe.output_dir) == before
 
 
+def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
+    recipe: Recipe, interrupted: str, tmp_path: Path
+) -> None:
+    """Its optimizer and schedule would go on at the old rate, while run.json names the new one."""
+    first = checkpoints(recipe.output_dir)[0]
+    before = _contents(recipe.output_dir)
+    changed = {"learning_rate": 0.0001, "micro_batch_size": 2}
+    done = launch(recipe.path, resume_from_checkpoint=first, **changed)
+    assert done.returncode != 0
+    assert "learning_rate was 0.001 and is 0.0001; micro_batch_size was 1 and is 2" in done.stderr
+    assert f"`--lora_model_dir {first} --output_dir FOLDER` instead" in done.stderr
+    assert _contents(recipe.output_dir) == before
+    # what that line proposes
+    other = tmp_path / "other"
+    train(recipe.path, lora_model_dir=first, output_dir=other, max_steps=2, logging_steps=1,
+          **changed)  # fmt: skip
+    settings = json.loads((other / "run.json").read_text("utf-8"))["settings"]
+    assert settings["learning_rate"] == 0.0001 and settings["lora_model_dir"] == str(first)
+    log = json.loads((other / "trainer_state.json").read_text("utf-8"))["log_history"]
+    rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
+    assert rates and max(rates) <= 0.0001
+    # and with the settings that it was trained with it ends as the run did
+    train(recipe.path, resume_from_checkpoint=first)
+    adapter = "adapter_model.safetensors"
+    assert (recipe.output_dir / adapter).read_bytes() == before[adapter]
+
+
 def test_another_recipe_is_refused_until_asked(recipe: Recipe, interrupted: str) -> None:
     before = _contents(recipe.output_dir)
     done = launch(recipe.path, lora_r=4)

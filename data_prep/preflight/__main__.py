@@ -73,6 +73,8 @@ def _machine(recipe: Recipe, report: Report) -> None:
 
 def _output(recipe: Recipe, processes: int) -> Iterator[str]:
     folder = recipe.output_dir
+    for problem in run_record.output_dir_problems(recipe.path, recipe.config):
+        raise UserError(problem)
     files = check_prepared(recipe)["files"]
     settings = run_record.settings_of(recipe.config, files, processes)
     if changed := run_record.changes(folder, settings):
@@ -81,7 +83,7 @@ def _output(recipe: Recipe, processes: int) -> Iterator[str]:
     if steps is not None:
         yield f"{folder}: already trained by this recipe on these data, {steps} steps"
     elif checkpoint:
-        yield f"{folder}: goes on from {checkpoint.name}"
+        yield f"{folder}: resumes from {checkpoint.name}"
     else:
         yield f"{folder}: nothing there yet"
 

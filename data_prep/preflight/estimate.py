@@ -10,8 +10,8 @@ from typing import Any
 
 from data_prep.preflight.memory import CONTEXT_GPU, HOLES_CPU, HOLES_GPU, Memory, estimate_memory
 from data_prep.preflight.model_shape import Shape, shape_of
-from data_prep.preflight.plan import Plan, plan, with_defaults
-from data_prep.preflight.speed import for_gpu, number_size, operations_a_token, rate_of
+from data_prep.preflight.plan import Plan, for_gpu, plan, with_defaults
+from data_prep.preflight.speed import number_size, operations_a_token, rate_of
 from data_prep.recipe import Recipe
 
 MEASURED = "SmolLM2 on a CPU core, 12 runs of scripts/check_estimate.py"

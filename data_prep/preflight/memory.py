@@ -8,9 +8,11 @@ weights      s a parameter; those of linear layers 0.516 in NF4 with double quan
 adapter      16 a parameter: weight, gradient and Adam's two moments in fp32 (10 with 8-bit Adam)
 activations  T times, for each layer, what autograd keeps of it:
                8 hidden                   the inputs of two norms, in fp32
-               s (2 heads + 2 keys) width queries, keys, values and output of attention; PyTorch's
-                                          own (sdpa) repeats keys and values to one a head
-               s attended + 4 heads       sdpa's mask, and each head's normaliser
+               s (2 heads + 2 keys) width queries, keys, values and output of attention; with
+                                          `sdpa`, also as varlen, keys and values repeated to one
+                                          a head
+               s attended + 4 heads       sdpa's mask, which neither varlen nor FlashAttention has,
+                                          and each head's normaliser
                s heads attended           `eager` instead: scores after the softmax, and in low
                  (+ 4 heads attended)     precision before they were rounded
                3 s intermediate           gate, its activation, up
@@ -32,10 +34,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.preflight.model_shape import Shape
-from data_prep.preflight.plan import Plan
+from data_prep.preflight.plan import Plan, keeps_to_rows
+from data_prep.training.machine import LORA_KERNELS
 
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes: a byte per 64 weights, four bytes per 256 of these
-LORA_KERNELS = ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel")
 FUSED_LOSSES = ("cut_cross_entropy", "liger_fused_linear_cross_entropy")
 HOLES_CPU = 0.65  # of activations and logits: blocks that our plugin makes glibc keep; measured
 HOLES_GPU = 0.1  # of activations and logits, in PyTorch's cache of blocks; assumed
@@ -107,7 +109,8 @@ def kept_a_token(
     if attention == "eager":
         layer += (size + 4 * low) * shape.heads * plan.longest_row
     else:
-        layer += 4 * shape.heads + (size * plan.longest_row if repeated else 0)
+        masked = repeated and not keeps_to_rows(config, gpu)
+        layer += 4 * shape.heads + (size * plan.longest_row if masked else 0)
     if fused:
         return shape.layers * layer
     inputs = shape.inputs if low else shape.shared_inputs

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, sequence_len
+from data_prep.training.machine import cpu_overrides
 
 SHORTEST = 2  # tokens; Axolotl leaves out what is shorter
 MULTIPLE = 64  # Axolotl pads a batch to a multiple of this
@@ -97,6 +98,34 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     return {**defaults, **given, "sequence_len": sequence_len(config)}
 
 
+def for_gpu(config: dict[str, Any]) -> bool:
+    """Whether training will run on a GPU: one is here, or the recipe asks for what only it has."""
+    import torch
+
+    wants = any(map(config.get, ("load_in_4bit", "load_in_8bit", "deepspeed")))
+    return torch.cuda.is_available() or wants or bool(cpu_overrides(config))
+
+
+def keeps_to_rows(config: dict[str, Any], gpu: bool) -> bool:
+    """Whether attention spans the rows of a pack one by one, and not the whole pack with a mask.
+
+    FlashAttention keeps to rows, and so does `sdpa` where Axolotl turns it into PyTorch's varlen
+    attention (`PatchManager._apply_sdpa_varlen_patch`): on a GPU, in low precision, for models
+    without a sliding window and with heads of up to 256 numbers, which are not looked at here.
+    """
+    from axolotl.monkeypatch.attention.sdpa_varlen import varlen_available
+    from axolotl.utils.schemas.enums import ATTN_IMPLS_SUPPORTING_PACKING, attn_impl_base
+
+    if not config.get("sample_packing"):
+        return False
+    attention = attn_impl_base(config.get("attn_implementation"))
+    if attention == "sdpa":
+        wanted = gpu and config.get("sdpa_varlen") is not False
+        low = config.get("bf16") or config.get("fp16")
+        return bool(wanted and low and varlen_available())
+    return attention in ATTN_IMPLS_SUPPORTING_PACKING
+
+
 def _kept(config: dict[str, Any], lengths: list[int]) -> list[int]:
     """Lengths of the rows that training sees, in order."""
     longest, shortest = config["sequence_len"], config.get("min_sample_len", SHORTEST)
@@ -123,18 +152,16 @@ def _padded(config: dict[str, Any], kept: list[int]) -> list[list[int]]:
 
 
 def _packs(config: dict[str, Any], kept: list[int]) -> list[list[int]]:
-    """What attention spans in each batch of packs of an epoch, by Axolotl's own packing.
-
-    Attention for packs (flash attention) keeps to the rows, another's mask covers a whole pack.
-    """
+    """What attention spans in each batch of packs of an epoch, by Axolotl's own packing."""
     import torch
     from axolotl.utils.samplers import MultipackBatchSampler
     from axolotl.utils.schemas.enums import ATTN_IMPLS_SUPPORTING_PACKING, attn_impl_base
     from torch.utils.data import RandomSampler
 
     micro, length = config["micro_batch_size"], config["sequence_len"]
-    by_rows = attn_impl_base(config.get("attn_implementation")) in ATTN_IMPLS_SUPPORTING_PACKING
-    real = config.get("multipack_real_batches", not by_rows)
+    by_rows = keeps_to_rows(config, for_gpu(config))
+    one_long = attn_impl_base(config.get("attn_implementation")) in ATTN_IMPLS_SUPPORTING_PACKING
+    real = config.get("multipack_real_batches", not one_long)  # or one pack, micro times as long
     order = RandomSampler(range(len(kept)), generator=torch.Generator().manual_seed(0))
     sampler = MultipackBatchSampler(
         order,

@@ -18,7 +18,7 @@ def look_at_weights(recipe: Recipe) -> tuple[list[str], str]:
     """What is wrong with the model's files, and else a sentence on where they are."""
     name = str(recipe.config["base_model"])
     local = Path(name).is_dir()
-    folder = Path(name) if local else _snapshot(name, recipe.config)
+    folder = Path(name) if local else snapshot(name, recipe.config)
     if folder is None:
         return [], f"{name} is not in the hub's cache: training downloads it"
     wanted, damaged_index = _files(folder)
@@ -53,7 +53,7 @@ def _files(folder: Path) -> tuple[list[str], str]:
     return [SINGLE] if (folder / SINGLE).exists() else [], ""
 
 
-def _snapshot(name: str, config: dict[str, Any]) -> Path | None:
+def snapshot(name: str, config: dict[str, Any]) -> Path | None:
     """Where the hub's cache has the model, as far as it has it."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -71,7 +71,7 @@ def _packing(config: Config) -> Iterator[Problem]:
             ("sample_packing",),
             "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack see "
             "each other",
-            "set `attn_implementation: flash_attention_2`, or `sdpa`",
+            "set `attn_implementation: sdpa`",
             lacks=(("attn_implementation",), *((flag,) for flag in LEGACY_ATTN_FLAG_TO_IMPL)),
         )
     elif isinstance(attention, str):
@@ -81,7 +81,7 @@ def _packing(config: Config) -> Iterator[Problem]:
                 ("attn_implementation",),
                 f"`attn_implementation: {attention}` with `sample_packing: true` lets the dialogues"
                 " of a pack see each other",
-                "use `flash_attention_2` or `sdpa`",
+                "use `sdpa`, or `flash_attention_2`",
             )
 
 

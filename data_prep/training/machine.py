@@ -5,12 +5,11 @@ traceback.
 """
 
 import shutil
-import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
 CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
     "attn_implementation": "sdpa",
     "fp16": False,
@@ -20,23 +19,23 @@ CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in 
     "liger_glu_activation": False,
     "liger_fused_linear_cross_entropy": False,
     "cut_cross_entropy": False,
+    **dict.fromkeys(LORA_KERNELS, False),
 }
-TRITON = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "liger_rms_norm", "liger_rope")
-AMPERE = 8  # the first compute capability with bf16 and FlashAttention 2
+TRITON = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
+AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
 
 
 def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
-    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for."""
+    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
+
+    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
+    does so (`check_flash_attn_available`), and data_prep.strict passes its words on.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return list(_without_gpu(path, config))
-    return [*_flash_attention(path, config), *_card(path, config), *_compiler(path, config)]
-
-
-def is_merge_command() -> bool:
-    """Whether this process is Axolotl's merge command: it trains nothing, and a CPU will do."""
-    return Path(sys.argv[0]).name == "merge_lora.py" or sys.argv[1:2] == ["merge-lora"]
+    return [*_card(path, config), *_compiler(path, config)]
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +48,31 @@ def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe that a card older than Ampere cannot follow, and what it takes instead.
+
+    Nobody else looks: PyTorch counts bf16 as supported there since it emulates it, and Axolotl
+    turns packed `sdpa` into varlen attention on any card, which then ends in "FlashAttention only
+    supports Ampere GPUs or newer" at the first step. With `sdpa_varlen: false` a mask keeps the
+    rows of a pack apart.
+    """
+    attention = config.get("attn_implementation")
+    found: dict[str, Any] = {}
+    if config.get("bf16") in (True, "auto"):
+        found |= {"bf16": False, "fp16": True}
+    if config.get("tf32") is True:
+        found["tf32"] = False
+    if "flash" in str(attention):
+        found["attn_implementation"] = attention = "sdpa"
+    if (
+        attention == "sdpa"
+        and config.get("sample_packing")
+        and config.get("sdpa_varlen") is not False
+    ):
+        found["sdpa_varlen"] = False
+    return found
+
+
 def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
     if config.get("deepspeed"):
         yield (
@@ -58,9 +82,9 @@ def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
     instead = cpu_overrides(config)
     if instead:
         keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
-        flags = " ".join(f"--{key} {_yaml(value)}" for key, value in instead.items())
         yield (
-            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; for a try on this CPU add `{flags}`"
+            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; for a try on this CPU add "
+            f"`{_flags(instead)}`"
         )
 
 
@@ -78,15 +102,6 @@ def _why_no_gpu() -> str:
     return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
 
 
-def _flash_attention(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    if config.get("attn_implementation") == "flash_attention_2" and not find_spec("flash_attn"):
-        yield (
-            f"{path}: attn_implementation: flash_attention_2 needs the package flash-attn; set "
-            "`attn_implementation: sdpa`, which keeps packed dialogues apart too, or run "
-            '`pip install -e ".[gpu]"`'
-        )
-
-
 def _card(path: Path, config: dict[str, Any]) -> Iterator[str]:
     import torch
 
@@ -98,10 +113,12 @@ def _card(path: Path, config: dict[str, Any]) -> Iterator[str]:
             f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
             "; install a build for a newer CUDA"
         )
-    if major < AMPERE and config.get("bf16") is True:
-        yield f"{path}: bf16: {name} has none; set `bf16: false` and `fp16: true`"
-    if major < AMPERE and config.get("attn_implementation") == "flash_attention_2":
-        yield f"{path}: flash_attention_2: {name} is too old; set `attn_implementation: sdpa`"
+    instead = old_card_overrides(config) if major < AMPERE else {}
+    if instead:
+        yield (
+            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
+            f"no FlashAttention, which PyTorch's varlen attention is too; add `{_flags(instead)}`"
+        )
 
 
 def _compiler(path: Path, config: dict[str, Any]) -> Iterator[str]:
@@ -111,6 +128,10 @@ def _compiler(path: Path, config: dict[str, Any]) -> Iterator[str]:
             f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
             f"gcc, or set {', '.join(wanted)} to false"
         )
+
+
+def _flags(settings: dict[str, Any]) -> str:
+    return " ".join(f"--{key} {_yaml(value)}" for key, value in settings.items())
 
 
 def _yaml(value: Any) -> str:

@@ -1,24 +1,31 @@
-"""What an output folder was trained with, and whether a training may go on in it.
+"""What an output folder was trained with, and whether a training may write there.
 
-`run.json` is written before the first step: the recipe's settings and the hashes of the data.
-`trained_with.json` follows once the final adapter stands.
+`run.json` is written before the first step: the recipe's settings and the hashes of the data;
+`recipe.yml` beside it is the recipe as it was trained, the command line's values included.
+`trained_with.json` follows once the final adapter is saved.
 """
 
 import fcntl
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from data_prep.errors import UserError, whole_file
 from data_prep.sources import sha256_of
-from data_prep.training.checkpoints import checkpoints, free_name
+from data_prep.training.checkpoints import checkpoints, free_name, what_is_broken
 from data_prep.training.usage import usage
 
 RUN = "run.json"
+RECIPE = "recipe.yml"
 TRAINED_WITH = "trained_with.json"
+CHECKPOINT = re.compile(r"checkpoint-\d+")
 ADAPTER = "adapter_model.safetensors"
+CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
 ANEW = "--auto_resume_from_checkpoints false"
 
 # Where a run stands, how it is watched and how it is evaluated afterwards: none of it shapes the
@@ -68,30 +75,74 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
 def changes(folder: Path, settings: dict[str, Any]) -> list[str]:
     """What differs between the run in `folder` and `settings`, a phrase each; [] for a new folder.
 
-    Raises UserError where a run stands there of which nothing is known.
+    Raises UserError where a run is there of which nothing is known.
     """
     if not holds_a_run(folder):
         return []
-    path = folder / RUN
-    try:
-        before = json.loads(path.read_text("utf-8"))["settings"]
-        keys = sorted(before.keys() | settings.keys())
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    before = settings_in(folder)
+    if before is None:
         raise UserError(
-            f"{folder}: holds a training, but {RUN} does not say of what ({error}); set another "
-            f"output_dir, or train anew with `{ANEW}` (what stands there is set aside)"
+            f"{folder}: holds a training, but no {RUN} that says of what; set another output_dir, "
+            f"or train again with `{ANEW}` (what is there is set aside)"
+        )
+    return list(differences(before, settings).values())
+
+
+def settings_in(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says of the training in `folder`, or of a checkpoint's; None: no such file.
+
+    Raises UserError where the file is damaged.
+    """
+    path = folder / RUN
+    if not path.exists() and CHECKPOINT.fullmatch(folder.name):
+        path = folder.parent / RUN
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["settings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
+            f"with `{ANEW}` (what is there is set aside)"
         ) from error
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
     missing = object()
-    differ = [k for k in keys if before.get(k, missing) != settings.get(k, missing)]
-    return [f"{k} was {_short(before.get(k))} and is {_short(settings.get(k))}" for k in differ]
+    return {
+        key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    }
+
+
+def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
+    """Raise UserError where training cannot go on from `checkpoint` as `settings` say.
+
+    The optimizer and the schedule come from the checkpoint: training would go on at the old rate
+    while `run.json` names the new one. `count`: processes that train together.
+    """
+    if why := what_is_broken(checkpoint, count):
+        raise UserError(f"{checkpoint}: {why}; choose a whole checkpoint")
+    before = settings_in(checkpoint)
+    if before is None:
+        changed = [f"there is no {RUN} beside it, so that its settings are not known"]
+    else:
+        changed = list(differences(before, settings).values())
+    if changed:
+        raise UserError(
+            f"resume_from_checkpoint {checkpoint}: was trained otherwise: {_listed(changed)}; "
+            "take the settings that it was trained with, or start from its weights with a new "
+            f"optimizer: `--lora_model_dir {checkpoint} --output_dir FOLDER` instead"
+        )
 
 
 def refusal(folder: Path, changed: list[str]) -> str:
     """One line that says why a training may not go on in `folder`, and how to."""
-    more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
     return (
-        f"{folder}: was trained otherwise: {'; '.join(changed[:3])}{more}; set another output_dir, "
-        f"or train anew with `{ANEW}` (what stands there is set aside)"
+        f"{folder}: was trained otherwise: {_listed(changed)}; set another output_dir, "
+        f"or train again with `{ANEW}` (what is there is set aside)"
     )
 
 
@@ -133,6 +184,20 @@ def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any])
         json.dump({"settings": settings, "precision": precision}, file, indent=1, sort_keys=True)
 
 
+def write_recipe(folder: Path, path: Path, asked: dict[str, Any]) -> None:
+    """Keep the recipe at `path` as it is trained; `asked`: with the command line's values.
+
+    The file itself where the command line changed nothing, so that its comments stay.
+    """
+    text = path.read_text("utf-8")
+    asked = {key: value for key, value in asked.items() if key != "axolotl_config_path"}
+    if yaml.safe_load(text) != asked:
+        head = f"# {path.name} as it was trained, with what the command line set.\n"
+        text = head + yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
+    with whole_file(folder / RECIPE) as file:
+        file.write(text)
+
+
 def precision_of(folder: Path) -> dict[str, Any]:
     """Which precision the run in `folder` took for `bf16: auto`; {} where there is none."""
     try:
@@ -162,6 +227,51 @@ def lock(folder: Path) -> IO[str]:
             "output_dir"
         ) from error
     return file
+
+
+def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
+    """Why the recipe at `path` must not train into its `output_dir`; [] where it may.
+
+    A training writes dozens of files there, and `ANEW` moves everything in it aside.
+    """
+    folder = Path(str(config["output_dir"]))
+    place, here = folder.resolve(), Path.cwd().resolve()
+    why = ""
+    if folder.exists() and not folder.is_dir():
+        why = "is a file"
+    elif place == here or place in here.parents or place == Path.home():
+        why = "is the folder in which this command runs, one above it, or your home"
+    else:
+        others = {"base model's": config.get("base_model")}
+        block = config.get("summarization")
+        others["source's"] = block.get("source") if isinstance(block, Mapping) else None
+        others["prepared data's"] = _data_folder(config)
+        for name, other in others.items():
+            used = Path(str(other)).resolve() if other and Path(str(other)).is_dir() else None
+            if used and (place == used or used in place.parents):
+                why = f"is the {name} folder {other}, or in it"
+        if not why and (foreign := _foreign(folder)):
+            why = f"holds files that are not a training's ({', '.join(foreign[:3])})"
+    return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
+
+
+def _data_folder(config: Mapping[str, Any]) -> Path | None:
+    try:
+        return Path(config["datasets"][0]["path"]).parent
+    except (KeyError, IndexError, TypeError):
+        return None
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Names of what no training of ours left in a folder; `axolotl train --sweep` makes folders."""
+    if not folder.is_dir() or holds_a_run(folder):
+        return []
+    own = re.compile(r"debug\.log|\.lock|sweep\d{4}")
+    return sorted(e.name for e in folder.iterdir() if not own.fullmatch(e.name))
+
+
+def _listed(changed: list[str]) -> str:
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
 
 
 def _short(value: Any) -> str:

@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
 from data_prep.recipe import Recipe
 from data_prep.training import run_record
-from eval.generate import find_adapter
+from data_prep.training.adapter import find_adapter
 from eval.signature import adapter_hash
 
 Data = dict[str, Any]
@@ -41,7 +41,7 @@ def read_records(recipe: Recipe) -> Records:
     data, another training or another adapter than the ones that stand there.
     """
     manifest = check_prepared(recipe)
-    adapter = _adapter(recipe, manifest)
+    adapter = find_adapter(recipe)
     scores = _scores(recipe)
     _refuse_other_results(recipe, scores, adapter, manifest)
     return Records(
@@ -54,30 +54,6 @@ def read_records(recipe: Recipe) -> Records:
         _known(adapter / run_record.RUN),
         _known(adapter / run_record.TRAINED_WITH),
     )
-
-
-def _adapter(recipe: Recipe, manifest: Data) -> Path:
-    """The folder of the adapter, trained to its end by this recipe as it stands now."""
-    folder = recipe.output_dir
-    train = f"`accelerate launch -m axolotl.cli.train {recipe.path}`"
-    if not (folder / run_record.ADAPTER).is_file():
-        raise UserError(f"{folder}: no {run_record.ADAPTER} there; run {train} first")
-    find_adapter(recipe)
-    if (folder / run_record.TRAINED_WITH).exists() and run_record.finished(folder) is None:
-        raise UserError(
-            f"{folder}: {run_record.ADAPTER} is not the one that training ended with; put that one "
-            f"back, or run {train}"
-        )
-    if run := _known(folder / run_record.RUN):
-        processes = run.get("settings", {}).get("processes", 1)
-        now = run_record.settings_of(recipe.config, manifest["files"], processes)
-        if changed := run_record.changes(folder, now):
-            raise UserError(
-                f"{folder}: was trained otherwise than {recipe.path} says: "
-                f"{'; '.join(changed[:3])}; the recipe is published with the adapter: write into "
-                f"it what was trained, or train anew with {train}"
-            )
-    return folder
 
 
 def _scores(recipe: Recipe) -> Data:

@@ -1,0 +1,165 @@
+"""Which adapter a recipe is evaluated, used, merged or published with, and whether it is its own.
+
+Every command that loads an adapter asks `find_adapter`. Without `--adapter` the adapter must be
+what this very recipe trains; with it, any adapter of the same base model and the same prompt.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from data_prep.errors import UserError
+from data_prep.preflight.weights import snapshot
+from data_prep.recipe import HUB_ID, Recipe
+from data_prep.sources import sha256_of
+from data_prep.training import run_record
+from data_prep.training.run_record import ADAPTER, RECIPE, TRAINED_WITH
+
+# Keys that choose when to evaluate and save: they shape the weights only where training keeps its
+# best checkpoint or stops early.
+CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
+# Keys that shape the prepared rows and nothing else: the same rows are the same training.
+ROWS = (
+    r"summarization\.(source|revision|dialogue_column|summary_column|train_rows|cleaning\..*)"
+    r"|(test_)?datasets\[0\]\.path"
+)
+NEVER = r"processes|summarization\.(decoding|eval_on_start).*"
+PROMPT = (
+    r"summarization\.instruction|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
+    r"|tokenizer.*|eot_tokens"
+)
+
+
+def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
+    """The folder of the adapter: `given`, or else the recipe's `output_dir`.
+
+    Raises UserError, with a fix that works, where no adapter is there, its base model is another
+    one, or the recipe says something else than what the adapter was trained with. For a `given`
+    one only the base model and the prompt must be the recipe's; `trained_otherwise` tells the rest.
+    """
+    folder = given or recipe.output_dir
+    train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
+    if not (folder / ADAPTER).is_file():
+        if given:
+            raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
+        raise UserError(
+            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
+            "base model alone: `--models base` of eval.run, `--model base` of eval.summarize"
+        )
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        trained_on = str(config["base_model_name_or_path"])
+        path = folder / TRAINED_WITH
+        end = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        instruction = end.get("instruction", recipe.summarization.instruction)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
+    _check_base_model(recipe, folder, trained_on, given is not None)
+    if end and run_record.finished(folder) is None:
+        raise UserError(
+            f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
+            f"or train again with `{train} {run_record.ANEW}`"
+        )
+    if instruction != recipe.summarization.instruction:
+        raise UserError(
+            f"{folder}: the adapter was trained with another summarization.instruction; "
+            f"set that one, or train with `{train}`"
+        )
+    changed = trained_otherwise(recipe, folder) or {}
+    if given:
+        changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
+    if changed:
+        raise UserError(_refusal(recipe, folder, list(changed.values()), given is not None))
+    return folder
+
+
+def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
+    """How the recipe differs from what the adapter in `folder` was trained with; None: unknown.
+
+    By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
+    where they are there to be compared. Raises UserError where `run.json` is damaged.
+    """
+    before = run_record.settings_in(folder)
+    if before is None:
+        return None
+    prepared = _prepared(recipe)
+    files = {
+        name: prepared.get(name) or str(before.get(f"data.{name}"))
+        for name in ("train.jsonl", "validation.jsonl")
+    }
+    now = run_record.settings_of(recipe.config, files, before.get("processes", 1))
+    ignored = [NEVER]
+    if not any(s.get(k) for s in (before, now) for k in run_record.CHOOSES_CHECKPOINT):
+        ignored.append(CHECKPOINTING)
+    if prepared.get("train.jsonl") == before.get("data.train.jsonl"):
+        ignored.append(ROWS)
+    found = run_record.differences(before, now)
+    return {key: text for key, text in found.items() if not re.fullmatch("|".join(ignored), key)}
+
+
+def _prepared(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the prepared files; {} where there are none, as on a machine that only uses one."""
+    try:
+        manifest = json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
+        return dict(manifest["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _refusal(recipe: Recipe, folder: Path, changed: list[str], given: bool) -> str:
+    listed = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
+    own = folder / RECIPE
+    instead = f"use {own}, the recipe as it was trained" if own.is_file() else "write that into it"
+    if given:
+        return f"--adapter {folder}: was trained on another prompt: {listed}; {instead}"
+    return (
+        f"{folder}: was trained otherwise than {recipe.path} says: {listed}; {instead}, train "
+        "again into another output_dir, or evaluate the adapter as it is: "
+        f"`python -m eval.run {recipe.path} --adapter {folder}`"
+    )
+
+
+def _check_base_model(recipe: Recipe, folder: Path, trained_on: str, given: bool) -> None:
+    base_model = str(recipe.config["base_model"])
+    if Path(trained_on) in (Path(base_model), Path(base_model).resolve()):
+        return
+    if given:
+        same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
+        if same is None:
+            print(
+                f"note: {folder} was trained on {trained_on}, which is not here to be compared "
+                f"with {base_model}; only the shapes of its weights are checked"
+            )
+        if same is not False:
+            return
+    raise UserError(
+        f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
+        f"{base_model}; set the right one, or train with `accelerate launch -m axolotl.cli.train "
+        f"{recipe.path}`"
+    )
+
+
+def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
+    """Whether two names of a base model stand for the same weights; None where none can tell.
+
+    A folder is compared with a folder, or with what the hub's cache holds, file by file. Two hub
+    ids that differ are two models.
+    """
+    folders = [_folder_of(name, revision) for name in (one, other)]
+    if None not in folders:
+        first, second = (_weights(Path(str(folder))) for folder in folders)
+        if [(p.name, p.stat().st_size) for p in first] != [
+            (p.name, p.stat().st_size) for p in second
+        ]:
+            return False  # seconds, where hashing 14.5 GB twice takes minutes
+        return [sha256_of(p) for p in first] == [sha256_of(p) for p in second]
+    ids = [re.fullmatch(HUB_ID, name) and not Path(name).exists() for name in (one, other)]
+    return False if all(ids) else None
+
+
+def _folder_of(name: str, revision: str | None) -> Path | None:
+    return Path(name) if Path(name).is_dir() else snapshot(name, {"revision_of_model": revision})
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))

@@ -1,0 +1,156 @@
+"""`axolotl train`, `preprocess`, `evaluate`, `inference`, `merge-lora`, `train --sweep`."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data_prep.prepare import prepare
+from data_prep.recipe import load_recipe
+from data_prep.training.axolotl_commands import axolotl_command, drop_passed_on, passed_on
+from tests.conftest import ROOT, derived_recipe
+
+BIN = Path(sys.executable).parent
+
+
+def axolotl(folder: Path, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Axolotl's own command in `folder`."""
+    path = os.pathsep.join([str(BIN), os.environ["PATH"]])
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [str(BIN / "axolotl"), *map(str, args)], cwd=folder, env=env, input=stdin,
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["/bin/axolotl", "merge-lora", "r.yml"], "merge-lora"),
+        (["/x/axolotl/cli/merge_lora.py", "r.yml"], "merge-lora"),
+        (["/x/axolotl/cli/train.py", "r.yml"], "train"),
+        (["/bin/axolotl", "preprocess", "r.yml"], "preprocess"),
+        (["/x/axolotl/cli/inference.py", "r.yml"], "inference"),
+    ],
+)
+def test_which_command_runs(monkeypatch: pytest.MonkeyPatch, argv: list[str], command: str) -> None:
+    monkeypatch.setattr("sys.argv", argv)
+    assert axolotl_command() == command
+
+
+def test_flags_of_axolotl_are_no_keys_and_all_else_stays() -> None:
+    assert {"debug", "debug_text_only", "debug_num_examples", "shard"} <= passed_on("train")
+    assert {"download", "iterable"} <= passed_on("preprocess")
+    assert "download" not in passed_on("train") and "inference" in passed_on("inference")
+    # those of `axolotl quantize` and `vllm-serve`, which read no recipe with our plugin
+    assert not {"base_model", "output_dir", "host", "sweep", "launcher"} & passed_on("train")
+    cfg: dict[str, Any] = {"debug": False, "shard": False, "lora_rank": 4, "lora_r": 8}
+    drop_passed_on("train", {"shard": False}, cfg)
+    assert cfg == {"shard": False, "lora_rank": 4, "lora_r": 8}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
+    """A recipe that `axolotl train` has trained, at a rate that changes a random model."""
+    folder = tmp_path_factory.mktemp("axolotl")
+    path = derived_recipe(
+        "smollm2_samsum", folder, "tiny", base_model=str(tiny_smollm2), max_steps=6,
+        learning_rate=0.05, bf16=False,
+        summarization__source=str(ROOT / "data_prep/sample"),
+    )  # fmt: skip
+    prepare(load_recipe(path))
+    done = axolotl(folder, "preprocess", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = axolotl(folder, "train", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = done.stdout + done.stderr  # what preprocess has tokenised
+    assert found.count("Loading prepared dataset from disk at") == 2
+    return path
+
+
+@pytest.mark.slow
+def test_train_leaves_the_recipe_as_it_was_trained(trained: Path) -> None:
+    output = load_recipe(trained).output_dir
+    assert (output / "adapter_model.safetensors").is_file()
+    assert (output / "recipe.yml").read_text("utf-8") == trained.read_text("utf-8")
+    assert not (trained.parent / "last_run_prepared").exists()
+
+
+@pytest.mark.slow
+def test_evaluate_scores_the_trained_adapter_not_a_fresh_one(trained: Path) -> None:
+    """Axolotl by itself would start a new adapter, whose loss is the base model's."""
+    output = load_recipe(trained).output_dir
+    done = axolotl(trained.parent, "evaluate", trained)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "for summaries and ROUGE use `python -m eval.run" in done.stderr
+    with (output / "eval_summary.csv").open() as file:
+        losses = {row["metric"]: row["validation"] for row in csv.DictReader(file)}
+    log = json.loads((output / "trainer_state.json").read_text("utf-8"))["log_history"]
+    at_the_end = [entry["eval_loss"] for entry in log if "eval_loss" in entry][-1]
+    assert float(losses["loss"]) == pytest.approx(at_the_end, abs=1e-3)
+    assert at_the_end < 10.0  # of a fresh one: ln(49152) = 10.8
+
+
+@pytest.mark.slow
+def test_inference_asks_the_trained_adapter_and_names_our_own_command(trained: Path) -> None:
+    done = axolotl(trained.parent, "inference", trained, stdin="Ana: hi")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "for summaries use `python -m eval.summarize" in done.stderr
+
+
+@pytest.mark.slow
+def test_merge_lora_merges_it(trained: Path) -> None:
+    done = axolotl(trained.parent, "merge-lora", trained)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (load_recipe(trained).output_dir / "merged/config.json").is_file()
+
+
+@pytest.mark.slow
+def test_commands_of_an_adapter_refuse_one_that_was_trained_otherwise(trained: Path) -> None:
+    config = yaml.safe_load(trained.read_text("utf-8"))
+    copy = trained.with_name("copy.yml")
+    copy.write_text(yaml.safe_dump({**config, "lora_r": 4}), "utf-8")
+    for name in ("evaluate", "inference", "merge-lora"):
+        done = axolotl(trained.parent, name, copy)
+        assert done.returncode != 0 and "lora_r was 16 and is 4" in done.stderr, name
+    copy.write_text(yaml.safe_dump({**config, "output_dir": "untrained"}), "utf-8")
+    done = axolotl(trained.parent, "evaluate", copy)
+    assert "untrained: no trained adapter there" in done.stderr
+    assert not (trained.parent / "untrained").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_each_into_a_folder_that_can_be_evaluated(trained: Path) -> None:
+    sweep = trained.with_name("sweep.yml")
+    sweep.write_text("learning_rate: [0.01, 0.02]\nmax_steps: [1]\n", "utf-8")
+    done = axolotl(trained.parent, "train", trained, "--sweep", sweep)
+    assert done.returncode == 0, done.stderr[-3000:]
+    output = load_recipe(trained).output_dir
+    rates = set()
+    for name in ("sweep0001", "sweep0002"):
+        kept = load_recipe(output / name / "recipe.yml")
+        rates.add(kept.config["learning_rate"])
+        assert kept.output_dir == output / name and kept.name == name
+    assert rates == {0.01, 0.02}
+
+
+@pytest.mark.slow
+def test_a_misspelt_key_stays_an_error(trained: Path) -> None:
+    config = yaml.safe_load(trained.read_text("utf-8"))
+    typo = trained.with_name("typo.yml")
+    for wrong in ({"lora_rank": 4}, {"debug": True}):  # in the file, `debug` does nothing either
+        typo.write_text(yaml.safe_dump({**config, **wrong}), "utf-8")
+        done = axolotl(trained.parent, "train", typo)
+        assert done.returncode != 0
+        assert f"typo.yml:{_line(typo, wrong)}: unknown key `{next(iter(wrong))}`" in done.stderr
+
+
+def _line(path: Path, wrong: dict[str, Any]) -> int:
+    lines = path.read_text("utf-8").splitlines()
+    return next(n for n, line in enumerate(lines, 1) if line.startswith(next(iter(wrong))))
