@@ -101,7 +101,8 @@ def varlen_attention() -> dict[str, Any]:
     packed = packed[0] if isinstance(packed, tuple) else packed
     packed.float().square().mean().backward()
     exact = [tensor.detach().double().transpose(0, 1).requires_grad_() for tensor in (q, k, v)]
-    masked = torch.nn.functional.scaled_dot_product_attention(*exact, attn_mask=within_rows(rows))
+    attention = torch.nn.functional.scaled_dot_product_attention
+    masked = attention(exact[0], exact[1], exact[2], attn_mask=within_rows(rows))
     masked.square().mean().backward()
     found = {"output": error_of(packed, masked.transpose(0, 1))}
     for name, tensor, other in zip(("dq", "dk", "dv"), (q, k, v), exact, strict=True):

@@ -24,9 +24,10 @@ import tempfile
 import tomllib
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from data_prep.errors import UserError, run_cli
 from data_prep.recipe import load_recipe
@@ -105,7 +106,7 @@ def write(
     folder: Path,
     python: str,
     packages: list[Wheel],
-    contents: dict[str, Iterable[tuple[str, Path]]],
+    contents: Mapping[str, Iterable[tuple[str, Path]]],
     size: int,
     smallest: bool,
 ) -> None:
@@ -408,16 +409,17 @@ class Parts(io.RawIOBase):
 def pack(name: str, files: list[tuple[str, Path]], parts: Parts, smallest: bool) -> Content:
     """Append a tar of `files` that depends on their names, bytes and executable bits alone."""
     # weights are as good as random: xz would make them little smaller in hours
-    compression = "xz" if smallest and name != "models" else ""
+    small = smallest and name != "models"
+    mode: Literal["w|xz", "w|"] = "w|xz" if small else "w|"
     offset, parts.digest = parts.at, hashlib.sha256()
-    with tarfile.open(fileobj=parts, mode=f"w|{compression}", format=tarfile.PAX_FORMAT) as tar:
+    with tarfile.open(fileobj=parts, mode=mode, format=tarfile.PAX_FORMAT) as tar:
         for place, file in files:
             info = tarfile.TarInfo(place)
             info.mtime, info.size = EPOCH, file.stat().st_size
             info.mode = 0o644 | file.stat().st_mode & 0o111
             with file.open("rb") as data:
                 tar.addfile(info, data)
-    return Content(name, offset, parts.at - offset, parts.digest.hexdigest(), compression)
+    return Content(name, offset, parts.at - offset, parts.digest.hexdigest(), mode[2:])
 
 
 def part_size(text: str) -> int:

@@ -22,7 +22,9 @@ import sys
 import sysconfig
 import tarfile
 import venv
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 CODE = "samsum-lora"
 BLOCK = 1 << 20
@@ -159,7 +161,8 @@ def sha256_of(path: Path) -> str:
 def extract(bundle: Path, parts: list[dict], content: dict, target: Path) -> None:
     """Unpack one tar of the stream."""
     stream = io.BufferedReader(Stream(bundle, parts, content["offset"], content["size"]), BLOCK)
-    with tarfile.open(fileobj=stream, mode=f"r|{content['compression']}") as tar:
+    mode: Literal["r|xz", "r|"] = "r|xz" if content["compression"] else "r|"
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
         if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
             tar.extractall(target, filter="data")
         else:
@@ -186,23 +189,22 @@ def install(target: Path, manifest: dict) -> None:
     seen = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     lines = [str(target / CODE), *dict.fromkeys(seen)]
     (packages / "bundle.pth").write_text("\n".join(lines) + "\n", "utf-8")
-    quiet = {"capture_output": True, "text": True}
+    run = partial(subprocess.run, capture_output=True, text=True)
     pip = [str(python), "-m", "pip"]
-    if subprocess.run([*pip, "--version"], **quiet).returncode:
-        made = subprocess.run([str(python), "-m", "ensurepip"], **quiet)
+    if run([*pip, "--version"]).returncode:
+        made = run([str(python), "-m", "ensurepip"])
         if made.returncode:
             raise Failure(f"{sys.executable} has neither pip nor ensurepip; install pip there")
     wheels = [str(target / "wheels" / name) for name in manifest["install"]]
     flags = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--disable-pip-version-check"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
-    ran = subprocess.run([*pip, "install", *flags, *wheels], env=env, **quiet)
+    ran = run([*pip, "install", *flags, *wheels], env=env)
     if ran.returncode:
         errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
         raise Failure(f"pip could not install the wheels: {errors[0]}")
     # in one go on all cores, for the first import would take as long as all the rest
-    compile_all = [str(python), "-m", "compileall", "-q", "-j", "0", str(packages)]
-    subprocess.run(compile_all, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    if subprocess.run([str(python), "-c", "import numba"], **quiet).returncode:
+    run([str(python), "-m", "compileall", "-q", "-j", "0", str(packages)])
+    if run([str(python), "-c", "import numba"]).returncode:
         (packages / "numba").mkdir(exist_ok=True)
         (packages / "numba/__init__.py").write_text(STAND_IN, "utf-8")
         print("numba cannot be imported here: plain Python stands in for it", flush=True)
@@ -216,7 +218,7 @@ def verify(target: Path) -> None:
     ran = subprocess.run(command, env=env, capture_output=True, text=True)
     if ran.returncode:
         raise Failure(f"Axolotl cannot be imported: {(ran.stderr.splitlines() or ['?'])[-1]}")
-    print(ran.stdout.splitlines()[-1] if "axolotl" not in ran.stdout else ran.stdout.strip())
+    print(ran.stdout.splitlines()[-1])  # before it, what packages say on import
 
 
 if __name__ == "__main__":

@@ -85,11 +85,12 @@ def test_overrides_are_keys_of_axolotl_that_go_with_the_recipe(name: str) -> Non
 
 def test_what_is_tried_instead_is_known_and_ends() -> None:
     for name in VARIANTS:
-        seen = []
-        while name:
-            assert name not in seen
-            seen.append(name)
-            name = VARIANTS[name].otherwise
+        seen: list[str | None] = [None]
+        following: str | None = name
+        while following:
+            assert following not in seen
+            seen.append(following)
+            following = VARIANTS[following].otherwise
     assert {"ours uncapped", "plain", "qlora uncapped"} == FALLBACKS - {None}
 
 
@@ -101,7 +102,7 @@ def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
     attention = torch.nn.functional.scaled_dot_product_attention
     packed = attention(q, k, v, attn_mask=within_rows(torch.tensor(lengths)))
     parts = [t.split(lengths, dim=1) for t in (q, k, v)]
-    alone = [attention(*row, is_causal=True) for row in zip(*parts, strict=True)]
+    alone = [attention(a, b, c, is_causal=True) for a, b, c in zip(*parts, strict=True)]
     assert error_of(packed, torch.cat(alone, dim=1)) < 1e-12
     assert error_of(packed, attention(q, k, v, is_causal=True)) > 0.1
 
