@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,11 @@ class Bench:
             row.failed = f"not begun: {self.left():.0f} s were left"
         else:
             kinds = {"check": self.check, "generation": self.generate}
-            kinds.get(name, self.train)(variant, row)
+            try:
+                kinds.get(name, self.train)(variant, row)
+            except (OSError, ValueError, LookupError) as error:  # the others may do: time is short
+                traceback.print_exc()
+                row.failed = f"{type(error).__name__}: {error}"[:200]
         row.seconds = time.monotonic() - begin
         self.found = [r for r in self.found if (r.variant, r.settings) != (name, settings)] + [row]
         self.asked.append(row)

@@ -196,7 +196,9 @@ def install(target: Path, manifest: dict) -> None:
         if made.returncode:
             raise Failure(f"{sys.executable} has neither pip nor ensurepip; install pip there")
     wheels = [str(target / "wheels" / name) for name in manifest["install"]]
-    flags = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--disable-pip-version-check"]
+    # --ignore-installed: a package that this Python has in the same version has its commands
+    # (accelerate) elsewhere
+    flags = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
     ran = run([*pip, "install", *flags, *wheels], env=env)
     if ran.returncode:

@@ -51,7 +51,7 @@ def test_generation_beside_the_plain_way(run: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    ours, plain, verdict = done.stdout.splitlines()[-3:]
+    _, ours, _, _, plain, verdict = done.stdout.splitlines()[-6:]
     assert ours.startswith("tuned, ours, float32: 3 dialogues in ")
     assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
     assert re.fullmatch(r"  ratio \d+\.\d to float32; [0-3] of 3 outputs the same", verdict)
