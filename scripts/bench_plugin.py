@@ -12,7 +12,7 @@ from axolotl.integrations.base import BasePlugin
 from transformers import TrainerCallback
 
 RESULT, CAP = "BENCH_GPU_RESULT", "BENCH_GPU_CAP_GB"
-WARM_UP = 2  # steps left out: kernels are compiled and tuned, memory is fetched
+WARM_UP = 2  # steps that are not timed: kernels are compiled and tuned, memory is fetched
 COUNTS = ("tokens", "trained", "rows")
 
 
@@ -40,7 +40,7 @@ class BenchPlugin(BasePlugin):
 
 
 class Clock(TrainerCallback):
-    """Time and counts of all steps after the first ones."""
+    """Time and counts of all steps after the first ones; peak memory of all steps."""
 
     def __init__(self, trainer: Any):
         """`trainer`: its tokenizer says what padding is and where a row begins."""
@@ -57,13 +57,21 @@ class Clock(TrainerCallback):
         self.now["trained"] += int((inputs["labels"] != -100).sum())
         self.now["rows"] += int((ids == self.first).sum())
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give back what loading left in the cache (of NF4: the layers in bf16).
+
+        Peak memory counts from here, and over the first steps too: `group_by_length` puts the
+        longest batch there.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The clock of a step starts where the one before it ended."""
         if state.global_step == WARM_UP:
             finish()
             self.start = time.perf_counter()
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Add the step up."""
@@ -90,7 +98,7 @@ class Clock(TrainerCallback):
 
 
 def peak() -> dict[str, float]:
-    """GB of a GPU after the first steps; on a CPU the whole program's, as the system saw it."""
+    """GB of a GPU since the last reset; on a CPU the whole program's, as the system saw it."""
     if torch.cuda.is_available():
         return {"allocated": torch.cuda.max_memory_allocated() / 1e9,
                 "reserved": torch.cuda.max_memory_reserved() / 1e9}  # fmt: skip

@@ -1,73 +1,161 @@
-"""The variants of scripts/bench_gpu.py, and one run of each through Axolotl's own launch line."""
+"""What scripts/bench_gpu.py measures, in its order of value, and the model and rows for it.
+
+A training is Axolotl's own launch line on a random model, with rows as long as SAMSum's but without
+its text: words drawn at random, lengths of its distribution. That is a log-normal one, cut at
+SAMSum's longest row, and fitted to its token counts with Mistral's tokenizer; a test holds it
+against the corpus itself.
+"""
 
 import json
 import os
-import subprocess
+import random
+import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from data_prep.preflight.lengths import lengths
 from data_prep.preflight.memory import estimate_memory
 from data_prep.preflight.model_shape import shape_of
 from data_prep.preflight.plan import plan, with_defaults
-from data_prep.preflight.speed import number_size, operations_a_token, rate_of
+from data_prep.preflight.speed import EFFICIENCY_GPU, number_size, operations_a_token, rate_of
+from data_prep.prepare import prepare
+from data_prep.prompt import TokenCounter, to_row
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.training.machine import cpu_overrides
-from scripts.bench_plugin import CAP, RESULT
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, TOKENS_A_ROW = 14_637, 216.6  # of SAMSum decontaminated, with Mistral's tokenizer
-OURS = ROOT / "recipes/mistral_samsum.yml"
+TEST_ROWS = 819  # of SAMSum; generation is measured on as many
+MEDIAN, SPREAD, LONGEST = 185, 0.56, 1200  # tokens of a row; of their logarithm; tokens
+SUMMARY = 0.12  # of a row's tokens
+WORDS = ["the", "we", "you", "meet", "station", "tomorrow", "at", "seven", "dinner", "sure",
+         "maybe", "bring", "photos", "train", "late", "see", "there", "great", "wait",
+         "call"]  # fmt: skip
+OURS, QLORA, NOTEBOOK = (
+    ROOT / f"recipes/mistral_samsum{end}.yml" for end in ("", "_qlora", "_notebook")
+)
 PLUGIN = "scripts.bench_plugin.BenchPlugin"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe, with `overrides` of its keys."""
+    """A training of a recipe with `overrides` of its keys; or `check` and `generation`.
+
+    `card_gb`: memory of the card that the recipe is for, which a larger one is cut to.
+    `otherwise` names the variant to try where this one fails. `least` is how many seconds must be
+    left for it to begin.
+    """
 
     name: str
     what: str
     recipe: Path = OURS
     overrides: dict[str, Any] = field(default_factory=dict)
+    card_gb: float | None = None
+    otherwise: str | None = None
+    steps: int = 1  # times as many
+    least: int = 45
 
 
 NO_KERNELS = dict.fromkeys(
     ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel", "liger_rms_norm", "liger_rope"), False
 )
+MASK = {"sdpa_varlen": False}  # Axolotl then masks a whole pack, and does not call varlen_attn
 VARIANTS = {
     variant.name: variant
     for variant in (
-        Variant("ours", "mistral_samsum.yml as it is"),
+        Variant("check", "speed of the card, and its kernels against float64", least=15),
+        Variant("ours", "mistral_samsum.yml as it is", card_gb=40, otherwise="ours uncapped"),
+        # the notebook's paged optimizer takes CUDA managed memory, which can hang a GPU that others
+        # use too; the arithmetic is the same
+        Variant("notebook", "mistral_samsum_notebook.yml, its optimizer not paged", NOTEBOOK,
+                {"optimizer": "adamw_torch"}, card_gb=40, steps=2),  # a step is three short rows
+        Variant("generation", f"{TEST_ROWS} test dialogues, ours and one at a time"),
+        Variant("qlora", "mistral_samsum_qlora.yml", QLORA, card_gb=16, otherwise="qlora uncapped"),
+        Variant("checkpointing", "layers computed twice",
+                overrides={"gradient_checkpointing": True}),
+        Variant("no kernels", "neither LoRA's nor Liger's", overrides=NO_KERNELS),
+        Variant("mask", "a pack's mask in the place of varlen attention", overrides=MASK),
         Variant("no packing", "8 padded rows of like length in the place of a pack",
                 overrides={"sample_packing": False, "eval_sample_packing": False,
                            "group_by_length": True, "micro_batch_size": 8}),
-        Variant("no kernels", "neither LoRA's nor Liger's", overrides=NO_KERNELS),
-        Variant("sdpa", "PyTorch's attention", overrides={"attn_implementation": "sdpa"}),
-        Variant("checkpointing", "layers computed twice",
-                overrides={"gradient_checkpointing": True}),
-        Variant("qlora", "mistral_samsum_qlora.yml", ROOT / "recipes/mistral_samsum_qlora.yml"),
-        Variant("notebook", "mistral_samsum_notebook.yml",
-                ROOT / "recipes/mistral_samsum_notebook.yml"),
+        Variant("ours uncapped", "mistral_samsum.yml on the whole card", otherwise="plain"),
+        Variant("plain", "no kernels, a mask, the whole card", overrides={**NO_KERNELS, **MASK}),
+        Variant("qlora uncapped", "mistral_samsum_qlora.yml on the whole card", QLORA),
     )
 }  # fmt: skip
+FALLBACKS = {variant.otherwise for variant in VARIANTS.values()}
 
 
-def run_variant(
-    variant: Variant,
-    model: Path,
-    folder: Path,
-    steps: int,
-    gpus: int,
-    cap: float | None,
-    also: dict[str, Any],
-) -> dict[str, Any]:
-    """Train `steps` steps in `folder`, which holds the data; what was measured and expected.
+# ---- model and rows ----
 
-    `also` overrides keys of every variant; `cap` is in GB. Where training fails, `failed` says why,
-    and what was not measured is left out.
+
+def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
+    """The folder in which the recipe's data are: `count` random training rows, made once."""
+    folder = place / f"{recipe.name}-{count}"
+    if not list((folder / "data").glob("*/manifest.json")):
+        shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped while it made them
+        prepare_rows(recipe, model, folder, count)
+    return folder
+
+
+def row_lengths(count: int, seed: int = 0) -> list[int]:
+    """Tokens of each row, prompt and summary together."""
+    rng = random.Random(seed)
+    found: list[int] = []
+    while len(found) < count:
+        tokens = round(MEDIAN * rng.lognormvariate(0, SPREAD))
+        if tokens <= LONGEST:
+            found.append(tokens)
+    return found
+
+
+def prepare_rows(recipe: Recipe, model: Path, folder: Path, count: int) -> None:
+    """Write a corpus of such rows to `folder/source`, and prepare it for the recipe in `folder`."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    changed = {"source": str(source), "train_rows": "all"}
+    block = recipe.summarization.model_copy(update=changed)
+    config = {**recipe.config, "base_model": str(model)}
+    random_rows = replace(recipe, config=config, summarization=block)
+    bare = to_row("0", "", "", block.instruction)
+    fixed = TokenCounter(random_rows).count([bare])[0]
+    few = min(count, TEST_ROWS)
+    for split, rows in (("train", count), ("validation", 64), ("test", few)):
+        made = [_row(f"{split}{i}", n - fixed) for i, n in enumerate(row_lengths(rows, rows))]
+        (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, made)), "utf-8")
+    before = Path.cwd()
+    os.chdir(folder)  # the recipe's own relative paths then lie in there
+    try:
+        prepare(random_rows)
+    finally:
+        os.chdir(before)
+
+
+def _row(row_id: str, tokens: int) -> dict[str, Any]:
+    """Dialogue and summary of about `tokens` tokens together: each word is one of Mistral's."""
+    rng = random.Random(row_id)
+    words = [rng.choice(WORDS) for _ in range(max(8, tokens))]
+    cut = max(3, round(SUMMARY * len(words)))
+    return {
+        "id": row_id,
+        "dialogue": f"Ann: {' '.join(words[cut:])}",
+        "summary": " ".join(words[:cut]),
+    }
+
+
+# ---- commands ----
+
+
+def training(
+    variant: Variant, model: Path, folder: Path, also: dict[str, Any]
+) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe as the variant trains it on the rows of `folder`, and the keys that differ.
+
+    `also` overrides keys of every variant; what a CPU cannot do comes on top.
     """
     import torch
 
@@ -76,89 +164,77 @@ def run_variant(
     if not torch.cuda.is_available():
         changed |= cpu_overrides({**recipe.config, **changed})
         changed |= {"bf16": False} if recipe.config.get("bf16") else {}
-    recipe = replace(recipe, config={**recipe.config, **changed, "base_model": str(model)})
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        expected = _expected(recipe, gpus)
-        measured = _train(variant, recipe, changed, folder, steps, gpus, cap)
-    finally:
-        os.chdir(before)
-    found = {"variant": variant.name, "what": variant.what, "gpus": gpus, **expected, **measured}
-    if speed := found.get("tokens_per_second"):
-        found["mfu"] = speed * found["operations_a_token"] / found["matrix_rate"] / gpus
-        found["minutes"] = _full_tokens(recipe) / speed / 60
-    return found
+    return replace(recipe, config={**recipe.config, **changed, "base_model": str(model)}), changed
 
 
-def _train(
-    variant: Variant,
-    recipe: Recipe,
-    changed: dict[str, Any],
-    folder: Path,
-    steps: int,
-    gpus: int,
-    cap: float | None,
-) -> dict[str, Any]:
-    result = folder / f"{variant.name.replace(' ', '_')}.json"
-    command = [*_launcher(gpus), str(variant.recipe), *_flags(recipe, changed, result, steps)]
-    env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", RESULT: str(result),
-           "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-           CAP: str(cap or "")}  # fmt: skip
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    if done.returncode == 0 and result.is_file():
-        return dict(json.loads(result.read_text("utf-8")))
-    lines = [line for line in done.stderr.splitlines() if "rror" in line] or [done.stderr[-300:]]
-    if any("memory ran out" in line for line in lines):
-        return {"failed": "out of memory"}
-    (folder / f"{result.stem}.log").write_text(done.stdout + done.stderr, "utf-8")
-    print(done.stderr[-3000:], file=sys.stderr)
-    return {"failed": lines[0][:200]}
-
-
-def _flags(recipe: Recipe, changed: dict[str, Any], result: Path, steps: int) -> Iterator[str]:
-    config = recipe.config
+def training_command(
+    recipe: Recipe, changed: dict[str, Any], folder: Path, name: str, steps: int, gpus: int
+) -> list[str]:
+    """Axolotl's launch line, all of whose flags are those of the recipe's keys."""
+    bin_dir, config = Path(sys.executable).parent, recipe.config
+    launcher = [str(bin_dir / "accelerate"), "launch", "--num_processes", "1"]
+    if gpus > 1:
+        launcher = [str(bin_dir / "torchrun"), "--nproc-per-node", str(gpus)]
     flags = {
         "base_model": config["base_model"],
-        "summarization__source": str(result.parent / "source"),
+        "summarization__source": str(folder / "source"),
         "summarization__train_rows": "all",
         "plugins": json.dumps([*config["plugins"], PLUGIN]),
         "max_steps": steps, "eval_strategy": "no", "save_strategy": "no", "logging_steps": 1,
-        "output_dir": f"outputs/{result.stem}", **changed,
+        "output_dir": f"outputs/{name}", **changed,
     }  # fmt: skip
-    for key, value in flags.items():
-        yield from (f"--{key}", str(value))
+    words = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    return [*launcher, "-m", "axolotl.cli.train", str(recipe.path), *words]
 
 
-def _launcher(gpus: int) -> list[str]:
-    bin_dir = Path(sys.executable).parent
-    if gpus == 1:
-        return [str(bin_dir / "accelerate"), "launch", "--num_processes", "1", "-m",
-                "axolotl.cli.train"]  # fmt: skip
-    return [str(bin_dir / "torchrun"), "--nproc-per-node", str(gpus), "-m", "axolotl.cli.train"]
+def generation_command(
+    model: Path, folder: Path, result: Path, plain_seconds: float, tiny: bool
+) -> list[str]:
+    """Generation of ours in bf16, one at a time in fp32 as the notebook does, and in bf16."""
+    config = yaml.safe_load(OURS.read_text("utf-8"))
+    block = config["summarization"]
+    config["base_model"] = str(model)
+    block |= {"source": str(folder / "source"), "train_rows": "all"}
+    if tiny:
+        block["decoding"] |= {"max_new_tokens": 8, "batch_tokens": 4096}
+    path = folder / OURS.name
+    path.write_text(yaml.safe_dump(config), "utf-8")
+    return [sys.executable, "-m", "scripts.bench_generate", str(path), "--models", "base",
+            "--dialogues", "0", "--dtype", "bfloat16", "--plain", "float32,bfloat16",
+            "--plain-seconds", str(plain_seconds), "--output", str(result)]  # fmt: skip
 
 
-def _expected(recipe: Recipe, gpus: int) -> dict[str, Any]:
-    """What preflight says of this variant on this card, before it has run."""
+def expected(recipe: Recipe, folder: Path, gpus: int, product: float | None) -> dict[str, Any]:
+    """What preflight says of a training on this card, before it has run.
+
+    `product`: operations a second of a matrix product on this GPU, as `check` has timed it.
+    """
     import torch
 
-    gpu, config = torch.cuda.is_available(), with_defaults(recipe.config)
-    work, shape = plan(recipe, lengths(recipe)["train"], gpus), shape_of(recipe)
+    gpu, config, before = torch.cuda.is_available(), with_defaults(recipe.config), Path.cwd()
+    os.chdir(folder)
+    try:
+        work = plan(recipe, lengths(recipe)["train"], gpus)
+    finally:
+        os.chdir(before)
+    shape, size = shape_of(recipe), number_size(config, gpu)
     assert shape is not None  # a model of random_model.py
-    size = number_size(config, gpu)
-    rate, operations = rate_of(size, gpu), operations_a_token(config, shape, work)
-    if gpu:  # what the measurement of the rate took
-        torch.cuda.empty_cache()
-    memory = estimate_memory(config, shape, work, size, gpu)
-    computed = _full_tokens(recipe) / (1 - work.padding)
-    return {
-        "expected_gb": memory.total / 1e9, "operations_a_token": operations,
-        "matrix_rate": rate.product,
-        "expected_minutes": computed * operations / rate.training / gpus / 60,
-    }  # fmt: skip
+    operations = operations_a_token(config, shape, work)
+    memory = estimate_memory(config, shape, work, size, gpu).total
+    found = {"operations_a_token": operations, "expected_gb": memory / 1e9}
+    if not gpu:
+        rate = rate_of(size, gpu)
+        product, training = rate.product, rate.training
+    elif product:
+        training = product * EFFICIENCY_GPU
+    else:
+        return found
+    computed = full_tokens(recipe) / (1 - work.padding)
+    minutes = computed * operations / training / gpus / 60
+    return {**found, "matrix_rate": product, "expected_minutes": minutes}
 
 
-def _full_tokens(recipe: Recipe) -> float:
+def full_tokens(recipe: Recipe) -> float:
     """Tokens of the whole run on SAMSum, padding aside."""
     rows = recipe.summarization.train_rows
     epochs = float(with_defaults(recipe.config)["num_epochs"])

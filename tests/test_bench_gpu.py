@@ -1,14 +1,38 @@
-"""The benchmark of GPU recipes: its rows, its arithmetic, and all of it on a tiny model."""
+"""The benchmark of GPU recipes: rows, limits, its record, and all of it on a tiny model."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+import torch
 
-from scripts.bench_gpu import table
-from scripts.bench_rows import LONGEST, row_lengths
-from scripts.bench_variants import ROWS, TOKENS_A_ROW
-from tests.conftest import SHARED, command
+from data_prep.errors import UserError
+from data_prep.recipe import load_recipe
+from data_prep.strict.problems import find_problems
+from scripts.bench_check import error_of, within_rows
+from scripts.bench_gpu import Measured, main, run_within, table
+from scripts.bench_variants import (
+    FALLBACKS,
+    LONGEST,
+    ROWS,
+    TOKENS_A_ROW,
+    VARIANTS,
+    row_lengths,
+)  # fmt: skip
+from tests.conftest import ROOT, SHARED, command
+
+TINY = ("--width", 64, "--steps", 4, "--rows", 120, "--plain-seconds", 1)
+
+
+def measured(variant: str, **figures: Any) -> Measured:
+    return Measured(variant=variant, what="", settings={}, **figures)
 
 
 def test_rows_are_as_long_as_samsum_s() -> None:
@@ -38,36 +62,132 @@ def test_their_distribution_is_samsum_s() -> None:
 
 def test_a_variant_without_memory_keeps_its_row() -> None:
     found = [
-        {"variant": "ours", "tokens_per_second": 4000.0, "mfu": 0.5, "minutes": 26.4},
-        {"variant": "sdpa", "failed": "out of memory", "expected_gb": 41.0},
-        {"variant": "notebook", "tokens_per_second": 320.0},
+        measured("check", figures={"speed": {"product": 790e12}}),
+        measured("ours", tokens_per_second=4000.0, mfu=0.5, minutes=26.4),
+        measured("no packing", failed="out of memory", expected_gb=51.0),
+        measured("notebook", tokens_per_second=320.0),
     ]
     text = table(found)
     assert "| ours | 4,000 | - | - | - | - | - | 50% | 26.40 | - | - |" in text
-    assert "| sdpa (out of memory) | - | - | - | - | - | - | - | - | 41.00 | - |" in text
+    assert "| no packing (out of memory) | - | - | - | - | - | - | - | - | 51.00 | - |" in text
     assert text.endswith("ours: 12.5 times the notebook's settings in tokens/s")
+    assert "check" not in text
 
 
-def test_wrong_variants_and_no_gpu_are_one_line() -> None:
-    done = command("python", "-m", "scripts.bench_gpu", "--variants", "ours,other")
-    assert done.returncode == 2 and "--variants: unknown ['other']; choose from" in done.stderr
-    done = command("python", "-m", "scripts.bench_gpu", "--width", 64, "--set", "bf16")
-    assert done.returncode == 2 and "--set: 'bf16' is not of the form key=value" in done.stderr
+@pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.overrides])
+def test_overrides_are_keys_of_axolotl_that_go_with_the_recipe(name: str) -> None:
+    """As find_problems sees a recipe whose file holds them; a GPU's keys are no problem there."""
+    variant = VARIANTS[name]
+    config = {**load_recipe(variant.recipe).config, **variant.overrides}
+    assert find_problems(variant.recipe, config) == []
+    assert config.get("optimizer") != "paged_adamw_32bit"
+
+
+def test_what_is_tried_instead_is_known_and_ends() -> None:
+    for name in VARIANTS:
+        seen: list[str | None] = [None]
+        following: str | None = name
+        while following:
+            assert following not in seen
+            seen.append(following)
+            following = VARIANTS[following].otherwise
+    assert {"ours uncapped", "plain", "qlora uncapped"} == FALLBACKS - {None}
+
+
+def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
+    """Against each row by itself, in float64: what varlen attention is held against on a GPU."""
+    torch.manual_seed(0)
+    lengths = [3, 5, 1]
+    q, k, v = (torch.randn(2, 9, 4, dtype=torch.float64) for _ in range(3))
+    attention = torch.nn.functional.scaled_dot_product_attention
+    packed = attention(q, k, v, attn_mask=within_rows(torch.tensor(lengths)))
+    parts = [t.split(lengths, dim=1) for t in (q, k, v)]
+    alone = [attention(a, b, c, is_causal=True) for a, b, c in zip(*parts, strict=True)]
+    assert error_of(packed, torch.cat(alone, dim=1)) < 1e-12
+    assert error_of(packed, attention(q, k, v, is_causal=True)) > 0.1
+
+
+def runs(pid: int) -> bool:
+    """A zombie, which the first process of a container may never reap, does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+SPAWN = """
+import os, subprocess, sys, time
+inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+subprocess.Popen([sys.executable, "-c", inner], start_new_session={session})
+while not os.path.exists("pid"):
+    time.sleep(0.05)
+print("started", flush=True)
+time.sleep({sleep})
+"""
+
+
+@pytest.mark.parametrize("session", [False, True], ids=["its group", "a session of its own"])
+def test_a_process_over_the_limit_is_gone_with_all_its_children(
+    tmp_path: Path, session: bool
+) -> None:
+    script = SPAWN.format(session=session, sleep=600)
+    code = run_within(
+        [sys.executable, "-c", script], tmp_path, dict(os.environ), tmp_path / "log", 3
+    )
+    assert code is None and (tmp_path / "log").read_text() == "started\n"
+    assert not runs(int((tmp_path / "pid").read_text()))
+
+
+def test_what_a_finished_process_left_behind_is_gone(tmp_path: Path) -> None:
+    script = SPAWN.format(session=False, sleep=0)
+    code = run_within(
+        [sys.executable, "-c", script], tmp_path, dict(os.environ), tmp_path / "log", 60
+    )
+    assert code == 0
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not runs(pid), 5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--variants", "ours,other"), r"--variants: unknown \['other'\]; choose from check,ours"),
+        (("--set", "bf16"), "--set: 'bf16' is not of the form key=value"),
+        (("--limit-seconds", "0"), "--limit-seconds: 0.0 is not above 0"),
+        ((), "old.json: no record of this benchmark; move it, or add --again"),
+    ],
+)
+def test_wrong_calls_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], says: str
+) -> None:
+    old = tmp_path / "old.json"
+    old.write_text('{"variants": [{"variant": "ours"}]}', "utf-8")
+    given = ["bench_gpu", "--width", "64", "--output", str(old), *flags]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(UserError, match=says):
+        main()
+
+
+def test_without_a_gpu_it_says_how_to_try_it() -> None:
     done = command("env", "CUDA_VISIBLE_DEVICES=", "python", "-m", "scripts.bench_gpu")
     assert done.returncode == 2
     assert "no GPU is here; `--width 64` tries the benchmark on a CPU" in done.stderr
 
 
 @pytest.mark.slow
-def test_all_of_it_on_a_tiny_model(tmp_path: Path) -> None:
-    result = tmp_path / "bench.json"
-    done = command(
-        "python", "-m", "scripts.bench_gpu", "--width", 64, "--steps", 4, "--rows", 120,
-        "--variants", "ours,notebook", "--set", "max_grad_norm=0.5",
-        "--scratch", tmp_path, "--output", result,
-    )  # fmt: skip
+def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
+    tmp_path: Path,
+) -> None:
+    result, keep = tmp_path / "bench.json", tmp_path / "keep"
+    flags = (*TINY, "--set", "max_grad_norm=0.5", "--keep", keep, "--output", result)
+    call = ("python", "-m", "scripts.bench_gpu", *flags, "--variants")
+    done = command(*call, "check,ours,notebook,generation")
     assert done.returncode == 0, done.stderr[-3000:]
-    ours, notebook = json.loads(result.read_text("utf-8"))["variants"]
+    check, ours, notebook, generation = json.loads(result.read_text("utf-8"))["variants"]
     for row in (ours, notebook):
         assert not row.get("failed"), row
         assert 0 < row["trained_per_second"] < row["tokens_per_second"]
@@ -84,4 +204,56 @@ def test_all_of_it_on_a_tiny_model(tmp_path: Path) -> None:
     assert notebook["minutes"] == pytest.approx(
         7366 * TOKENS_A_ROW * 3 / notebook["tokens_per_second"] / 60
     )
+    assert notebook["settings"]["overrides"]["optimizer"] == "adamw_torch"
+    assert check["figures"]["speed"]["product"] > 0
+    assert 0.05 < check["figures"]["nf4"]["error"] < 0.15
+    quick, *plain = generation["figures"]
+    assert quick["way"] == "ours" and quick["dialogues"] == 120
+    assert [way["dtype"] for way in plain] == ["float32", "bfloat16"]
+    assert all(1 <= way["dialogues"] <= 120 for way in plain)
     assert "times the notebook's settings" in done.stdout
+
+    before, again = result.read_text("utf-8"), command(*call, "check,ours,generation")
+    assert again.stdout.count("measured already") == 3
+    assert result.read_text("utf-8") == before
+
+
+@pytest.mark.slow
+def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_path: Path) -> None:
+    result = tmp_path / "bench.json"
+    flags = map(str, (*TINY, "--variant-seconds", 20, "--output", result, "--steps", 100_000))
+    call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--keep", str(tmp_path / "keep")]
+    process = subprocess.Popen(
+        [*call, "--variants", "ours,notebook"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    seen: dict[int, psutil.Process] = {}
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            seen[child.pid] = child
+        time.sleep(0.2)
+    rows = json.loads(result.read_text("utf-8"))["variants"]
+    assert [row["failed"] for row in rows] == ["over the limit of 20 s"] * 2
+    assert len(seen) > 4 and not [child for child in seen.values() if child.is_running()]
+    assert process.returncode == 0 and result.with_suffix(".failed.log").is_file()
+
+
+@pytest.mark.slow
+def test_killed_between_variants_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    result, keep = tmp_path / "bench.json", tmp_path / "keep"
+    flags = [str(flag) for flag in (*TINY, "--keep", keep, "--output", result)]
+    call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--variants", "check,generation"]
+    process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL)
+    wait_for(result.is_file, 300)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for child in children:  # nobody is left to end them
+        child.kill()
+    assert [row["variant"] for row in json.loads(result.read_text("utf-8"))["variants"]] == [
+        "check"
+    ]
+    done = command(*call)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "check: measured already" in done.stdout
+    variants = [row["variant"] for row in json.loads(result.read_text("utf-8"))["variants"]]
+    assert variants == ["check", "generation"]

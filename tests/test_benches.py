@@ -1,5 +1,6 @@
 """The benchmarks of the README run, on small things, and print what they say they measure."""
 
+import json
 import os
 import re
 import subprocess
@@ -44,13 +45,28 @@ def test_training_beside_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None
 
 def test_generation_beside_the_plain_way(run: Path) -> None:
     script = ROOT / "scripts/bench_generate.py"
-    flags = (f"{NAME}.yml", "--dialogues", "3", "--dtype", "float32")
+    flags = (f"{NAME}.yml", "--dialogues", "3", "--dtype", "float32", "--output", "bench.json")
     done = subprocess.run(
         [sys.executable, str(script), *flags], cwd=run, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    plain, ours, verdict = done.stdout.splitlines()[-3:]
-    assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
+    _, ours, _, _, plain, verdict = done.stdout.splitlines()[-6:]
     assert ours.startswith("tuned, ours, float32: 3 dialogues in ")
-    assert re.fullmatch(r"  ratio \d+\.\d; [0-3] of 3 outputs the same", verdict)
+    assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
+    assert re.fullmatch(r"  ratio \d+\.\d to float32; [0-3] of 3 outputs the same", verdict)
+    ways = [(w["way"], w["model"]) for w in json.loads((run / "bench.json").read_text("utf-8"))]
+    assert ways == [(way, model) for way in ("ours", "plain") for model in ("base", "tuned")]
+
+
+def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
+    script = ROOT / "scripts/bench_generate.py"
+    flags = (f"{NAME}.yml", "--dialogues", "0", "--models", "base", "--plain-seconds", "0")
+    done = subprocess.run(
+        [sys.executable, str(script), *flags], cwd=run, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    ours, plain, verdict = done.stdout.splitlines()[-3:]
+    assert figures(ours.split(": ")[1])[0] > 1
+    assert ": 1 dialogues in " in plain and " of 1 outputs the same" in verdict

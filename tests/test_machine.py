@@ -77,7 +77,9 @@ def test_the_flags_that_it_names_are_enough() -> None:
 
 @no_gpu
 def test_recipes_for_a_cpu_lack_nothing_there() -> None:
-    for path in sorted((ROOT / "recipes").glob("smollm2_*.yml")):
+    for path in {*(ROOT / "recipes").glob("smollm2_*.yml")} - {
+        ROOT / "recipes/smollm2_samsum_gpu.yml"
+    }:
         assert machine_problems(path, config(path.stem)) == []
 
 

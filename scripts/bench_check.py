@@ -1,0 +1,180 @@
+"""Check a GPU before it is measured: its speed on random numbers, and its kernels against float64.
+
+    python -m scripts.bench_check
+
+What training and generation of the recipes rest on, each by itself, in seconds: the matrix product,
+a copy in memory, PyTorch's varlen attention (which `attn_implementation: sdpa` takes for packed
+rows on a GPU), Liger's and Axolotl's Triton kernels, NF4 and the 8-bit Adam of bitsandbytes.
+Without a GPU what needs one is left out. Exit code 1 where a kernel is wrong or missing.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.errors import run_cli, whole_file
+from data_prep.preflight.speed import rate_of
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PACKAGES = ("torch", "triton", "axolotl", "transformers", "accelerate", "peft", "datasets",
+            "bitsandbytes", "liger-kernel", "numpy", "numba")  # fmt: skip
+
+
+def main() -> None:
+    """Run every check that this machine can, print a line each, and write all after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, help="a JSON file of the figures too")
+    output = parser.parse_args().output
+    checks: dict[str, Callable[[], dict[str, Any]]] = {
+        "packages": packages, "speed": speed, "nf4": nf4
+    }  # fmt: skip
+    if DEVICE == "cuda":
+        checks |= {"card": card, "varlen attention": varlen_attention,
+                   "Triton kernels": triton_kernels, "8-bit Adam": adam}  # fmt: skip
+    found = {}
+    for name, check in checks.items():
+        start = time.perf_counter()
+        try:
+            figures = check()
+        except Exception as error:  # a missing package, a compiler's message, a wrong result
+            figures = {"failed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
+        found[name] = {**figures, "seconds": time.perf_counter() - start}
+        words = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+        print(f"{name}: {', '.join(words)}", flush=True)
+        if output:
+            with whole_file(output) as file:
+                json.dump(found, file, indent=1)
+    sys.exit(1 if any("failed" in figures for figures in found.values()) else 0)
+
+
+def packages() -> dict[str, Any]:
+    """Versions of what the figures depend on."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def card() -> dict[str, Any]:
+    """What the driver says of it."""
+    properties = torch.cuda.get_device_properties(0)
+    return {"name": properties.name, "GB": properties.total_memory / 1e9,
+            "free GB": torch.cuda.mem_get_info()[0] / 1e9, "CUDA": torch.version.cuda}  # fmt: skip
+
+
+def speed() -> dict[str, Any]:
+    """Operations a second of the product that preflight times; GB/s read and written by a copy."""
+    found = {"product": rate_of(2, DEVICE == "cuda").product}
+    size = 1 << 32 if DEVICE == "cuda" else 1 << 27
+    one = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+    other = torch.empty_like(one)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        other.copy_(one)
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return {**found, "copy GB/s": 2 * size / min(times) / 1e9}
+
+
+def varlen_attention() -> dict[str, Any]:
+    """Packed rows, forward and backward, against attention in float64 with a mask."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    torch.manual_seed(0)
+    rows, heads, width = torch.tensor([37, 200, 91, 400], device=DEVICE), 32, 128
+    total, longest = int(rows.sum()), int(rows.max())
+    q, k, v = (_random(total, heads, width).requires_grad_() for _ in range(3))
+    ends = torch.nn.functional.pad(rows.cumsum(0), (1, 0)).to(torch.int32)
+    packed = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))
+    packed = packed[0] if isinstance(packed, tuple) else packed
+    packed.float().square().mean().backward()
+    exact = [tensor.detach().double().transpose(0, 1).requires_grad_() for tensor in (q, k, v)]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    masked = attention(exact[0], exact[1], exact[2], attn_mask=within_rows(rows))
+    masked.square().mean().backward()
+    found = {"output": error_of(packed, masked.transpose(0, 1))}
+    for name, tensor, other in zip(("dq", "dk", "dv"), (q, k, v), exact, strict=True):
+        assert tensor.grad is not None and other.grad is not None
+        found[name] = error_of(tensor.grad, other.grad.transpose(0, 1))
+    return _below(0.03, found)  # bf16 keeps 8 bits, of a softmax and two products
+
+
+def within_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The mask of packed rows: a token sees those before it in its own row."""
+    row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
+    place = torch.arange(len(row), device=rows.device)
+    return (row[:, None] == row[None]) & (place[:, None] >= place[None])
+
+
+def triton_kernels() -> dict[str, Any]:
+    """Liger's norm and Axolotl's SwiGLU, which the recipes switch on."""
+    from axolotl.kernels.swiglu import swiglu_forward
+    from liger_kernel.transformers.rms_norm import LigerRMSNorm
+
+    torch.manual_seed(0)
+    x = _random(2, 512, 4096)
+    norm = LigerRMSNorm(4096, eps=1e-5).to(DEVICE, torch.bfloat16)
+    exact = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-5)
+    gate, up = _random(2, 512, 14336), _random(2, 512, 14336)
+    wanted = torch.nn.functional.silu(gate.double()) * up.double()
+    found = {"norm": error_of(norm(x), exact), "swiglu": error_of(swiglu_forward(gate, up), wanted)}
+    return _below(0.02, found)
+
+
+def nf4() -> dict[str, Any]:
+    """Weights into NF4 with double quantisation and back: 16 values lose about a tenth."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    torch.manual_seed(0)
+    weight = _random(1024, 1024)
+    packed, state = quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
+    error = error_of(dequantize_4bit(packed, state), weight)
+    if not 0.05 < error < 0.15:
+        raise ValueError(f"weights come back with an error of {error:.3f}")
+    return {"error": error}
+
+
+def adam() -> dict[str, Any]:
+    """One step of the 8-bit Adam moves a weight by about the learning rate."""
+    from bitsandbytes.optim import AdamW8bit
+
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4096, 64, device=DEVICE))
+    before = weight.detach().clone()
+    weight.grad = torch.randn_like(weight)
+    AdamW8bit([weight], lr=1e-3).step()
+    moved = float((weight - before).abs().mean())
+    if not 0.5e-3 < moved < 2e-3:
+        raise ValueError(f"a step of 0.001 moved the weights by {moved:.5f}")
+    return {"moved": moved}
+
+
+def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
+    """The relative error: norm of the difference over the norm of what is exact."""
+    return float((found.double() - exact.double()).norm() / exact.double().norm())
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device=DEVICE, dtype=torch.bfloat16)
+
+
+def _below(limit: float, errors: dict[str, float]) -> dict[str, Any]:
+    if not max(errors.values()) < limit:  # nan is not below
+        raise ValueError(f"relative errors {errors} are not below {limit}")
+    return errors
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,227 @@
+"""Unpack a bundle of scripts/offline_bundle.py on a machine without network, and check it there.
+
+    python3 bundle/unpack.py TARGET                             all of it
+    python3 bundle/unpack.py TARGET --only packages,code        what the first copied parts hold
+    . TARGET/env.sh                                             then: `python -m data_prep ...`
+
+The bundle holds this file as `unpack.py`. It needs Python 3.11 or later with pip, and nothing else.
+Every part that is needed is checked before anything is written. TARGET gets a virtual environment
+that sees the packages of the Python which runs this file, and ours before them.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+CODE = "samsum-lora"
+BLOCK = 1 << 20
+# Axolotl's packing asks numba for `njit` alone; where the machine's numba and numpy do not fit each
+# other, plain Python packs a SAMSum of rows in a minute
+STAND_IN = """def njit(function=None, **_):
+    return function if function else (lambda inner: inner)
+"""
+ENVIRONMENT = """# `. env.sh`: the bundle's packages and code; nothing asks a network
+cd {code}
+export PATH={venv}/bin:$PATH PIP_NO_INDEX=1 PIP_FIND_LINKS={wheels}
+export AXOLOTL_DO_NOT_TRACK=1 HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 WANDB_MODE=disabled
+"""
+VERIFY = """import axolotl.cli.train, axolotl, datasets, peft, torch, transformers
+print("axolotl", axolotl.__version__, "transformers", transformers.__version__,
+      "peft", peft.__version__, "datasets", datasets.__version__,
+      "torch", torch.__version__, "CUDA", torch.cuda.is_available())
+"""
+
+
+class Failure(Exception):
+    """What is wrong with the bundle or this machine, in one line."""
+
+
+class Stream(io.RawIOBase):
+    """Bytes `offset` to `offset + size` of all parts, one after the other."""
+
+    def __init__(self, folder: Path, parts: list[dict], offset: int, size: int):
+        """`parts` are the manifest's, of which only those in this range must be there."""
+        self.folder, self.parts, self.at, self.end = folder, parts, offset, offset + size
+
+    def readable(self) -> bool:
+        """As a file that is open for reading."""
+        return True
+
+    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
+        """Fill `buffer` as far as the part in hand goes."""
+        start = 0
+        for part in self.parts:
+            if start <= self.at < min(start + part["size"], self.end):
+                wanted = min(len(buffer), start + part["size"] - self.at, self.end - self.at)
+                with (self.folder / part["name"]).open("rb") as file:
+                    file.seek(self.at - start)
+                    data = file.read(wanted)
+                buffer[: len(data)] = data
+                self.at += len(data)
+                return len(data)
+            start += part["size"]
+        return 0
+
+
+def main() -> None:
+    """Check, unpack, install, import; one line and exit code 2 for whatever is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", type=Path, help="a folder, made where it is not there")
+    parser.add_argument("--only", help="of the bundle's contents, these (names with commas)")
+    parser.add_argument("--no-verify", action="store_true", help="do not import Axolotl at the end")
+    args = parser.parse_args()
+    try:
+        unpack(Path(__file__).resolve().parent, args.target.resolve(), args.only, args.no_verify)
+    except (Failure, OSError, tarfile.TarError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> None:
+    """Bring everything that is asked for and not yet there into `target`."""
+    manifest = read_manifest(bundle)
+    names = [content["name"] for content in manifest["contents"]]
+    wanted = only.split(",") if only else names
+    if unknown := sorted(set(wanted) - set(names)):
+        raise Failure(f"--only: no {', '.join(unknown)} in this bundle; it holds {','.join(names)}")
+    done = target / ".unpacked"
+    before = done.read_text("utf-8").split() if done.is_file() else []
+    chosen = [
+        content
+        for content in manifest["contents"]
+        if content["name"] in wanted and content["sha256"] not in before
+    ]
+    check_parts(bundle, manifest["parts"], chosen)
+    target.mkdir(parents=True, exist_ok=True)
+    for content in chosen:
+        extract(bundle, manifest["parts"], content, target)
+        if content["name"] == "code":
+            restore_index(target / CODE)
+        elif content["name"] == "packages":
+            install(target, manifest)
+        with done.open("a", encoding="utf-8") as file:
+            file.write(content["sha256"] + "\n")
+        print(f"{content['name']}: unpacked", flush=True)
+    paths = {"code": target / CODE, "venv": target / "venv", "wheels": target / "wheels"}
+    (target / "env.sh").write_text(ENVIRONMENT.format(**paths), "utf-8")
+    if (target / "venv").is_dir() and not no_verify:
+        verify(target)
+    print(f"ready: . {target / 'env.sh'}")
+
+
+def read_manifest(bundle: Path) -> dict:
+    """The bundle's list of contents and parts; it must be for this Python."""
+    path = bundle / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        wanted = manifest["python"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if here != wanted:
+        raise Failure(f"the bundle is for Python {wanted}, and this is {here}: run it with another")
+    return manifest
+
+
+def check_parts(bundle: Path, parts: list[dict], contents: list[dict]) -> None:
+    """Every part that `contents` need is there and whole; all that are not are named."""
+    wrong, start = [], 0
+    for part in parts:
+        end = start + part["size"]
+        if any(c["offset"] < end and start < c["offset"] + c["size"] for c in contents):
+            path = bundle / part["name"]
+            if not path.is_file():
+                wrong.append(f"{part['name']} is missing")
+            elif path.stat().st_size != part["size"] or sha256_of(path) != part["sha256"]:
+                wrong.append(f"{part['name']} is damaged ({path.stat().st_size} bytes)")
+        start = end
+    if wrong:
+        raise Failure(f"{bundle}: {', '.join(wrong)}; copy it again")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def extract(bundle: Path, parts: list[dict], content: dict, target: Path) -> None:
+    """Unpack one tar of the stream."""
+    stream = io.BufferedReader(Stream(bundle, parts, content["offset"], content["size"]), BLOCK)
+    mode: Literal["r|xz", "r|"] = "r|xz" if content["compression"] else "r|"
+    with tarfile.open(fileobj=stream, mode=mode) as tar:
+        if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
+            tar.extractall(target, filter="data")
+        else:
+            tar.extractall(target)
+
+
+def restore_index(code: Path) -> None:
+    """Let git see that the files are those of the commit, so that scores.json can name it."""
+    if shutil.which("git"):
+        safe = ["git", "-c", f"safe.directory={code}", "-C", str(code)]
+        subprocess.run([*safe, "reset", "--quiet"], check=False)
+
+
+def install(target: Path, manifest: dict) -> None:
+    """Make the environment and install the carried wheels, without any index."""
+    home = target / "venv"
+    shutil.rmtree(home, ignore_errors=True)
+    venv.create(home, with_pip=False, symlinks=True)
+    python = home / "bin/python"
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = home / f"lib/python{version}/site-packages"
+    # not --system-site-packages: where this Python is itself one of a virtual environment, that
+    # would show the packages of the Python below it
+    seen = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    lines = [str(target / CODE), *dict.fromkeys(seen)]
+    (packages / "bundle.pth").write_text("\n".join(lines) + "\n", "utf-8")
+    run = partial(subprocess.run, capture_output=True, text=True)
+    pip = [str(python), "-m", "pip"]
+    if run([*pip, "--version"]).returncode:
+        made = run([str(python), "-m", "ensurepip"])
+        if made.returncode:
+            raise Failure(f"{sys.executable} has neither pip nor ensurepip; install pip there")
+    wheels = [str(target / "wheels" / name) for name in manifest["install"]]
+    # --ignore-installed: a package that this Python has in the same version has its commands
+    # (accelerate) elsewhere
+    flags = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
+    ran = run([*pip, "install", *flags, *wheels], env=env)
+    if ran.returncode:
+        errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
+        raise Failure(f"pip could not install the wheels: {errors[0]}")
+    # in one go on all cores, for the first import would take as long as all the rest
+    run([str(python), "-m", "compileall", "-q", "-j", "0", str(packages)])
+    if run([str(python), "-c", "import numba"]).returncode:
+        (packages / "numba").mkdir(exist_ok=True)
+        (packages / "numba/__init__.py").write_text(STAND_IN, "utf-8")
+        print("numba cannot be imported here: plain Python stands in for it", flush=True)
+
+
+def verify(target: Path) -> None:
+    """Import what a training imports, and print the versions."""
+    env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    env.pop("PYTHONPATH", None)
+    command = [str(target / "venv/bin/python"), "-c", VERIFY]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True)
+    if ran.returncode:
+        raise Failure(f"Axolotl cannot be imported: {(ran.stderr.splitlines() or ['?'])[-1]}")
+    print(ran.stdout.splitlines()[-1])  # before it, what packages say on import
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""A bundle for a machine without network: made, damaged, unpacked, installed."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from scripts.offline_bundle import (
+    Wheel,
+    checkout,
+    files_of,
+    installed_there,
+    part_size,
+    project_requirements,
+    trimmed,
+    write,
+)  # fmt: skip
+from scripts.unpack_bundle import CODE, sha256_of
+from tests.conftest import ROOT, command
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+KIB = 1 << 10
+
+pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git repository here")
+
+
+def wheel_in(folder: Path, stored_in: str = "greet") -> Wheel:
+    """A package of two files and metadata, as the registry would have it."""
+    file, info = "greet-1.0-py3-none-any.whl", "greet-1.0.dist-info"
+    members = {
+        f"{stored_in}/__init__.py": "WORD = 'hello'\n",
+        f"{stored_in}/large/table.txt": "0" * 5000,
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: greet\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{name},,\n" for name in (*members, f"{info}/RECORD"))
+    folder.mkdir(exist_ok=True)
+    with zipfile.ZipFile(folder / file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in {**members, f"{info}/RECORD": record}.items():
+            archive.writestr(name, text)
+    return Wheel("greet", "1.0", file, sha256_of(folder / file))
+
+
+def make(tmp_path: Path, name: str = "bundle", smallest: bool = False) -> Path:
+    """Code, a wheel and the sample as data, in parts of 200 KiB."""
+    cache, bundle, work = tmp_path / "cache", tmp_path / name, tmp_path / f"{name}.work"
+    wheel = wheel_in(cache)
+    work.mkdir()
+    contents = {
+        "packages": trimmed([wheel], cache, ["greet/large/"], work, smallest),
+        "code": files_of(checkout(work), CODE),
+        "data": files_of(ROOT / "data_prep/sample", f"{CODE}/data/sample"),
+    }
+    write(bundle, HERE, [wheel], contents, 200 * KIB, smallest)
+    return bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("bundle"))
+
+
+def unpack(bundle: Path, target: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """By this Python, with no registry that pip could ask."""
+    env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
+    call = [sys.executable, str(bundle / "unpack.py"), str(target), "--no-verify", *flags]
+    return subprocess.run(call, env=env, capture_output=True, text=True)
+
+
+def test_it_is_unpacked_installed_and_knows_its_commit(bundle: Path, tmp_path: Path) -> None:
+    done = unpack(bundle, tmp_path / "node")
+    assert done.returncode == 0, done.stderr
+    code, python = tmp_path / "node" / CODE, tmp_path / "node/venv/bin/python"
+    ask = "import greet, torch, data_prep; print(greet.WORD, greet.__file__, data_prep.__file__)"
+    asked = subprocess.run([python, "-c", ask], capture_output=True, text=True, cwd=tmp_path)
+    word, greet, data_prep = asked.stdout.split()
+    assert word == "hello" and greet.startswith(str(tmp_path / "node/venv"))
+    assert data_prep == str(code / "data_prep/__init__.py")
+    sample = (ROOT / "data_prep/sample/train.jsonl").read_bytes()
+    assert (code / "data/sample/train.jsonl").read_bytes() == sample
+    git = ["git", "-C", str(code), "-c", f"safe.directory={code}"]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    status = subprocess.run([*git, "status", "--short"], capture_output=True, text=True).stdout
+    assert head.strip() == json.loads((bundle / "manifest.json").read_text())["commit"]
+    assert status in ("", "?? data/\n")  # as in the repository, whose .gitignore names it
+    env = (tmp_path / "node/env.sh").read_text("utf-8")
+    assert f"cd {code}" in env and "PIP_NO_INDEX=1" in env
+
+
+def test_the_same_bytes_again_and_no_path_of_this_machine(bundle: Path, tmp_path: Path) -> None:
+    again = make(tmp_path)
+    names = sorted(path.name for path in bundle.iterdir())
+    assert names == sorted(path.name for path in again.iterdir()) and len(names) > 5
+    for name in names:
+        assert (bundle / name).read_bytes() == (again / name).read_bytes(), name
+        assert str(ROOT).encode() not in (bundle / name).read_bytes()
+
+
+def test_the_smallest_holds_the_same(bundle: Path, tmp_path: Path) -> None:
+    small = make(tmp_path, "small", smallest=True)
+    size = sum(path.stat().st_size for path in small.glob("part.*"))
+    assert size < 0.7 * sum(path.stat().st_size for path in bundle.glob("part.*"))
+    for one, name in ((small, "small-node"), (bundle, "node")):
+        assert unpack(one, tmp_path / name).returncode == 0
+    for path in (tmp_path / "node" / CODE / "data_prep").rglob("*.py"):
+        other = tmp_path / "small-node" / path.relative_to(tmp_path / "node")
+        assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    for path in bundle.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_what_is_damaged_or_missing_is_named_before_anything_is_written(
+    copied: Path, tmp_path: Path
+) -> None:
+    flipped = bytearray((copied / "part.001").read_bytes())
+    flipped[1000] ^= 1
+    (copied / "part.001").write_bytes(flipped)
+    (copied / "part.002").unlink()
+    done = unpack(copied, tmp_path / "node")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "part.001 is damaged (204800 bytes), part.002 is missing" in done.stderr
+    assert not (tmp_path / "node").exists()
+    (copied / "manifest.json").write_text("{", "utf-8")
+    done = unpack(copied, tmp_path / "node")
+    assert done.returncode == 2 and "manifest.json: missing or damaged" in done.stderr
+
+
+def test_contents_may_come_one_after_the_other(copied: Path, tmp_path: Path) -> None:
+    last = sorted(copied.glob("part.*"))[-1]
+    later = last.read_bytes()
+    last.unlink()
+    assert unpack(copied, tmp_path / "node", "--only", "packages").returncode == 0
+    marker = tmp_path / "node/venv/marker"
+    marker.touch()
+    done = unpack(copied, tmp_path / "node")
+    assert done.returncode == 2 and f"{last.name} is missing" in done.stderr
+    last.write_bytes(later)
+    done = unpack(copied, tmp_path / "node")
+    assert done.returncode == 0, done.stderr
+    assert "packages: unpacked" not in done.stdout and "code: unpacked" in done.stdout
+    assert marker.exists()  # what was installed is left as it is
+    done = unpack(copied, tmp_path / "node", "--only", "weights")
+    assert done.returncode == 2 and "no weights in this bundle; it holds packages," in done.stderr
+
+
+def test_another_python_is_refused(copied: Path, tmp_path: Path) -> None:
+    manifest = json.loads((copied / "manifest.json").read_text("utf-8"))
+    (copied / "manifest.json").write_text(json.dumps({**manifest, "python": "3.10"}), "utf-8")
+    done = unpack(copied, tmp_path / "node")
+    assert done.returncode == 2 and f"for Python 3.10, and this is {HERE}" in done.stderr
+
+
+def test_left_out_files_are_out_of_the_record_too(tmp_path: Path) -> None:
+    wheel = wheel_in(tmp_path / "cache")
+    ((name, path),) = trimmed([wheel], tmp_path / "cache", ["greet/large/"], tmp_path, False)
+    assert name == f"wheels/{wheel.file}"
+    with zipfile.ZipFile(path) as archive:
+        assert "greet/large/table.txt" not in archive.namelist()
+        assert b"large" not in archive.read("greet-1.0.dist-info/RECORD")
+    ((_, path),) = trimmed([wheel], tmp_path / "cache", ["other/"], tmp_path, False)
+    assert path == tmp_path / "cache" / wheel.file  # the registry's own bytes
+
+
+def test_a_freeze_is_read_as_pip_writes_it() -> None:
+    freeze = (
+        "# a comment\ntorch==2.11.0+cu130\n-e git+https://host/x#egg=x\n"
+        "numpy @ file:///opt/wheels/numpy-2.5.2-cp312-cp312-manylinux_2_28_x86_64.whl#sha256=0\n"
+    )
+    assert installed_there(freeze) == {"torch": "2.11.0+cu130", "numpy": "2.5.2"}
+    with pytest.raises(UserError, match="--have: no line of the form name==version"):
+        installed_there("Package Version\n")
+
+
+def test_sizes_and_extras() -> None:
+    assert part_size("60MiB") == 60 << 20 and part_size("1000") == 1000
+    for wrong in ("60MB", "0", "-1", "1.5GiB"):
+        with pytest.raises(UserError, match="--part-size"):
+            part_size(wrong)
+    assert "axolotl==0.19.0" in project_requirements([])
+    with pytest.raises(UserError, match=r"--extra: no \['cuda'\]"):
+        project_requirements(["cuda"])
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", "utf-8")
+    with pytest.raises(UserError, match="holds something else"):
+        write(tmp_path, HERE, [], {}, KIB, False)
+    assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
+
+
+@pytest.mark.slow
+def test_from_the_registry_for_another_python_and_again_without_it(tmp_path: Path) -> None:
+    """A source package is built, a compiled one fetched for Python 3.12, what is there left out."""
+    (tmp_path / "wanted.txt").write_text("rouge_score==0.1.2  # sdist\nijson>=3.3\n", "utf-8")
+    (tmp_path / "freeze.txt").write_text("ijson==3.3.0\nnumpy==2.1.0\n", "utf-8")
+    flags = [tmp_path / "bundle", "--python", "3.12", "--requirements", tmp_path / "wanted.txt"]
+    call = ["python", "-m", "scripts.offline_bundle", *flags]
+    done = command(*call)
+    if "onnection" in done.stderr or "no such file or directory" in done.stderr.lower():
+        pytest.skip("no package registry can be reached")
+    assert done.returncode == 0, done.stderr
+    names = json.loads((tmp_path / "bundle/manifest.json").read_text("utf-8"))["install"]
+    ijson, rouge = sorted(names)
+    assert rouge == "rouge_score-0.1.2-py3-none-any.whl" and "cp312" in ijson
+    before = (tmp_path / "bundle/part.000").read_bytes()
+    done = command("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=", *call)
+    assert done.returncode == 0 and "fetched" not in done.stdout
+    assert (tmp_path / "bundle/part.000").read_bytes() == before
+    done = command(*call, "--have", tmp_path / "freeze.txt")
+    manifest = json.loads((tmp_path / "bundle/manifest.json").read_text("utf-8"))
+    assert manifest["install"] == ["rouge_score-0.1.2-py3-none-any.whl"]
