@@ -47,6 +47,7 @@ COLUMNS = (
     ("expected GB", "expected_gb"), ("expected min", "expected_minutes"),
 )  # fmt: skip
 SPARE = 5  # seconds of the whole limit that are left for the table and the end
+MODEL_SECONDS = 600  # of making the random model, which no variant's limit counts
 NO_MEMORY = "out of memory"
 GENERATED = (
     "  {way}, {dtype}: {dialogues} dialogues, {dialogues_per_second:.2f} a second, "
@@ -112,10 +113,10 @@ class Bench:
                     f"{args.output}: no record of this benchmark; move it, or add --again"
                 ) from error
 
-    def left(self) -> float:
-        """Seconds that the next process may take."""
+    def left(self, at_most: float | None = None) -> float:
+        """Seconds that the next process may take; of a variant's unless `at_most` is given."""
         whole = self.args.limit_seconds - SPARE - (time.monotonic() - self.start)
-        return float(min(whole, self.args.variant_seconds))
+        return float(min(whole, at_most or self.args.variant_seconds))
 
     def measure(self, name: str) -> None:
         """One variant, unless the record holds it; where it fails, the one to try instead."""
@@ -167,7 +168,7 @@ class Bench:
             command = [sys.executable, "-m", "scripts.random_model", str(variants.OURS)]
             command.append(str(partial))
             command += ["--width", str(self.args.width)] if self.args.width else []
-            if failed := self.run(command, self.place, {}):
+            if failed := self.run(command, self.place, {}, MODEL_SECONDS):
                 raise UserError(f"the random model could not be made: {failed}")
             partial.replace(self.model)
         return variants.rows_for(load_recipe(variant.recipe), self.model, self.place, self.rows)
@@ -231,7 +232,9 @@ class Bench:
                 return dict(row.figures.get("speed", {})).get("product")
         return None
 
-    def run(self, command: list[str], folder: Path, more: dict[str, str]) -> str | None:
+    def run(
+        self, command: list[str], folder: Path, more: dict[str, str], at_most: float | None = None
+    ) -> str | None:
         """Run a process of a variant within its limits; why it failed, in a line.
 
         Its output is in the log, that of a failure beside the record too.
@@ -239,7 +242,7 @@ class Bench:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
                "PYTHONPATH": path, **more}  # fmt: skip
-        limit = self.left()
+        limit = self.left(at_most)
         code = run_within(command, folder, env, self.log, limit)
         if code == 0:
             return None

@@ -221,7 +221,7 @@ def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
 @pytest.mark.slow
 def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
-    flags = map(str, (*TINY, "--variant-seconds", 20, "--output", result, "--steps", 100_000))
+    flags = map(str, (*TINY, "--variant-seconds", 30, "--output", result, "--steps", 100_000))
     call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--keep", str(tmp_path / "keep")]
     process = subprocess.Popen(
         [*call, "--variants", "ours,notebook"], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -232,8 +232,8 @@ def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_pat
             seen[child.pid] = child
         time.sleep(0.2)
     rows = json.loads(result.read_text("utf-8"))["variants"]
-    assert [row["failed"] for row in rows] == ["over the limit of 20 s"] * 2
-    assert len(seen) > 4 and not [child for child in seen.values() if child.is_running()]
+    assert [row["failed"] for row in rows] == ["over the limit of 30 s"] * 2
+    assert len(seen) > 2 and not [child for child in seen.values() if child.is_running()]
     assert process.returncode == 0 and result.with_suffix(".failed.log").is_file()
 
 

@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from scripts.offline_bundle import (
-    Wheel,
-    checkout,
-    files_of,
-    installed_there,
-    part_size,
-    project_requirements,
-    trimmed,
-    write,
-)  # fmt: skip
+from scripts.bundle_wheels import Wheel, installed_there, project_requirements, trimmed
+from scripts.offline_bundle import checkout, files_of, part_size, write
 from scripts.unpack_bundle import CODE, sha256_of
 from tests.conftest import ROOT, command
 
