@@ -140,7 +140,8 @@ def memory_needed(recipe: Recipe, shape: Shape) -> float:
         rows=1, tokens=length, packed=True, effective_batch=1, batches=1, steps_per_epoch=1,
         steps=1, epochs=1, padding=0, largest_batch=length, longest_row=length, attended=length,
     )  # fmt: skip
-    training = estimate_memory(config, shape, work, BF16, gpu=False).total
+    # without the freed memory that glibc keeps: mapped weights make room for that
+    training = estimate_memory(config, shape, work, BF16, gpu=False).tensors
     return max(training, shape.parameters * BF16) + PROGRAM
 
 
