@@ -65,14 +65,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="instead of the published one, with two layers")
     args = parser.parse_args()
     base_model = str(load_recipe(args.recipe).config["base_model"])
-    print(f"{args.target}: {save(base_model, args.target, args.width):,} random parameters")
+    parameters = save(base_model, args.target, args.width, torch.bfloat16)  # as all are published
+    print(f"{args.target}: {parameters:,} random parameters")
 
 
-def save(base_model: str, target: Path, width: int | None = None) -> int:
+def save(
+    base_model: str, target: Path, width: int | None = None, dtype: torch.dtype | None = None
+) -> int:
     """Save model and tokenizer into a folder; how many parameters it has.
 
-    `width` is that of the hidden states, the published one unless given. Raises UserError for a
-    model whose published numbers are not known here.
+    `width` is that of the hidden states, the published one unless given; `dtype` is bf16 for the
+    published width and fp32 for another, unless given. Raises UserError for a model whose
+    published numbers are not known here.
     """
     from transformers import AutoModelForCausalLM
 
@@ -80,7 +84,7 @@ def save(base_model: str, target: Path, width: int | None = None) -> int:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
-        dtype = torch.float32 if width else torch.bfloat16
+        dtype = dtype or (torch.float32 if width else torch.bfloat16)
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(target, max_shard_size=SHARD)
     parameters = int(model.num_parameters())
