@@ -5,6 +5,7 @@ in the run's folder, with the model (random weights), the data and what each ste
 are the documented commands, one process after the other, so that each one's memory is its own.
 """
 
+import json
 import subprocess
 import sys
 import threading
@@ -30,10 +31,13 @@ from scripts.random_model import describe
 SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what a CPU can do
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
     "max_steps": 2, "logging_steps": 1,
+    "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far more; eval.run follows anyway
     "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
 DIALOGUES, PROVED = 3, 2  # that are evaluated, and that prove the merge
+TIES = ("same first choice of token", "identical summaries")  # decided by rounding: every token of
+# a random model is about as likely as the next; weights, logits and ROUGE have to hold
 BF16 = 2  # bytes
 PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher beside them
 LOOKING = 0.05  # share of the time: one look walks through all pages, 14 GB in 40 ms
@@ -77,9 +81,19 @@ def full_size(
             f"{name:<10}{found.seconds:>8.0f}{found.own / 1e9:>7.1f}{found.resident / 1e9:>19.1f}",
             flush=True,
         )
-        if found.code:
+        if found.code and not (name == "merge" and _only_ties(derived)):
             print(log.read_text("utf-8", "replace")[-WORDS:], file=sys.stderr)
             raise UserError(f"{log}: {name} ended with {found.code}; its last words are above")
+
+
+def _only_ties(recipe: Recipe) -> bool:
+    """Whether nothing but TIES keeps the merge from being good; says so then."""
+    proof = recipe.output_dir / "merged/merge_proof.json"
+    exceeded = json.loads(proof.read_text("utf-8"))["exceeded"] if proof.is_file() else [""]
+    if not set(exceeded) <= set(TIES):
+        return False
+    print(f"  beyond the proof's bound, as random weights may be: {', '.join(exceeded)}")
+    return True
 
 
 def derive(recipe: Recipe, folder: Path, source: Path) -> Recipe:
@@ -168,7 +182,7 @@ def _steps(
     """Name and command of each step."""
     python, path = [sys.executable, "-m"], str(derived.path)
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "-m"]
-    if not look_is_whole(derived):
+    if not _is_whole(derived):
         size = ["--width", str(width)] if width else []
         yield "model", [*python, "scripts.random_model", str(recipe.path.resolve()), str(model),
                         *size]  # fmt: skip
@@ -179,7 +193,7 @@ def _steps(
     yield "merge", [*python, "scripts.merge", path, "--dialogues", str(PROVED)]
 
 
-def look_is_whole(recipe: Recipe) -> bool:
+def _is_whole(recipe: Recipe) -> bool:
     """Whether the weights are all there from an earlier run."""
     problems, line = look_at_weights(recipe)
     return not problems and "all whole" in line
