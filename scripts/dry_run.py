@@ -7,7 +7,12 @@
 Only Axolotl's own command-line overrides change the recipe: `overrides` lists them. They are the
 model, the size of the run, the data (our own sample), and what a CPU cannot do, which
 data_prep/training/machine.py knows. Further flags go to the launch line as they are. Data and
-output stand in a temporary folder, which is removed.
+output are in a temporary folder, which is removed.
+
+    python -m scripts.dry_run recipes/mistral_samsum.yml --full-size [--keep FOLDER]
+
+makes the model at its real size and goes the recipe's whole way with it, from preparing to merging
+(scripts/full_size.py); what that took here is in docs/full_size.md.
 """
 
 import argparse
@@ -23,6 +28,7 @@ from data_prep.errors import UserError, run_cli
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.training.machine import cpu_overrides
+from scripts.full_size import full_size
 from scripts.random_model import save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,19 +38,41 @@ SIZE = {"max_steps": 4, "sequence_len": 1024, "logging_steps": 1}
 
 
 def main() -> None:
-    """Prepare, train, and say what the last log line was."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--processes", type=int, default=1)
-    args, flags = parser.parse_known_args()
-    with tempfile.TemporaryDirectory() as folder:
-        done = dry_run(args.recipe, Path(folder), args.processes, flags)
+    """Prepare, train, and say what the last log line was; or the whole way at full size."""
+    args, flags = _arguments()
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.full_size:
+            folder = (args.keep or Path(temporary)).resolve()
+            recipe = load_recipe(args.recipe)
+            full_size(recipe, folder, args.source, args.width, _environment(1))
+            return
+        done = dry_run(args.recipe, Path(temporary), args.processes, flags)
         if done.returncode:
             print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
-            raise UserError(f"{args.recipe}: the dry run failed; its last words stand above")
+            raise UserError(f"{args.recipe}: the dry run failed; its last words are above")
         print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
-        adapter = next(Path(folder).glob("outputs/*/adapter_model.safetensors"))
+        adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
         print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    """What the command line says, and the flags that go on to the launch line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.dry_run", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--processes", type=int, default=1)
+    whole = parser.add_argument_group("the whole way at the model's real size")
+    whole.add_argument("--full-size", action="store_true", help="prepare, train, evaluate, merge")
+    whole.add_argument("--keep", type=Path, metavar="FOLDER", help="keep model and results there")
+    whole.add_argument("--source", type=Path, default=SAMPLE, help="a corpus (default our sample)")
+    whole.add_argument("--width", type=int, help="of a small model instead, with two layers")
+    args, flags = parser.parse_known_args()
+    if args.full_size and (flags or args.processes > 1):
+        raise UserError("--full-size is one process, and takes no flags of the launch line")
+    if not args.full_size and (args.keep or args.width or args.source != SAMPLE):
+        raise UserError("--keep, --source and --width need --full-size")
+    return args, flags
 
 
 def dry_run(

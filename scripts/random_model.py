@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.recipe import load_recipe
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -47,6 +47,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 LAYERS = 2  # of a model of another width than the published one
 HEAD = 16
+SHARD = "5GB"  # as the hub's copy of Mistral: what is read shard by shard must not read all at once
 CONTROLS: dict[str, dict[str, Any]] = {  # of the models whose tokenizers only a hub has
     "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
               "extra_special_tokens": ["<|im_start|>"]},
@@ -64,16 +65,38 @@ def main() -> None:
     parser.add_argument("--width", type=int, help="instead of the published one, with two layers")
     args = parser.parse_args()
     base_model = str(load_recipe(args.recipe).config["base_model"])
-    print(f"{args.target}: {save(base_model, args.target, args.width):,} random parameters")
+    parameters = save(base_model, args.target, args.width, torch.bfloat16)  # as all are published
+    print(f"{args.target}: {parameters:,} random parameters")
 
 
-def save(base_model: str, target: Path, width: int | None = None) -> int:
+def save(
+    base_model: str, target: Path, width: int | None = None, dtype: torch.dtype | None = None
+) -> int:
     """Save model and tokenizer into a folder; how many parameters it has.
 
-    `width` is that of the hidden states, the published one unless given. Raises UserError for a
-    model whose published numbers are not known here.
+    `width` is that of the hidden states, the published one unless given; `dtype` is bf16 for the
+    published width and fp32 for another, unless given. Raises UserError for a model whose
+    published numbers are not known here.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    config = describe(base_model, target, width)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        dtype = dtype or (torch.float32 if width else torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(target, max_shard_size=SHARD)
+    parameters = int(model.num_parameters())
+    del model
+    if torch.cuda.is_available():  # the GPU belongs to whoever loads it next
+        torch.cuda.empty_cache()
+    return parameters
+
+
+def describe(base_model: str, target: Path, width: int | None = None) -> Any:
+    """Save all but the weights, as `save` does; the model's configuration."""
+    from transformers import AutoConfig
 
     if base_model not in PUBLISHED:
         raise UserError(f"base_model {base_model}: its architecture is not one of {[*PUBLISHED]}")
@@ -86,18 +109,10 @@ def save(base_model: str, target: Path, width: int | None = None) -> int:
         for name in ("bos", "eos", "pad"):
             published[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
     config = AutoConfig.for_model(kind, **published)
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(device):
-        dtype = torch.float32 if width else torch.bfloat16
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    parameters = int(model.num_parameters())
-    del model
-    if torch.cuda.is_available():  # the GPU belongs to whoever loads it next
-        torch.cuda.empty_cache()
-    return parameters
+    with writing_to(target):
+        config.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    return config
 
 
 def _small(width: int, vocabulary: int) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import safe_open
 
+BLOCK = 1 << 24  # weights that are compared at a time: whole matrices of a 7B model took 7 GB more
+
 
 class Weights(NamedTuple):
     """How far merged weights lie from base + adapter.
@@ -57,12 +59,19 @@ def _apart(
     if not found or found[-1].shape != merged.shape:
         return float("inf"), False
     base = found[-1]
-    change = layer.get_delta_weight("default").float() if layer else torch.zeros_like(base).float()
     eps = max(torch.finfo(merged.dtype).eps, torch.finfo(base.dtype).eps)
-    base = base.float()
-    size = base.abs() + change.abs()  # never below the tensor's mean, for what cancels out
-    apart = (merged.to(base.device).float() - (base + change)).abs()
-    return float((apart / (eps * size.clamp_min(size.mean()) + 1e-30)).max()), layer is not None
+    change = layer.get_delta_weight("default") if layer else torch.zeros_like(base)
+    blocks = [t.reshape(-1).to(base.device).split(BLOCK) for t in (base, change, merged)]
+    sizes = [
+        float((b.float().abs() + c.float().abs()).sum()) for b, c in zip(*blocks[:2], strict=True)
+    ]
+    least = sum(sizes) / base.numel()  # the tensor's mean, for what cancels out
+    steps = []
+    for of_base, of_change, of_merged in zip(*blocks, strict=True):
+        apart = (of_merged.float() - (of_base.float() + of_change.float())).abs()
+        size = of_base.float().abs() + of_change.float().abs()
+        steps.append((apart / (eps * size.clamp_min(least) + 1e-30)).max())
+    return float(torch.stack(steps).max()), layer is not None  # NaN where one is
 
 
 @torch.inference_mode()

@@ -1,0 +1,243 @@
+"""A recipe's whole way at its model's real size, on this computer's CPU, each step measured.
+
+Called by `python -m scripts.dry_run RECIPE --full-size`. A recipe derived from the given one lies
+in the run's folder, with the model (random weights), the data and what each step printed. The steps
+are the documented commands, one process after the other, so that each one's memory is its own.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any, NamedTuple
+
+import psutil
+import yaml
+
+from data_prep.errors import UserError, writing_to
+from data_prep.preflight.memory import estimate_memory
+from data_prep.preflight.model_shape import Shape, shape_of
+from data_prep.preflight.plan import Plan, with_defaults
+from data_prep.preflight.weights import look_at_weights
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.training.machine import cpu_overrides
+from scripts.random_model import describe
+
+SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what a CPU can do
+    "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
+    "max_steps": 2, "logging_steps": 1,
+    "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far more; eval.run follows anyway
+    "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
+}  # fmt: skip
+DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
+DIALOGUES, PROVED = 3, 2  # that are evaluated, and that prove the merge
+TIES = ("same first choice of token", "identical summaries")  # decided by rounding: every token of
+# a random model is about as likely as the next; weights, logits and ROUGE have to hold
+BF16 = 2  # bytes
+PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher beside them
+LOOKING = 0.05  # share of the time: one look walks through all pages, 14 GB in 40 ms
+WORDS = 3000  # of a failed step's log, shown
+
+
+class Measured(NamedTuple):
+    """A finished step: exit code, seconds, and bytes of all its processes together at their peak.
+
+    `own` leaves out the pages of files (weights that are read where they lie), which the kernel
+    takes back where memory is short.
+    """
+
+    code: int
+    seconds: float
+    own: int
+    resident: int
+
+
+def full_size(
+    recipe: Recipe, folder: Path, source: Path, width: int | None, environment: dict[str, str]
+) -> None:
+    """Make model and data in `folder`, train, evaluate, merge; print a line a step.
+
+    `source`: a corpus, as `summarization.source` may name it; `width`: of a small model instead.
+    Raises UserError where memory or disk do not suffice (before anything large is made), or where a
+    step fails.
+    """
+    derived = derive(recipe, folder, source)
+    if derived.output_dir.exists():
+        raise UserError(
+            f"{derived.output_dir}: holds an earlier run; remove it, or choose another --keep"
+        )
+    describe(recipe.config["base_model"], folder / "model", width)
+    check_room(derived, folder)
+    print(f"{'step':<10}{'seconds':>8}{'GB':>7}{'with mapped files':>19}", flush=True)
+    for name, command in _steps(recipe, derived, folder / "model", width):
+        log = folder / f"{recipe.name}-{name}.log"
+        found = measure(command, folder, log, environment)
+        print(
+            f"{name:<10}{found.seconds:>8.0f}{found.own / 1e9:>7.1f}{found.resident / 1e9:>19.1f}",
+            flush=True,
+        )
+        if found.code and not (name == "merge" and _only_ties(derived)):
+            print(log.read_text("utf-8", "replace")[-WORDS:], file=sys.stderr)
+            raise UserError(f"{log}: {name} ended with {found.code}; its last words are above")
+
+
+def _only_ties(recipe: Recipe) -> bool:
+    """Whether nothing but TIES keeps the merge from being good; says so then."""
+    proof = recipe.output_dir / "merged/merge_proof.json"
+    exceeded = json.loads(proof.read_text("utf-8"))["exceeded"] if proof.is_file() else [""]
+    if not set(exceeded) <= set(TIES):
+        return False
+    print(f"  beyond the proof's bound, as random weights may be: {', '.join(exceeded)}")
+    return True
+
+
+def derive(recipe: Recipe, folder: Path, source: Path) -> Recipe:
+    """Write the recipe of the run into `folder`, and read it as the commands are going to.
+
+    Its data and output folders are relative, and the commands run in `folder`; in what is returned
+    they are absolute.
+    """
+    block = {
+        **recipe.config["summarization"],
+        "source": str(source.resolve()),
+        "train_rows": "all",
+        "decoding": {**recipe.config["summarization"].get("decoding", {}), **DECODING},
+    }
+    block.pop("revision", None)  # of a hub's data set
+    config = {**recipe.config, **cpu_overrides(recipe.config), **SIZE, "summarization": block}
+    config["base_model"] = str(folder / "model")
+    path = folder / f"{recipe.name}.yml"
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    read = load_recipe(path)
+    return replace(read, config={**read.config, "output_dir": str(folder / read.output_dir)})
+
+
+def check_room(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError where the run needs more memory or disk than there is.
+
+    `recipe`: the derived one, whose model is described in `folder` already.
+    """
+    shape = shape_of(recipe)
+    assert shape is not None  # random_model.py knows decoders of Llama's kind alone
+    needed, there = memory_needed(recipe, shape), available_memory()
+    lacks = []
+    if there < needed:
+        lacks.append(
+            f"about {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} GB are available (end "
+            "other programs, or use a larger machine)"
+        )
+    made = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
+    # the merged folder, and adapter and optimiser state of a checkpoint and of the end
+    wanted = 2 * BF16 * shape.parameters - made + 16 * shape.adapter
+    free = disk_usage(folder).free
+    if free < wanted:
+        lacks.append(
+            f"{wanted / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free at {folder} (free "
+            "the space, or choose a folder on another disk with --keep)"
+        )
+    if lacks:
+        raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
+
+
+def memory_needed(recipe: Recipe, shape: Shape) -> float:
+    """Bytes at the peak of the run: training by preflight's formula, or one model to merge."""
+    config = with_defaults(recipe.config)
+    length = config["sequence_len"]
+    work = Plan(
+        rows=1, tokens=length, packed=True, effective_batch=1, batches=1, steps_per_epoch=1,
+        steps=1, epochs=1, padding=0, largest_batch=length, longest_row=length, attended=length,
+    )  # fmt: skip
+    # without the freed memory that glibc keeps: mapped weights make room for that
+    training = estimate_memory(config, shape, work, BF16, gpu=False).tensors
+    return max(training, shape.parameters * BF16) + PROGRAM
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, its container, its own limit."""
+    import resource
+
+    limits = [psutil.virtual_memory().available, resource.getrlimit(resource.RLIMIT_AS)[0]]
+    group = Path("/sys/fs/cgroup/memory.max")
+    limits += [int(text) for text in _lines(group) if text.isdigit()]
+    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8").splitlines()
+    except OSError:  # no such limit on this system
+        return []
+
+
+def _steps(
+    recipe: Recipe, derived: Recipe, model: Path, width: int | None
+) -> Iterator[tuple[str, list[str]]]:
+    """Name and command of each step."""
+    python, path = [sys.executable, "-m"], str(derived.path)
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "-m"]
+    if not _is_whole(derived):
+        size = ["--width", str(width)] if width else []
+        yield "model", [*python, "scripts.random_model", str(recipe.path.resolve()), str(model),
+                        *size]  # fmt: skip
+    yield "prepare", [*python, "data_prep", path]
+    yield "preflight", [*python, "data_prep.preflight", path, "--no-sample"]
+    yield "train", [*launch, "axolotl.cli.train", path]
+    yield "evaluate", [*python, "eval.run", path, "--limit", str(DIALOGUES)]
+    yield "merge", [*python, "scripts.merge", path, "--dialogues", str(PROVED)]
+
+
+def _is_whole(recipe: Recipe) -> bool:
+    """Whether the weights are all there from an earlier run."""
+    problems, line = look_at_weights(recipe)
+    return not problems and "all whole" in line
+
+
+def measure(command: list[str], folder: Path, log: Path, environment: dict[str, str]) -> Measured:
+    """Run a command in `folder`, its output in `log`, and watch its processes' memory."""
+    start, peaks = time.monotonic(), [0, 0]
+    with log.open("w", encoding="utf-8") as file:
+        started = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=file, stderr=subprocess.STDOUT
+        )
+
+    def watch() -> None:
+        while started.poll() is None:
+            begin = time.monotonic()
+            found = [_memory(process) for process in _family(started.pid)]
+            for place, sizes in enumerate(zip(*found, strict=True)):
+                peaks[place] = max(peaks[place], sum(sizes))
+            time.sleep(max(0.1, (time.monotonic() - begin) / LOOKING))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        code = started.wait()
+    finally:
+        started.kill()  # nothing, unless this process was interrupted
+        watcher.join()
+    return Measured(code, time.monotonic() - start, *peaks)
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        first = psutil.Process(pid)
+        return [pid, *(process.pid for process in first.children(recursive=True))]
+    except psutil.Error:  # it has just ended
+        return []
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Bytes of a process, its own and all: what it shares with others counts by its share."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()
+    except OSError:  # it has just ended
+        return 0, 0
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
+    return int(sizes["Pss_Anon"]) << 10, int(sizes["Pss"]) << 10
