@@ -12,7 +12,7 @@ import pytest
 
 from data_prep.recipe import load_recipe
 from scripts.dry_run import dry_run, overrides
-from scripts.full_size import TIES
+from scripts.full_size import OF_TRAINED_WEIGHTS
 from scripts.random_model import PUBLISHED
 from tests.conftest import ROOT
 
@@ -95,7 +95,7 @@ def test_the_whole_way_with_a_small_width(name: str, tmp_path: Path) -> None:
         assert len((results / f"predictions.{model}.jsonl").read_text("utf-8").splitlines()) == 4
     merged = tmp_path / f"outputs/{name}/merged"
     exceeded = json.loads((merged / "merge_proof.json").read_text("utf-8"))["exceeded"]
-    assert set(exceeded) <= set(TIES)
+    assert set(exceeded) <= set(OF_TRAINED_WEIGHTS)
     code, _, errors = full_size(*asked)  # the same folder again would mix two runs
     assert code == 2 and "holds an earlier run" in errors
 
