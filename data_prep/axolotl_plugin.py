@@ -76,7 +76,8 @@ class SummarizationPlugin(BasePlugin):
         with ending_with_one_line():
             drop_passed_on(command, read_yaml(path), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-        if cfg.get("merge_lora"):  # read a second time, with what the merge overrides
+        # read again, with what the merge overrides; in a recipe the key switches nothing off
+        if cfg.get("merge_lora") and command == "merge-lora":
             return
         with ending_with_one_line():
             refuse(find_problems(path, self._asked))
@@ -149,6 +150,7 @@ class SummarizationPlugin(BasePlugin):
         again = cfg["auto_resume_from_checkpoints"] is False
         explicit = cfg["resume_from_checkpoint"]
         cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
+        text = run_record.recipe_text(recipe.path, self._asked)  # it may lie in the output folder
         if explicit:
             run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
@@ -161,7 +163,7 @@ class SummarizationPlugin(BasePlugin):
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
             run_record.write_run(recipe.output_dir, settings, precision)
-            run_record.write_recipe(recipe.output_dir, recipe.path, self._asked)
+            run_record.write_recipe(recipe.output_dir, text)
 
     def _preflight(self, recipe: Recipe) -> None:
         """What `python -m data_prep.preflight` looks at, with the command line's overrides."""

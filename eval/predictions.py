@@ -64,7 +64,7 @@ def made(path: Path, key: Key) -> dict[str, Any] | None:
     Raises UserError where the file is no longer what was written.
     """
     try:
-        record = json.loads(_key_file(path).read_text("utf-8"))
+        record = json.loads(key_file(path).read_text("utf-8"))
     except (OSError, ValueError):
         return None
     if not isinstance(record, dict) or record.get("key") != key or not path.is_file():
@@ -77,10 +77,17 @@ def made(path: Path, key: Key) -> dict[str, Any] | None:
     return record
 
 
+def copy_predictions(source: Path, target: Path) -> None:
+    """Copy a finished file and then its key, each whole or not at all."""
+    for part in (lambda path: path, key_file):
+        with whole_file(part(target)) as file:
+            file.write(part(source).read_text("utf-8"))
+
+
 def recorded_key(path: Path) -> Key | None:
     """The key under which `path` was made, if it is one of ours and still as it was written."""
     try:
-        record = json.loads(_key_file(path).read_text("utf-8"))
+        record = json.loads(key_file(path).read_text("utf-8"))
         return record["key"] if record["sha256"] == sha256_of(path) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
@@ -101,14 +108,15 @@ def difference(old: object, new: Key) -> str:
     return f"{', '.join(names)} changed"
 
 
-def _key_file(path: Path) -> Path:
+def key_file(path: Path) -> Path:
+    """Where the key of a finished file is kept."""
     return path.with_name(f".{path.stem}.key.json")
 
 
 def _recorded(path: Path) -> object:
     """The key of an earlier finished file, which is about to be replaced."""
     try:
-        return json.loads(_key_file(path).read_text("utf-8")).get("key")
+        return json.loads(key_file(path).read_text("utf-8")).get("key")
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -149,7 +157,7 @@ def _merge(path: Path, key: Key, work: Work) -> None:
             }
             out.write(line({**texts, **results[row["id"]]}).decode("utf-8"))
     seconds = round(sum(batch["seconds"] for batch in batches.values()), 1)
-    with whole_file(_key_file(path)) as out:
+    with whole_file(key_file(path)) as out:
         json.dump({"key": key, "sha256": sha256_of(path), "seconds": seconds}, out)
     for shard in shards(path):
         shard.unlink(missing_ok=True)

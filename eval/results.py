@@ -7,8 +7,8 @@ from typing import Any
 from data_prep.errors import whole_files
 from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe
-from data_prep.training.adapter import trained_otherwise
-from data_prep.training.run_record import RECIPE
+from data_prep.training.adapter import shown, trained_otherwise
+from data_prep.training.run_record import CHECKPOINT, RECIPE
 from eval.analysis import Analysis, analyse
 from eval.context import environment, training_curves
 from eval.html_report import html_report
@@ -92,7 +92,7 @@ def _adapter(recipe: Recipe, given: Path | None) -> dict[str, Any]:
     differs = trained_otherwise(recipe, folder)
     word = "unknown" if differs is None else "+".join(differs)
     return {
-        "folder": folder.name if folder.is_absolute() else str(folder),
+        "folder": shown(folder),
         "trained_otherwise": None if differs is None else list(differs.values()),
         "signature": word,
     }
@@ -100,6 +100,8 @@ def _adapter(recipe: Recipe, given: Path | None) -> dict[str, Any]:
 
 def _recipe_text(recipe: Recipe, given: Path | None) -> str:
     """The recipe as the adapter was trained with it, where that is known."""
+    if given and CHECKPOINT.fullmatch(given.name):
+        given = given.parent
     own = given and given / RECIPE
     return (own if own and own.is_file() else recipe.path).read_text("utf-8")
 

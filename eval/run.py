@@ -5,7 +5,6 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 
 import argparse
 import json
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from data_prep.training.adapter import shown
 from data_prep.training.run_record import CHECKPOINT
 
 MODELS = ("base", "tuned")
@@ -56,11 +56,11 @@ def evaluate(
         raise UserError("--adapter: has no effect on the base model; leave it or --models out")
     adapter = find_adapter(recipe, given) if "tuned" in models else None
     folder = output or default_output(recipe, split, limit, given)
-    _check_folder(folder, recipe)
-    if folder != default_output(recipe, split, limit):
-        _take_over(folder, default_output(recipe, split, limit))
+    _check_folder(folder, recipe, given)
     data = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
-    records = _predict(recipe, models, rows, folder, data, adapter)
+    records = _predict(
+        recipe, models, rows, folder, data, adapter, default_output(recipe, split, limit)
+    )
     if records is None:  # another process of this run writes the report
         return
     leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
@@ -77,19 +77,27 @@ def default_output(
     folder = Path("results") / recipe.name
     if given:
         of_run = given.parent if CHECKPOINT.fullmatch(given.name) else given
-        folder /= of_run.name if of_run == given else f"{of_run.name}-{given.name}"
+        name = of_run.resolve().name
+        folder /= f"adapter-{name}" if of_run == given else f"adapter-{name}-{given.name}"
     if split == "test" and limit is None:
         return folder
     return folder / (split if limit is None else f"{split}-first-{limit}")
 
 
-def _check_folder(folder: Path, recipe: Recipe) -> None:
-    """Make the folder; refuse one that cannot be written or holds another recipe's results."""
+def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
+    """Make the folder; refuse one that cannot be written or holds others' results.
+
+    Others' are those of another recipe and, where an adapter is `given`, of another adapter.
+    """
     scores = folder / "scores.json"
     try:
-        found = json.loads(scores.read_text("utf-8"))["recipe"] if scores.is_file() else recipe.name
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        record = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
+        found = record["recipe"] if record else recipe.name
+        of = (record.get("adapter") or {}).get("folder")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{scores}: is damaged ({error}); remove it or use --output") from error
+    if given and of not in (None, shown(given)):
+        raise UserError(f"{folder}: holds the results of the adapter {of}; choose another --output")
     if found != recipe.name:
         raise UserError(
             f"{folder}: holds the results of recipe {found}, not of {recipe.name}; choose another "
@@ -102,16 +110,6 @@ def _check_folder(folder: Path, recipe: Recipe) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _take_over(folder: Path, other: Path) -> None:
-    """Copy the base model's predictions of the recipe's main result: they are the same ones.
-
-    Whether they are is decided by their key, as for any predictions that are there.
-    """
-    for name in ("predictions.base.jsonl", ".predictions.base.key.json"):
-        if (other / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(other / name, folder / name)
-
-
 def _predict(
     recipe: Recipe,
     models: list[str],
@@ -119,17 +117,19 @@ def _predict(
     folder: Path,
     data: str,
     adapter: Path | None,
+    main: Path,
 ) -> dict[str, dict[str, Any]] | None:
     """Make the predictions that are not there yet; the record of each, None in a second process.
 
-    A model that is not asked for is in the report all the same where its predictions stand there.
+    A model that is not asked for is in the report all the same where its predictions are there.
+    Those of the base model are taken from `main`, the recipe's own result, where they are the same.
     """
     import torch
     from accelerate import PartialState
 
     from data_prep.training.adapter import find_adapter
     from eval.generate import Summarizer, resolve
-    from eval.predictions import Work, generate_file, made
+    from eval.predictions import Work, copy_predictions, generate_file, made
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
@@ -147,6 +147,11 @@ def _predict(
         of_model = adapter if name == "tuned" else None
         key = generation_key(recipe, name, decoding, data, of_model)
         record = made(path, key)
+        if not record and name == "base" and folder != main and made(main / path.name, key):
+            if processes.is_main_process:
+                copy_predictions(main / path.name, path)
+            processes.wait_for_everyone()
+            record = made(path, key)
         if record:
             if processes.is_main_process:
                 print(f"{path}: already made with these settings")

@@ -36,8 +36,8 @@ SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
 DIALOGUES, PROVED = 3, 2  # that are evaluated, and that prove the merge
-# Checks of the merge's proof that say nothing of random weights: their bounds are a trained model's,
-# whose greatest logits stand out (44.6) and whose tokens are seldom about as likely as each other.
+# Checks of the merge's proof that say nothing of random weights: their bounds are those of a
+# trained model, whose greatest logits stand out (44.6) and whose tokens are seldom equally likely.
 # At 7B the right merge, each weight within half a rounding step, had a mean logit difference of
 # 0.061 where 0.052 was allowed, of logits up to 6.6. Weights, files, prompt and ROUGE must hold.
 OF_TRAINED_WEIGHTS = (

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import colorama
 import pytest
 import yaml
 
 from tests.browser import CHROMIUM
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
+# importing axolotl.cli calls it, and it wraps stdout as it is then: a test's, which pytest closes
+colorama.init = lambda *_, **__: None
 
 ROOT = Path(__file__).parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")

@@ -114,11 +114,34 @@ def test_a_given_adapter_may_be_trained_otherwise_but_not_on_another_prompt(run:
         find_adapter(prompt, given)
 
 
+def test_another_adapter_does_not_overwrite_the_results_of_one(run: Path) -> None:
+    """Two folders of one name, as sweeps leave them."""
+    for parent in ("a", "b"):
+        shutil.copytree("outputs/tiny_run", f"{parent}/final")
+    copy = changed("copy", lora_r=64)
+    folder = Path("results/copy/adapter-final")
+    folder.mkdir(parents=True)
+    record = json.dumps({"recipe": "copy", "adapter": {"folder": "a/final"}})
+    (folder / "scores.json").write_text(record, "utf-8")
+    with pytest.raises(UserError, match="holds the results of the adapter a/final; choose another"):
+        evaluate(copy, ["tuned"], "test", None, None, Path("b/final"))
+    assert (folder / "scores.json").read_text("utf-8") == record
+
+
+def test_a_template_of_the_data_set_is_part_of_the_prompt(run: Path) -> None:
+    sets = yaml.safe_load(Path(RUN).read_text("utf-8"))["datasets"]
+    sets[0]["chat_template"] = "chatml"
+    with pytest.raises(UserError, match=r"another prompt: datasets\[0\].chat_template was null"):
+        find_adapter(changed("copy", datasets=sets), Path("outputs/tiny_run"))
+
+
 def test_a_checkpoint_knows_the_run_that_it_is_of(run: Path) -> None:
     given = Path("outputs/tiny_run/checkpoint-40")
     copy = changed("copy", lora_r=64)
     assert trained_otherwise(copy, given) == {"lora_r": "lora_r was 16 and is 64"}
-    assert default_output(copy, "test", None, given) == Path("results/copy/tiny_run-checkpoint-40")
+    assert default_output(copy, "test", None, given) == Path(
+        "results/copy/adapter-tiny_run-checkpoint-40"
+    )
 
 
 def test_somebody_elses_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +168,10 @@ def test_the_same_weights_under_another_path(run: Path, tiny_smollm2: Path) -> N
     weights.write_bytes(data)
     assert same_weights(str(tiny_smollm2), str(other)) is False
     assert same_weights("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-360M") is False
+    assert same_weights("models/smollm2-135m", "HuggingFaceTB/SmolLM2-135M") is None
+    for folder in (run / "a", run / "b"):
+        folder.mkdir()
+    assert same_weights(str(run / "a"), str(run / "b")) is None  # no weights there
     assert same_weights("/home/bob/smollm2", str(tiny_smollm2)) is None
 
 
@@ -161,7 +188,7 @@ def test_a_given_adapter_is_evaluated_and_recorded(run: Path) -> None:
     copy = changed("copy", lora_r=64, summarization__decoding={"max_new_tokens": 4})
     shutil.copy(RUN, "outputs/tiny_run/recipe.yml")
     evaluate(copy, ["base", "tuned"], "test", 2, None, Path("outputs/tiny_run"))
-    folder = run / "results/copy/tiny_run/test-first-2"
+    folder = run / "results/copy/adapter-tiny_run/test-first-2"
     scores = json.loads((folder / "scores.json").read_text("utf-8"))
     assert scores["adapter"]["folder"] == "outputs/tiny_run"
     assert scores["systems"]["tuned"]["signature"].endswith("|trained:lora_r")

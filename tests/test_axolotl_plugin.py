@@ -67,6 +67,7 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
     for argv in (["axolotl/cli/merge_lora.py", "recipe"], ["bin/axolotl", "merge-lora", "recipe"]):
         monkeypatch.setattr("sys.argv", argv)
         for overrides in ({}, {"merge_lora": True, "load_in_4bit": False, "fsdp": None}):
+            overrides |= {"lora_model_dir": "named"}
             cfg = DictDefault({**as_axolotl_gives_it(recipe), **overrides})
             before = dict(cfg)
             SummarizationPlugin().register(cfg)
@@ -111,3 +112,10 @@ def test_stale_or_missing_data_end_training_with_one_line(
     with pytest.raises(SystemExit):
         SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
     assert "manifest.json: missing; run `python -m data_prep" in capsys.readouterr().err
+
+
+def test_a_key_of_the_merge_in_a_recipe_switches_no_check_off(recipe: Recipe) -> None:
+    cfg = as_axolotl_gives_it(recipe)
+    cfg["merge_lora"], cfg["output_dir"] = True, recipe.config["base_model"]
+    with pytest.raises(SystemExit):
+        SummarizationPlugin().register(cfg)

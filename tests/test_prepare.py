@@ -242,6 +242,18 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     prepare(second)  # its own by now
 
 
+def test_the_recipe_that_a_training_kept_prepares_the_same_rows(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    recipe = recipe_for(tmp_path, chats())
+    prepare(recipe)
+    before = recipe.data_dir.joinpath("train.jsonl").read_bytes()
+    copy = recipe.path.with_name("kept.yml")
+    copy.write_bytes(recipe.path.read_bytes())
+    prepare(load_recipe(copy))
+    assert recipe.data_dir.joinpath("train.jsonl").read_bytes() == before
+
+
 def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats())
     recipe.data_dir.mkdir(parents=True)

@@ -153,6 +153,9 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
         (".", "one above it"),
         ("~", "or your home"),
         ("file.txt", "is a file"),
+        ("file.txt/out", "file.txt is not a folder that can be written"),
+        ("out/checkpoint-3", "is named like a checkpoint"),
+        ("above", "holds the adapter's folder above/adapter"),
         ("model", "is the base model's folder"),
         ("model/output", "is the base model's folder"),
         ("data", "is the prepared data's folder"),
@@ -164,12 +167,16 @@ def test_where_a_training_must_not_write(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("model", "corpus", "photos"):
-        (tmp_path / name).mkdir()
+    for name in ("model", "corpus", "photos", "above/adapter"):
+        (tmp_path / name).mkdir(parents=True)
     for name in ("model/config.json", "file.txt", "photos/one.jpg", "photos/two.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "data").mkdir(exist_ok=True)
-    changes = {"base_model": "model", "output_dir": str(Path.home()) if where == "~" else where}
+    changes = {
+        "base_model": "model",
+        "lora_model_dir": "above/adapter",
+        "output_dir": str(Path.home()) if where == "~" else where,
+    }
     block = {**recipe.config["summarization"], "source": "corpus"}
     config = {**recipe.config, **changes, "summarization": block}
     (problem,) = run_record.output_dir_problems(recipe.path, config)
@@ -195,9 +202,10 @@ def test_a_folder_that_a_training_or_a_sweep_has_left_is_no_foreign_one(
 
 def test_the_recipe_is_kept_as_it_was_trained(recipe: Recipe) -> None:
     folder, asked = recipe.output_dir, {**recipe.config, "axolotl_config_path": recipe.path}
-    run_record.write_recipe(folder, recipe.path, asked)
+    run_record.write_recipe(folder, run_record.recipe_text(recipe.path, asked))
     assert (folder / "recipe.yml").read_text("utf-8") == recipe.path.read_text("utf-8")
-    run_record.write_recipe(folder, recipe.path, {**asked, "learning_rate": 0.0005})
+    asked |= {"learning_rate": 0.0005, "auto_resume_from_checkpoints": False}  # this start's own
+    run_record.write_recipe(folder, run_record.recipe_text(recipe.path, asked))
     kept = load_recipe(folder / "recipe.yml")
     assert kept.config == {**recipe.config, "learning_rate": 0.0005}
     assert (folder / "recipe.yml").read_text("utf-8").startswith("# record.yml as it was trained")

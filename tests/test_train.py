@@ -23,12 +23,12 @@ DIALOGUES = 8
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    """smollm2_samsum.yml as it is, in folders of its own: prepared and trained."""
+    """smollm2_samsum.yml in folders of its own, half an epoch: prepared and trained."""
     folder = tmp_path_factory.mktemp("trained")
-    path = derived_recipe("smollm2_samsum", folder, "trained")
+    path = derived_recipe("smollm2_samsum", folder, "trained", num_epochs=0.5)
     recipe = load_recipe(path)
     prepare(recipe)
-    train(path, num_epochs=0.5)
+    train(path)
     return recipe
 
 

@@ -77,6 +77,8 @@ def _output(recipe: Recipe, processes: int) -> Iterator[str]:
         raise UserError(problem)
     files = check_prepared(recipe)["files"]
     settings = run_record.settings_of(recipe.config, files, processes)
+    if explicit := recipe.config.get("resume_from_checkpoint"):
+        run_record.check_resume(Path(str(explicit)), settings, processes)
     if changed := run_record.changes(folder, settings):
         raise UserError(run_record.refusal(folder, changed))
     steps, checkpoint = run_record.finished(folder), newest_whole(folder, processes)

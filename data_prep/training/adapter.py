@@ -23,10 +23,11 @@ ROWS = (
     r"summarization\.(source|revision|dialogue_column|summary_column|train_rows|cleaning\..*)"
     r"|(test_)?datasets\[0\]\.path"
 )
-NEVER = r"processes|summarization\.(decoding|eval_on_start).*"
+# `base_model` is compared by its weights, not by its name
+NEVER = r"processes|base_model|summarization\.(decoding|eval_on_start).*"
 PROMPT = (
     r"summarization\.instruction|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
-    r"|tokenizer.*|eot_tokens"
+    r"|tokenizer.*|eot_tokens|(test_)?datasets\[\d+\]\.(chat_template|message|field_|role).*"
 )
 
 
@@ -71,6 +72,11 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     if changed:
         raise UserError(_refusal(recipe, folder, list(changed.values()), given is not None))
     return folder
+
+
+def shown(folder: Path) -> str:
+    """How records name an adapter's folder: without absolute paths of this machine."""
+    return folder.name if folder.is_absolute() else str(folder)
 
 
 def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
@@ -142,19 +148,22 @@ def _check_base_model(recipe: Recipe, folder: Path, trained_on: str, given: bool
 def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
     """Whether two names of a base model stand for the same weights; None where none can tell.
 
-    A folder is compared with a folder, or with what the hub's cache holds, file by file. Two hub
-    ids that differ are two models.
+    A folder is compared with a folder, or with what the hub's cache holds, file by file. Else the
+    last parts of the two names tell that they are two models, and never that they are one.
     """
     folders = [_folder_of(name, revision) for name in (one, other)]
     if None not in folders:
         first, second = (_weights(Path(str(folder))) for folder in folders)
+        if not (first and second):
+            return None
         if [(p.name, p.stat().st_size) for p in first] != [
             (p.name, p.stat().st_size) for p in second
         ]:
             return False  # seconds, where hashing 14.5 GB twice takes minutes
         return [sha256_of(p) for p in first] == [sha256_of(p) for p in second]
-    ids = [re.fullmatch(HUB_ID, name) and not Path(name).exists() for name in (one, other)]
-    return False if all(ids) else None
+    alike = Path(one).name.lower() == Path(other).name.lower()
+    both = all(re.fullmatch(HUB_ID, name) for name in (one, other))  # `models/x` may be a folder
+    return False if both and not alike else None
 
 
 def _folder_of(name: str, revision: str | None) -> Path | None:
@@ -162,4 +171,4 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))

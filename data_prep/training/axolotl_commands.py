@@ -23,7 +23,9 @@ def axolotl_command() -> str:
     """`train`, `preprocess`, `merge-lora` ...: `axolotl NAME` or `-m axolotl.cli.NAME`."""
     program, *arguments = sys.argv
     name = Path(program).stem
-    if name == "axolotl" and arguments:  # in one process, as preprocess and merge-lora run
+    if (
+        name in ("axolotl", "main") and arguments
+    ):  # in one process, as preprocess and merge-lora run
         name = arguments[0]
     return name.replace("_", "-")
 

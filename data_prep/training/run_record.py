@@ -25,6 +25,7 @@ RECIPE = "recipe.yml"
 TRAINED_WITH = "trained_with.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 ADAPTER = "adapter_model.safetensors"
+OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
 CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
 ANEW = "--auto_resume_from_checkpoints false"
 
@@ -123,6 +124,8 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
     The optimizer and the schedule come from the checkpoint: training would go on at the old rate
     while `run.json` names the new one. `count`: processes that train together.
     """
+    if not CHECKPOINT.fullmatch(checkpoint.resolve().name):
+        raise UserError(f"{checkpoint}: is no checkpoint-<step> folder; name one that is")
     if why := what_is_broken(checkpoint, count):
         raise UserError(f"{checkpoint}: {why}; choose a whole checkpoint")
     before = settings_in(checkpoint)
@@ -170,6 +173,7 @@ def finished(folder: Path) -> int | None:
 
 def start_anew(folder: Path) -> Path:
     """Move an earlier run out of `folder`, into a new folder beside it; nothing is deleted."""
+    folder = folder.resolve()  # a link may lead to another disk
     aside = free_name(folder.with_name(f"{folder.name}-set-aside"))
     aside.mkdir()
     for entry in folder.iterdir():
@@ -184,16 +188,22 @@ def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any])
         json.dump({"settings": settings, "precision": precision}, file, indent=1, sort_keys=True)
 
 
-def write_recipe(folder: Path, path: Path, asked: dict[str, Any]) -> None:
-    """Keep the recipe at `path` as it is trained; `asked`: with the command line's values.
+def recipe_text(path: Path, asked: dict[str, Any]) -> str:
+    """The recipe at `path` as it is trained; `asked`: with the command line's values.
 
-    The file itself where the command line changed nothing, so that its comments stay.
+    The file itself where the command line changed nothing, so that its comments stay. Without what
+    said how this one start goes: the kept recipe is to be trained and evaluated again.
     """
     text = path.read_text("utf-8")
-    asked = {key: value for key, value in asked.items() if key != "axolotl_config_path"}
+    asked = {key: value for key, value in asked.items() if key not in OF_ONE_START}
     if yaml.safe_load(text) != asked:
         head = f"# {path.name} as it was trained, with what the command line set.\n"
         text = head + yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def write_recipe(folder: Path, text: str) -> None:
+    """Keep the recipe beside `run.json`."""
     with whole_file(folder / RECIPE) as file:
         file.write(text)
 
@@ -236,13 +246,18 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
     """
     folder = Path(str(config["output_dir"]))
     place, here = folder.resolve(), Path.cwd().resolve()
-    why = ""
+    why, above = "", next(p for p in (place, *place.parents) if p.exists())
     if folder.exists() and not folder.is_dir():
         why = "is a file"
+    elif not above.is_dir() or not os.access(above, os.W_OK):
+        why = f"cannot be made: {above} is not a folder that can be written"
+    elif CHECKPOINT.fullmatch(place.name):
+        why = "is named like a checkpoint"
     elif place == here or place in here.parents or place == Path.home():
         why = "is the folder in which this command runs, one above it, or your home"
     else:
         others = {"base model's": config.get("base_model")}
+        others["adapter's"] = config.get("lora_model_dir")
         block = config.get("summarization")
         others["source's"] = block.get("source") if isinstance(block, Mapping) else None
         others["prepared data's"] = _data_folder(config)
@@ -250,6 +265,8 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
             used = Path(str(other)).resolve() if other and Path(str(other)).is_dir() else None
             if used and (place == used or used in place.parents):
                 why = f"is the {name} folder {other}, or in it"
+            elif used and place in used.parents:
+                why = f"holds the {name} folder {other}"
         if not why and (foreign := _foreign(folder)):
             why = f"holds files that are not a training's ({', '.join(foreign[:3])})"
     return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
