@@ -67,8 +67,8 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
     for argv in (["axolotl/cli/merge_lora.py", "recipe"], ["bin/axolotl", "merge-lora", "recipe"]):
         monkeypatch.setattr("sys.argv", argv)
         for overrides in ({}, {"merge_lora": True, "load_in_4bit": False, "fsdp": None}):
-            overrides |= {"lora_model_dir": "named"}
-            cfg = DictDefault({**as_axolotl_gives_it(recipe), **overrides})
+            named = {"lora_model_dir": "named"}
+            cfg = DictDefault({**as_axolotl_gives_it(recipe), **overrides, **named})
             before = dict(cfg)
             SummarizationPlugin().register(cfg)
             assert dict(cfg) == before
