@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ConfigDict
 from transformers import set_seed
@@ -20,7 +21,7 @@ from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
 from data_prep.preflight.look import Report, look, show
 from data_prep.recipe import Recipe, Summarization
-from data_prep.strict.problems import find_problems, read_yaml
+from data_prep.strict.problems import find_problems
 from data_prep.training import run_record
 from data_prep.training.adapter import find_adapter
 from data_prep.training.axolotl_commands import (
@@ -73,8 +74,7 @@ class SummarizationPlugin(BasePlugin):
     def register(self, cfg: dict[str, Any]) -> None:
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
         path, command = Path(cfg["axolotl_config_path"]), axolotl_command()
-        with ending_with_one_line():
-            drop_passed_on(command, read_yaml(path), cfg)
+        drop_passed_on(command, yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         # read again, with what the merge overrides; in a recipe the key switches nothing off
         if cfg.get("merge_lora") and command == "merge-lora":

@@ -123,8 +123,8 @@ SEVERAL = [
         ("train_rows: 0",
          "`summarization.train_rows`: must be `all` or a whole number above 0 (found 0)"),
         ("drop_empty", "`summarization.cleaning.drop_empty`: must be a valid boolean (found 1)"),
-        ("dtype:", "`summarization.decoding.dtype`: must be 'auto', 'bfloat16' or 'float32' "
-                   "(found 'float31')"),
+        ("dtype:", "`summarization.decoding.dtype`: must be 'auto', 'bfloat16', "
+                   "'float16' or 'float32' (found 'float31')"),
         ("top_k", "`summarization.decoding.top_k`: must be greater than or equal to 0 (found -1)"),
         ("num_beams", "`summarization.decoding.num_beams`: must be a valid integer (found 2.5)"),
     ]),

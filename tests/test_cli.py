@@ -178,8 +178,9 @@ def test_a_command_lets_no_package_ask_the_hub_for_compiled_code(
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
     return subprocess.run(
-        ["make", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True
+        ["make", "--dry-run", *arguments], cwd=ROOT, env=env, capture_output=True, text=True
     )
 
 
