@@ -23,7 +23,13 @@ from data_prep.preflight.look import Report, look, show
 from data_prep.recipe import Recipe, Summarization
 from data_prep.strict.problems import find_problems
 from data_prep.training import run_record
-from data_prep.training.adapter import find_adapter
+from data_prep.training.adapter import (
+    ADAPTER,
+    ANEW,
+    find_adapter,
+    finished,
+    settings_of,
+)
 from data_prep.training.axolotl_commands import (
     EVALUATE,
     INFERENCE,
@@ -43,7 +49,6 @@ from data_prep.training.processes import (
 )
 from data_prep.training.resume import ExactResume
 
-TRAINED_WITH = run_record.TRAINED_WITH
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
 
@@ -144,7 +149,7 @@ class SummarizationPlugin(BasePlugin):
 
     def _begin(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
         processes = run_record.processes()
-        settings = run_record.settings_of(self._asked, files, processes)
+        settings = settings_of(self._asked, files, processes)
         if is_first_process():
             self._lock = run_record.lock(recipe.output_dir)
         again = cfg["auto_resume_from_checkpoints"] is False
@@ -177,10 +182,10 @@ class SummarizationPlugin(BasePlugin):
     def _checkpoint(self, recipe: Recipe, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""
         folder = recipe.output_dir
-        if (steps := run_record.finished(folder)) is not None:
+        if (steps := finished(folder)) is not None:
             print(
                 f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
-                f"anew, add `{run_record.ANEW}` (what stands there is set aside)"
+                f"anew, add `{ANEW}` (what stands there is set aside)"
             )
             raise SystemExit(0)
         chosen = newest_whole(folder, processes)
@@ -236,7 +241,7 @@ class SummarizationPlugin(BasePlugin):
             self._steps = trainer.state.global_step
             if trainer.is_world_process_zero():
                 trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        elif is_first_process() and (folder / run_record.ADAPTER).is_file():
+        elif is_first_process() and (folder / ADAPTER).is_file():
             run_record.write_trained_with(folder, cfg["summarization"]["instruction"], self._steps)
 
 

@@ -51,3 +51,13 @@ def shard_on_cpu() -> None:
 
     plain = ParallelismConfig.build_device_mesh
     ParallelismConfig.build_device_mesh = lambda self, device_type: plain(self, "cpu")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory or a computer's ran out."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error)
+    return "can't allocate memory" in words or "CUDA error: out of memory" in words

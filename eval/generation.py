@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from data_prep.cpu import is_out_of_memory
 from data_prep.errors import UserError
 from data_prep.recipe import Decoding
-from data_prep.training.failures import is_out_of_memory
 
 STRIDE = 8  # tokens between two looks at which summaries have ended
 

@@ -7,8 +7,7 @@ from typing import Any
 from data_prep.errors import whole_files
 from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe
-from data_prep.training.adapter import shown, trained_otherwise
-from data_prep.training.run_record import CHECKPOINT, RECIPE
+from data_prep.training.adapter import CHECKPOINT, RECIPE, shown, trained_otherwise
 from eval.analysis import Analysis, analyse
 from eval.context import environment, training_curves
 from eval.html_report import html_report

@@ -13,8 +13,7 @@ from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.manifest import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from data_prep.training.adapter import shown
-from data_prep.training.run_record import CHECKPOINT
+from data_prep.training.adapter import CHECKPOINT, shown
 
 MODELS = ("base", "tuned")
 Row = dict[str, Any]

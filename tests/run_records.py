@@ -12,6 +12,7 @@ from data_prep.prepare import prepare
 from data_prep.prompt import dialogue_of, read_rows
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.training import run_record
+from data_prep.training.adapter import settings_of
 from eval.results import write_results
 from eval.signature import generation_key
 from tests.conftest import ROOT
@@ -59,7 +60,7 @@ def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
     history.append({"step": 40, "train_runtime": 83.5, "train_loss": 1.75})
     state = {"global_step": 40, "log_history": history}
     (folder / "trainer_state.json").write_text(json.dumps(state), "utf-8")
-    settings = run_record.settings_of(recipe.config, files, 1)
+    settings = settings_of(recipe.config, files, 1)
     run_record.write_run(folder, settings, {"bf16": True, "fp16": False})
     run_record.write_trained_with(folder, recipe.summarization.instruction, 40)
 

@@ -10,8 +10,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training import run_record
-from data_prep.training.adapter import find_adapter, same_weights, trained_otherwise
+from data_prep.training.adapter import ADAPTER, find_adapter, same_weights, trained_otherwise
 from eval.run import default_output, evaluate
 
 RUN = "tiny_run.yml"
@@ -34,7 +33,7 @@ def stranger(run: Path) -> Path:
     """The adapter as somebody else hands it on: PEFT's two files alone."""
     folder = run / "theirs"
     folder.mkdir()
-    for name in ("adapter_config.json", run_record.ADAPTER):
+    for name in ("adapter_config.json", ADAPTER):
         shutil.copy(run / "outputs/tiny_run" / name, folder)
     return folder
 

@@ -9,6 +9,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.training import run_record
+from data_prep.training.adapter import ADAPTER, TRAINED_WITH, finished, settings_of
 from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
 from tests.conftest import ROOT, derived_recipe
 
@@ -22,7 +23,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def settings(recipe: Recipe, processes: int = 1, **changes: Any) -> dict[str, Any]:
     files = {**FILES, **changes.pop("files", {})}
-    return run_record.settings_of({**recipe.config, **changes}, files, processes)
+    return settings_of({**recipe.config, **changes}, files, processes)
 
 
 def test_what_shapes_the_weights_is_a_change_and_is_named(recipe: Recipe) -> None:
@@ -75,15 +76,15 @@ def test_a_run_of_which_nothing_is_known_is_refused(recipe: Recipe) -> None:
 
 
 def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
-    (tmp_path / run_record.ADAPTER).write_bytes(b"weights")
-    assert run_record.finished(tmp_path) is None
+    (tmp_path / ADAPTER).write_bytes(b"weights")
+    assert finished(tmp_path) is None
     run_record.write_trained_with(tmp_path, "Sum up: {dialogue}", 40)
-    assert run_record.finished(tmp_path) == 40
-    made = json.loads((tmp_path / run_record.TRAINED_WITH).read_text("utf-8"))
+    assert finished(tmp_path) == 40
+    made = json.loads((tmp_path / TRAINED_WITH).read_text("utf-8"))
     assert made["instruction"] == "Sum up: {dialogue}"
     assert made["machine"].endswith(" cores") and 0.05 < made["peak_memory_gb"] < 100
-    (tmp_path / run_record.ADAPTER).write_bytes(b"weigh")
-    assert run_record.finished(tmp_path) is None
+    (tmp_path / ADAPTER).write_bytes(b"weigh")
+    assert finished(tmp_path) is None
 
 
 def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.manifest import check_prepared, data_settings
 from data_prep.recipe import load_recipe
-from data_prep.training.run_record import settings_of
+from data_prep.training.adapter import settings_of
 from eval import similarity
 from eval.model_card import model_card
 from eval.publish.names import names_of

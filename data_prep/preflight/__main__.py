@@ -15,6 +15,7 @@ from data_prep.manifest import check_prepared
 from data_prep.preflight.look import Report, look, sample, show
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from data_prep.training import run_record
+from data_prep.training.adapter import finished, settings_of
 from data_prep.training.checkpoints import newest_whole
 
 
@@ -76,12 +77,12 @@ def _output(recipe: Recipe, processes: int) -> Iterator[str]:
     for problem in run_record.output_dir_problems(recipe.path, recipe.config):
         raise UserError(problem)
     files = check_prepared(recipe)["files"]
-    settings = run_record.settings_of(recipe.config, files, processes)
+    settings = settings_of(recipe.config, files, processes)
     if explicit := recipe.config.get("resume_from_checkpoint"):
         run_record.check_resume(Path(str(explicit)), settings, processes)
     if changed := run_record.changes(folder, settings):
         raise UserError(run_record.refusal(folder, changed))
-    steps, checkpoint = run_record.finished(folder), newest_whole(folder, processes)
+    steps, checkpoint = finished(folder), newest_whole(folder, processes)
     if steps is not None:
         yield f"{folder}: already trained by this recipe on these data, {steps} steps"
     elif checkpoint:

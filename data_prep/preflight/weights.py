@@ -5,11 +5,11 @@ problems, line = look_at_weights(recipe)
 """
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from data_prep.recipe import Recipe
-from data_prep.training.checkpoints import is_whole
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -71,3 +71,23 @@ def _offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file of weights or states ends where its own header says that it ends."""
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            header = file.read(8)
+            length = int.from_bytes(header, "little")
+            size = path.stat().st_size
+            if len(header) < 8 or length > size - 8:
+                return False
+            try:
+                tensors = json.loads(file.read(length))
+            except ValueError:
+                return False
+        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
+        return size == 8 + length + max(ends, default=0)
+    if path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files, the directory last
+        return zipfile.is_zipfile(path)
+    return True

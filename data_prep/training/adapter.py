@@ -6,14 +6,35 @@ what this very recipe trains; with it, any adapter of the same base model and th
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.preflight.weights import snapshot
 from data_prep.recipe import HUB_ID, Recipe
 from data_prep.sources import sha256_of
-from data_prep.training import run_record
-from data_prep.training.run_record import ADAPTER, RECIPE, TRAINED_WITH
+
+RUN = "run.json"
+RECIPE = "recipe.yml"
+TRAINED_WITH = "trained_with.json"
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+ADAPTER = "adapter_model.safetensors"
+CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
+ANEW = "--auto_resume_from_checkpoints false"
+# Where a run stands, how it is watched and how it is evaluated afterwards: none of it shapes the
+# weights. Everything else does, or may.
+WITHOUT_EFFECT = (
+    ("axolotl_config_path", "output_dir", "dataset_prepared_path", "strict", "save_total_limit")
+    + (
+        "resume_from_checkpoint",
+        "auto_resume_from_checkpoints",
+        "logging_steps",
+        "dataset_num_proc",
+    )
+    + ("use_tensorboard", "use_wandb", "use_mlflow", "use_comet", "use_trackio", "use_swanlab")
+)
+WATCHING = ("wandb_", "mlflow_", "comet_", "trackio_", "swanlab_", "hub_", "profiler_")
 
 # Keys that choose when to evaluate and save: they shape the weights only where training keeps its
 # best checkpoint or stops early.
@@ -56,10 +77,10 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
     _check_base_model(recipe, folder, trained_on, given is not None)
-    if end and run_record.finished(folder) is None:
+    if end and finished(folder) is None:
         raise UserError(
             f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
-            f"or train again with `{train} {run_record.ANEW}`"
+            f"or train again with `{train} {ANEW}`"
         )
     if instruction != recipe.summarization.instruction:
         raise UserError(
@@ -85,7 +106,7 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
     By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
     where they are there to be compared. Raises UserError where `run.json` is damaged.
     """
-    before = run_record.settings_in(folder)
+    before = settings_in(folder)
     if before is None:
         return None
     prepared = _prepared(recipe)
@@ -93,13 +114,13 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
         name: prepared.get(name) or str(before.get(f"data.{name}"))
         for name in ("train.jsonl", "validation.jsonl")
     }
-    now = run_record.settings_of(recipe.config, files, before.get("processes", 1))
+    now = settings_of(recipe.config, files, before.get("processes", 1))
     ignored = [NEVER]
-    if not any(s.get(k) for s in (before, now) for k in run_record.CHOOSES_CHECKPOINT):
+    if not any(s.get(k) for s in (before, now) for k in CHOOSES_CHECKPOINT):
         ignored.append(CHECKPOINTING)
     if prepared.get("train.jsonl") == before.get("data.train.jsonl"):
         ignored.append(ROWS)
-    found = run_record.differences(before, now)
+    found = differences(before, now)
     return {key: text for key, text in found.items() if not re.fullmatch("|".join(ignored), key)}
 
 
@@ -172,3 +193,80 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
 
 def _weights(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
+def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
+    """Flat `{"dotted.key": value}` of all in a recipe and its data that shapes the weights.
+
+    `config`: the recipe with the command line's overrides, before Axolotl adds its defaults;
+    `files`: hashes of the prepared files by name.
+    """
+    block = dict(config["summarization"])
+    for key in ("license", "metrics", "publish"):
+        block.pop(key, None)
+    if not (block.get("training_rouge") or {}).get("dialogues"):
+        block.pop("training_rouge", None)  # no summaries choose the checkpoint
+        block.pop("decoding", None)
+    kept = {k: v for k, v in config.items() if k not in WITHOUT_EFFECT and v is not None}
+    kept = {k: v for k, v in kept.items() if not k.startswith(WATCHING)}
+    found = dict(_flat({**kept, "summarization": block}))
+    data = {f"data.{name}": files[name] for name in ("train.jsonl", "validation.jsonl")}
+    return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        parts = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    else:
+        return [(name, value)]
+    return [pair for key, item in parts for pair in _flat(item, key)]
+
+
+def settings_in(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says of the training in `folder`, or of a checkpoint's; None: no such file.
+
+    Raises UserError where the file is damaged.
+    """
+    path = folder / RUN
+    if not path.exists() and CHECKPOINT.fullmatch(folder.name):
+        path = folder.parent / RUN
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["settings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
+            f"with `{ANEW}` (what is there is set aside)"
+        ) from error
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
+    missing = object()
+    return {
+        key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    }
+
+
+def finished(folder: Path) -> int | None:
+    """After how many steps the run in `folder` ended with the adapter that is there, or None."""
+    try:
+        made = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
+        whole = made["adapter"] == sha256_of(folder / ADAPTER)
+        return int(made["steps"]) if whole else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def listed(changed: list[str]) -> str:
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -6,8 +6,9 @@ the highest number unchecked, and crashes on such a one, or goes on from zero mo
 
 import json
 import re
-import zipfile
 from pathlib import Path
+
+from data_prep.preflight.weights import is_whole
 
 STATE = "trainer_state.json"  # the trainer writes it last
 
@@ -85,26 +86,6 @@ def _missing(checkpoint: Path, processes: int) -> str:
         if not any(True for pattern in patterns for _ in checkpoint.glob(pattern)):
             return patterns[0].replace("*", "")
     return ""
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a file of weights or states ends where its own header says that it ends."""
-    if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            header = file.read(8)
-            length = int.from_bytes(header, "little")
-            size = path.stat().st_size
-            if len(header) < 8 or length > size - 8:
-                return False
-            try:
-                tensors = json.loads(file.read(length))
-            except ValueError:
-                return False
-        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
-        return size == 8 + length + max(ends, default=0)
-    if path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files, the directory last
-        return zipfile.is_zipfile(path)
-    return True
 
 
 def free_name(path: Path) -> Path:

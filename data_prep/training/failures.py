@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from data_prep.cpu import is_out_of_memory
 from data_prep.recipe import Recipe
 from data_prep.unavailable import model_unavailable
 
@@ -39,16 +40,6 @@ def in_words(recipe: Recipe, error: BaseException) -> str | None:
     if isinstance(error, OSError) and _is_of_a_model(error):
         return model_unavailable(recipe, error)
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory or a computer's ran out."""
-    import torch
-
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    words = str(error)
-    return "can't allocate memory" in words or "CUDA error: out of memory" in words
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> str:

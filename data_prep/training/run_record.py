@@ -17,60 +17,21 @@ import yaml
 
 from data_prep.errors import UserError, whole_file
 from data_prep.sources import sha256_of
+from data_prep.training.adapter import (
+    ADAPTER,
+    ANEW,
+    CHECKPOINT,
+    RECIPE,
+    RUN,
+    TRAINED_WITH,
+    differences,
+    listed,
+    settings_in,
+)
 from data_prep.training.checkpoints import checkpoints, free_name, what_is_broken
 from data_prep.training.usage import usage
 
-RUN = "run.json"
-RECIPE = "recipe.yml"
-TRAINED_WITH = "trained_with.json"
-CHECKPOINT = re.compile(r"checkpoint-\d+")
-ADAPTER = "adapter_model.safetensors"
 OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
-CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
-ANEW = "--auto_resume_from_checkpoints false"
-
-# Where a run stands, how it is watched and how it is evaluated afterwards: none of it shapes the
-# weights. Everything else does, or may.
-WITHOUT_EFFECT = (
-    ("axolotl_config_path", "output_dir", "dataset_prepared_path", "strict", "save_total_limit")
-    + (
-        "resume_from_checkpoint",
-        "auto_resume_from_checkpoints",
-        "logging_steps",
-        "dataset_num_proc",
-    )
-    + ("use_tensorboard", "use_wandb", "use_mlflow", "use_comet", "use_trackio", "use_swanlab")
-)
-WATCHING = ("wandb_", "mlflow_", "comet_", "trackio_", "swanlab_", "hub_", "profiler_")
-
-
-def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
-    """Flat `{"dotted.key": value}` of all in a recipe and its data that shapes the weights.
-
-    `config`: the recipe with the command line's overrides, before Axolotl adds its defaults;
-    `files`: hashes of the prepared files by name.
-    """
-    block = dict(config["summarization"])
-    for key in ("license", "metrics", "publish"):
-        block.pop(key, None)
-    if not (block.get("training_rouge") or {}).get("dialogues"):
-        block.pop("training_rouge", None)  # no summaries choose the checkpoint
-        block.pop("decoding", None)
-    kept = {k: v for k, v in config.items() if k not in WITHOUT_EFFECT and v is not None}
-    kept = {k: v for k, v in kept.items() if not k.startswith(WATCHING)}
-    found = dict(_flat({**kept, "summarization": block}))
-    data = {f"data.{name}": files[name] for name in ("train.jsonl", "validation.jsonl")}
-    return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
-        parts = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
-    else:
-        return [(name, value)]
-    return [pair for key, item in parts for pair in _flat(item, key)]
 
 
 def changes(folder: Path, settings: dict[str, Any]) -> list[str]:
@@ -87,35 +48,6 @@ def changes(folder: Path, settings: dict[str, Any]) -> list[str]:
             f"or train again with `{ANEW}` (what is there is set aside)"
         )
     return list(differences(before, settings).values())
-
-
-def settings_in(folder: Path) -> dict[str, Any] | None:
-    """What `run.json` says of the training in `folder`, or of a checkpoint's; None: no such file.
-
-    Raises UserError where the file is damaged.
-    """
-    path = folder / RUN
-    if not path.exists() and CHECKPOINT.fullmatch(folder.name):
-        path = folder.parent / RUN
-    try:
-        return dict(json.loads(path.read_text("utf-8"))["settings"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(
-            f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
-            f"with `{ANEW}` (what is there is set aside)"
-        ) from error
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
-    missing = object()
-    return {
-        key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, missing) != now.get(key, missing)
-    }
 
 
 def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
@@ -135,7 +67,7 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         changed = list(differences(before, settings).values())
     if changed:
         raise UserError(
-            f"resume_from_checkpoint {checkpoint}: was trained otherwise: {_listed(changed)}; "
+            f"resume_from_checkpoint {checkpoint}: was trained otherwise: {listed(changed)}; "
             "take the settings that it was trained with, or start from its weights with a new "
             f"optimizer: `--lora_model_dir {checkpoint} --output_dir FOLDER` instead"
         )
@@ -144,7 +76,7 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
 def refusal(folder: Path, changed: list[str]) -> str:
     """One line that says why a training may not go on in `folder`, and how to."""
     return (
-        f"{folder}: was trained otherwise: {_listed(changed)}; set another output_dir, "
+        f"{folder}: was trained otherwise: {listed(changed)}; set another output_dir, "
         f"or train again with `{ANEW}` (what is there is set aside)"
     )
 
@@ -159,16 +91,6 @@ def holds_a_run(folder: Path) -> bool:
     return bool(checkpoints(folder)) or any(
         (folder / name).exists() for name in (ADAPTER, RUN, TRAINED_WITH)
     )
-
-
-def finished(folder: Path) -> int | None:
-    """After how many steps the run in `folder` ended with the adapter that is there, or None."""
-    try:
-        made = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
-        whole = made["adapter"] == sha256_of(folder / ADAPTER)
-        return int(made["steps"]) if whole else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
 
 
 def start_anew(folder: Path) -> Path:
@@ -285,12 +207,3 @@ def _foreign(folder: Path) -> list[str]:
         return []
     own = re.compile(r"debug\.log|\.lock|sweep\d{4}")
     return sorted(e.name for e in folder.iterdir() if not own.fullmatch(e.name))
-
-
-def _listed(changed: list[str]) -> str:
-    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -9,7 +9,7 @@ LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:][^:\n]{0,59}?)\s*:(?:[ \t](.*)|)")
 
 
-def parse(text: str, place: str) -> list[Message]:
+def parse_plain(text: str, place: str) -> list[Message]:
     """The turns of a dialogue; a line without a name is kept as it is, a blank one left out.
 
     Raises UserError where no line has a name.

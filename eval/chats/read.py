@@ -12,9 +12,11 @@ from typing import IO, Any
 
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError
-from eval.chats import plain, records, slack, telegram, whatsapp
+from eval.chats import slack, telegram, whatsapp
 from eval.chats.archive import check_size, unpacked
 from eval.chats.chat import Chat
+from eval.chats.plain import parse_plain
+from eval.chats.records import parse_lines, parse_rows
 
 TEXT = (".txt", ".text", ".log", ".md", "")
 KNOWN = (*TEXT, ".json", ".jsonl", ".zip")
@@ -77,7 +79,7 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
     text = _decode(path.read_bytes(), shown)
     name = _title(Path(shown))
     if suffix == ".jsonl":
-        yield from _usable(records.parse_lines(text, shown, field), shown)
+        yield from _usable(parse_lines(text, shown, field), shown)
     elif suffix == ".json":
         yield from _usable(_data(_json(text, shown), shown, field), shown)
     else:
@@ -115,15 +117,15 @@ def _recognised(text: str, place: str, name: str, field: str) -> Iterable[Chat |
             return _data(json.loads(text), place, field)
         except (ValueError, RecursionError):
             if JSON_START.match(text):
-                return records.parse_lines(text, place, field)
-    return [Chat(place, name, plain.parse(text, place))]
+                return parse_lines(text, place, field)
+    return [Chat(place, name, parse_plain(text, place))]
 
 
 def _data(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
     """The chats of parsed JSON: Telegram's, or rows with a dialogue each."""
     if telegram.recognise(data):
         return telegram.parse(data, place)
-    return records.parse_rows(data if isinstance(data, list) else [data], place, field)
+    return parse_rows(data if isinstance(data, list) else [data], place, field)
 
 
 def _json(text: str, place: str) -> Any:

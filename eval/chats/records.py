@@ -6,7 +6,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from eval.chats.chat import Chat
-from eval.chats.plain import parse as parse_plain
+from eval.chats.plain import parse_plain
 
 
 def parse_lines(text: str, place: str, field: str) -> Iterator[Chat | UserError]:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Container
 from typing import NamedTuple
 
-from eval.chats import whatsapp_words
 from eval.chats.chat import Message
 from eval.chats.plain import LINE_END, TURN
 from eval.chats.whatsapp_dates import Stamp, find_order, find_style, moment, read_start
+from eval.chats.whatsapp_words import SYSTEM, clean, is_name, is_system
 
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
@@ -103,7 +103,7 @@ def _rejoin(entries: list[_Entry], order: str) -> list[_Entry]:
 def _turn(line: str, long_names: Container[str] = ()) -> tuple[str, str] | None:
     """Name and text of a message's first line; None for what WhatsApp wrote."""
     name, *rest = COLON.split(line, maxsplit=1)
-    if not rest or not whatsapp_words.is_name(name, line):
+    if not rest or not is_name(name, line):
         return None
     if name not in long_names:
         return name, rest[0]
@@ -129,7 +129,7 @@ def _hold_names(rests: list[str]) -> bool:
     found = [turn[0] for rest in rests if (turn := _turn(rest)) and turn[0]]
     names = tuple({*found})
     return 1 < len(names) <= len(found) / 2 and all(
-        rest.startswith(names) or whatsapp_words.SYSTEM.search(rest) for rest in rests
+        rest.startswith(names) or SYSTEM.search(rest) for rest in rests
     )
 
 
@@ -139,8 +139,8 @@ def _message(entry: _Entry, order: str, long_names: set[str]) -> Message | None:
         return None
     name, text = turn
     whole = "\n".join([text, *entry.lines[1:]])
-    if whatsapp_words.is_system(whole):
+    if is_system(whole):
         return None
-    said = whatsapp_words.clean(whole)
+    said = clean(whole)
     name = re.sub(rf"[{EDGES}]", "", name).strip().removeprefix("~").strip()
     return Message(moment(entry.stamp, order), name, said) if said and name else None

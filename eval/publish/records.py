@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 from data_prep.errors import UserError
 from data_prep.manifest import check_prepared
 from data_prep.recipe import Recipe
-from data_prep.training import run_record
-from data_prep.training.adapter import find_adapter
+from data_prep.training.adapter import RUN, TRAINED_WITH, find_adapter
 from eval.signature import adapter_hash
 
 Data = dict[str, Any]
@@ -51,8 +50,8 @@ def read_records(recipe: Recipe) -> Records:
         adapter,
         json.loads((adapter / "adapter_config.json").read_text("utf-8")),
         _known(adapter / "trainer_state.json"),
-        _known(adapter / run_record.RUN),
-        _known(adapter / run_record.TRAINED_WITH),
+        _known(adapter / RUN),
+        _known(adapter / TRAINED_WITH),
     )
 
 

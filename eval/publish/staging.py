@@ -15,7 +15,7 @@ from huggingface_hub import ModelCard
 
 from data_prep.errors import writing_to
 from data_prep.sources import sha256_of
-from data_prep.training.run_record import ADAPTER
+from data_prep.training.adapter import ADAPTER
 from eval.publish.leaks import check_staged, corpus_texts
 from eval.publish.names import Names, is_absolute, portable, replaced
 from eval.publish.records import Records
