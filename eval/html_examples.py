@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from eval.diagnosis import MISTAKES, speakers
+from eval.diagnosis import DIAGNOSED, speakers
 
 METRIC = "rougeL"
 SNIPPET = 150  # characters of the reference in a closed example's line
@@ -34,7 +34,7 @@ def mistake_choices(views: list[Row], models: list[str]) -> list[tuple[str, list
         if (
             found := [
                 {"key": key, "name": name, "examples": counts[key]}
-                for name in MISTAKES
+                for name in DIAGNOSED
                 if (key := f"{n}:{name}") in counts
             ]
         )

@@ -264,6 +264,7 @@ def finished(folder: Path) -> int | None:
 
 
 def listed(changed: list[str]) -> str:
+    """The first three changes, and how many more there are."""
     return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
 
 
