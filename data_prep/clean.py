@@ -5,7 +5,7 @@ import re
 from collections import Counter
 
 from data_prep.errors import UserError
-from data_prep.recipe import Summarization
+from data_prep.settings import Summarization
 from data_prep.sources import SPLITS
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot

@@ -7,9 +7,10 @@ when train is read. The same input gives the same bytes; files appear whole or n
 import hashlib
 import itertools
 import json
+import tempfile
 from collections import Counter
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -18,63 +19,12 @@ from tqdm import tqdm
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, whole_files
-from data_prep.manifest import data_settings, spool, spools, write_manifest
 from data_prep.prompt import Neutralizer, TokenCounter, to_row
 from data_prep.recipe import Recipe
-from data_prep.sources import Source
+from data_prep.sources import Source, sha256_of
 
 CHUNK = 1000
 READING_ORDER = ("test", "validation", "train")
-
-
-def prepare(recipe: Recipe, overwrite: bool = False) -> dict[str, Any]:
-    """Write the prepared splits and return the manifest (without its list of dropped rows).
-
-    `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
-    any input that cannot be used; earlier files then stay as they were.
-    """
-    _refuse_to_overwrite_the_source(recipe)
-    if not overwrite:
-        _refuse_to_overwrite_other_rows(recipe)
-    with Source(recipe.summarization.source, recipe.summarization.revision) as source:
-        return _Preparation(recipe, source).run()
-
-
-def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
-    source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
-    if source.exists() and (
-        folder == source or folder in source.parents or source in folder.parents
-    ):
-        raise UserError(
-            f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
-            f"{recipe.summarization.source} stands; let it point to another folder"
-        )
-
-
-def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
-    """The manifest names the recipe that made the rows beside it; without one they are a user's."""
-    folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
-    if manifest.is_file():
-        try:
-            made = json.loads(manifest.read_text("utf-8"))
-            name = str(made["recipe"])
-            same = made["settings"] == json.loads(json.dumps(data_settings(recipe)))
-            config = recipe.config  # whose tokenizer says which strings are control
-            tokenizer = config.get("tokenizer_config") or config["base_model"]
-            same &= made["tokens"]["tokenizer"] == str(tokenizer)
-        except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
-            return
-        if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
-            return
-        held = f"rows that recipe {name} prepared"
-    elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
-        held = "files that data_prep did not write"
-    else:
-        return
-    raise UserError(
-        f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
-        f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
-    )
 
 
 class _Preparation:
@@ -197,6 +147,56 @@ class _Preparation:
         }
 
 
+def prepare(recipe: Recipe, overwrite: bool = False) -> dict[str, Any]:
+    """Write the prepared splits and return the manifest (without its list of dropped rows).
+
+    `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
+    any input that cannot be used; earlier files then stay as they were.
+    """
+    _refuse_to_overwrite_the_source(recipe)
+    if not overwrite:
+        _refuse_to_overwrite_other_rows(recipe)
+    with Source(recipe.summarization.source, recipe.summarization.revision) as source:
+        return _Preparation(recipe, source).run()
+
+
+def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
+    source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
+    if source.exists() and (
+        folder == source or folder in source.parents or source in folder.parents
+    ):
+        raise UserError(
+            f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
+            f"{recipe.summarization.source} stands; let it point to another folder"
+        )
+
+
+def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
+    """The manifest names the recipe that made the rows beside it; without one they are a user's."""
+    folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
+    if manifest.is_file():
+        try:
+            made = json.loads(manifest.read_text("utf-8"))
+            name = str(made["recipe"])
+            same = made["settings"] == json.loads(json.dumps(data_settings(recipe)))
+            config = recipe.config  # whose tokenizer says which strings are control
+            tokenizer = config.get("tokenizer_config") or config["base_model"]
+            same &= made["tokens"]["tokenizer"] == str(tokenizer)
+        except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
+            return
+        if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
+            return
+        held = f"rows that recipe {name} prepared"
+    elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
+        held = "files that data_prep did not write"
+    else:
+        return
+    raise UserError(
+        f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
+        f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
+    )
+
+
 def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
     try:
         return TokenCounter(recipe), ""
@@ -229,3 +229,62 @@ def _summary_of(lengths: Counter[int]) -> dict[str, float]:
         "p99": quantile(0.99),
         "longest": ordered[-1][0],
     }
+
+
+def data_settings(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe shapes the prepared rows; evaluation compares it with the manifest's."""
+    others = {"decoding", "metrics", "training_rouge", "publish", "eval_on_start"}
+    return recipe.summarization.model_dump(exclude=others)
+
+
+def check_prepared(recipe: Recipe) -> dict[str, Any]:
+    """Return the manifest if the prepared files are whole and made by this recipe.
+
+    Raises UserError that says what differs and how to mend it.
+    """
+    again = f"run `python -m data_prep {recipe.path}`"
+    path = recipe.data_dir / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        made_with, files = dict(manifest["settings"]), dict(manifest["files"])
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; {again}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); {again}") from error
+    for key, value in json.loads(json.dumps(data_settings(recipe))).items():
+        if made_with.get(key) != value:
+            raise UserError(
+                f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
+            )
+    for name, digest in files.items():
+        file = recipe.data_dir / name
+        if not file.is_file() or sha256_of(file) != digest:
+            raise UserError(f"{file}: missing or changed since it was prepared; {again}")
+    return manifest
+
+
+@contextmanager
+def spools() -> Iterator[tuple[IO[str], IO[str]]]:
+    """Two temporary files for lists that may be as long as the corpus."""
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as first,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as second,
+    ):
+        yield first, second
+
+
+def spool(file: IO[str], entry: dict[str, Any]) -> None:
+    """Append an entry to one of the `spools`."""
+    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def write_manifest(file: IO[str], head: dict[str, Any], lists: dict[str, IO[str]]) -> None:
+    """JSON of `head` plus long lists that were spooled to disk, one entry a line."""
+    file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2])
+    for name, spooled in lists.items():
+        spooled.seek(0)
+        file.write(f',\n  "{name}": [')
+        for number, line in enumerate(spooled):
+            file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
+        file.write("]")
+    file.write("\n}\n")

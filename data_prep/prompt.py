@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.hub import model_unavailable
 from data_prep.recipe import Recipe, sequence_len
-from data_prep.unavailable import model_unavailable
 
 # Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
 # tokenizer and still control to the model, so the tokenizer's special tokens are not enough.

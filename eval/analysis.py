@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eval import signature
-from eval.baselines import style
+from eval.baselines import Corpus, System, default_pairs, style
 from eval.diagnosis import MISTAKES, diagnose, groups
-from eval.rouge import F1, METRICS, PRECISION, RECALL, Scores, cores, mean_f1, score
+from eval.metrics import F1, METRICS, PRECISION, RECALL, Scores, cores, mean_f1, score
 from eval.stats import bootstrap_interval, paired_bootstrap, paired_randomization
-from eval.systems import Corpus, System, default_pairs
 
 SEED = 12345
 NEEDS_DIALOGUE = ("missing_speaker", "unknown_name")

@@ -5,12 +5,42 @@ A model that does not beat the first three turns, or its base model cut short, l
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rouge_score.tokenize import tokenize
 
 from eval import diagnosis
 
 NGRAM = 4
+
+
+BASELINES = {
+    "lead-3": "the first three turns of the dialogue",
+    "longest-3": "its three longest turns",
+    "base-cut": "each summary of base, cut to as many words as that of tuned",
+}
+
+
+class System(NamedTuple):
+    """One system's outputs, in the order of the references.
+
+    `stopped` and `tokens` are None where unknown; `fields` adds to the signature.
+    """
+
+    predictions: Sequence[str]
+    kind: str = "model"
+    tokens: Sequence[int] | None = None
+    stopped: Sequence[bool] | None = None
+    seconds: float | None = None
+    fields: dict[str, str] = {}
+
+
+class Corpus(NamedTuple):
+    """What the systems are scored on; `dialogues` and `leaked` (a flag each) may be unknown."""
+
+    references: Sequence[str]
+    dialogues: Sequence[str] | None = None
+    leaked: Sequence[bool] | None = None
 
 
 def lead(dialogue: str, turns: int = 3) -> str:
@@ -90,3 +120,26 @@ def _ngrams(words: list[str]) -> list[tuple[str, ...]]:
 
 def _ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, System]:
+    """The systems, then what they are to be judged by: LEAD-3, LONGEST-3, the base model cut.
+
+    The first two need dialogues; the third needs systems named `base` and `tuned`.
+    """
+    more = dict(systems)
+    if corpus.dialogues is not None:
+        more["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
+        more["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
+    if {"base", "tuned"} <= systems.keys():
+        lengths = [len(text.split()) for text in systems["tuned"].predictions]
+        cut = cut_to_lengths(systems["base"].predictions, lengths)
+        more["base-cut"] = System(cut, "baseline")
+    return more
+
+
+def default_pairs(systems: dict[str, System]) -> list[tuple[str, str]]:
+    """Every two models; then each baseline against the last model, which is the tuned one."""
+    models = [name for name, system in systems.items() if system.kind == "model"]
+    pairs = [(a, b) for n, a in enumerate(models) for b in models[n + 1 :]]
+    return pairs + [(name, models[-1]) for name in systems if name not in models]

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.prompt import PromptEncoder, to_row
-from data_prep.recipe import Decoding, Recipe
+from data_prep.recipe import Recipe
+from data_prep.settings import Decoding
 
 Row = dict[str, Any]
 MOST_PADDING = 0.15  # of a batch's prompt tokens
@@ -131,7 +132,7 @@ def resolve(decoding: Decoding) -> Decoding:
         return decoding
     import torch
 
-    from data_prep.cpu import bf16_is_faster
+    from data_prep.machine import bf16_is_faster
 
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)

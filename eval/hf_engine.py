@@ -1,10 +1,13 @@
 """The default engine: transformers' `generate`, base and tuned model on one copy of the weights.
 
-What makes it quick: the loop of eval/generation.py, attention that copies nothing
-(eval/attention.py), and an adapter that is merged into the weights. A base model that is trained in
+What makes it quick: the loop of eval/hf_engine.py, attention that copies nothing
+(eval/hf_engine.py), and an adapter that is merged into the weights. A base model that is trained in
 4 or 8 bits is evaluated in them too, with the adapter beside it: merging would round it to them.
 """
 
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,39 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from torch.nn.functional import scaled_dot_product_attention
+from tqdm import tqdm
+from transformers import (
+    AttentionInterface,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from data_prep.cpu import keep_freed_memory, use_all_cores
 from data_prep.errors import UserError
-from data_prep.recipe import Decoding, Recipe
-from data_prep.unavailable import model_unavailable
-from eval.attention import use_grouped_attention
-from eval.generation import Settings, generate, within_memory
+from data_prep.hub import model_unavailable
+from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
+from data_prep.recipe import Recipe
+from data_prep.settings import Decoding
 from eval.signature import quantization
+
+NAME = "grouped_sdpa"
+BLOCK = 64  # queries; of 32, 64 and 128 the quickest or next to it, in bf16 and in fp32
+
+STRIDE = 8  # tokens between two looks at which summaries have ended
+Ids = list[list[int]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model is asked for; `end` and `pad` are token ids, `device` is where prompts go."""
+
+    decoding: Decoding
+    end: int
+    pad: int
+    device: str | torch.device
 
 
 class HfEngine:
@@ -110,3 +137,162 @@ def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | No
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=getattr(torch, dtype),
     )
+
+
+@torch.no_grad()
+def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
+    """New token ids of each prompt, in their order, the end token and padding included."""
+    device, width = settings.device, max(map(len, prompts))
+    ids = torch.tensor([[settings.pad] * (width - len(p)) + p for p in prompts], device=device)
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+    outputs: Ids = [[] for _ in prompts]
+    rows, cache, done = torch.arange(len(prompts)), None, 0
+    while len(rows) and done < settings.decoding.max_new_tokens:
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            generation_config=_config(settings, done),
+        )
+        new = output.sequences[:, width:]
+        for row, made in zip(rows.tolist(), new.tolist(), strict=True):
+            outputs[row] = made
+        done = new.shape[1]
+        if settings.decoding.num_beams > 1:  # beams cannot be taken up again
+            break
+        open_ = (new != settings.end).all(dim=1).cpu().nonzero()[:, 0]
+        rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
+        mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
+        cache.batch_select_indices(open_.to(device))
+    return outputs
+
+
+def within_memory(
+    make: Callable[[Ids], Ids], prompts: Ids, seed: int, pieces: int, recipe: Path
+) -> tuple[Ids, int]:
+    """What `make` gives for the prompts in `pieces` parts, and in how many parts they then went.
+
+    Where memory runs out the parts are halved; raises UserError, naming the recipe, where a single
+    dialogue does not fit.
+    """
+    while True:
+        size = -(-len(prompts) // pieces)
+        outputs: Ids = []
+        try:
+            for start in range(0, len(prompts), size):
+                torch.manual_seed(seed + start)
+                outputs += make(prompts[start : start + size])
+            return outputs, pieces
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if size == 1:
+                raise UserError(
+                    f"{recipe}: memory runs out on a single dialogue of {len(prompts[0])} tokens; "
+                    "free memory or choose a smaller model"
+                ) from error
+        pieces *= 2  # outside the handler, whose traceback holds the batch's tensors
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = -(-len(prompts) // pieces)
+        tqdm.write(f"memory ran out: going on with {size} dialogues at a time", file=sys.stderr)
+
+
+def _config(settings: Settings, done: int) -> GenerationConfig:
+    """Settings of the next tokens after `done` new ones."""
+    chosen = settings.decoding
+    special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
+    if chosen.do_sample:
+        special |= {"temperature": chosen.temperature, "top_p": chosen.top_p}
+        special |= {"top_k": chosen.top_k}
+    if chosen.num_beams > 1:
+        special |= {"length_penalty": chosen.length_penalty}
+    left = chosen.max_new_tokens - done
+    step = left if chosen.num_beams > 1 else min(STRIDE, left)
+    return GenerationConfig(
+        max_new_tokens=step,
+        min_new_tokens=min(step, max(0, chosen.min_new_tokens - done)) or None,
+        no_repeat_ngram_size=chosen.no_repeat_ngram_size,
+        repetition_penalty=chosen.repetition_penalty,
+        eos_token_id=settings.end,
+        pad_token_id=settings.pad,
+        use_cache=True,  # a model in training says no
+        return_dict_in_generate=True,
+        **special,
+    )
+
+
+def use_grouped_attention(model: Any) -> None:
+    """Switch a model that runs transformers' `sdpa`, and only such a one, to this attention."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, grouped_attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention; what is left, a prompt on a GPU say, goes to transformers' own function.
+
+    Shapes: query (batch, heads, length, width), key and value (batch, key heads, all, width), mask
+    (batch, 1, length, all); returns (batch, length, heads, width).
+    """
+    if attention_mask is not None and query.shape[2] == 1:
+        return _one_token(query, key, value, attention_mask, scaling), None
+    if attention_mask is not None and query.device.type == "cpu":
+        return _in_blocks(query, key, value, attention_mask, scaling), None
+    return sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+
+
+def _one_token(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None,
+) -> torch.Tensor:
+    batch, heads, _, width = query.shape
+    key_heads = key.shape[1]
+    groups = heads // key_heads
+    output = scaled_dot_product_attention(
+        query.reshape(batch, key_heads, groups, width),
+        key,
+        value,
+        attn_mask=mask.expand(-1, -1, groups, -1),
+        scale=scale,
+    )
+    return output.reshape(batch, 1, heads, width)
+
+
+def _in_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    scale: float | None,
+) -> torch.Tensor:
+    length, past = query.shape[2], key.shape[2] - query.shape[2]
+    outputs = []
+    for start in range(0, length, BLOCK):
+        end = min(start + BLOCK, length)
+        seen = past + end
+        block = scaled_dot_product_attention(
+            query[:, :, start:end],
+            key[:, :, :seen],
+            value[:, :, :seen],
+            attn_mask=mask[:, :, start:end, :seen],
+            scale=scale,
+            enable_gqa=True,
+        )
+        outputs.append(block.transpose(1, 2))
+    return torch.cat(outputs, dim=1)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from eval.rouge import METRICS
-from eval.systems import BASELINES
-from eval.verdict import verdict
+from eval.baselines import BASELINES
+from eval.metrics import METRICS
+from eval.stats import verdict
 
 HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 PAIR_COLUMNS = "difference | interval | p bootstrap | p randomisation | better | worse"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, run_cli, writing_to
-from data_prep.manifest import check_prepared
+from data_prep.prepare import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from data_prep.training.adapter import CHECKPOINT, shown
+from eval.adapter import CHECKPOINT, shown
 
 MODELS = ("base", "tuned")
 Row = dict[str, Any]
@@ -43,9 +43,9 @@ def evaluate(
 
     `given`: the folder of another adapter than the one in the recipe's `output_dir`.
     """
-    from data_prep.training.adapter import find_adapter
+    from eval.adapter import find_adapter
+    from eval.metrics import model_folder
     from eval.results import write_results
-    from eval.similarity import model_folder
 
     if "embedding" in recipe.summarization.metrics:
         model_folder()  # before anything is generated
@@ -126,7 +126,7 @@ def _predict(
     import torch
     from accelerate import PartialState
 
-    from data_prep.training.adapter import find_adapter
+    from eval.adapter import find_adapter
     from eval.generate import Summarizer, resolve
     from eval.predictions import Work, copy_predictions, generate_file, made
     from eval.signature import generation_key

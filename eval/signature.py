@@ -11,7 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_prep.recipe import Decoding, Recipe
+from data_prep.recipe import Recipe
+from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
 
 SCORING = {

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.recipe import Decoding, Recipe, sequence_len
+from data_prep.recipe import Recipe, sequence_len
+from data_prep.settings import Decoding
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
 

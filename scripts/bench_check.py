@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from data_prep.errors import run_cli, whole_file
-from data_prep.preflight.speed import rate_of
+from training.estimate import rate_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKAGES = ("torch", "triton", "axolotl", "transformers", "accelerate", "peft", "datasets",

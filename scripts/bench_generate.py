@@ -25,10 +25,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from data_prep.errors import UserError, run_cli, whole_file
-from data_prep.manifest import check_prepared
+from data_prep.prepare import check_prepared
 from data_prep.prompt import read_rows
 from data_prep.recipe import load_recipe
-from data_prep.training.adapter import find_adapter
+from eval.adapter import find_adapter
 from eval.generate import Summarizer, resolve
 
 Outputs = dict[int, list[int]]  # new token ids of the prompts that a way got to, by their number

@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.recipe import load_recipe
-from eval.context import environment
+from eval.results import environment
 from scripts import bench_variants as variants
 from scripts.bench_plugin import CAP, RESULT
 from scripts.bench_variants import FALLBACKS, ROOT, VARIANTS, Variant

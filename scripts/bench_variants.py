@@ -17,15 +17,19 @@ from typing import Any
 
 import yaml
 
-from data_prep.preflight.lengths import lengths
-from data_prep.preflight.memory import estimate_memory
-from data_prep.preflight.model_shape import shape_of
-from data_prep.preflight.plan import plan, with_defaults
-from data_prep.preflight.speed import EFFICIENCY_GPU, number_size, operations_a_token, rate_of
 from data_prep.prepare import prepare
 from data_prep.prompt import TokenCounter, to_row
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.machine import cpu_overrides
+from training.estimate import (
+    EFFICIENCY_GPU,
+    estimate_memory,
+    number_size,
+    operations_a_token,
+    rate_of,
+    shape_of,
+)
+from training.machine_checks import cpu_overrides
+from training.plan import lengths, plan, with_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, TOKENS_A_ROW = 14_637, 216.6  # of SAMSum decontaminated, with Mistral's tokenizer

@@ -28,14 +28,11 @@ from typing import Any
 import yaml
 from axolotl.integrations.base import BasePlugin
 
-from data_prep.cpu import keep_freed_memory
 from data_prep.errors import UserError
-from data_prep.preflight.lengths import lengths
-from data_prep.preflight.memory import estimate_memory
-from data_prep.preflight.model_shape import shape_of
-from data_prep.preflight.plan import plan
-from data_prep.preflight.speed import operations_a_token, rate_of
+from data_prep.machine import keep_freed_memory
 from data_prep.recipe import load_recipe
+from training.estimate import estimate_memory, operations_a_token, rate_of, shape_of
+from training.plan import lengths, plan
 
 RESULT = "CHECK_ESTIMATE_RESULT"
 GIVEN_BACK, KEPT = 3, 4  # steps of each way to free memory

@@ -6,7 +6,7 @@
 
 Only Axolotl's own command-line overrides change the recipe: `overrides` lists them. They are the
 model, the size of the run, the data (our own sample), and what a CPU cannot do, which
-data_prep/training/machine.py knows. Further flags go to the launch line as they are. Data and
+training/machine_checks.py knows. Further flags go to the launch line as they are. Data and
 output are in a temporary folder, which is removed.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml --full-size [--keep FOLDER]
@@ -27,9 +27,9 @@ from pathlib import Path
 from data_prep.errors import UserError, run_cli
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.machine import cpu_overrides
 from scripts.full_size import full_size
 from scripts.random_model import save
+from training.machine_checks import cpu_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_prep/sample"

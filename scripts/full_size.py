@@ -20,13 +20,12 @@ import psutil
 import yaml
 
 from data_prep.errors import UserError, writing_to
-from data_prep.preflight.memory import estimate_memory
-from data_prep.preflight.model_shape import Shape, shape_of
-from data_prep.preflight.plan import Plan, with_defaults
-from data_prep.preflight.weights import look_at_weights
+from data_prep.hub import look_at_weights
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.machine import cpu_overrides
 from scripts.random_model import describe
+from training.estimate import Shape, estimate_memory, shape_of
+from training.machine_checks import cpu_overrides
+from training.plan import Plan, with_defaults
 
 SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what a CPU can do
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
@@ -193,7 +192,7 @@ def _steps(
         yield "model", [*python, "scripts.random_model", str(recipe.path.resolve()), str(model),
                         *size]  # fmt: skip
     yield "prepare", [*python, "data_prep", path]
-    yield "preflight", [*python, "data_prep.preflight", path, "--no-sample"]
+    yield "preflight", [*python, "training.preflight", path, "--no-sample"]
     yield "train", [*launch, "axolotl.cli.train", path]
     yield "evaluate", [*python, "eval.run", path, "--limit", str(DIALOGUES)]
     yield "merge", [*python, "scripts.merge", path, "--dialogues", str(PROVED)]

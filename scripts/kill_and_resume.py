@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.training.checkpoints import checkpoints, newest_whole, number_of, what_is_broken
+from training.checkpoints import checkpoints, newest_whole, number_of, what_is_broken
 
 RECIPE = Path("recipes/smollm2_samsum.yml")
 SMALL: dict[str, Any] = {

@@ -5,7 +5,7 @@
 Writes `<output_dir>/merged`, whole or not at all; a folder that was merged from this very adapter
 is only proved again. The proof goes to `merge_proof.json` in it: the adapter beside the base
 model's weights against the merged folder loaded anew, on the split's first dialogues. The bounds,
-and what they come from, are in scripts/merging/bounds.py. Exit code 0 where all hold, 1 where one
+and what they come from, are in scripts/merge_proof.py. Exit code 0 where all hold, 1 where one
 does not (`"good": false`), 2 for bad input.
 """
 
@@ -15,16 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, run_cli, writing_to
-from data_prep.manifest import check_prepared
+from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_rows
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training import run_record
+from scripts.merged_folder import (
+    CHANGED,
+    PROOF,
+    check_fit,
+    end_token,
+    merged_folder,
+)
+from training import run_record
 
 
 def main() -> None:
     """Merge, prove, print; exit code 1 where the two are not equal."""
-    from scripts.merging.folder import CHANGED
-
     args = _arguments()
     recipe = load_recipe(args.recipe)
     if args.dialogues < 2:
@@ -49,12 +54,9 @@ def merge(
     `data`: the split's name and hash; `dtype` instead of the recipe's. Raises UserError for bad
     input.
     """
-    from data_prep.training.adapter import find_adapter
+    from eval.adapter import find_adapter
     from eval.generate import resolve
-    from scripts.merging.fit import check_fit
-    from scripts.merging.folder import PROOF, merged_folder
-    from scripts.merging.proof import prove, tables
-    from scripts.merging.publish import end_token
+    from scripts.merge_proof import prove, tables
 
     adapter = find_adapter(recipe)
     check_fit(recipe, adapter)

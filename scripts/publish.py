@@ -9,16 +9,82 @@ evaluate first. Without `--yes` nothing leaves this machine.
 """
 
 import argparse
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from data_prep.errors import UserError, run_cli
-from data_prep.recipe import load_recipe
-from eval.model_card import model_card
-from eval.publish.names import names_of
-from eval.publish.records import read_records
-from eval.publish.staging import stage, staged
-from eval.publish.upload import check_access, check_repo, upload
-from scripts.merging.good import proved
+import httpx
+import yaml
+from huggingface_hub import HfApi, ModelCard, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
+
+from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.prompt import dialogue_of
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.sources import sha256_of
+from eval.adapter import ADAPTER
+from scripts.merged_folder import proved
+from scripts.model_card import (
+    Names,
+    Records,
+    is_absolute,
+    model_card,
+    names_of,
+    portable,
+    read_records,
+    replaced,
+)
+
+TEXT = {".md", ".yml", ".jinja", ".txt"}
+# Letters, digits and single blanks alone are compared, so that no wrapping, comment sign or quote
+# hides a quotation. Of a longer text any WINDOW + STRIDE of them are found; a shorter text as a
+# whole, from SHORT on: below that, words may meet by chance.
+WINDOW, STRIDE, SHORT = 40, 8, 20
+# Two folders deep at the least, so that neither `and/or` nor `[/INST]` is a path.
+PATH = re.compile(
+    r"(?<![\w.:/<~\\)\]}-])/[\w.@+-]+/[\w.@+/-]*"  # /home/me/model
+    r"|(?<![\w.:/])/(?:home|Users|root|mnt|media|tmp|srv|opt|workspace)/[\w.@+-]"  # </home/me>
+    r"|file:/+[\w.]"
+    r"|(?<![\w/])~[A-Za-z]*/[\w.]"
+    r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)\w"  # C:\models
+    r"|(?<!\\)\\\\[\w.-]+\\+[\w.$-]+"  # \\server\share
+)
+
+STATUS = {
+    401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
+    403: "the token has no right to write there; use one with the `write` role, or your own name",
+    404: "not found, or not to be seen with this token; check the name and the token",
+    409: "stands in the way of something that is there already; choose another name",
+    413: "too large for the hub; leave files out",
+    429: "too many requests; wait, and run the same command again",
+}
+
+FOLDER = "publish"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json") + (
+    "tokenizer.model",
+    "chat_template.jinja",
+)
+MERGED = ("config.json", "generation_config.json", "model*.safetensors") + (
+    "model.safetensors.index.json",
+    "merge_proof.json",
+)
+RECORDS = ("README.md", "recipe.yml", "scores.json", "adapter_config.json")
+FILES = (*RECORDS, ADAPTER, *MERGED, *TOKENIZER)  # patterns of all that is ever published
+
+
+class Staged(NamedTuple):
+    """A file of the staging folder: name, bytes, SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
 
 
 def main() -> None:
@@ -73,6 +139,277 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--private", action="store_true", help="where the repository is new")
     parser.add_argument("--yes", action="store_true", help="upload")
     return parser.parse_args()
+
+
+def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
+    """Write the folder and look through it; an earlier one stays whole until the new one stands.
+
+    Raises UserError where the folder cannot be written, or would publish what it may not.
+    """
+    folder = records.adapter / (FOLDER if merged is None else f"{FOLDER}-merged")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        with writing_to(folder):
+            partial.mkdir(parents=True)
+            _write_records(partial, records, names, card)
+            if merged is None:
+                _write_adapter(partial, records, names)
+            else:
+                _write_merged(partial, merged)
+        check_staged(partial, corpus_texts(records.recipe))
+        with writing_to(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def staged(folder: Path) -> list[Staged]:
+    """The files of the folder by name."""
+    return [
+        Staged(path.name, path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir())
+    ]
+
+
+def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
+    """Card, recipe and scores, our names in place of this machine's paths."""
+    places = portable(records.recipe, names)
+    (folder / "README.md").write_text(str(card), "utf-8")
+    recipe = records.recipe.path.read_text("utf-8")
+    (folder / "recipe.yml").write_text(replaced(recipe, places), "utf-8")
+    scores = {
+        key: replaced(value, places) if isinstance(value, str) else value
+        for key, value in records.scores.items()
+    }
+    _write_json(folder / "scores.json", scores)
+
+
+def _write_adapter(folder: Path, records: Records, names: Names) -> None:
+    """Copy what is on the list alone; Axolotl's own README is not."""
+    _take(records.adapter, folder, (ADAPTER, *TOKENIZER))
+    _write_json(folder / "adapter_config.json", _adapter_config(records, names))
+    _clean_tokenizer(folder)
+
+
+def _write_merged(folder: Path, merged: Path) -> None:
+    _take(merged, folder, (*MERGED, *TOKENIZER))
+    _clean_tokenizer(folder)
+
+
+def _take(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    for path in sorted(source.iterdir()):
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
+            shutil.copyfile(path, folder / path.name)
+
+
+def _clean_tokenizer(folder: Path) -> None:
+    tokenizer = folder / "tokenizer_config.json"
+    if tokenizer.is_file():
+        _write_json(tokenizer, _tokenizer_config(json.loads(tokenizer.read_text("utf-8"))))
+
+
+def _adapter_config(records: Records, names: Names) -> dict[str, object]:
+    config = {**records.adapter_config, "base_model_name_or_path": names.base_model}
+    if names.local_base:
+        config["revision"] = None  # of the folder, not of the hub's model
+    return config
+
+
+def _tokenizer_config(config: dict[str, object]) -> dict[str, object]:
+    """Without where the tokenizer was loaded from, which would bind others to a folder too."""
+    dropped = {"is_local", "local_files_only"}
+    if is_absolute(str(config.get("name_or_path", ""))):
+        dropped.add("name_or_path")
+    return {key: value for key, value in config.items() if key not in dropped}
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def check_repo(repo: str) -> None:
+    """Raise UserError where `repo` cannot be a model's name on the hub."""
+    try:
+        validate_repo_id(repo)
+        owner, name = repo.split("/")
+        if not (owner and name):
+            raise ValueError
+    except (HFValidationError, ValueError) as error:
+        raise UserError(
+            f"--repo: {repo} is no name of the hub; give user/name, of letters, digits, `-`, `_` "
+            "and `.`, at most 96 of them"
+        ) from error
+
+
+def check_access(repo: str) -> None:
+    """Raise UserError where nothing could be uploaded: offline by setting, or no token."""
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"{repo}: HF_HUB_OFFLINE is set; unset it to upload")
+    if get_token() is None:
+        raise UserError(f"{repo}: no token of the hub here; run `hf auth login` or set HF_TOKEN")
+
+
+def upload(folder: Path, repo: str, private: bool) -> str:
+    """Create the repository where it is missing, upload in one commit, return its address."""
+    check_repo(repo)
+    check_access(repo)
+    api = HfApi()
+    with _one_line(repo):
+        api.create_repo(repo, private=private, exist_ok=True)
+        if private and not api.repo_info(repo).private:
+            raise UserError(
+                f"{repo}: is there already, and public; make it private in its settings on the "
+                "hub, or leave out --private"
+            )
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            allow_patterns=list(FILES),
+            commit_message="Adapter, card and records",
+        )
+    return str(done.commit_url)
+
+
+@contextmanager
+def _one_line(repo: str) -> Iterator[None]:
+    """Turn what the hub's client raises into a UserError."""
+    mend = "nothing here was changed; run the same command again"
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise UserError(f"{repo}: HF_HUB_OFFLINE is set; unset it to upload") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = error.server_message or f"status {status}"
+        why = STATUS.get(status, f"the hub answered {status}; {mend}")
+        raise UserError(f"{repo}: {why} (it says: {said})") from error
+    except (httpx.HTTPError, OSError) as error:
+        raise UserError(
+            f"{repo}: the hub cannot be reached ({type(error).__name__}: {error}); check the "
+            f"network; {mend}"
+        ) from error
+    except (ValueError, RuntimeError) as error:  # a card, a file or an answer it will not have
+        raise UserError(f"{repo}: the hub's client gave up ({error}); {mend}") from error
+
+
+def check_staged(folder: Path, corpus: Iterable[str]) -> None:
+    """Look through every file of `folder`; `corpus`: texts that may not stand in any of them."""
+    windows: dict[str, str] = {}
+    flats: dict[str, str] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            continue
+        name = path.relative_to(folder).as_posix()
+        try:
+            text = "\n".join(_strings(path, name))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name}: is not UTF-8 ({error.reason}); save it as that") from error
+        if found := _path_in(text):
+            raise UserError(
+                f"{name}: would publish the path `{found}`; make it relative where it comes from "
+                "(the recipe, or a file beside the adapter)"
+            )
+        flat = _flat(text)
+        flats[name] = f" {flat} "
+        for start in range(len(flat) - WINDOW + 1):
+            windows.setdefault(flat[start : start + WINDOW], name)
+    for quoted in corpus:
+        if place := _quoted(_flat(quoted), windows, flats):
+            raise UserError(
+                f"{place[0]}: would publish text of the prepared data (`{place[1]}`); "
+                "take it out where it comes from (the recipe's comments, instruction or note)"
+            )
+
+
+def _quoted(flat: str, windows: dict[str, str], flats: dict[str, str]) -> tuple[str, str] | None:
+    """The file in which a part of the text stands, and that part."""
+    if len(flat) < WINDOW:
+        files = (n for n, text in flats.items() if f" {flat} " in text)
+        name = next(files, None) if len(flat) >= SHORT else None
+        return (name, flat) if name else None
+    for start in (*range(0, len(flat) - WINDOW, STRIDE), len(flat) - WINDOW):
+        part = flat[start : start + WINDOW]
+        if part in windows:
+            return windows[part], part
+    return None
+
+
+def _flat(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
+
+
+def corpus_texts(recipe: Recipe) -> Iterator[str]:
+    """The dialogues and summaries of the prepared splits."""
+    for split in ("train", "validation", "test"):
+        with (recipe.data_dir / f"{split}.jsonl").open(encoding="utf-8") as file:
+            for line in file:
+                row = json.loads(line)
+                yield dialogue_of(row, recipe.summarization.instruction)
+                yield row["messages"][1]["content"]
+
+
+def _path_in(text: str) -> str | None:
+    own = [str(place) for place in (Path.cwd(), Path.home()) if len(place.parts) > 1]
+    for place in own:
+        if re.search(rf"(?<![\w.]){re.escape(place)}(?![\w.-])", text):
+            return place
+    found = PATH.search(text)
+    return found[0] if found else None
+
+
+def _strings(path: Path, name: str) -> Iterator[str]:
+    """All text of a file as a reader would see it, escapes resolved."""
+    if path.is_symlink():
+        raise UserError(f"{name}: is a link; put the file itself there")
+    if path.suffix == ".json":
+        yield from _in_json(_json(path, name))
+    elif path.suffix in TEXT:
+        yield (text := path.read_text("utf-8"))
+        if path.suffix == ".yml":  # once more without the escapes of its strings
+            yield from _in_json(yaml.safe_load(text))
+    elif path.suffix == ".safetensors":
+        yield from _in_safetensors(path, name)
+    elif path.name != "tokenizer.model":  # pieces of a vocabulary, in binary
+        raise UserError(f"{name}: is not published; only safetensors, text and JSON are")
+
+
+def _json(path: Path, name: str) -> Any:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{name}: damaged ({error}); make it anew") from error
+    if (
+        name == "tokenizer.json"
+        and isinstance(found, dict)
+        and isinstance(found.get("model"), dict)
+    ):
+        found["model"] = {k: v for k, v in found["model"].items() if k not in ("vocab", "merges")}
+    return found
+
+
+def _in_json(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _in_json(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _in_json(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def _in_safetensors(path: Path, name: str) -> Iterator[str]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            yield from file.keys()
+            yield from _in_json(file.metadata() or {})
+    except SafetensorError as error:
+        raise UserError(f"{name}: is no whole safetensors file ({error}); train anew") from error
 
 
 if __name__ == "__main__":

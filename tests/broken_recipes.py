@@ -92,7 +92,7 @@ PLUGINS = [
     BrokenRecipe("our plugin misspelt", [("SummarizationPlugin", "SummarisationPlugin")], [
         ("SummarisationPlugin",
          f"plugin `{OURS.replace('riz', 'ris')}` cannot be loaded (module "
-         "'data_prep.axolotl_plugin' has no attribute 'SummarisationPlugin'), and Axolotl may "
+         "'training.plugin' has no attribute 'SummarisationPlugin'), and Axolotl may "
          f"train without it; did you mean `{OURS}`?")], reaches_our_plugin=False),
     swap("another plugin misspelt", OURS, f"{OURS}\n  - axolotl.integrations.ligr.LigerPlugin",
          "plugin `axolotl.integrations.ligr.LigerPlugin` cannot be loaded (No module named "

@@ -10,7 +10,7 @@ from data_prep.strict.problems import find_problems
 from tests.conftest import ROOT
 
 BASE = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
-OURS = "data_prep.axolotl_plugin.SummarizationPlugin"
+OURS = "training.plugin.SummarizationPlugin"
 FSDP = "fsdp_version: 2\nfsdp_config:\n"
 BEST = "load_best_model_at_end: true\n"
 STEPS = ("eval_strategy: epoch\nsave_steps: 250", "eval_steps: 10\nsave_steps: 20")

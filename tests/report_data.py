@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from eval.analysis import Settings, analyse
-from eval.rouge import METRICS
-from eval.systems import Corpus, System, with_baselines
+from eval.baselines import Corpus, System, with_baselines
+from eval.metrics import METRICS
 from tests.conftest import ROOT
 
 LIMIT = 60  # words after which the invented base model is cut off

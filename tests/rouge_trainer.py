@@ -16,8 +16,8 @@ from transformers import (
 from data_prep.prepare import prepare
 from data_prep.prompt import PromptEncoder, read_rows
 from data_prep.recipe import Recipe, load_recipe
-from eval.training_rouge import TrainingRougeCallback
 from tests.conftest import derived_recipe
+from training.rouge import TrainingRougeCallback
 
 DIALOGUES, TOKENS = 4, 16
 ROUGE: dict[str, Any] = {"dialogues": DIALOGUES, "max_new_tokens": TOKENS, "examples": 2}

@@ -7,15 +7,14 @@ from typing import Any
 
 import yaml
 
-from data_prep.manifest import check_prepared
-from data_prep.prepare import prepare
+from data_prep.prepare import check_prepared, prepare
 from data_prep.prompt import dialogue_of, read_rows
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training import run_record
-from data_prep.training.adapter import settings_of
+from eval.adapter import settings_of
 from eval.results import write_results
 from eval.signature import generation_key
 from tests.conftest import ROOT
+from training import run_record
 
 NAME = "tiny_run"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"

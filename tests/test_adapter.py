@@ -10,7 +10,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.adapter import ADAPTER, find_adapter, same_weights, trained_otherwise
+from eval.adapter import ADAPTER, find_adapter, same_weights, trained_otherwise
 from eval.run import default_output, evaluate
 
 RUN = "tiny_run.yml"

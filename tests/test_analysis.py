@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from eval.analysis import Settings, analyse
-from eval.rouge import METRICS, mean_f1, score
-from eval.systems import Corpus, System, default_pairs, with_baselines
+from eval.baselines import Corpus, System, default_pairs, with_baselines
+from eval.metrics import METRICS, mean_f1, score
 from tests.conftest import ROOT
 
 ROWS = [

@@ -14,8 +14,8 @@ import yaml
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from data_prep.training.axolotl_commands import axolotl_command, drop_passed_on, passed_on
 from tests.conftest import ROOT, derived_recipe
+from training.axolotl_commands import axolotl_command, drop_passed_on, passed_on
 
 BIN = Path(sys.executable).parent
 
@@ -102,7 +102,7 @@ def test_evaluate_scores_the_trained_adapter_not_a_fresh_one(trained: Path) -> N
 def test_inference_asks_the_trained_adapter_and_names_our_own_command(trained: Path) -> None:
     done = axolotl(trained.parent, "inference", trained, stdin="Ana: hi")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "for summaries use `python -m eval.summarize" in done.stderr
+    assert "for summaries use `python -m chat.summarize" in done.stderr
 
 
 @pytest.mark.slow

@@ -6,12 +6,12 @@ import pytest
 import torch
 from axolotl.utils.dict import DictDefault
 
-from data_prep.axolotl_plugin import LORA_KERNELS, SummarizationPlugin
-from data_prep.cpu import bf16_is_faster
+from data_prep.machine import bf16_is_faster
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training import run_record
 from tests.conftest import derived_recipe
+from training import run_record
+from training.plugin import LORA_KERNELS, SummarizationPlugin
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is done without a GPU")
 

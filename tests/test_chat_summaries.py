@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from chat.chat import Chat, Message
+from chat.summarize import ChatSummarizer
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe
-from eval.chat_summaries import ChatSummarizer
-from eval.chats.chat import Chat, Message
 from tests.chats.tiny import tiny_recipe
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.chats.anonymize import anonymize
-from eval.chats.chat import Chat, Message, dialogue_of, speakers_of
+from chat.anonymize import anonymize
+from chat.chat import Chat, Message, dialogue_of, speakers_of
 from tests.chats import read
 
 SPEAKERS = ["Anna Kowalska", "Will", "Jo-Ann Smith", "Bob Smith", "+49 151 23456789", "Zoë 🌸"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.chats import archive
+from chat import read as archive
 from tests.chats import errors, everything, read, turns
 
 

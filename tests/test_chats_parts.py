@@ -3,8 +3,8 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from eval.chats.chat import Message, dialogue_of
-from eval.chats.parts import cut_at_gaps, cut_to_fit
+from chat.chat import Message, dialogue_of
+from chat.summarize import cut_at_gaps, cut_to_fit
 
 START = datetime(2021, 5, 1, 9)
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from eval.chats.names import same
-from eval.chats.phones import mask_phones
+from chat.anonymize import mask_phones, same
 
 
 @pytest.mark.parametrize("number", [

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from chat.chat import dialogue_of, parse_plain
 from data_prep.prompt import read_rows
-from eval.chats.chat import dialogue_of
-from eval.chats.plain import parse
 from tests.chats import FOLDER, errors, everything, notes, read, turns
 from tests.conftest import ROOT
 
@@ -55,7 +54,7 @@ def test_a_prepared_dialogue_comes_through_unchanged() -> None:
     rows = [row for path in (ROOT / "data_prep/sample").glob("*.jsonl") for row in read_rows(path)]
     assert len(rows) == 220
     for row in rows:
-        assert dialogue_of(parse(row["dialogue"], "row")) == row["dialogue"]
+        assert dialogue_of(parse_plain(row["dialogue"], "row")) == row["dialogue"]
 
 
 def test_argument() -> None:

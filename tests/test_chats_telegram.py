@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.chats.parts import cut_at_gaps
+from chat.summarize import cut_at_gaps
 from tests.chats import clock, errors, everything, notes, read, turns
 
 

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.chats.whatsapp import parse, recognise
-from eval.chats.whatsapp_dates import find_order, read_start
-from eval.chats.whatsapp_words import clean
+from chat.whatsapp import clean, find_order, parse, read_start, recognise
 from tests.chats import FOLDER, clock, everything, notes, read, turns
 
 PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"

@@ -167,7 +167,7 @@ def test_a_command_lets_no_package_ask_the_hub_for_compiled_code(
     with Hub() as hub:
         env |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "LOCAL_KERNELS": "a=b"}
         done = subprocess.run(
-            [sys.executable, "-m", "data_prep.preflight", path],
+            [sys.executable, "-m", "training.preflight", path],
             cwd=ROOT, env=env, capture_output=True, text=True,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

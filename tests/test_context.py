@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from eval.context import environment, training_curves
+from eval.results import environment, training_curves
 
 
 def write_state(folder: Path, *history: dict[str, float]) -> None:

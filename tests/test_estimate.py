@@ -14,16 +14,13 @@ from torch._subclasses import FakeTensor, FakeTensorMode
 from transformers import MistralConfig, modeling_flash_attention_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from data_prep.cpu import bf16_is_faster
-from data_prep.preflight import speed
-from data_prep.preflight.estimate import lines
-from data_prep.preflight.lengths import lengths, overlong
-from data_prep.preflight.memory import estimate_memory, kept_a_token
-from data_prep.preflight.model_shape import Shape, shape_of
-from data_prep.preflight.plan import keeps_to_rows, plan
+from data_prep.machine import bf16_is_faster
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
+from training import estimate as speed
+from training.estimate import Shape, estimate_memory, kept_a_token, lines, shape_of
+from training.plan import keeps_to_rows, lengths, overlong, plan
 
 
 @pytest.fixture(scope="module")

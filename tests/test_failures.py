@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data_prep.preflight.weights import look_at_weights
+from data_prep.hub import look_at_weights
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.failures import in_words, smaller
 from tests.conftest import ROOT, derived_recipe, launch
+from training.failures import in_words, smaller
 
 CUDA = "CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of 39.39 GiB"
 
@@ -68,7 +68,7 @@ def test_a_training_that_runs_out_of_memory_says_so_in_one_line(
     (tmp_path / "starving.py").write_text(STARVING, "utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
     monkeypatch.syspath_prepend(tmp_path)
-    ours = "data_prep.axolotl_plugin.SummarizationPlugin"
+    ours = "training.plugin.SummarizationPlugin"
     recipe = recipe_of(
         tiny_smollm2, tmp_path, bf16=False, plugins=[ours, "starving.StarvingPlugin"]
     )
@@ -160,7 +160,7 @@ def test_models_that_the_hub_does_not_give(
     prepare(load_recipe(path))
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "data_prep.preflight", path],
+        [sys.executable, "-m", "training.preflight", path],
         cwd=ROOT, env=env, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr[-2000:]

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.prompt import read_rows
-from data_prep.recipe import Decoding, Recipe, load_recipe
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.settings import Decoding
 from eval.generate import Summarizer, plan_batches, resolve
 from eval.hf_engine import HfEngine
 from tests.conftest import ROOT, derived_recipe
@@ -136,7 +137,8 @@ LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
 from data_prep.prompt import read_rows
-from data_prep.recipe import Decoding, load_recipe
+from data_prep.recipe import load_recipe
+from data_prep.settings import Decoding
 from eval.generate import Summarizer
 recipe = load_recipe(sys.argv[1])
 rows = read_rows(recipe.data_dir / "test.jsonl") * 2

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from eval.html_examples import chat, marked
-from eval.html_report import html_report
-from eval.verdict import verdict
+from eval.html_report import chat, html_report, marked
+from eval.stats import verdict
 from tests.report_data import RECIPE, SCRIPT, report_data
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}

@@ -11,10 +11,10 @@ from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.preflight.plan import for_gpu
 from data_prep.strict.problems import find_problems
-from data_prep.training.machine import cpu_overrides, machine_problems, old_card_overrides
 from tests.conftest import ROOT, launch
+from training.machine_checks import cpu_overrides, machine_problems, old_card_overrides
+from training.plan import for_gpu
 
 PATH = Path("recipes/mistral_samsum.yml")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

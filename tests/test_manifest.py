@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.manifest import check_prepared
-from data_prep.prepare import prepare
+from data_prep.prepare import check_prepared, prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.corpora import (
     OUTPUTS,

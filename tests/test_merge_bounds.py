@@ -6,10 +6,8 @@ from typing import Any
 import pytest
 
 from eval.analysis import Settings, analyse
-from eval.systems import Corpus, System
-from scripts.merging.bounds import checks
-from scripts.merging.measure import Logits, Measured
-from scripts.merging.weights import Weights
+from eval.baselines import Corpus, System
+from scripts.merge_proof import Logits, Measured, Weights, checks
 
 REFERENCES = [f"Ann meets Bob at {hour} in the park." for hour in range(1, 41)]
 SMOLLM2: dict[str, Any] = {"positions": 860, "size": 44.6}

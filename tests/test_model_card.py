@@ -11,9 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from eval.model_card import model_card
-from eval.publish.names import Names, names_of
-from eval.publish.records import Records, read_records
+from scripts.model_card import Names, Records, model_card, names_of, read_records
 from tests.run_records import BASE, NAME
 
 

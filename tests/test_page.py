@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
+from chat.page import example_chats
 from data_prep.recipe import load_recipe
-from eval.page import example_chats
 from tests.browser import watched_page
 from tests.conftest import ROOT, WORKER, derived_recipe
 from tests.page_recipe import free_port, page_recipe
@@ -32,7 +32,7 @@ def watch(event, args):
         print(host, file=open(log, "a"))
 log, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 sys.addaudithook(watch)
-runpy.run_module("eval.page", run_name="__main__", alter_sys=True)
+runpy.run_module("chat.page", run_name="__main__", alter_sys=True)
 """
 
 

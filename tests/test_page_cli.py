@@ -1,4 +1,4 @@
-"""Bad input to `python -m eval.page`, and whose chats it shows as examples."""
+"""Bad input to `python -m chat.page`, and whose chats it shows as examples."""
 
 import socket
 import sys
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from chat.page import example_chats, main
 from data_prep.errors import run_cli
 from data_prep.recipe import load_recipe
-from eval.page import example_chats, main
 from tests.conftest import derived_recipe
 from tests.page_recipe import free_port, page_recipe
 
@@ -42,7 +42,7 @@ def refusal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> str:
     """The line with which the command refuses; nothing is loaded by then, so it is quick."""
-    monkeypatch.setattr(sys, "argv", ["eval.page", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["chat.page", *map(str, arguments)])
     start = time.monotonic()
     with pytest.raises(SystemExit) as ended:
         run_cli(main)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from chat.page import MOST_CHARACTERS, Pair, Summary
 from data_prep.errors import UserError
 from data_prep.prompt import to_row
 from data_prep.recipe import Recipe, load_recipe
 from eval.generate import Summarizer
-from eval.pair import MOST_CHARACTERS, Pair, Summary
 from tests.conftest import derived_recipe
 from tests.tiny_adapter import save_adapter
 

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.preflight.lengths import lengths, overlong
-from data_prep.preflight.parity import check_parity, spread
-from data_prep.preflight.row_checks import EncodedRow, RowChecks
 from data_prep.prepare import prepare
 from data_prep.prompt import PromptEncoder, read_rows, to_row
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
 from tests.wrong_prompts import MISTRAL, SMOLLM2, jinja
+from training.plan import lengths, overlong
+from training.prompt_checks import EncodedRow, RowChecks, check_parity, spread
 
 
 @pytest.fixture(scope="module")

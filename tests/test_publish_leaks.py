@@ -9,7 +9,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from data_prep.errors import UserError
-from eval.publish.leaks import check_staged
+from scripts.publish import check_staged
 
 LINE = 'Mia: the "blue" bike is in the shed behind the house, \u00e9t\u00e9 comme hiver'
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.recipe import Recipe, Summarization
-from eval.publish.names import Names, is_absolute, is_hub_id, names_of, portable, replaced
+from data_prep.recipe import Recipe
+from data_prep.settings import Summarization
+from scripts.model_card import Names, is_absolute, is_hub_id, names_of, portable, replaced
 
 MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from eval.publish.records import read_records
+from scripts.model_card import read_records
 from tests.run_records import NAME
 
 OUTPUT, RESULTS = Path(f"outputs/{NAME}"), Path(f"results/{NAME}")

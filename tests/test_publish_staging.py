@@ -7,10 +7,8 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from eval.model_card import model_card
-from eval.publish.names import names_of
-from eval.publish.records import read_records
-from eval.publish.staging import stage, staged
+from scripts.model_card import model_card, names_of, read_records
+from scripts.publish import stage, staged
 from tests.conftest import ROOT
 from tests.run_records import BASE, NAME
 

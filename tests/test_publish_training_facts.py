@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from eval.publish.training_facts import settings_rows, training_rows
+from scripts.model_card import settings_rows, training_rows
 
 SCORES: dict[str, Any] = {
     "systems": {"base": {"seconds": 742.1}, "tuned": {"seconds": None}},

@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import constants
 
 from data_prep.errors import UserError
-from eval.publish.upload import check_access, check_repo, upload
+from scripts.publish import check_access, check_repo, upload
 from tests.hub import Hub
 
 

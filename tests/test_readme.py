@@ -43,7 +43,7 @@ def test_first_command_and_result_come_early() -> None:
 def test_every_key_in_the_tweak_table_is_known() -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
-    from data_prep.recipe import Cleaning, Decoding, Summarization
+    from data_prep.settings import Cleaning, Decoding, Summarization
 
     known = {*AxolotlInputConfig.model_fields, "summarization"}
     known |= {f"summarization.{name}" for name in Summarization.model_fields}

@@ -1,7 +1,7 @@
 """Every recipe of the table of broken ones is refused by preflight and by Axolotl's own command.
 
 Both commands are imported once and forked for each recipe, which runs the very code of
-`python -m data_prep.preflight` and of what `accelerate launch -m axolotl.cli.train` starts. One
+`python -m training.preflight` and of what `accelerate launch -m axolotl.cli.train` starts. One
 recipe goes through the launch line itself.
 """
 
@@ -21,7 +21,7 @@ import json, os, sys, traceback
 from pathlib import Path
 
 if sys.argv[1] == "preflight":
-    from data_prep.preflight import __main__ as preflight
+    from training import preflight as preflight
     from data_prep.strict import problems
     from data_prep.errors import run_cli
     import axolotl.utils.schemas.config
@@ -31,7 +31,7 @@ if sys.argv[1] == "preflight":
 else:
     import fire
     import axolotl.cli.config
-    import data_prep.axolotl_plugin
+    import training.plugin
     from axolotl.cli.train import do_cli
     def run(path):
         sys.argv = ["axolotl.cli.train", path]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from eval.analysis import Settings, analyse
+from eval.baselines import Corpus, System, with_baselines
 from eval.report import comparison_table, mistake_table, report, table
-from eval.systems import Corpus, System, with_baselines
 
 DIALOGUES = [f"Ann: ```\n# no heading {n}\nBob: fine, {n} it is, see you there" for n in range(4)]
 REFERENCES = [f"Ann | Bob agree on {n}." for n in range(4)]

@@ -23,7 +23,8 @@ import torch
 torch.set_num_threads(1)
 from accelerate import PartialState
 from data_prep.prompt import read_rows
-from data_prep.recipe import Decoding, load_recipe
+from data_prep.recipe import load_recipe
+from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.predictions import Work, generate_file
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from eval.rouge import METRICS, mean_f1, score
+from eval.metrics import METRICS, mean_f1, score
 from tests.conftest import PUBLISHED
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training import run_record
-from data_prep.training.adapter import ADAPTER, TRAINED_WITH, finished, settings_of
-from data_prep.training.prepared_cache import cache_folder, set_aside_cut_caches
+from eval.adapter import ADAPTER, TRAINED_WITH, finished, settings_of
 from tests.conftest import ROOT, derived_recipe
+from training import run_record
+from training.checkpoints import cache_folder, set_aside_cut_caches
 
 FILES = {"train.jsonl": "aaaa", "validation.jsonl": "bbbb", "test.jsonl": "cccc"}
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from data_prep.manifest import check_prepared
+from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, SHARED
 from tests.corpora import (

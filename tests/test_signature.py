@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.recipe import Decoding, load_recipe
+from data_prep.recipe import load_recipe
+from data_prep.settings import Decoding
 from eval import signature
-from eval.outputs import Fields
 from eval.predictions import difference, generate_file
-from eval.score import load
+from eval.score import Fields, load
 from tests.conftest import derived_recipe
 from tests.test_predictions import KEY, work
 

@@ -10,15 +10,13 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from data_prep.manifest import check_prepared, data_settings
+from data_prep.prepare import check_prepared, data_settings
 from data_prep.recipe import load_recipe
-from data_prep.training.adapter import settings_of
-from eval import similarity
-from eval.model_card import model_card
-from eval.publish.names import names_of
-from eval.publish.records import read_records
+from eval import metrics as similarity
+from eval.adapter import settings_of
 from eval.run import evaluate
 from eval.signature import generation_key
+from scripts.model_card import model_card, names_of, read_records
 from tests.conftest import command, derived_recipe
 from tests.report_data import report_data
 from tests.run_records import NAME, write_scores

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.formats import read_file
-from data_prep.sources import SPLITS, Source
+from data_prep.sources import SPLITS, Source, read_file
 from tests.corpora import chat, chats, encode, members, write_archive, write_folder
 
 ENDINGS = [".json", ".jsonl", ".csv", ".parquet"]

@@ -1,4 +1,4 @@
-"""`python -m eval.summarize`: what it prints, what it refuses, and the exit codes."""
+"""`python -m chat.summarize`: what it prints, what it refuses, and the exit codes."""
 
 import io
 import json
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from chat.summarize import main
 from data_prep.errors import UserError, run_cli
 from data_prep.recipe import Recipe
 from eval.generate import Summarizer
-from eval.summarize import main
 from tests.chats import FOLDER
 from tests.chats.tiny import tiny_recipe
 from tests.conftest import command, derived_recipe
@@ -36,7 +36,7 @@ def run(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Runs the command in this process: exit code, lines of stdout, our lines of stderr."""
 
     def call(*args: object, stdin: bytes = b"") -> tuple[int, list[str], list[str]]:
-        monkeypatch.setattr(sys, "argv", ["eval.summarize", str(recipe.path), *map(str, args)])
+        monkeypatch.setattr(sys, "argv", ["chat.summarize", str(recipe.path), *map(str, args)])
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         code: Any = 0
         try:
@@ -71,7 +71,7 @@ def test_without_an_adapter_it_says_how_to_go_on(run: Run, recipe: Recipe) -> No
     finally:
         folder.rename(recipe.output_dir)
     assert (code, out) == (2, []) and len(said) == 1
-    assert "no trained adapter there" in said[0] and "`--model base` of eval.summarize" in said[0]
+    assert "no trained adapter there" in said[0] and "`--model base` of chat.summarize" in said[0]
 
 
 def test_rows_come_in_their_order_whatever_their_batch(run: Run, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_parts_in_text_stand_under_the_whole(run: Run) -> None:
 
 
 def test_a_reader_that_has_seen_enough(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in `python -m eval.summarize ... | head -1`."""
+    """As in `python -m chat.summarize ... | head -1`."""
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
@@ -175,7 +175,7 @@ def test_command_line_with_the_real_base_model(smollm2: Path, tmp_path: Path) ->
         summarization__decoding={"max_new_tokens": 24, "dtype": "float32"},
     )  # fmt: skip
     done = command(
-        sys.executable, "-m", "eval.summarize", path, FOLDER / "whatsapp_android_us.txt",
+        sys.executable, "-m", "chat.summarize", path, FOLDER / "whatsapp_android_us.txt",
         FOLDER / "prose.txt", FOLDER / "slack", *BASE, "--json",
     )  # fmt: skip
     assert done.returncode == 1, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""The module for `evaluate`: from disk, without the hub, with the figures of `eval.rouge`."""
+"""The module for `evaluate`: from disk, without the hub, with the figures of `eval.metrics`."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import BootstrapAggregator
 
-from eval.rouge import METRICS, mean_f1, score
+from eval.metrics import METRICS, mean_f1, score
 from tests.conftest import ROOT
 
 ROWS = [

@@ -12,10 +12,10 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.adapter import find_adapter
-from data_prep.training.machine import cpu_overrides
-from eval.context import training_curves
+from eval.adapter import find_adapter
+from eval.results import training_curves
 from tests.conftest import ROOT, command, derived_recipe, train
+from training.machine_checks import cpu_overrides
 
 pytestmark = pytest.mark.slow
 DIALOGUES = 8

@@ -12,8 +12,8 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from data_prep.training.checkpoints import checkpoints, newest_whole
 from tests.conftest import ROOT, derived_recipe, launch, train
+from training.checkpoints import checkpoints, newest_whole
 
 pytestmark = pytest.mark.slow
 SMALL = {

@@ -15,10 +15,9 @@ from data_prep.errors import UserError
 from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe
 from eval.generate import Summarizer
-from eval.model_in_training import undisturbed, without_peft
-from eval.rouge import METRICS, mean_f1, score
-from eval.training_rouge import TrainingRougeCallback, bound, decoding_of
+from eval.metrics import METRICS, mean_f1, score
 from tests.rouge_trainer import DIALOGUES, TOKENS, figures_in, rouge_recipe, trainer_of
+from training.rouge import TrainingRougeCallback, bound, decoding_of, undisturbed, without_peft
 
 
 @pytest.fixture(scope="module")

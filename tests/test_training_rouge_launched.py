@@ -65,9 +65,9 @@ from peft import LoraConfig, get_peft_model
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
-from data_prep.recipe import Decoding
-from eval.generation import Settings, generate
-from eval.model_in_training import undisturbed, without_peft
+from data_prep.settings import Decoding
+from eval.hf_engine import Settings, generate
+from training.rouge import undisturbed, without_peft
 
 torch.distributed.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from eval.verdict import outcome, p_value, signed, verdict
+from eval.stats import outcome, p_value, signed, verdict
 
 SETTINGS = {"resamples": 1000, "permutations": 10_000, "confidence": 0.95, "seed": 1}
 

@@ -13,14 +13,14 @@ from typing import Any
 from pydantic import create_model
 
 from data_prep.errors import UserError
-from data_prep.recipe import Summarization
+from data_prep.settings import Summarization
 from data_prep.strict.axolotl_checks import is_renamed, refusal
 from data_prep.strict.axolotl_schema import Block, Keys, Leaf, Schema, Unknown, keys_of, walk
 from data_prep.strict.contradictions import contradictions
 from data_prep.strict.values import axolotls_own, required, value_problems
 from data_prep.strict.yaml_lines import Loc, Problem, YamlFile, dotted
 
-OUR_PLUGIN = "data_prep.axolotl_plugin.SummarizationPlugin"
+OUR_PLUGIN = "training.plugin.SummarizationPlugin"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

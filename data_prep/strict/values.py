@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from data_prep.recipe import Summarization
+from data_prep.settings import Summarization
 from data_prep.strict.axolotl_checks import misfit, short, validate
 from data_prep.strict.axolotl_schema import Block, Leaf, Schema, options_of
 from data_prep.strict.yaml_lines import Loc, Problem, dotted

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 
-from eval.rouge import mean_f1, score  # From: -e .
+from eval.metrics import mean_f1, score  # From: -e .
 
 DESCRIPTION = """\
 ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries: rouge_score with the Porter stemmer, mean of
@@ -35,7 +35,7 @@ CITATION = """\
 
 
 class SummaryRouge(evaluate.Metric):
-    """ROUGE as `eval.rouge` computes it."""
+    """ROUGE as `eval.metrics` computes it."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")

@@ -4,9 +4,9 @@ import io
 import os
 from pathlib import Path
 
+from chat.chat import Chat, Message
+from chat.read import read_all
 from data_prep.errors import UserError
-from eval.chats.chat import Chat, Message
-from eval.chats.read import read_all
 
 FOLDER = Path(__file__).parent
 

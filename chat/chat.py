@@ -1,0 +1,104 @@
+"""What every format is read into: a chat of messages, and its text as a model reads it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from data_prep.errors import UserError
+
+LINE_END = re.compile("\r\n|\r|\n")
+TURN = re.compile(r"\s*(?!https?:)([^\s:][^:\n]{0,59}?)\s*:(?:[ \t](.*)|)")
+
+MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
+
+# How SAMSum writes an attachment, so that a model tuned on it knows the word.
+PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"
+ENDINGS = {
+    **dict.fromkeys(("jpg", "jpeg", "png", "heic", "bmp"), PHOTO),
+    **dict.fromkeys(("mp4", "mov", "3gp", "avi", "mkv", "webm"), VIDEO),
+    "gif": GIF,
+}
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message; `time` as the export gives it, without a zone, or None where it gives none.
+
+    Those of a `thread` are read one after another.
+    """
+
+    time: datetime | None
+    speaker: str
+    text: str
+    thread: str = ""
+
+    def line(self) -> str:
+        """The turn as a dialogue has it, on one line: `Anna: hi`."""
+        text = " ".join(self.text.splitlines()) if "\n" in self.text else self.text
+        speaker = " ".join(self.speaker.split())  # an export may hold anything
+        return f"{speaker}: {text}" if speaker else text
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A chat in the order of the export, which is that of time.
+
+    `place` names file and row for messages to the user; `name` is empty for text that was typed;
+    `people` are names that the export knows, all those of a person together; `notes` are what the
+    reader had to guess or leave out.
+    """
+
+    place: str
+    name: str
+    messages: list[Message]
+    id: str | int | None = None
+    people: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+
+def dialogue_of(messages: Iterable[Message]) -> str:
+    """The messages as a dialogue, a turn a line."""
+    return "\n".join(message.line() for message in messages)
+
+
+def speakers_of(messages: Iterable[Message]) -> list[str]:
+    """The speakers in the order of their first message."""
+    return list(dict.fromkeys(message.speaker for message in messages if message.speaker))
+
+
+def media_word(file_name: str) -> str:
+    """The placeholder for an attached file, by its ending."""
+    return ENDINGS.get(file_name.rpartition(".")[2].lower(), OTHER)
+
+
+def parse_plain(text: str, place: str) -> list[Message]:
+    """The turns of a dialogue; a line without a name is kept as it is, a blank one left out.
+
+    Raises UserError where no line has a name.
+    """
+    messages = []
+    for line in LINE_END.split(text):
+        if not line.strip():
+            continue
+        turn = TURN.fullmatch(line)
+        if turn and (turn[2] or "").strip():
+            messages.append(Message(None, turn[1], turn[2].rstrip()))
+        else:
+            messages.append(Message(None, "", line.rstrip()))
+    if not text.strip():
+        raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
+    if not any(message.speaker for message in messages):
+        raise UserError(
+            f"{place}: no line is a turn of a dialogue; write each as `Name: text`, or give a "
+            "WhatsApp, Telegram or Slack export"
+        )
+    return messages
+
+
+def check_size(size: int, shown: object) -> None:
+    """Raise UserError where text of so many bytes is more than memory may take."""
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{shown}: holds {size:,} bytes of text, more than {MOST_BYTES:,}; give a part of it"
+        )

@@ -1,0 +1,370 @@
+"""WhatsApp's "Export chat": the `.txt` of Android and of the iPhone.
+
+The parser is ours. Of those on PyPI, whatstk (0.9.1, October 2026) is well kept but GPL-3.0 with
+pandas, plotly and seaborn, and takes no name with a colon; chat-miner (0.6.0, January 2025) joins
+the lines of a message and brings polars and wordcloud; chat-export (1.1.2) makes web pages of zips.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Container
+from datetime import date, datetime, time
+from typing import NamedTuple
+
+from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Message, media_word
+
+_HALF = r"[ap]\.?\s?m\.?|오전|오후|上午|下午|午前|午後|ص|م"
+_DATE = (
+    r"(?P<first>\d{1,4})\s?(?P<separator>[./-])\s?(?P<second>\d{1,2})\s?(?P=separator)"
+    r"\s?(?P<third>\d{1,4})\.?"
+)
+_TIME = (
+    rf"(?:(?P<before>{_HALF})\s?)?(?P<hour>\d{{1,2}})[:.](?P<minute>\d{{2}})"
+    rf"(?:[:.](?P<seconds>\d{{2}}))?(?:\s?(?P<after>{_HALF}))?"
+)
+_WHEN = rf"{_DATE}(?:,|،|\s(?:à|at|um|a las|às|kl\.?|om))?\s?{_TIME}"
+STARTS = [  # of the iPhone, of WhatsApp Web, and of Android
+    re.compile(rf"{start}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+    for start in (rf"\[{_WHEN}\]\s?", rf"\[{_TIME},\s?{_DATE}\]\s?", rf"{_WHEN}(?:\s[-–]\s|,\s)")
+]
+AFTERNOON = re.compile(r"p\.?\s?m\.?|오후|下午|午後|م", re.IGNORECASE)
+
+
+class Style(NamedTuple):
+    """How a stamp is written: all that an export's own stamps have in common."""
+
+    pattern: int  # of STARTS
+    separator: str
+    year_first: bool  # where it has four digits, as is `year_last`
+    year_last: bool
+    seconds: bool
+    half_day: bool
+
+
+class Stamp(NamedTuple):
+    """A date as three numbers in the file's order, its time of day, and how they are written."""
+
+    numbers: tuple[int, int, int]
+    time: time
+    style: Style
+
+
+Order = Callable[[tuple[int, int, int]], date]
+ORDERS: dict[str, Order] = {
+    "day first": lambda n: date(_year(n[2]), n[1], n[0]),
+    "month first": lambda n: date(_year(n[2]), n[0], n[1]),
+    "year first": lambda n: date(_year(n[0]), n[1], n[2]),
+}
+
+_OMITTED = (
+    r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
+    r"|absente?|omess[oai]|weggelaten|pomini[eę]t[oya]|пропущен[оаы]?|отсутствует|dahil edilmedi"
+)
+_KINDS = {
+    PHOTO: r"image|bild|imagen|immagine|imagem|foto|photo|afbeelding|obraz|zdjęcie"
+    r"|изображение|фото|görüntü|fotoğraf",
+    VIDEO: r"video|vídeo|vidéo|wideo|видео|videonotiz|video note",
+    GIF: r"gif",
+    OTHER: r"audio|sticker|document|dokument|documento|documentation|contact card|kontaktkarte"
+    r"|sprachnachricht|aufkleber|tarjeta de contacto|аудио|стикер|документ|ses|belge|çıkartma",
+}
+_KIND_WORDS = "|".join(_KINDS.values())
+# `<Media omitted>`, `<Video note omitted>`; the Russian and French ones have words of their own.
+ANDROID = re.compile(
+    rf"<(?:[^<>]{{2,30}}\s(?:{_OMITTED})|pomini[eę]to [^<>]+|Без медиафайлов)>", re.I
+)
+IOS = re.compile(rf"(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))", re.I)
+# Of any kind, where the mark before it says that WhatsApp wrote it; also behind one's own words.
+_ANY = r"[\w-]+(?: [\w-]+){0,3}"
+MARKED = re.compile(
+    rf"\u200e(?:(?P<kind>{_ANY}) (?:{_OMITTED})(?!\w)|pominięto (?P<other>{_ANY}))", re.I
+)
+ATTACHED = re.compile(r"<\w[\w ]{2,20}\s?: ?(?P<file>[^<>:]+\.\w{2,5})>")  # `<attached: a.jpg>`
+FILE = re.compile(  # `IMG-20201231-WA0001.jpg (file attached)`
+    r"^(?P<file>[^\n()]+\.\w{2,5}) \((?:file attached|Datei angehängt|archivo adjunto"
+    r"|fichier joint|file allegato|arquivo anexado|bestand bijgevoegd|plik załączony|załączono plik"
+    r"|файл добавлен|dosya ekli)\)",
+    re.M,
+)
+EDITED = re.compile(
+    r"<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje\.?"
+    r"|Ce message a été modifié|Questo messaggio è stato modificato|Mensagem editada"
+    r"|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено|Bu mesaj düzenlendi)>",
+    re.I,
+)
+DELETED = re.compile(
+    r"(?:(?:This message was deleted|You deleted this message)(?: by admin .+)?"
+    r"|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht"
+    r"|Se eliminó este mensaje|Eliminaste este mensaje|Ce message a été supprimé"
+    r"|Vous avez supprimé ce message|Questo messaggio è stato eliminato"
+    r"|Hai eliminato questo messaggio|Mensagem apagada|Você apagou esta mensagem"
+    r"|Essa mensagem foi apagada|Dit bericht is verwijderd|U hebt dit bericht verwijderd"
+    r"|Wiadomość usunięta|Ta wiadomość została usunięta|Данное сообщение удалено"
+    r"|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz|null)\.?",
+    re.I,
+)
+QUOTED = re.compile(r'"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»')  # a group's name, with any colon
+# Where an Android system line has a colon, what stands before it is no name but this.
+SYSTEM = re.compile(
+    r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
+    r"|created (?:the )?group|end-to-end encrypted|joined using|security code"
+    r"|pinned a message|turned (?:on|off)"
+    r"|hat (?:den (?:Betreff|Gruppennamen)|die Gruppe)|Ende-zu-Ende|cambió el (?:asunto|nombre)"
+    r"|creó (?:el )?grupo|cifrad[oa]s? de extremo|a (?:modifié|changé) (?:le sujet|le nom|l'objet)"
+    r"|a créé le groupe|chiffrés de bout|ha (?:cambiato|modificato) (?:l'oggetto|il nome)"
+    r"|ha creato il gruppo|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
+    r"|heeft (?:het onderwerp|de groep)|end-to-end-versleuteld"
+    r"|zmieni(?:ł|ła|ł\(a\)) temat|utworzy(?:ł|ła|ł\(a\)) grupę"
+    r"|изменил[аи]? (?:тему|название)|создал[аи]? группу)"
+    r"|(?-i:(?<=\S )(?:added|removed|añadió|agregó|eliminó|a ajouté|a retiré|ha aggiunto|ha rimosso"
+    r"|adicionou|removeu|dodał|usunął|usunęła|добавил|удалил|left$|salió|a quitté|ha abbandonato"
+    r"|saiu|opuścił|покинул))",
+    re.I,
+)
+# The same where the verb is the last word, behind the colon of a name: `Ana hat Team: Bo entfernt`.
+SYSTEM_END = re.compile(
+    r"[^:]+ (?:hat|heeft) [^:]+: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
+    r"|[^:]+, [^:]+: .+ kişi\w* (?:ekledi|çıkardı)\.?"
+)
+MARK = "\u200e"  # an iPhone sets it before all that WhatsApp wrote itself
+
+LOOKED_AT = 20  # lines, to recognise the format
+BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
+EDGES = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction around a line or name
+MENTION = re.compile("@\u2068([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
+COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
+
+
+class _Entry(NamedTuple):
+    stamp: Stamp
+    lines: list[str]  # the first is what follows the stamp
+    raw: str  # the first with its stamp
+
+
+def recognise(text: str) -> bool:
+    """Whether the first turn starts as a message of WhatsApp does, or most of the first lines.
+
+    One dated line in a dialogue does not make it an export.
+    """
+    lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
+    starts = [read_start(line.lstrip(EDGES)) for line in lines]
+    turns = [
+        bool(start)
+        for line, start in zip(lines, starts, strict=True)
+        if TURN.fullmatch(start[1] if start else line)
+    ]
+    stamped = sum(map(bool, starts))
+    return stamped > 0 and (turns[:1] != [False] or 2 * stamped > len(lines))
+
+
+def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
+    """The messages that people sent, and notes on what was guessed or left out.
+
+    Attachments become SAMSum's placeholders; deleted messages and system lines are left out.
+    The text is one that `recognise` knows.
+    """
+    entries, notes = _entries(text)
+    order, note = find_order([entry.stamp for entry in entries])
+    notes = [note, *notes] if note else notes
+    entries = _rejoin(entries, order)
+    long_names = _names_with_colons(entries)
+    messages = [_message(entry, order, long_names) for entry in entries]
+    return [message for message in messages if message], tuple(notes)
+
+
+def mentioned(text: str) -> tuple[tuple[str], ...]:
+    """The names that messages point to with an @: of people who may never have written."""
+    return tuple((name.removeprefix("~").strip(),) for name in dict.fromkeys(MENTION.findall(text)))
+
+
+def _lines(text: str) -> list[str]:
+    return LINE_END.split(text.translate(BLANKS))
+
+
+def _entries(text: str) -> tuple[list[_Entry], list[str]]:
+    """What stands between two stamps of the file's style, and notes on the lines around it."""
+    lines = _lines(text)
+    starts = [read_start(line.lstrip(EDGES)) for line in lines]
+    style = find_style([start[0] for start in starts if start])
+    entries: list[_Entry] = []
+    ahead = others = 0
+    for line, start in zip(lines, starts, strict=True):
+        if start and start[0].style == style:
+            entries.append(_Entry(start[0], [start[1]], line))
+        elif entries:
+            entries[-1].lines.append(line)
+            others += bool(start)
+        else:
+            ahead += bool(line.strip())
+    said = {
+        "lines before the first message, which are left out": ahead,
+        "dated lines in another style than the others', which are taken as text": others,
+    }
+    return entries, [f"{what}: {count}" for what, count in said.items() if count]
+
+
+def _rejoin(entries: list[_Entry], order: str) -> list[_Entry]:
+    """Give lines whose stamp is no date in the file's order back to the message before them."""
+    kept: list[_Entry] = []
+    for entry in entries:
+        if moment(entry.stamp, order) or not kept:
+            kept.append(entry)
+        else:
+            kept[-1].lines.extend([entry.raw, *entry.lines[1:]])
+    return kept
+
+
+def _turn(line: str, long_names: Container[str] = ()) -> tuple[str, str] | None:
+    """Name and text of a message's first line; None for what WhatsApp wrote."""
+    name, *rest = COLON.split(line, maxsplit=1)
+    if not rest or not is_name(name, line):
+        return None
+    if name not in long_names:
+        return name, rest[0]
+    turn = _turn(rest[0])
+    return turn and (f"{name}: {turn[0]}", turn[1])
+
+
+def _names_with_colons(entries: list[_Entry]) -> set[str]:
+    """Prefixes that are no whole name: `Team`, where every message goes on `Team: Anna: `."""
+    rests: dict[str, list[str]] = {}
+    for entry in entries:
+        turn = _turn(entry.lines[0])
+        if turn:
+            rests.setdefault(turn[0], []).append(turn[1])
+    return {name for name, said in rests.items() if _hold_names(said)}
+
+
+def _hold_names(rests: list[str]) -> bool:
+    """Whether names go on in all these texts, but for system lines.
+
+    So that nobody's `note: milk` becomes a name, two or more must do for twice as many messages.
+    """
+    found = [turn[0] for rest in rests if (turn := _turn(rest)) and turn[0]]
+    names = tuple({*found})
+    return 1 < len(names) <= len(found) / 2 and all(
+        rest.startswith(names) or SYSTEM.search(rest) for rest in rests
+    )
+
+
+def _message(entry: _Entry, order: str, long_names: set[str]) -> Message | None:
+    turn = _turn(entry.lines[0], long_names)
+    if not turn:
+        return None
+    name, text = turn
+    whole = "\n".join([text, *entry.lines[1:]])
+    if is_system(whole):
+        return None
+    said = clean(whole)
+    name = re.sub(rf"[{EDGES}]", "", name).strip().removeprefix("~").strip()
+    return Message(moment(entry.stamp, order), name, said) if said and name else None
+
+
+def clean(text: str) -> str | None:
+    """The text of a message with its attachments as placeholders; None where nothing was said."""
+    text = EDITED.sub("", text).strip()
+    if DELETED.fullmatch(text.replace(MARK, "").strip()):
+        return None
+    text = MARKED.sub(_placeholder, text).replace(MARK, "")
+    text = ATTACHED.sub(lambda found: media_word(found["file"]), text)
+    text = FILE.sub(lambda found: media_word(found["file"]), text)
+    text = ANDROID.sub(OTHER, text)
+    lines = [
+        IOS.sub(_placeholder, line) if IOS.fullmatch(line) else line for line in text.split("\n")
+    ]
+    return "\n".join(lines).strip() or None
+
+
+def is_name(name: str, line: str) -> bool:
+    """Whether what a line begins with, up to its first colon, names somebody."""
+    quoted = any(found.start() < len(name) < found.end() for found in QUOTED.finditer(line))
+    return not (quoted or SYSTEM.search(name) or SYSTEM_END.fullmatch(line))
+
+
+def is_system(text: str) -> bool:
+    """Whether WhatsApp wrote the text that follows a name in an iPhone's export."""
+    if not text.startswith(MARK):
+        return False
+    bare = text.replace(MARK, "").strip()
+    if SYSTEM.search(bare.split("\n")[0]):
+        return True
+    return ":" not in QUOTED.sub("", bare) and clean(text) == bare
+
+
+def _placeholder(found: re.Match[str]) -> str:
+    """`image omitted` becomes `<file_photo>`."""
+    word = found["kind"] or found["other"]
+    return next((p for p, kinds in _KINDS.items() if re.fullmatch(kinds, word, re.I)), OTHER)
+
+
+def read_start(line: str) -> tuple[Stamp, str] | None:
+    """The stamp of a line that starts a message, and what follows it; None for any other line."""
+    for number, pattern in enumerate(STARTS):
+        found = pattern.fullmatch(line)
+        if found:
+            return _stamp(found, number)
+    return None
+
+
+def find_style(stamps: list[Stamp]) -> Style:
+    """The style of the file's own stamps; others were pasted or written into a message.
+
+    The commonest wins. That of the first counts double, for a file begins with a stamp of its own.
+    """
+    counts = Counter(stamp.style for stamp in stamps)
+    counts[stamps[0].style] *= 2
+    return counts.most_common(1)[0][0]
+
+
+def find_order(stamps: list[Stamp]) -> tuple[str, str]:
+    """Which order all dates are in, and a note where that is a guess.
+
+    A year ahead tells. Else the order that makes the most of them dates wins; then the one that
+    runs back in time less often, for an export is in the order of sending. Left open, 12 hours and
+    a slash mean America.
+    """
+    if all(stamp.numbers[0] > 31 for stamp in stamps):
+        return "year first", ""
+    ranked = {name: _faults(stamps, name) for name in ("day first", "month first")}
+    if ranked["day first"] != ranked["month first"]:
+        return min(ranked, key=lambda name: ranked[name]), ""
+    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
+        return "day first", ""
+    american = all(s.style.half_day and s.style.separator == "/" for s in stamps)
+    order = "month first" if american else "day first"
+    return order, f"no date tells day from month; they are read {order}"
+
+
+def moment(stamp: Stamp, order: str) -> datetime | None:
+    """Date and time of a stamp; None where the order makes it no date."""
+    try:
+        return datetime.combine(ORDERS[order](stamp.numbers), stamp.time)
+    except ValueError:
+        return None
+
+
+def _stamp(found: re.Match[str], pattern: int) -> tuple[Stamp, str] | None:
+    first, second, third, seconds = found.group("first", "second", "third", "seconds")
+    half = found["before"] or found["after"]
+    hours = int(found["hour"])
+    if half:
+        hours = hours % 12 + (12 if AFTERNOON.fullmatch(half) else 0)
+    try:
+        clock = time(hours, int(found["minute"]), int(seconds or 0))
+    except ValueError:
+        return None
+    years = len(first) > 2, len(third) > 2
+    style = Style(pattern, found["separator"], *years, bool(seconds), bool(half))
+    return Stamp((int(first), int(second), int(third)), clock, style), found["rest"]
+
+
+def _faults(stamps: list[Stamp], order: str) -> tuple[int, int]:
+    """How many stamps are no date in this order, and how often the dates run back."""
+    times = [moment(stamp, order) for stamp in stamps]
+    dates = [when.date() for when in times if when]
+    back = sum(later < earlier for earlier, later in zip(dates, dates[1:], strict=False))
+    return times.count(None), back
+
+
+def _year(number: int) -> int:
+    return number if number > 99 else 2000 + number

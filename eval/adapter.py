@@ -1,0 +1,273 @@
+"""Which adapter a recipe is evaluated, used, merged or published with, and whether it is its own.
+
+Every command that loads an adapter asks `find_adapter`. Without `--adapter` the adapter must be
+what this very recipe trains; with it, any adapter of the same base model and the same prompt.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.hub import snapshot
+from data_prep.recipe import Recipe
+from data_prep.settings import HUB_ID
+from data_prep.sources import sha256_of
+
+RUN = "run.json"
+RECIPE = "recipe.yml"
+TRAINED_WITH = "trained_with.json"
+CHECKPOINT = re.compile(r"checkpoint-\d+")
+ADAPTER = "adapter_model.safetensors"
+CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
+ANEW = "--auto_resume_from_checkpoints false"
+# Where a run stands, how it is watched and how it is evaluated afterwards: none of it shapes the
+# weights. Everything else does, or may.
+WITHOUT_EFFECT = (
+    ("axolotl_config_path", "output_dir", "dataset_prepared_path", "strict", "save_total_limit")
+    + (
+        "resume_from_checkpoint",
+        "auto_resume_from_checkpoints",
+        "logging_steps",
+        "dataset_num_proc",
+    )
+    + ("use_tensorboard", "use_wandb", "use_mlflow", "use_comet", "use_trackio", "use_swanlab")
+)
+WATCHING = ("wandb_", "mlflow_", "comet_", "trackio_", "swanlab_", "hub_", "profiler_")
+# Keys that choose when to evaluate and save: they shape the weights only where training keeps its
+# best checkpoint or stops early.
+CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
+# Keys that shape the prepared rows and nothing else: the same rows are the same training.
+ROWS = (
+    r"summarization\.(source|revision|dialogue_column|summary_column|train_rows|cleaning\..*)"
+    r"|(test_)?datasets\[0\]\.path"
+)
+# `base_model` is compared by its weights, not by its name
+NEVER = r"processes|base_model|summarization\.(decoding|eval_on_start).*"
+PROMPT = (
+    r"summarization\.instruction|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
+    r"|tokenizer.*|eot_tokens|(test_)?datasets\[\d+\]\.(chat_template|message|field_|role).*"
+)
+
+
+def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
+    """The folder of the adapter: `given`, or else the recipe's `output_dir`.
+
+    Raises UserError, with a fix that works, where no adapter is there, its base model is another
+    one, or the recipe says something else than what the adapter was trained with. For a `given`
+    one only the base model and the prompt must be the recipe's; `trained_otherwise` tells the rest.
+    """
+    folder = given or recipe.output_dir
+    train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
+    if not (folder / ADAPTER).is_file():
+        if given:
+            raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
+        raise UserError(
+            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
+            "base model alone: `--models base` of eval.run, `--model base` of chat.summarize"
+        )
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+        trained_on = str(config["base_model_name_or_path"])
+        path = folder / TRAINED_WITH
+        end = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        instruction = end.get("instruction", recipe.summarization.instruction)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
+    _check_base_model(recipe, folder, trained_on, given is not None)
+    if end and finished(folder) is None:
+        raise UserError(
+            f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
+            f"or train again with `{train} {ANEW}`"
+        )
+    if instruction != recipe.summarization.instruction:
+        raise UserError(
+            f"{folder}: the adapter was trained with another summarization.instruction; "
+            f"set that one, or train with `{train}`"
+        )
+    changed = trained_otherwise(recipe, folder) or {}
+    if given:
+        changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
+    if changed:
+        raise UserError(_refusal(recipe, folder, list(changed.values()), given is not None))
+    return folder
+
+
+def shown(folder: Path) -> str:
+    """How records name an adapter's folder: without absolute paths of this machine."""
+    return folder.name if folder.is_absolute() else str(folder)
+
+
+def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
+    """How the recipe differs from what the adapter in `folder` was trained with; None: unknown.
+
+    By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
+    where they are there to be compared. Raises UserError where `run.json` is damaged.
+    """
+    before = settings_in(folder)
+    if before is None:
+        return None
+    prepared = _prepared(recipe)
+    files = {
+        name: prepared.get(name) or str(before.get(f"data.{name}"))
+        for name in ("train.jsonl", "validation.jsonl")
+    }
+    now = settings_of(recipe.config, files, before.get("processes", 1))
+    ignored = [NEVER]
+    if not any(s.get(k) for s in (before, now) for k in CHOOSES_CHECKPOINT):
+        ignored.append(CHECKPOINTING)
+    if prepared.get("train.jsonl") == before.get("data.train.jsonl"):
+        ignored.append(ROWS)
+    found = differences(before, now)
+    return {key: text for key, text in found.items() if not re.fullmatch("|".join(ignored), key)}
+
+
+def _prepared(recipe: Recipe) -> dict[str, str]:
+    """Hashes of the prepared files; {} where there are none, as on a machine that only uses one."""
+    try:
+        manifest = json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
+        return dict(manifest["files"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _refusal(recipe: Recipe, folder: Path, changed: list[str], given: bool) -> str:
+    listed = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
+    own = folder / RECIPE
+    instead = f"use {own}, the recipe as it was trained" if own.is_file() else "write that into it"
+    if given:
+        return f"--adapter {folder}: was trained on another prompt: {listed}; {instead}"
+    return (
+        f"{folder}: was trained otherwise than {recipe.path} says: {listed}; {instead}, train "
+        "again into another output_dir, or evaluate the adapter as it is: "
+        f"`python -m eval.run {recipe.path} --adapter {folder}`"
+    )
+
+
+def _check_base_model(recipe: Recipe, folder: Path, trained_on: str, given: bool) -> None:
+    base_model = str(recipe.config["base_model"])
+    if Path(trained_on) in (Path(base_model), Path(base_model).resolve()):
+        return
+    if given:
+        same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
+        if same is None:
+            print(
+                f"note: {folder} was trained on {trained_on}, which is not here to be compared "
+                f"with {base_model}; only the shapes of its weights are checked"
+            )
+        if same is not False:
+            return
+    raise UserError(
+        f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
+        f"{base_model}; set the right one, or train with `accelerate launch -m axolotl.cli.train "
+        f"{recipe.path}`"
+    )
+
+
+def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
+    """Whether two names of a base model stand for the same weights; None where none can tell.
+
+    A folder is compared with a folder, or with what the hub's cache holds, file by file. Else the
+    last parts of the two names tell that they are two models, and never that they are one.
+    """
+    folders = [_folder_of(name, revision) for name in (one, other)]
+    if None not in folders:
+        first, second = (_weights(Path(str(folder))) for folder in folders)
+        if not (first and second):
+            return None
+        if [(p.name, p.stat().st_size) for p in first] != [
+            (p.name, p.stat().st_size) for p in second
+        ]:
+            return False  # seconds, where hashing 14.5 GB twice takes minutes
+        return [sha256_of(p) for p in first] == [sha256_of(p) for p in second]
+    alike = Path(one).name.lower() == Path(other).name.lower()
+    both = all(re.fullmatch(HUB_ID, name) for name in (one, other))  # `models/x` may be a folder
+    return False if both and not alike else None
+
+
+def _folder_of(name: str, revision: str | None) -> Path | None:
+    return Path(name) if Path(name).is_dir() else snapshot(name, {"revision_of_model": revision})
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+
+
+def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
+    """Flat `{"dotted.key": value}` of all in a recipe and its data that shapes the weights.
+
+    `config`: the recipe with the command line's overrides, before Axolotl adds its defaults;
+    `files`: hashes of the prepared files by name.
+    """
+    block = dict(config["summarization"])
+    for key in ("license", "metrics", "publish"):
+        block.pop(key, None)
+    if not (block.get("training_rouge") or {}).get("dialogues"):
+        block.pop("training_rouge", None)  # no summaries choose the checkpoint
+        block.pop("decoding", None)
+    kept = {k: v for k, v in config.items() if k not in WITHOUT_EFFECT and v is not None}
+    kept = {k: v for k, v in kept.items() if not k.startswith(WATCHING)}
+    found = dict(_flat({**kept, "summarization": block}))
+    data = {f"data.{name}": files[name] for name in ("train.jsonl", "validation.jsonl")}
+    return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
+        parts = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
+    else:
+        return [(name, value)]
+    return [pair for key, item in parts for pair in _flat(item, key)]
+
+
+def settings_in(folder: Path) -> dict[str, Any] | None:
+    """What `run.json` says of the training in `folder`, or of a checkpoint's; None: no such file.
+
+    Raises UserError where the file is damaged.
+    """
+    path = folder / RUN
+    if not path.exists() and CHECKPOINT.fullmatch(folder.name):
+        path = folder.parent / RUN
+    try:
+        return dict(json.loads(path.read_text("utf-8"))["settings"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
+            f"with `{ANEW}` (what is there is set aside)"
+        ) from error
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
+    missing = object()
+    return {
+        key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, missing) != now.get(key, missing)
+    }
+
+
+def finished(folder: Path) -> int | None:
+    """After how many steps the run in `folder` ended with the adapter that is there, or None."""
+    try:
+        made = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
+        whole = made["adapter"] == sha256_of(folder / ADAPTER)
+        return int(made["steps"]) if whole else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def listed(changed: list[str]) -> str:
+    """The first three changes, and how many more there are."""
+    return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

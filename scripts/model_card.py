@@ -1,0 +1,455 @@
+"""The model card of a published adapter or merged model, written from the records of its run.
+
+Use: `model_card(read_records(recipe), names)`; metadata and evaluation results are in the hub's
+own format, by huggingface_hub's own classes.
+"""
+
+import json
+import re
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+
+from data_prep.errors import UserError
+from data_prep.prepare import check_prepared
+from data_prep.recipe import Recipe
+from data_prep.settings import HUB_ID, Decoding
+from eval.adapter import RUN, TRAINED_WITH, find_adapter
+from eval.baselines import BASELINES
+from eval.metrics import METRICS
+from eval.report import (
+    HEADERS,
+    SIMILARITY,
+    comparison_table,
+    fenced,
+    leaked_table,
+    mistake_table,
+    similarity_signatures,
+    similarity_tables,
+    table,
+)
+from eval.signature import adapter_hash
+from eval.stats import percent, verdict
+
+BASE_LICENSES = {
+    "mistralai/Mistral-7B-Instruct-v0.2": "apache-2.0",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
+}
+
+# Of the hub's own list, what data sets and models of dialogues come under.
+HUB_LICENSES = frozenset(
+    ["apache-2.0", "mit", "cc0-1.0", "openrail", "gpl-3.0", "gemma", "llama2", "llama3"]
+    + [
+        f"cc-by{kind}-{v}"
+        for kind in ("", "-sa", "-nc", "-nc-sa", "-nc-nd")
+        for v in ("3.0", "4.0")
+    ]
+    + ["llama3.1", "llama3.2", "llama3.3", "llama4", "cc-by-nd-4.0", "cc-by-nc-nd-3.0"]
+    + ["bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-nc-2.0"]
+    + ["cc-by-nc-sa-2.0", "cc-by-sa-2.0", "gpl", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odc-by"]
+    + ["odbl", "pddl", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "unlicense"]
+)
+
+
+class Names(NamedTuple):
+    """Hub ids and licences; `dataset` is None where the data have no hub id."""
+
+    base_model: str
+    base_license: str
+    dataset: str | None
+    data_license: str
+    local_base: bool
+    local_data: bool
+
+    @property
+    def noncommercial(self) -> bool:
+        """Whether the data's licence says that it forbids commercial use, as CC's NC ones do."""
+        words = re.findall(r"[a-z]+", self.data_license.lower())
+        return "nc" in words or "noncommercial" in "".join(words)
+
+    @property
+    def license(self) -> str:
+        """The licence that the card's metadata name: of the data where it forbids more."""
+        return self.data_license.lower() if self.noncommercial else self.base_license
+
+
+NOT_MEASURED = "not measured"
+Data = dict[str, Any]
+Rows = list[tuple[str, str]]
+
+OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
+
+
+class Records(NamedTuple):
+    """What a run left behind: `trainer_state.json`, `run.json` and `trained_with.json`.
+
+    The last three are {} where somebody else's training left none.
+    """
+
+    recipe: Recipe
+    manifest: Data
+    scores: Data
+    adapter: Path
+    adapter_config: Data
+    training: Data
+    run: Data
+    trained: Data
+
+
+TAGS = ["axolotl", "lora", "peft", "summarization", "dialogue-summarization"]
+INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the table is wide
+
+
+def model_card(
+    records: Records, names: Names, repo: str | None = None, proof: Data | None = None
+) -> ModelCard:
+    """The card, of the merged model where its `proof` is given.
+
+    Raises UserError where scores.json has not this version's layout.
+    """
+    try:
+        text = _text(records, names, repo, proof)
+        data = metadata(records, names, repo, merged=proof is not None)
+    except (LookupError, TypeError, AttributeError, UndefinedError, ValueError) as error:
+        raise UserError(
+            f"results/{records.recipe.name}/scores.json: has not the layout of this version "
+            f"({error}); run `python -m eval.run {records.recipe.path}` again"
+        ) from error
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def metadata(
+    records: Records, names: Names, repo: str | None = None, merged: bool = False
+) -> ModelCardData:
+    """The card's metadata, with the tuned model's ROUGE as its `model-index`."""
+    told = records.recipe.summarization.publish
+    known = names.license in HUB_LICENSES
+    return ModelCardData(
+        base_model=names.base_model,
+        base_model_relation="finetune" if merged else "adapter",
+        datasets=[names.dataset] if names.dataset else None,
+        language=told.language,
+        library_name="transformers" if merged else "peft",
+        license=names.license if known else "other",
+        license_name=None if known else names.license,
+        metrics=["rouge"],
+        model_name=(repo or records.recipe.name).split("/")[-1],
+        pipeline_tag="summarization",
+        tags=[tag for tag in TAGS if not (merged and tag == "peft")],
+        eval_results=eval_results(records, names),
+    )
+
+
+def eval_results(records: Records, names: Names) -> list[EvalResult]:
+    """ROUGE of the tuned model, in percent, with the ends of its interval."""
+    scores = records.scores["systems"]["tuned"]["scores"]
+    confidence = records.scores["bootstrap"]["confidence"]
+    name = data_name(records, names)
+    return [
+        EvalResult(
+            task_type="summarization",
+            task_name="Dialogue summarization",
+            dataset_type=names.dataset or name,
+            dataset_name=name,
+            dataset_split=records.scores["split"],
+            dataset_revision=records.manifest.get("revision") if names.dataset else None,
+            metric_type="rouge",
+            metric_name=HEADERS[metric],
+            metric_value=round(scores[metric]["f1"], 2),
+            metric_config=metric,
+            metric_args={
+                "use_stemmer": True,
+                "confidence": confidence,
+                "low": round(scores[metric]["low"], 2),
+                "high": round(scores[metric]["high"], 2),
+            },
+        )
+        for metric in METRICS
+    ]
+
+
+def data_name(records: Records, names: Names) -> str:
+    """What the data are called: the end of their hub id, or of the source's path."""
+    source = names.dataset or records.recipe.summarization.source
+    return source.replace("\\", "/").rstrip("/").split("/")[-1]
+
+
+def _text(records: Records, names: Names, repo: str | None, proof: Data | None) -> str:
+    scores = records.scores
+    pairs = {tuple(pair["systems"]): pair for pair in scores["comparisons"]}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.j2").render(
+        repo=repo or f"user/{records.recipe.name}",
+        name=records.recipe.name,
+        names=names,
+        proof=proof,
+        told=records.recipe.summarization.publish,
+        scores=scores,
+        tuned=scores["systems"]["tuned"],
+        manifest=records.manifest,
+        data_name=data_name(records, names),
+        verdict=verdict(pairs["base", "tuned"], scores["bootstrap"]),
+        sure=percent(scores["bootstrap"]["confidence"]),
+        tables={
+            "rouge": INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
+            "tests": comparison_table(scores),
+            "leaked": leaked_table(scores),
+            "mistakes": mistake_table(scores),
+        },
+        similarity=_similarity(scores),
+        baselines={n: text for n, text in BASELINES.items() if n in scores["systems"]},
+        settings=settings_rows(records.recipe.config, records.run),
+        training=training_rows(records.training, records.trained, scores),
+        instruction=fenced(records.recipe.summarization.instruction),
+        decoding=_decoding(scores["decoding"]),
+        prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
+    )
+
+
+def _similarity(scores: Data) -> Data | None:
+    tables, signatures = similarity_tables(scores), similarity_signatures(scores)
+    return {"what": SIMILARITY, "tables": tables, "signatures": signatures} if tables else None
+
+
+def _decoding(settings: Data) -> str:
+    """The arguments of `generate` that decode as the evaluation did."""
+    default = Decoding().model_dump()
+    ours = ("engine", "dtype", "batch_tokens", "seed", "max_new_tokens", "do_sample")
+    shown = {key: settings[key] for key in ("max_new_tokens", "do_sample")}
+    shown |= {k: v for k, v in settings.items() if k not in ours and v != default.get(k)}
+    return ", ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def read_records(recipe: Recipe) -> Records:
+    """Read them all, in the order in which the three commands write them.
+
+    Raises UserError, with the command to run, where one is missing, damaged, or tells of other
+    data, another training or another adapter than the ones that stand there.
+    """
+    manifest = check_prepared(recipe)
+    adapter = find_adapter(recipe)
+    scores = _scores(recipe)
+    _refuse_other_results(recipe, scores, adapter, manifest)
+    return Records(
+        recipe,
+        manifest,
+        scores,
+        adapter,
+        json.loads((adapter / "adapter_config.json").read_text("utf-8")),
+        _known(adapter / "trainer_state.json"),
+        _known(adapter / RUN),
+        _known(adapter / TRAINED_WITH),
+    )
+
+
+def _scores(recipe: Recipe) -> Data:
+    """The result on the whole test split; raises UserError where there is none."""
+    path = _scores_path(recipe)
+    again = f"run `python -m eval.run {recipe.path}`"
+    try:
+        scores = json.loads(path.read_text("utf-8"))
+        found, split, examples = scores["recipe"], scores["split"], scores["examples"]
+        lacks = [name for name in ("base", "tuned") if name not in scores["systems"]]
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; {again} first") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); {again} again") from error
+    if (found, split) != (recipe.name, "test"):
+        raise UserError(f"{path}: tells of recipe {found}, {split} split, {examples} rows; {again}")
+    if lacks:
+        raise UserError(f"{path}: lacks the result of {' and '.join(lacks)}; {again}")
+    return scores
+
+
+def _refuse_other_results(recipe: Recipe, scores: Data, adapter: Path, manifest: Data) -> None:
+    path = _scores_path(recipe)
+    again = f"run `python -m eval.run {recipe.path}`"
+    try:
+        fields, written = scores["systems"]["tuned"]["fields"], manifest["counts"]["test"]
+        held = {
+            "adapter": (fields["adapter"], adapter_hash(adapter)[:8]),
+            "test data": (fields["data"], manifest["files"]["test.jsonl"][:8]),
+            "number of test dialogues": (scores["examples"], written["written"]),
+        }
+        asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
+        held |= {f"decoding.{key}": (scores["decoding"][key], asked[key]) for key in asked}
+    except (LookupError, TypeError) as error:
+        raise UserError(f"{path}: damaged (lacks {error}); {again} again") from error
+    for what, (scored, there) in held.items():
+        if scored != there:
+            raise UserError(f"{path}: {what} was {scored} and is {there}; {again} again")
+
+
+def _scores_path(recipe: Recipe) -> Path:
+    return Path("results") / recipe.name / "scores.json"
+
+
+def _known(path: Path) -> Data:
+    """A JSON file that may be missing; raises UserError where it is damaged."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); restore it, or train anew") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged (no JSON object); restore it, or train anew")
+    return found
+
+
+def settings_rows(config: Data, run: Data) -> Rows:
+    """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
+    named = {
+        "adapter": "adapter",
+        "lora_r": "rank",
+        "lora_alpha": "alpha",
+        "lora_dropout": "dropout",
+        "lora_target_modules": "target modules",
+        "lora_target_linear": "all linear layers",
+        "learning_rate": "learning rate",
+        "lr_scheduler": "schedule",
+        "warmup_ratio": "warm-up ratio",
+        "warmup_steps": "warm-up steps",
+        "optimizer": "optimiser",
+        "weight_decay": "weight decay",
+        "max_grad_norm": "largest gradient norm",
+        "num_epochs": "epochs",
+        "max_steps": "most steps",
+        "micro_batch_size": "batch of a process",
+        "gradient_accumulation_steps": "accumulated batches",
+        "sequence_len": "longest row, tokens",
+        "sample_packing": "packing",
+        "seed": "seed",
+    }
+    rows = [(title, _shown(config[key])) for key, title in named.items() if key in config]
+    if processes := run.get("settings", {}).get("processes"):
+        rows.append(("processes", str(processes)))
+    return [*rows, ("precision", _precision(config, run.get("precision", {})))]
+
+
+def training_rows(state: Data, trained: Data, scores: Data) -> Rows:
+    """What training and evaluation recorded; `not measured` where they did not."""
+    history = [entry for entry in state.get("log_history", []) if isinstance(entry, dict)]
+    runtime, memory = _last(history, "train_runtime"), trained.get("peak_memory_gb")
+    losses = (_last(history, "train_loss"), _last(history, "eval_loss"))
+    seconds = [scores["systems"][name]["seconds"] for name in ("base", "tuned")]
+    machine = scores["environment"]
+    return [
+        ("steps", str(state["global_step"]) if "global_step" in state else "not recorded"),
+        ("mean training loss", _number(losses[0], ".3f", "not recorded")),
+        ("last validation loss", _number(losses[1], ".3f", "not recorded")),
+        ("training time, since its last start", _minutes(runtime)),
+        ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
+        ("energy", NOT_MEASURED),
+        ("machine of the training", trained.get("machine", "not recorded")),
+        (
+            "generation of the test summaries, all processes",
+            ", ".join(map(_minutes, seconds)) + " (base, tuned)",
+        ),
+        ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _precision(config: Data, taken: Data) -> str:
+    """As training took it, or as the recipe asks for it."""
+    asked = {name: taken.get(name, config.get(name)) for name in ("bf16", "fp16")}
+    words = next((name for name, value in asked.items() if value is True), "fp32")
+    if asked["bf16"] == "auto":
+        words = "chosen by the machine (bf16: auto)"
+    quantised = [key for key in ("load_in_4bit", "load_in_8bit") if config.get(key)]
+    return ", ".join([words, *quantised])
+
+
+def _last(history: list[Data], name: str) -> float | None:
+    found = [entry[name] for entry in history if isinstance(entry.get(name), (int, float))]
+    return found[-1] if found else None
+
+
+def _minutes(seconds: float | None) -> str:
+    if seconds is None:
+        return NOT_MEASURED
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _number(value: float | None, form: str, missing: str) -> str:
+    return missing if value is None else format(value, form)
+
+
+def names_of(recipe: Recipe, manifest: dict[str, Any], base_model: str | None = None) -> Names:
+    """The names, `base_model` (an option of the command) before those of the recipe.
+
+    Raises UserError where the base model has no hub id, or a licence that is not known.
+    """
+    told = recipe.summarization.publish
+    own = str(recipe.config["base_model"])
+    local = not is_hub_id(own)
+    base = base_model or told.base_model or (None if local else own)
+    if base is None:
+        raise UserError(
+            f"{recipe.path}: base_model {own} is a folder of this machine; name the hub's model "
+            "in summarization.publish.base_model, or with --base-model owner/name"
+        )
+    if not re.fullmatch(HUB_ID, base):
+        raise UserError(f"--base-model: {base} is no hub id; give owner/name")
+    base_license = (told.base_license or BASE_LICENSES.get(base, "")).lower()
+    if not base_license:
+        raise UserError(
+            f"{recipe.path}: the licence of {base} is not known here; name it in "
+            "summarization.publish.base_license, as the model's own card does (for instance mit)"
+        )
+    source = recipe.summarization.source
+    on_hub = not manifest.get("source_files") and is_hub_id(source)
+    dataset = told.dataset or (source if on_hub else None)
+    license_of_data = recipe.summarization.license
+    return Names(base, base_license, dataset, license_of_data, local, not on_hub)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is `owner/name` and no path: neither it nor its parent folder is there."""
+    return bool(re.fullmatch(HUB_ID, name)) and not Path(name).parent.exists()
+
+
+def portable(recipe: Recipe, names: Names) -> dict[str, str]:
+    """Each absolute path that the recipe holds, the longest first, and what is published for it."""
+    config, name = recipe.config, recipe.name
+    source = recipe.summarization.source
+    places = {str(config["output_dir"]): f"outputs/{name}", source: f"data/{_last_part(source)}"}
+    places[str(config["base_model"])] = names.base_model
+    for block in ("datasets", "test_datasets"):
+        for entry in config.get(block) or []:
+            path = str(entry.get("path", ""))
+            places[path] = f"data/{name}/{_last_part(path)}"
+    if cache := config.get("dataset_prepared_path"):
+        places[str(cache)] = "last_run_prepared"
+    absolute = {path: place for path, place in places.items() if is_absolute(path)}
+    return dict(sorted(absolute.items(), key=lambda pair: -len(pair[0])))
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path is absolute on any system, or begins in a home folder."""
+    return path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()
+
+
+def replaced(text: str, places: dict[str, str]) -> str:
+    """The text with each of `places` in place of its path."""
+    for path, place in places.items():
+        text = text.replace(path, place)
+    return text
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

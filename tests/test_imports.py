@@ -1,0 +1,57 @@
+"""The packages' arrows, as docs/architecture.md draws them, and no cycle among modules."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+# what each package may import of ours
+ARROWS = {
+    "data_prep": set(),
+    "eval": {"data_prep"},
+    "training": {"data_prep", "eval"},
+    "chat": {"data_prep", "eval"},
+    "scripts": {"data_prep", "eval", "training", "chat"},
+}
+MOVED = {"data_prep.axolotl_plugin"}  # an alias of one release
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ARROWS
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules of ours that a file imports, inside its functions too."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        else:
+            continue
+        yield from (name for name in names if name in MODULES)
+
+
+@pytest.mark.parametrize("package", ARROWS)
+def test_packages_import_only_what_stands_below_them(package: str) -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        if name.split(".")[0] == package and name not in MOVED
+        for other in imports_of(path)
+        if other.split(".")[0] not in ARROWS[package] | {package}
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    imported = {
+        name: set(imports_of(path)) - {name} for name, path in MODULES.items() if name not in MOVED
+    }
+    while leaves := {name for name, others in imported.items() if not others}:
+        imported = {n: others - leaves for n, others in imported.items() if n not in leaves}
+    assert imported == {}, "in or above a cycle"

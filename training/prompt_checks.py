@@ -1,0 +1,267 @@
+"""Prompt parity, before GPU time is spent: training, evaluation and the model mean one prompt.
+
+from training.prompt_checks import check_parity
+print(check_parity(load_recipe("recipes/smollm2_samsum.yml")).problems)
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from data_prep.errors import UserError
+from data_prep.prompt import PromptEncoder, read_rows
+from data_prep.recipe import Recipe, sequence_len
+from training.plan import SPLITS
+
+MEND_TEMPLATE = "take the model's own chat_template"
+MEND_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {MEND_TEMPLATE}"
+MEND_END = "name the token that ends a turn in `special_tokens: eos_token:`"
+QUOTED = 60  # characters of a row's text in a message
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A prepared row with the ids that evaluation sends and the ids and labels of training."""
+
+    row: dict[str, Any]
+    prompt: list[int]
+    ids: list[int]
+    labels: list[int]
+
+    @cached_property
+    def trained(self) -> list[int]:
+        """The ids after the prompt that the loss covers."""
+        return [label for label in self.labels[len(self.prompt) :] if label != -100]
+
+    @cached_property
+    def untrained(self) -> list[int]:
+        """The ids between the prompt and the last trained one that the loss leaves out.
+
+        A blank is allowed: Mistral's, before a summary that starts with a digit, is one.
+        """
+        answer = list(zip(self.ids, self.labels, strict=True))[len(self.prompt) :]
+        while answer and answer[-1][1] == -100:
+            answer.pop()
+        return [token for token, label in answer if label == -100]
+
+
+class RowChecks:
+    """The checks; each returns what is wrong with a row and how to mend it, or an empty text."""
+
+    def __init__(self, recipe: Recipe, encoder: PromptEncoder):
+        """`recipe` and `encoder`: those that made the rows."""
+        self.recipe, self.tokenizer = recipe, encoder.tokenizer
+        self.bos = self.tokenizer.bos_token_id
+        self.adds_bos = self.bos is not None and self.tokenizer("x")["input_ids"][0] == self.bos
+        self.stops = _stop_ids(recipe, self.tokenizer)
+        self.mistral = mistral_encoder(self.tokenizer)
+
+    def run(self, rows: list[EncodedRow]) -> tuple[list[str], list[str]]:
+        """Problems, one line a check that failed, and a sentence for each that every row passed."""
+        checks: dict[Callable[[EncodedRow], str], str] = {
+            self.prefix: "the ids that evaluation sends are the exact start of training's ids",
+            self.one_bos: "no BOS is doubled, and none is missing",
+            self.prompt_without_loss: "the prompt is not in the loss",
+            self.loss: "the loss covers the summary and the turn's end, where generation stops",
+        }
+        if self.mistral and any("[INST]" in self._text(row.prompt) for row in rows):
+            checks[self.as_mistral_common] = "the ids equal those of mistral-common's own encoder"
+        problems, checked = [], []
+        for check, sentence in checks.items():
+            wrong = [(row.row["id"], text) for row in rows if (text := check(row))]
+            if wrong:
+                others = f" ({len(wrong)} of {len(rows)} rows)" if wrong[1:] else ""
+                problems.append(f"{self.recipe.path}: row {wrong[0][0]}: {wrong[0][1]}{others}")
+            elif rows:
+                checked.append(f"{len(rows)} rows: {sentence}")
+            if wrong and check == self.prefix:
+                break  # where the prompt ends nobody knows, so the others cannot be told
+        return problems, checked
+
+    def prefix(self, row: EncodedRow) -> str:
+        """Evaluation's ids are the exact start of training's."""
+        if row.ids[: len(row.prompt)] == row.prompt:
+            return ""
+        return (
+            "the prompt that evaluation sends is not the start of what training sees (they part "
+            f"at token {_parting(row.prompt, row.ids)}); {MEND_TEMPLATE}"
+        )
+
+    def one_bos(self, row: EncodedRow) -> str:
+        """One BOS, at the start, where the tokenizer adds it to a text; never two side by side."""
+        doubled = any(a == b == self.bos for a, b in zip(row.ids, row.ids[1:], strict=False))
+        count = row.ids.count(self.bos)
+        if not doubled and not (self.adds_bos and (count != 1 or row.ids[0] != self.bos)):
+            return ""
+        found = "two of them side by side" if doubled else f"{count} of them"
+        return (
+            f"must start with one {self.tokenizer.bos_token} and hold no other, and has {found}; "
+            f"{MEND_TEMPLATE}"
+        )
+
+    def prompt_without_loss(self, row: EncodedRow) -> str:
+        """No token of the prompt has a label."""
+        count = sum(label != -100 for label in row.labels[: len(row.prompt)])
+        return f"{count} tokens of the prompt are in the loss; {MEND_LOSS}" if count else ""
+
+    def loss(self, row: EncodedRow) -> str:
+        """The loss covers the summary and the turn's end, on which generation stops."""
+        trained, summary = row.trained, row.row["messages"][1]["content"].strip()
+        if not trained:
+            return f"nothing of the summary is in the loss; {MEND_LOSS}"
+        if self._text(trained) == summary:
+            return (
+                "the turn's end is not in the loss, so that the model never learns to stop; "
+                f"{MEND_END}, and leave train_on_eos out"
+            )
+        if self._text(trained[:-1]) != summary:
+            return f"the loss covers {self._text(trained)[:QUOTED]!r}, not the summary; {MEND_LOSS}"
+        if left_out := self._text(row.untrained):
+            return f"the loss leaves out {left_out[:QUOTED]!r} before the turn's end; {MEND_LOSS}"
+        end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
+        if end not in self.tokenizer.all_special_ids or end not in self.stops:
+            return f"the turn ends on {token!r}, on which generation does not stop; {MEND_END}"
+        return ""
+
+    def as_mistral_common(self, row: EncodedRow) -> str:
+        """The ids are those of mistral-common's own encoder."""
+        assert self.mistral is not None
+        theirs = self.mistral(row.row["messages"])
+        if theirs == row.ids:
+            return ""
+        fits = self.recipe.config.get("chat_template") == "mistral_v1"
+        mend = "leave its bos_token and eos_token alone" if fits else "set it to mistral_v1"
+        return (
+            "chat_template does not give the ids of mistral-common's own encoder (they part at "
+            f"token {_parting(theirs, row.ids)}); {mend}"
+        )
+
+    def _text(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
+
+
+PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What a look at some rows found; `problems` is empty where all is well."""
+
+    problems: list[str]  # one line each; of those that several rows have, the first row's
+    rows: int  # rows looked at
+    end: str  # the token that ends a turn, and on which generation stops
+    checked: list[str]  # sentences: what held for all of them
+    example: tuple[list[int], list[int]]  # ids and labels of the shortest of them
+
+
+def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
+    """Compare, over `sample` prepared rows, what training sees with what evaluation will send.
+
+    Rows that training leaves out for their length are not looked at. Raises UserError where the
+    tokenizer or the rows cannot be had; what is wrong with the prompt goes into `problems`.
+    """
+    splits = [read_rows(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
+    chosen = [row for rows in splits for row in spread(rows, sample // len(SPLITS))]
+    try:
+        encoder = PromptEncoder(recipe)
+        encoded = [
+            EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row)) for row in chosen
+        ]
+    except (ValueError, TemplateError) as error:  # the template refuses a row or these tokens
+        reason = " ".join(str(error).split())
+        problem = f"{recipe.path}: chat_template: {reason}; {MEND_TEMPLATE}"
+        return Parity([problem], 0, "", [], ([], []))
+    encoded = [row for row in encoded if len(row.ids) <= sequence_len(recipe.config)]
+    problems, checked = RowChecks(recipe, encoder).run(encoded)
+    problems += _of_the_recipe(recipe, encoder, [row for rows in splits for row in rows])
+    if not encoded:
+        problems.append(
+            f"{recipe.path}: sequence_len {sequence_len(recipe.config)} is shorter than each row "
+            "that was looked at; raise it"
+        )
+    ends = {row.trained[-1] for row in encoded if row.trained}
+    if len(ends) > 1:
+        problems.append(f"{recipe.path}: rows end on different tokens; {MEND_LOSS}")
+    ends &= set(encoder.tokenizer.all_special_ids)
+    end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
+    shortest = min(encoded, key=lambda row: len(row.ids), default=None)
+    example = (shortest.ids, shortest.labels) if shortest else ([], [])
+    return Parity(problems, len(encoded), end, checked, example)
+
+
+def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The first row, the last, the longest in characters, and others evenly between, in order."""
+    if len(rows) <= count:
+        return rows
+    last = len(rows) - 1
+    sizes = [sum(len(message["content"]) for message in row["messages"]) for row in rows]
+    even = [round(step * last / (count - 1)) for step in range(count)]
+    chosen = list(dict.fromkeys([0, last, sizes.index(max(sizes)), *even]))[:count]
+    return [rows[number] for number in sorted(chosen)]
+
+
+def _of_the_recipe(
+    recipe: Recipe, encoder: PromptEncoder, rows: list[dict[str, Any]]
+) -> Iterator[str]:
+    """What is wrong whatever the sample."""
+    try:
+        encoder.check_neutral(rows)
+    except UserError as error:
+        yield f"{recipe.path}: {error}"
+    sets = recipe.config["datasets"][0], recipe.config["test_datasets"][0]
+    for key in sorted({*sets[0], *sets[1]} - PLACES):
+        train, validation = (part.get(key) for part in sets)
+        if train != validation:
+            yield (
+                f"{recipe.path}: datasets[0].{key} is {train!r}, test_datasets[0].{key} is "
+                f"{validation!r}; make them equal, or eval_loss is that of another prompt"
+            )
+    template = recipe.config.get("chat_template")
+    if template == "mistral_v1" and not mistral_encoder(encoder.tokenizer):
+        yield (
+            f"{recipe.path}: chat_template mistral_v1 is that of Mistral-7B-Instruct v0.1 and "
+            f"v0.2, and {encoder.tokenizer.name_or_path} has another vocabulary; {MEND_TEMPLATE}"
+        )
+
+
+def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int]] | None:
+    """mistral-common's ids of a conversation; None for another vocabulary than Mistral's v1."""
+    from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
+    from mistral_common.protocol.instruct.request import InstructRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    theirs, vocabulary = MistralTokenizer.v1().instruct_tokenizer, tokenizer.get_vocab()
+    pieces = theirs.tokenizer.vocab()
+    if any(vocabulary.get(piece) != number for number, piece in enumerate(pieces)):
+        return None
+
+    def encode(messages: list[dict[str, str]]) -> list[int]:
+        user, assistant = (message["content"] for message in messages)
+        turns: list[Any] = [UserMessage(content=user), AssistantMessage(content=assistant)]
+        request: InstructRequest[Any, Any] = InstructRequest(messages=turns)
+        return theirs.encode_instruct(request).tokens
+
+    return encode
+
+
+def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
+    """Ids on which generation stops: the tokenizer's EOS and those of the model's own settings."""
+    from transformers import GenerationConfig
+
+    stops = {tokenizer.eos_token_id}
+    try:
+        eos = GenerationConfig.from_pretrained(
+            recipe.config["base_model"], revision=recipe.config.get("revision_of_model") or "main"
+        ).eos_token_id
+    except OSError:  # a model need not have such a file
+        return stops
+    return stops | set(eos if isinstance(eos, list) else [eos])
+
+
+def _parting(left: list[int], right: list[int]) -> int:
+    """Position of the first token that differs."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))

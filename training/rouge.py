@@ -1,0 +1,263 @@
+"""Generated ROUGE at each evaluation of a training, by the model that is being trained.
+
+Our plugin adds the callback where the recipe says `summarization.training_rouge.dialogues`. The
+figures go where the trainer's own go (`trainer_state.json`, TensorBoard, W&B, MLflow), and
+`metric_for_best_model: eval_rougeL` finds them. They are those of the weights in the precision of
+training, the adapter not merged: `eval.run` may differ by some hundredths.
+"""
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from peft import PeftModel
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+from transformers import TrainerCallback
+from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
+
+from data_prep.errors import UserError
+from data_prep.prompt import read_rows
+from data_prep.recipe import Recipe
+from data_prep.settings import Decoding
+from eval.generate import Row, Summarizer
+from eval.hf_engine import Settings, generate, use_grouped_attention, within_memory
+from eval.metrics import METRICS, mean_f1, score
+
+
+class ModelInTraining:
+    """An engine for `eval.generate.Summarizer`; to be used inside `undisturbed`."""
+
+    def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, end: int, pad: int):
+        """`end` and `pad` are token ids."""
+        self.trainer, self.path = trainer, recipe.path
+        self.settings = Settings(decoding, end, pad, trainer.accelerator.device)
+        self.pieces = 1
+
+    def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
+        """New token ids of each prompt; smaller batches where memory runs out."""
+        model = without_peft(unwrapped(self.trainer))
+        make = partial(generate, model, settings=self.settings)
+        if not holds_whole_model(self.trainer):  # the others would wait for whoever tries again
+            torch.manual_seed(seed)
+            return make(prompts)
+        outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.path)
+        return outputs
+
+
+NAME = "eval/summaries"
+
+
+class TrainingRougeCallback(TrainerCallback):
+    """Adds the figures to `metrics` in place, before early stopping reads them there."""
+
+    trainer: Any = None  # set by the plugin once there is one
+
+    def __init__(self, recipe: Recipe):
+        """Raises UserError where the recipe asks for more dialogues than validation has."""
+        path = recipe.data_dir / "validation.jsonl"
+        self.recipe, self.decoding = recipe, decoding_of(recipe)
+        self.examples = recipe.summarization.training_rouge.examples
+        wanted, rows = recipe.summarization.training_rouge.dialogues, read_rows(path)
+        if wanted > len(rows):
+            raise UserError(
+                f"{recipe.path}: summarization.training_rouge.dialogues is {wanted}, but {path} "
+                f"has {len(rows)} rows; lower it"
+            )
+        self.rows = rows[:wanted]
+        self.began, self.seconds = time.perf_counter(), 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock against which generation's cost is told."""
+        self.began = time.perf_counter()
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Generate, score and log; the figures are the same on every process."""
+        made, seconds = self._generate()
+        references = [row["messages"][1]["content"] for row in self.rows]
+        figures = figures_of(made, references) | {"eval_summary_seconds": seconds}
+        if metrics is not None:
+            metrics.update(figures)
+        self.trainer.log(dict(figures))  # a copy: the trainer adds to it
+        if state.is_world_process_zero:
+            self.seconds += seconds
+            share = self.seconds / (time.perf_counter() - self.began)
+            tqdm.write(f"step {state.global_step}: {_line(figures, len(made), share)}")
+            shown = list(zip(made, references, strict=True))[: self.examples]
+            log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
+
+    def _generate(self) -> tuple[list[Row], float]:
+        """A result of each row, and the seconds that the slowest process took."""
+        start = time.perf_counter()
+        made: dict[int, Row] = {}
+        accelerator = self.trainer.accelerator
+        with undisturbed(unwrapped(self.trainer)), accelerator.autocast():
+            summarizer = self._summarizer
+            numbers = range(len(summarizer.batches))
+            if holds_whole_model(self.trainer):
+                numbers = numbers[accelerator.process_index :: accelerator.num_processes]
+            hidden = not self.trainer.is_world_process_zero()
+            for number in tqdm(numbers, "summaries", leave=False, delay=5, disable=hidden):
+                rows = summarizer.batches[number]
+                made |= dict(zip(rows, summarizer.summarize(number), strict=True))
+        parts = gather_object([(made, time.perf_counter() - start)])
+        together = {row: result for part, _ in parts for row, result in part.items()}
+        return [together[row] for row in range(len(self.rows))], max(took for _, took in parts)
+
+    @cached_property
+    def _summarizer(self) -> Summarizer:
+        engine = partial(ModelInTraining, self.trainer)
+        return Summarizer(self.recipe, self.decoding, self.rows, None, engine)
+
+
+def bound(recipe: Recipe) -> int:
+    """The most new tokens that one evaluation generates: dialogues x max_new_tokens."""
+    return recipe.summarization.training_rouge.dialogues * decoding_of(recipe).max_new_tokens
+
+
+def decoding_of(recipe: Recipe) -> Decoding:
+    """The recipe's decoding as training uses it: transformers' engine, a length of its own."""
+    decoding, most = recipe.summarization.decoding, recipe.summarization.training_rouge
+    length = most.max_new_tokens or decoding.max_new_tokens
+    if length < decoding.min_new_tokens:
+        raise UserError(
+            f"{recipe.path}: summarization.training_rouge.max_new_tokens is {length}, below "
+            f"decoding.min_new_tokens, {decoding.min_new_tokens}; raise it"
+        )
+    return decoding.model_copy(update={"engine": "hf", "max_new_tokens": length})
+
+
+def figures_of(made: list[Row], references: list[str]) -> dict[str, float]:
+    """What is logged: mean F1 in percent, tokens, and the share (0 to 1) that stopped by itself."""
+    scores = mean_f1(score([row["prediction"] for row in made], references))
+    return {f"eval_{metric}": scores[metric] for metric in METRICS} | {
+        "eval_summary_tokens": fmean(row["tokens"] for row in made),
+        "eval_stopped": fmean(row["stopped"] for row in made),
+    }
+
+
+def _line(figures: dict[str, float], dialogues: int, share: float) -> str:
+    rouge = "/".join(f"{figures[f'eval_{metric}']:.1f}" for metric in METRICS)
+    return (
+        f"ROUGE {rouge} on {dialogues} validation dialogues, "
+        f"{figures['eval_summary_tokens']:.1f} tokens, {100 * figures['eval_stopped']:.0f} % "
+        f"stopped; {figures['eval_summary_seconds']:.1f} s, {100 * share:.0f} % of training so far"
+    )
+
+
+def log_examples(
+    callbacks: Iterable[TrainerCallback], step: int, examples: list[tuple[Row, str]]
+) -> None:
+    """Send results and their references to each tracker among the trainer's callbacks."""
+    if not examples:
+        return
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
+            callback.tb_writer.add_text(NAME, as_markdown(examples), step)
+        elif isinstance(callback, WandbCallback):
+            import wandb
+
+            rows = [[row["id"], reference, row["prediction"]] for row, reference in examples]
+            table = wandb.Table(["id", "reference", "prediction"], rows)
+            wandb.log({NAME: table, "train/global_step": step})
+        elif isinstance(callback, MLflowCallback):
+            import mlflow
+
+            mlflow.log_text(as_markdown(examples), f"summaries/step-{step:06}.md")
+
+
+def as_markdown(examples: list[tuple[Row, str]]) -> str:
+    """A heading for each dialogue, its reference and its summary."""
+    return "\n\n".join(
+        f"### {row['id']}\n\nreference: {reference}\n\nprediction: {row['prediction']}"
+        for row, reference in examples
+    )
+
+
+@contextmanager
+def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+    """Lend the model for generation; put back all that it changes, also where it fails.
+
+    That is each module's `training` (dropout), the attention and the random states. Gradient
+    checkpointing and `config.use_cache` are neither touched nor in the way: transformers
+    checkpoints in training mode only, and our settings ask for the cache themselves.
+    """
+    bare = without_peft(model)
+    training = [(module, module.training) for module in model.modules()]
+    attention = bare.config._attn_implementation
+    with _same_random_states(), _whole_root(model):
+        try:
+            model.eval()
+            use_grouped_attention(bare)
+            yield
+        finally:
+            bare.set_attn_implementation(attention)
+            for module, flag in training:
+                module.training = flag
+            if torch.cuda.is_available():  # what generation held is of no use to training
+                torch.cuda.empty_cache()
+
+
+def unwrapped(trainer: Any) -> Any:
+    """The trainer's model without what DDP, DeepSpeed or `torch.compile` put around it."""
+    return trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False)
+
+
+def without_peft(model: Any) -> Any:
+    """The transformers model, the adapter's layers still in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def holds_whole_model(trainer: Any) -> bool:
+    """Whether this process has all weights, so that it can generate by itself.
+
+    Else, under FSDP or ZeRO-3, every process has to do all of the work: only while they are in step
+    does each have the weights that another one keeps.
+    """
+    alone = trainer.accelerator.num_processes == 1
+    return alone or isinstance(trainer.model_wrapped, DistributedDataParallel)
+
+
+@contextmanager
+def _same_random_states() -> Iterator[None]:
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+@contextmanager
+def _whole_root(model: torch.nn.Module) -> Iterator[None]:
+    """Under FSDP2, gather what the outermost module keeps sharded: embeddings and head.
+
+    Generation goes past it, to the model inside PEFT's; the layers gather their own weights.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
