@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from chat import read as archive
+from chat import chat
 from tests.chats import errors, everything, read, turns
 
 
@@ -38,7 +38,7 @@ def test_folders_in_folders(tmp_path: Path) -> None:
 
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_BYTES", 1_000_000)
+    monkeypatch.setattr(chat, "MOST_BYTES", 1_000_000)
     monkeypatch.setattr(zipfile.ZipFile, "extract", lambda *_: pytest.fail("it was unpacked"))
     bomb = zipped(tmp_path, {"a.txt": "Ana: hi\n" * 100_000, "b.json": " " * 300_000})
     assert bomb.stat().st_size < 10_000
@@ -47,7 +47,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_large_day_of_slack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
     found = everything("slack")
     assert [chat.name for chat in found if hasattr(chat, "messages")] == ["nora, Sam Okoye"]
     (error,) = errors(found)
@@ -55,7 +55,7 @@ def test_a_large_day_of_slack(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
     path = tmp_path / "chat.txt"
     path.write_text("Ana: hi\n" * 200, "utf-8")
     said = "holds 1,600 bytes of text, more than 1,000; give a part of it"
