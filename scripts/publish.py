@@ -3,7 +3,8 @@
     python -m scripts.publish recipes/smollm2_samsum.yml --repo user/name [--merged]
 
 Writes `outputs/<recipe>/publish/`: the model card, the adapter (safetensors only), its tokenizer,
-the recipe and its scores; no absolute path, and no text of the data. With `--merged` the model that
+the recipe and its scores. Only files of a list are published, and none that holds an absolute path
+or an access token; the recipe's comments are published as they are. With `--merged` the model that
 scripts.merge made and proved good, its proof in the card, in `publish-merged/`. Prepare, train and
 evaluate first. Without `--yes` nothing leaves this machine.
 """
@@ -13,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -26,8 +27,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 
 from data_prep.errors import UserError, run_cli, writing_to
-from data_prep.prompt import dialogue_of
-from data_prep.recipe import Recipe, load_recipe
+from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER
 from scripts.merged_folder import proved
@@ -43,10 +43,6 @@ from scripts.model_card import (
 )
 
 TEXT = {".md", ".yml", ".jinja", ".txt"}
-# Letters, digits and single blanks alone are compared, so that no wrapping, comment sign or quote
-# hides a quotation. Of a longer text any WINDOW + STRIDE of them are found; a shorter text as a
-# whole, from SHORT on: below that, words may meet by chance.
-WINDOW, STRIDE, SHORT = 40, 8, 20
 # Two folders deep at the least, so that neither `and/or` nor `[/INST]` is a path.
 PATH = re.compile(
     r"(?<![\w.:/<~\\)\]}-])/[\w.@+-]+/[\w.@+/-]*"  # /home/me/model
@@ -55,6 +51,11 @@ PATH = re.compile(
     r"|(?<![\w/])~[A-Za-z]*/[\w.]"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)\w"  # C:\models
     r"|(?<!\\)\\\\[\w.-]+\\+[\w.$-]+"  # \\server\share
+)
+# Tokens as their services write them: Hugging Face, GitHub, Weights & Biases, AWS, OpenAI
+SECRET = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|wandb_v\d_\w{20,}"
+    r"|AKIA[A-Z0-9]{16}|sk-[\w-]{20,})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 
 STATUS = {
@@ -156,7 +157,7 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
                 _write_adapter(partial, records, names)
             else:
                 _write_merged(partial, merged)
-        check_staged(partial, corpus_texts(records.recipe))
+        check_staged(partial)
         with writing_to(folder):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -294,13 +295,9 @@ def _one_line(repo: str) -> Iterator[None]:
         raise UserError(f"{repo}: the hub's client gave up ({error}); {mend}") from error
 
 
-def check_staged(folder: Path, corpus: Iterable[str]) -> None:
-    """Look through every file of `folder`; `corpus`: texts that may not stand in any of them."""
-    windows: dict[str, str] = {}
-    flats: dict[str, str] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir():
-            continue
+def check_staged(folder: Path) -> None:
+    """Raise UserError where a file of `folder` holds a path of a machine or an access token."""
+    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
         name = path.relative_to(folder).as_posix()
         try:
             text = "\n".join(_strings(path, name))
@@ -311,43 +308,11 @@ def check_staged(folder: Path, corpus: Iterable[str]) -> None:
                 f"{name}: would publish the path `{found}`; make it relative where it comes from "
                 "(the recipe, or a file beside the adapter)"
             )
-        flat = _flat(text)
-        flats[name] = f" {flat} "
-        for start in range(len(flat) - WINDOW + 1):
-            windows.setdefault(flat[start : start + WINDOW], name)
-    for quoted in corpus:
-        if place := _quoted(_flat(quoted), windows, flats):
+        if found := SECRET.search(text):
             raise UserError(
-                f"{place[0]}: would publish text of the prepared data (`{place[1]}`); "
-                "take it out where it comes from (the recipe's comments, instruction or note)"
+                f"{name}: would publish an access token (`{found[0][:6]}…`); revoke it, and take "
+                "it out where it comes from (the recipe, or a file beside the adapter)"
             )
-
-
-def _quoted(flat: str, windows: dict[str, str], flats: dict[str, str]) -> tuple[str, str] | None:
-    """The file in which a part of the text stands, and that part."""
-    if len(flat) < WINDOW:
-        files = (n for n, text in flats.items() if f" {flat} " in text)
-        name = next(files, None) if len(flat) >= SHORT else None
-        return (name, flat) if name else None
-    for start in (*range(0, len(flat) - WINDOW, STRIDE), len(flat) - WINDOW):
-        part = flat[start : start + WINDOW]
-        if part in windows:
-            return windows[part], part
-    return None
-
-
-def _flat(text: str) -> str:
-    return " ".join(re.findall(r"[^\W_]+", text.casefold()))
-
-
-def corpus_texts(recipe: Recipe) -> Iterator[str]:
-    """The dialogues and summaries of the prepared splits."""
-    for split in ("train", "validation", "test"):
-        with (recipe.data_dir / f"{split}.jsonl").open(encoding="utf-8") as file:
-            for line in file:
-                row = json.loads(line)
-                yield dialogue_of(row, recipe.summarization.instruction)
-                yield row["messages"][1]["content"]
 
 
 def _path_in(text: str) -> str | None:

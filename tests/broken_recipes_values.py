@@ -36,7 +36,8 @@ WRONG_VALUES = [
     swap("text for a switch", "gradient_checkpointing: false", "tf32: yes please",
          "`tf32`: must be 'auto' or a valid boolean (found 'yes please')"),
     BrokenRecipe("text for a list", [("\nplugins:\n  - ", "\nplugins: ")], [
-        ("plugins: training", "`plugins`: must be a valid list (found 'training.plu...izationPlugin')")
+        ("plugins: training",
+         "`plugins`: must be a valid list (found 'training.plu...izationPlugin')")
     ], reaches_our_plugin=False),
     swap("text for a block", "  train_rows: all", "  cleaning: all",
          "`summarization.cleaning`: must be a valid dictionary or instance of Cleaning "

@@ -45,22 +45,11 @@ def test_the_same_records_give_the_same_bytes(run: Path) -> None:
     assert "README.md" in [file.name for file in first]
 
 
-@pytest.mark.parametrize(
-    ("addition", "message"),
-    [
-        ("# see /home/me/notes\n", "recipe.yml: would publish the path `/home/me/notes`"),
-        ("# Mia: {line}\n", "recipe.yml: would publish text of the prepared data"),
-    ],
-)
-def test_an_earlier_staging_stays_where_a_new_one_is_refused(
-    run: Path, addition: str, message: str
-) -> None:
+def test_an_earlier_staging_stays_where_a_new_one_is_refused(run: Path) -> None:
     before = staged(staged_run())
-    row = json.loads(Path(f"data/{NAME}/train.jsonl").read_text("utf-8").splitlines()[3])
     recipe = Path(f"{NAME}.yml")
-    line = row["messages"][1]["content"]
-    recipe.write_text(recipe.read_text("utf-8") + addition.format(line=line), "utf-8")
-    with pytest.raises(UserError, match=message):
+    recipe.write_text(recipe.read_text("utf-8") + "# see /home/me/notes\n", "utf-8")
+    with pytest.raises(UserError, match="recipe.yml: would publish the path `/home/me/notes`"):
         staged_run()
     assert staged(PUBLISH) == before
     assert [path.name for path in PUBLISH.parent.glob("*publish*")] == ["publish"]
