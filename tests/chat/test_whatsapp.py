@@ -1,0 +1,242 @@
+"""WhatsApp's exports: what was said, by whom and when; nothing that WhatsApp wrote itself."""
+
+from pathlib import Path
+
+import pytest
+
+from chat.whatsapp import clean, find_order, parse, read_start, recognise
+from tests.chat.exports import FOLDER, clock, everything, notes, read, turns
+
+PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"
+
+# Each fixture: the time of its first and of its last message, and all turns.
+FIXTURES: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
+    "android_us": ("2020-12-30 21:16", "2021-01-01 12:01", [
+        ("Anna", "who brings the scores?"),
+        ("Bob Ott", "me: all twelve of them\nplus the two spare ones\n\nand a music stand"),
+        ("Bob Ott", OTHER),
+        ("Anna", "meet at 7 at the north gate"),
+        ("+49 151 23456789", "https://example.org/map?x=1: that is the place"),
+        ("Bob Ott", "happy new year: almost!"),
+        ("Anna", f"{PHOTO}\nthe gate in snow"),
+    ]),
+    "android_de": ("2020-12-31 21:15", "2021-01-01 00:03", [
+        ("Jörg", "kommt ihr noch?"),
+        ("Frau Dr. Zoë Ahrens", "ja, in 10 Minuten"),
+        ("Jörg", OTHER),
+        ("Jörg", VIDEO),
+        ("Jörg", "Frohes Neues 🎉"),
+    ]),
+    "android_es": ("2021-02-28 21:15", "2021-03-01 00:00", [
+        ("Inés", "¿quién lleva la tortilla?"),
+        ("Paco", "yo. horario:\n30/31/21, 9:00 a. m. - no es una fecha"),
+        ("Paco", OTHER),
+        ("Inés", OTHER),
+    ]),
+    "android_iso": ("2021-03-01 18:00", "2021-03-01 18:05", [
+        ("Team: Ines", "the hall is free on Friday"),
+        ("Team: Olek", "then I book it"),
+        ("Team: Ines", "until ten?"),
+        ("Team: Olek", "until eleven"),
+        ("Max", "note: keys are with the porter"),
+        ("Max", "note: and the lamp is broken"),
+    ]),
+    "ios_gb": ("2021-02-14 08:02", "2021-02-14 08:10", [
+        ("Priya", PHOTO),
+        ("Priya", "slugs again, look @Tom Webb"),
+        ("Tom Webb", "copper tape\nworks for me"),
+        ("Tom Webb", f"leaflet.pdf • 2 pages {OTHER}"),
+        ("Priya", OTHER),
+        ("Tom Webb", "too early to plant?"),
+        ("Priya", "POLL:\nWhen do we dig?\nOPTION: Saturday (2 votes)\nOPTION: Sunday (0 votes)"),
+        ("Tom Webb", "I would say the image omitted"),
+        ("Priya", f"first sprout {PHOTO}"),
+    ]),
+    "ios_us": ("2021-02-03 09:05", "2021-02-13 00:11", [
+        ("Dana", "bus or train?"), ("Lou 🚲", "train"), ("Dana", GIF), ("Dana", VIDEO),
+    ]),
+    "ios_fr": ("2020-12-31 21:15", "2020-12-31 21:16", [
+        ("Chloé", PHOTO),
+        ("Chloé", "on mange à 20 h ?"),
+        ("Luc 🌿", PHOTO),
+        ("Luc 🌿", "oui : chez moi"),
+    ]),
+    "ko": ("2021-03-05 21:15", "2021-03-06 00:05", [
+        ("지우", "내일 몇 시에 만나?"), ("하준", "오전 10시"), ("지우", "좋아"),
+    ]),
+    "web": ("2020-12-31 20:15", "2021-01-01 00:03", [
+        ("Jörg", "kommt ihr noch?"), ("+49 151 23456789", "ja: alle drei\nund der Hund"),
+        ("Jörg", "Frohes Neues"),
+    ]),
+    "colons": ("2021-03-13 18:01", "2021-03-13 18:13", [
+        ("Team: Ines", "the hall is free on Friday"), ("Team: Olek", "then I book it"),
+        ("Team: Ines", "until ten?"), ("Team: Olek", PHOTO),
+        ("Ana", "PS: bring lamps"), ("Ana", "PS: and oil"), ("Ana", "PS: and wicks"),
+        ("Mo", "note: keys"), ("Mo", "note: lamp"), ("Mo", "re: wicks"), ("Mo", "re: oil"),
+        ("Mo", "all done"),
+    ]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_export(name: str) -> None:
+    first, last, expected = FIXTURES[name]
+    (chat,) = everything(f"whatsapp_{name}.txt")  # and neither an error nor a note
+    assert turns(chat.messages) == expected
+    times = clock(chat.messages)
+    assert (times[0], times[-1]) == (first, last) and times == sorted(times)
+
+
+def test_day_or_month_that_nothing_tells_is_said() -> None:
+    found = everything("whatsapp_ambiguous.txt")
+    assert notes(found) == [
+        "whatsapp_ambiguous.txt: no date tells day from month; they are read day first"
+    ]
+    assert clock(found[1].messages)[0] == "2021-02-01 18:00"
+
+
+def test_the_order_of_sending_tells_day_from_month() -> None:
+    (chat,) = everything("whatsapp_by_order.txt")
+    assert clock(chat.messages) == ["2021-01-05 18:00", "2021-01-06 18:05", "2021-02-01 08:00"]
+
+
+def test_stamps_of_another_style_are_text() -> None:
+    note, chat = everything("whatsapp_pasted.txt")
+    said = "dated lines in another style than the others', which are taken as text: 6"
+    assert note == f"{FOLDER}/whatsapp_pasted.txt: {said}"
+    lines = (FOLDER / "whatsapp_pasted.txt").read_text().splitlines()
+    assert turns(chat.messages) == [
+        ("Ana", "\n".join(["dates:", *lines[1:5]])),
+        ("Bo", "\n".join(["look what came", *lines[6:9]])),
+        ("Ana", "oh no"),
+        ("Bo", "happy new year"),
+    ]
+    assert clock(chat.messages) == [
+        "2023-12-31 23:58", "2023-12-31 23:59", "2024-01-01 00:01", "2024-01-01 00:02",
+    ]  # fmt: skip
+
+
+def test_a_pasted_chat_longer_than_the_file_s_own() -> None:
+    pasted = [f"[30.12.23, 20:00:0{n}] Carl: no" for n in range(3)]
+    lines = ["31.12.23, 20:00 - Ana: look", *pasted, "31.12.23, 20:05 - Bo: wow"]
+    assert turns(parse("\n".join(lines))[0]) == [
+        ("Ana", "\n".join(["look", *pasted])), ("Bo", "wow"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stamp", [
+    "[31.12.23, 21:15] ", "31/12/23, 21:15 - ", "31.12.2023, 21:15 - ", "2023.12.31, 21:15 - ",
+    "31.12.23, 21:15:00 - ", "31.12.23, 9:15 PM - ",
+])  # fmt: skip
+def test_each_part_of_a_stamp_has_a_style(stamp: str) -> None:
+    """Also where the odd one comes first, as in a piece that was cut out of a chat."""
+    own = [f"31.12.23, 21:1{minute} - Ana: hi" for minute in range(3)]
+    messages, _ = parse("\n".join([*own, f"{stamp}Bo: no"]))
+    assert turns(messages)[2:] == [("Ana", f"hi\n{stamp}Bo: no")]
+    messages, said = parse("\n".join([f"{stamp}Bo: no", *own]))
+    assert turns(messages) == [("Ana", "hi")] * 3
+    assert said == ("lines before the first message, which are left out: 1",)
+
+
+@pytest.mark.parametrize(("starts", "order", "guessed"), [
+    (["2/1/21, 9:00 AM - ", "2/3/21, 9:00 AM - "], "month first", True),
+    (["2/1/21, 09:00 - ", "3/1/21, 09:00 - "], "day first", True),
+    (["2/13/21, 09:00 - "], "month first", False),
+    (["13/2/21, 09:00 - "], "day first", False),
+    (["5/5/21, 09:00 - "], "day first", False),
+    (["2021/02/03, 09:00 - "], "year first", False),
+    (["20/02/13, 09:00 - ", "20/13/02, 09:00 - ", "20/02/31, 9:00 - "], "day first", False),
+    (["12.12.23, 09:00 - ", "13.12.23, 09:00 - ", "31.06.24, 9:00 - "], "day first", False),
+    (["12.12.23, 09:00 - ", "13.12.23, 09:00 - ", "45.12.23, 9:00 - "], "day first", False),
+    (["20-12-30, 09:00 - ", "21-01-31, 09:00 - ", "19-31-12, 9:00 - "], "day first", False),
+])  # fmt: skip
+def test_order_of_dates(starts: list[str], order: str, guessed: bool) -> None:
+    stamps = [found[0] for start in starts if (found := read_start(f"{start}Ana: hi"))]
+    assert len(stamps) == len(starts)
+    found_order, note = find_order(stamps)
+    assert (found_order, bool(note)) == (order, guessed)
+
+
+@pytest.mark.parametrize(("start", "hour"), [
+    ("1/2/21, 12:07 AM - ", 0), ("1/2/21, 12:07 PM - ", 12), ("1/2/21, 1:07 p.m. - ", 13),
+    ("1/2/21, 1:07 am - ", 1), ("01.02.21, 13:07 - ", 13), ("1/2/21 13.07 - ", 13),
+    ("01/02/2021 à 13:07 - ", 13), ("2021. 2. 1. 오후 1:07, ", 13), ("2021/2/1 上午1:07 - ", 1),
+    ("[1:07 PM, 2/1/2021] ", 13), ("[13:07, 1.2.2021] ", 13),
+    ("[1.2.21, 13:07:59] ", 13), ("[2021-02-01, 1:07:59 PM] ", 13),
+])  # fmt: skip
+def test_time_of_day(start: str, hour: int) -> None:
+    found = read_start(f"{start}Ana: hi")
+    assert found and (found[0].time.hour, found[0].time.minute, found[1]) == (hour, 7, "Ana: hi")
+
+
+@pytest.mark.parametrize("line", [
+    "Ana: hi", "1/2/21 was fun", "12:30 - lunch", "99/99/21, 25:61 - Ana: hi", "[ok] Ana: hi", "",
+])  # fmt: skip
+def test_other_lines_start_no_message(line: str) -> None:
+    assert read_start(line) is None
+    assert not recognise(line)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("<Medien ausgeschlossen>", OTHER), ("<Multimedia omitido>", OTHER), ("<Médias omis>", OTHER),
+    ("<Media omessi>", OTHER), ("<Arquivo de mídia oculto>", OTHER), ("<Media weggelaten>", OTHER),
+    ("<pominięto multimedia>", OTHER), ("<Без медиафайлов>", OTHER),
+    ("<Medya dahil edilmedi>", OTHER), ("Bild weggelassen", PHOTO), ("vídeo omitido", VIDEO),
+    ("\u200eimmagine omessa", PHOTO), ("afbeelding weggelaten", PHOTO), ("sticker omitted", OTHER),
+    ("\u200e<Anhang: 0001-GIF-2021.gif>", GIF), ("<adjunto: a b.mp4>", VIDEO),
+    ("a.jpg (bestand bijgevoegd)", PHOTO), ("notes (file attached)", "notes (file attached)"),
+    ("\u200eáudio ocultado", OTHER), ("\u200efigurinha omitida", OTHER),
+    ("\u200eKontaktkarte ausgelassen", OTHER), ("\u200eизображение отсутствует", PHOTO),
+    ("\u200epominięto kartę kontaktu", OTHER), ("so \u200eimages omises", f"so {OTHER}"),
+    ("the page omitted", "the page omitted"),
+    ("Mensagem apagada", None), ("You deleted this message", None), ("null", None),
+    ("Сообщение изменено", "Сообщение изменено"), ("hi <Mensagem editada>", "hi"),
+    ("I <3 you: a lot>", "I <3 you: a lot>"), ("<see: page 3.>", "<see: page 3.>"),
+])  # fmt: skip
+def test_words_of_whatsapp(text: str, expected: str | None) -> None:
+    assert clean(text) == expected
+
+
+@pytest.mark.parametrize("line", [
+    "Ana hat den Gruppennamen in „Foo: bar“ geändert", "Ana added Team: Bob",
+    "Lou 🚲 removed Team: Bob", "Ana hat Team: Bob entfernt", "Jan heeft Team: Bob toegevoegd",
+    "Ana a ajouté Team: Bob", "Ana, Team: Bob kişisini ekledi",
+    "Anna nadała grupie nazwę „Foo: bar”", "Ana bytte gruppens namn till “Foo: bar”",
+])  # fmt: skip
+def test_system_lines_with_a_colon(line: str) -> None:
+    """On Android, and on the iPhone, where they follow the mark of WhatsApp's own words."""
+    assert parse(f"31.12.20, 21:15 - {line}")[0] == []
+    if "Team" not in line:
+        assert parse(f"[31.12.20, 21:15:00] Ana: \u200e{line}")[0] == []
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("Value Added Ltd", "hi"), ("Left Bank Choir", "hi"), ("Red Hat Ben", "Salz: hinzugefügt"),
+    ('Ana "Nana" Ott', 'he said "no: never"'), ("Frau „Zoë“ Ott", "“ah: so”"),
+    ("Yılmaz, Ali", "süt ekledi"), ("Ana", "I added Team: Bob"),
+])  # fmt: skip
+def test_names_that_look_like_system_lines(name: str, text: str) -> None:
+    assert turns(parse(f"31.12.20, 21:15 - {name}: {text}")[0]) == [(name, text)]
+
+
+def test_unknown_kinds_of_attachments_on_the_iphone() -> None:
+    lines = ["áudio ocultado", "figurinha omitida", "Kontaktkarte ausgelassen", "Ana saiu"]
+    text = "\n".join(f"\u200e[31.12.20, 21:15:0{n}] Ana: \u200e{s}" for n, s in enumerate(lines))
+    assert turns(parse(text)[0]) == [("Ana", OTHER)] * 3
+
+
+def test_carriage_returns_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "WhatsApp Chat with Ana.txt"
+    lines = ["31.12.20, 21:15 - Ana: hi", "second line", "31.12.20, 21:16 - Bo: yes", ""]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    (chat,) = read(path)
+    assert chat.name == "Ana"
+    assert turns(chat.messages) == [("Ana", "hi\nsecond line"), ("Bo", "yes")]
+    path.write_text("\n".join(lines), "utf-16")
+    assert turns(read(path)[0].messages) == turns(chat.messages)
+
+
+def test_a_cut_out_piece_says_what_is_left_out() -> None:
+    messages, said = parse("end of a message\n\n31.12.20, 21:15 - Ana: hi")
+    assert turns(messages) == [("Ana", "hi")]
+    assert said == ("lines before the first message, which are left out: 1",)

@@ -1,0 +1,229 @@
+"""Bad input at the command line: exit code 2 and one line that says what to mend."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_prep.__main__ import main
+from data_prep.errors import NO_CPU_KERNEL, run_cli
+from data_prep.prepare import prepare
+from data_prep.recipe import load_recipe
+from tests.conftest import ROOT, derived_recipe
+from tests.data_prep.corpora import (
+    chats,
+    error_line,
+    members,
+    run_data_prep,
+    write_archive,
+    write_folder,
+    write_recipe,
+)
+from tests.scripts.hub import Hub
+
+SMALL = "models/smollm2-135m-instruct"
+TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
+
+
+def damaged(folder: Path) -> Path:
+    path = write_archive(folder / "corpus.7z", members(chats(train=60)))
+    path.write_bytes(path.read_bytes()[:400])
+    return path
+
+
+def latin1(folder: Path) -> Path:
+    corpus = write_folder(folder / "corpus", chats(), ".csv")
+    (corpus / "train.csv").write_bytes("id,dialogue,summary\n1,Zoë: hi,ok\n".encode("latin-1"))
+    return corpus
+
+
+def no_test_rows(folder: Path) -> Path:
+    corpus = write_folder(folder / "corpus", chats())
+    (corpus / "test.json").write_text("[]")
+    return corpus
+
+
+def whole(folder: Path) -> Path:
+    return write_folder(folder / "corpus", chats())
+
+
+# How the recipe is made, and what the error line must hold.
+DATA_ERRORS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "recipe missing": (lambda f: f / "none.yml", ["none.yml: ", "recipes there: none"]),
+    "source not found": (
+        lambda f: write_recipe(f, f / "nowhere.7z"), ["nowhere.7z: not found; give a hub id"]),
+    "hub offline": (
+        lambda f: write_recipe(f, "knkarthick/samsum"),
+        ["knkarthick/samsum: not to be had from the hub", "set `source` to a folder"]),
+    "archive damaged": (
+        lambda f: write_recipe(f, damaged(f)), ["corpus.7z: is damaged", "fetch it again"]),
+    "column missing": (
+        lambda f: write_recipe(f, whole(f), {"dialogue_column": "chat"}),
+        ["test.json row 1: has no column `chat` (found: id, dialogue, summary)"]),
+    "split with no rows": (
+        lambda f: write_recipe(f, no_test_rows(f)), ["corpus: split `test` has no usable row"]),
+    "not UTF-8": (
+        lambda f: write_recipe(f, latin1(f)), ["train.csv: is not UTF-8", "convert it to UTF-8"]),
+    "train_rows too large": (
+        lambda f: write_recipe(f, whole(f), {"train_rows": 7}),
+        ["train_rows is 7, but the source has 6 training rows", "lower it or write `all`"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DATA_ERRORS)
+def test_bad_data(tmp_path: Path, case: str) -> None:
+    make, fragments = DATA_ERRORS[case]
+    done = run_data_prep(make(tmp_path))
+    assert done.returncode == 2, done.stderr
+    line = error_line(done.stderr)
+    for fragment in fragments:
+        assert fragment in line
+    assert not list((tmp_path / "data").glob("*")), "something half-written stays"
+
+
+# A recipe's text, and what the error line must hold; read in this process, which is quicker.
+LORA_R = TEXT[: TEXT.index("lora_r:")].count("\n") + 1
+RECIPE_ERRORS = {
+    "not YAML": ("summarization: [\n", ["is not valid YAML"]),
+    "a list": ("- summarization\n", ["is not a recipe"]),
+    "empty": ("", ["is not a recipe"]),
+    "not UTF-8": ("# Zo\udceb\n" + TEXT, ["is not UTF-8", "save it as UTF-8"]),
+    "bad date": (TEXT + "wandb_name: 2024-13-45\n", ["is not valid YAML"]),
+    "key that is a list": (TEXT + "? [a, b]\n: 1\n", ["is not valid YAML"]),
+    "key misspelt": (
+        TEXT.replace("lora_r:", "lora_rank:"), ["unknown key `lora_rank`", f":{LORA_R}:"]),
+    "key of ours misspelt": (
+        TEXT.replace("train_rows", "train_row"),
+        ["unknown key `summarization.train_row`; did you mean `train_rows`?"]),
+    "required key of ours misspelt": (
+        TEXT.replace("license", "licence"),
+        ["unknown key `summarization.licence`; did you mean `license`?"]),
+    "cleaning step misspelt": (
+        TEXT.replace("train_rows: all", "cleaning: {drop_duplicate: false}"),
+        ["unknown key `summarization.cleaning.drop_duplicate`; did you mean `drop_duplicates`?"]),
+    "key twice": (TEXT + "seed: 7\n", ["`seed` stands twice; keep one"]),
+    "key of ours twice": (
+        TEXT.replace("  train_rows", "  train_rows: 5\n  train_rows"),
+        ["`train_rows` stands twice"]),
+    "no {dialogue}": (
+        TEXT.replace("{dialogue}", "the dialogue"),
+        ["`summarization.instruction`", "must hold {dialogue} once"]),
+    "{dialogue} twice": (
+        TEXT.replace("{dialogue}", "{dialogue} {dialogue}"), ["must hold {dialogue} once"]),
+    "train_rows of 0": (TEXT.replace("train_rows: all", "train_rows: 0"), ["whole number above 0"]),
+    "no block": ("seed: 7\n", ["has no `summarization:` block"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RECIPE_ERRORS)
+def test_bad_recipe(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    case: str,
+) -> None:
+    text, fragments = RECIPE_ERRORS[case]
+    path = tmp_path / "recipe.yml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    monkeypatch.setattr(sys, "argv", ["data_prep", str(path)])
+    with pytest.raises(SystemExit) as ended:
+        run_cli(main)
+    assert ended.value.code == 2
+    line = error_line(capsys.readouterr().err)
+    for fragment in [str(path), *fragments]:
+        assert fragment in line
+
+
+def test_good_recipe_says_what_it_wrote(tmp_path: Path) -> None:
+    done = run_data_prep(write_recipe(tmp_path, whole(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    for split, rows in (("train", 6), ("validation", 2), ("test", 2)):
+        assert f"{tmp_path}/data/{split}.jsonl: {rows} rows" in done.stdout
+    assert f"{tmp_path}/data/manifest.json" in done.stdout
+
+
+def test_a_corpus_that_is_no_7z_needs_no_py7zr(tmp_path: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, whole(tmp_path)))
+    assert "py7zr" not in prepare(recipe)["versions"]
+    archive = write_archive(tmp_path / "corpus.7z", members(chats()))
+    assert "py7zr" in prepare(load_recipe(write_recipe(tmp_path, archive)))["versions"]
+
+
+@pytest.mark.skipif(
+    "avx512_bf16" not in Path("/proc/cpuinfo").read_text("utf-8"),
+    reason="bitsandbytes asks the hub on processors with AVX512-BF16 alone",
+)
+def test_a_command_lets_no_package_ask_the_hub_for_compiled_code(
+    tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    """Where there is a network and HF_HUB_OFFLINE is not set; with the hub's real client."""
+    path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2))
+    prepare(load_recipe(path))
+    env = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE"}
+    with Hub() as hub:
+        env |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "LOCAL_KERNELS": "a=b"}
+        done = subprocess.run(
+            [sys.executable, "-m", "training.preflight", path],
+            cwd=ROOT, env=env, capture_output=True, text=True,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert hub.requests == []
+
+
+# ---- the Makefile, by what make would run
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(
+        ["make", "--dry-run", *arguments], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("recipe", [[], ["RECIPE=recipes/none.yml"]])
+def test_make_run_without_a_recipe_is_one_line(recipe: list[str]) -> None:
+    done = make("run", *recipe)
+    assert done.returncode == 2 and not done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "recipes/mistral_samsum.yml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("goal", "recipe"),
+    [("run", "recipes/mistral_samsum.yml"), ("demo", "recipes/smollm2_samsum.yml")],
+)
+def test_make_run_is_the_set_up_and_three_commands(goal: str, recipe: str, tmp_path: Path) -> None:
+    lines = make(goal, f"RECIPE={recipe}", f"VENV={tmp_path}").stdout.splitlines()
+    lines = [line for line in lines if not line.startswith("make")]
+    assert [line for line in lines if recipe in line] == [
+        f"{tmp_path}/bin/python -m data_prep {recipe}",
+        f"{tmp_path}/bin/accelerate launch -m axolotl.cli.train {recipe}",
+        f"{tmp_path}/bin/python -m eval.run {recipe}",
+    ]
+    assert f"sh scripts/setup.sh {tmp_path}" in lines
+
+
+@pytest.mark.parametrize(("recipe", "offline"), [("mistral_samsum", None), ("smollm2_samsum", "1")])
+def test_make_run_keeps_the_hub_away_from_the_embedded_model_alone(
+    recipe: str, offline: str | None, tmp_path: Path
+) -> None:
+    """What the first command sees, through an interpreter that prints it."""
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c "
+        "'import json, os; print(json.dumps(dict(os.environ)))'\n"
+    )
+    python.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "LOCAL_KERNELS")}
+    done = subprocess.run(
+        ["make", "--silent", "-o", f"{tmp_path}/.ready", "-o", f"{SMALL}/config.json", "run",
+         f"RECIPE=recipes/{recipe}.yml", f"VENV={tmp_path}"],
+        cwd=ROOT, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    seen = json.loads(done.stdout.splitlines()[0])
+    assert seen.get("HF_HUB_OFFLINE") == offline
+    assert seen["LOCAL_KERNELS"] == NO_CPU_KERNEL

@@ -1,0 +1,155 @@
+"""The report in a real browser: it opens, searches, sorts and unfolds, and runs nothing foreign."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.html_report import html_report
+from tests.browser import watched_page
+from tests.eval.report_data import SCRIPT, report_data
+
+WIDTHS = (1400, 390)
+SHOWN = "#list > details:not([hidden])"
+
+
+@pytest.fixture(scope="module")
+def data() -> dict[str, Any]:
+    return report_data()
+
+
+@pytest.fixture(scope="module")
+def path(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    path.write_text(html_report(data), "utf-8")
+    return path
+
+
+@pytest.fixture(params=[(width, look) for width in WIDTHS for look in ("light", "dark")], ids=str)
+def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The open page; whatever it did, it logged no error and fetched nothing but itself."""
+    with watched_page(browser, path.as_uri(), *request.param) as (page, requests):
+        yield page
+        assert requests == [path.as_uri()]
+        assert page.evaluate("window.pwned") is None
+
+
+def differences(page: Any) -> list[float]:
+    return page.eval_on_selector_all(SHOWN, "all => all.map(one => +one.dataset.difference)")
+
+
+def test_page_fits_its_width_and_is_no_blank(page: Any, tmp_path: Path) -> None:
+    page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    small = "all => all.map(one => one.getBoundingClientRect().height)"
+    heights = page.eval_on_selector_all("svg.chart text", small)
+    assert min(heights) >= 10  # a line of text of 9 pixels or more
+    assert shades(page.screenshot(path=tmp_path / "page.png")) > 50
+    for chart in page.locator("svg.chart").all():
+        assert shades(chart.screenshot()) > 20
+
+
+def test_dark_and_light_have_their_own_paper(page: Any) -> None:
+    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    look = "getComputedStyle(document.body)"
+    title = page.locator("svg.chart text", has_text="ROUGE-1").first
+    colours = [page.evaluate(f"{look}.backgroundColor"), page.evaluate(f"{look}.color")]
+    colours.append(title.evaluate("one => getComputedStyle(one).fill"))
+    white, ink = "rgb(255, 255, 255)", "rgb(27, 31, 36)"
+    night, chalk = "rgb(20, 23, 27)", "rgb(229, 232, 235)"
+    assert colours == ([night, chalk, chalk] if dark else [white, ink, ink])
+
+
+def test_search_narrows_the_list_and_says_how_many(page: Any, data: dict[str, Any]) -> None:
+    total = len(data["examples"])
+    assert page.locator("#count").inner_text() == f"{total} dialogues"
+    page.get_by_label("Search in ids and texts").fill("LUDVIG biscuit")
+    assert page.locator("#count").inner_text() == f"1 of {total} dialogues"
+    assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["a-046"]
+    page.get_by_label("Search in ids and texts").fill("привет")
+    assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["words-of-the-world"]
+    page.get_by_label("Search in ids and texts").fill("biscuit zebra")
+    assert page.locator(SHOWN).count() == 0
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function(
+        "([shown, total]) => document.querySelectorAll(shown).length === total", arg=[SHOWN, total]
+    )
+
+
+def test_sort_puts_worst_regressions_or_best_gains_first(page: Any, data: dict[str, Any]) -> None:
+    page.get_by_label("Sort").select_option(label="Worst regressions first")
+    found = differences(page)
+    assert found == sorted(found) and found[0] < 0 and len(found) == len(data["examples"])
+    page.get_by_label("Sort").select_option(label="Best gains first")
+    assert differences(page) == sorted(found, reverse=True)
+    page.get_by_label("Sort").select_option(label="Longest dialogue first")
+    words = [len(example["dialogue"].split()) for example in data["examples"]]
+    longest = data["examples"][words.index(max(words))]["id"]
+    assert page.locator(f"{SHOWN} .id").first.inner_text() == longest
+
+
+def test_filters_show_what_they_name(page: Any, data: dict[str, Any]) -> None:
+    made = [example["predictions"]["tuned"]["mistakes"] for example in data["examples"]]
+    unknown = sum("unknown_name" in mistakes for mistakes in made)
+    label = f"tuned: unknown name ({unknown})"
+    page.get_by_label("Mistake", exact=True).select_option(label=label)
+    assert page.locator(SHOWN).count() == unknown > 0
+    page.get_by_label("Mistake", exact=True).select_option(label="All dialogues")
+    page.get_by_label("Leaked only").check()
+    assert page.locator(SHOWN).count() == data["scores"]["leaked"] > 0
+
+
+def test_an_example_opens_by_keyboard_and_shows_markup_as_text(page: Any) -> None:
+    page.get_by_label("Search in ids and texts").fill("nasty")
+    item = page.locator(SHOWN)
+    assert not item.locator(".body").is_visible()
+    item.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert item.locator(".body").is_visible()
+    text = item.locator(".body").inner_text()
+    assert SCRIPT in text and "</script></style></div></details> & <!--" in text
+    assert "<img src=x onerror=window.pwned=2>" in text
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 1
+    page.keyboard.press("Enter")
+    assert not item.locator(".body").is_visible()
+
+
+def test_all_controls_are_reached_by_tab(page: Any) -> None:
+    reached = []
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        if reached[-1] == "SUMMARY" and "leaked" in reached:
+            break
+    assert [name for name in reached if name in ("search", "sort", "mistake", "leaked")] == [
+        "search", "sort", "mistake", "leaked",
+    ]  # fmt: skip
+
+
+def test_without_scripts_the_examples_still_open(browser: Any, path: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert not page.locator("#controls").is_visible()
+    page.locator("#list summary").first.click()
+    assert page.locator("#list .body").first.is_visible()
+    context.close()
+
+
+def shades(png: bytes) -> int:
+    """The number of different pixels in an 8-bit PNG of 3 or 4 channels without interlacing."""
+    width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+    size, place, packed = {2: 3, 6: 4}[colour], 8, b""
+    while place < len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        packed += png[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        place += length + 12
+    raw = zlib.decompress(packed)
+    rows = [raw[y * (width * size + 1) :][: width * size + 1] for y in range(height)]
+    return len({row[x : x + size] for row in rows for x in range(1, len(row), size)})
