@@ -27,9 +27,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, run_cli
 from data_prep.prepare import check_prepared
-from data_prep.prompt import PromptEncoder, dialogue_of, read_rows, to_row
+from data_prep.prompt import Example, read_examples
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe, sequence_len
-from eval.generate import end_and_pad, read_output, resolve
+from eval.generate import Prediction, Summarizer, resolve
 from eval.hf_engine import HfEngine
 
 EXAMPLES = 4
@@ -58,20 +58,19 @@ MOST_CHARACTERS = 200_000  # beyond, nothing is tokenised; counted as a browser 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of a dialogue's prompt, and how many control strings were broken in its text."""
+    """A dialogue as data preparation makes it, its prompt's tokens, and broken control strings."""
 
-    ids: list[int]
+    example: Example
+    tokens: int
     neutralized: int
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model made: `tokens` counts the end token, `stopped` tells whether it came."""
+    """What a model made, and how long that took."""
 
-    text: str
-    tokens: int
+    prediction: Prediction
     seconds: float
-    stopped: bool
 
 
 class Pair:
@@ -81,11 +80,10 @@ class Pair:
         """Load the base model and the adapter; raises UserError where either cannot be used."""
         self.recipe, self.limit = recipe, sequence_len(recipe.config) - 1
         self.decoding = resolve(recipe.summarization.decoding)
-        self._encoder = PromptEncoder(recipe)
-        self._neutralize = self._encoder.neutralizer()
-        self._end, pad = end_and_pad(self._encoder, self._row("A: Hi"))
-        self._engine = HfEngine(recipe, self.decoding, self._end, pad)
-        self._peft = self._engine.attach_beside(adapter)
+        self._summarizer = Summarizer(recipe, self.decoding, engine=HfEngine)
+        self._neutralize = self._summarizer.encoder.neutralizer()
+        engine: Any = self._summarizer.engine
+        self._peft = engine.attach_beside(adapter)
         self._lock = Lock()  # the adapter is on or off for the whole process
 
     def encode(self, dialogue: str) -> Prompt:
@@ -104,25 +102,21 @@ class Pair:
         if not cleaned.strip():
             raise UserError("There is no chat yet; paste one, a turn a line.")
         text, neutralized = self._neutralize(cleaned)
-        ids = self._encoder.prompt_ids(self._row(text))
-        if len(ids) > self.limit:
+        example = Example.build("chat", text, "", self.recipe.summarization.instruction)
+        tokens = len(self._summarizer.encoder.prompt_ids(example))
+        if tokens > self.limit:
             raise UserError(
-                f"The chat is too long: its prompt has {len(ids):,} tokens, and the recipe's "
+                f"The chat is too long: its prompt has {tokens:,} tokens, and the recipe's "
                 f"sequence_len of {self.limit + 1:,} allows {self.limit:,}; shorten it."
             )
-        return Prompt(ids, neutralized)
+        return Prompt(example, tokens, neutralized)
 
     def summarize(self, model: str, prompt: Prompt) -> Summary:
         """The summary by `base` or `tuned`; raises UserError where memory runs out on it."""
         with self._lock, self._peft.disable_adapter() if model == "base" else nullcontext():
             start = perf_counter()
-            (output,) = self._engine.generate([prompt.ids], self.decoding.seed)
-            seconds = perf_counter() - start
-        made = read_output(output, self._end, self._encoder.tokenizer)
-        return Summary(made["prediction"], made["tokens"], seconds, made["stopped"])
-
-    def _row(self, dialogue: str) -> dict[str, object]:
-        return to_row("chat", dialogue, "Hi.", self.recipe.summarization.instruction)
+            (prediction,) = self._summarizer.summaries([prompt.example])
+            return Summary(prediction, perf_counter() - start)
 
 
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'"
@@ -197,8 +191,8 @@ def example_chats(recipe: Recipe) -> list[str]:
     except UserError as error:
         print(f"note: the page has no example chats: {error}", file=sys.stderr)
         return []
-    rows = read_rows(recipe.data_dir / "test.jsonl")[:EXAMPLES]
-    return [dialogue_of(row, recipe.summarization.instruction) for row in rows]
+    examples = read_examples(recipe.data_dir / "test.jsonl")[:EXAMPLES]
+    return [example.dialogue for example in examples]
 
 
 def build(pair: "Pair", examples: list[str]) -> Any:
@@ -245,7 +239,7 @@ def answers(pair: "Pair") -> Callable[[str], Iterator[list[str]]]:
                 note = _note(prompt, pair.limit, f"{name} at work")
                 yield [note, *made["base"], *made["tuned"]]
                 summary = pair.summarize(model, prompt)
-                made[model] = (summary.text, _facts(summary))
+                made[model] = (summary.prediction.prediction, _facts(summary))
             note = _note(prompt, pair.limit)
         except UserError as error:
             note = f'<p class="error" role="alert">{escape(str(error))}</p>'
@@ -255,7 +249,7 @@ def answers(pair: "Pair") -> Callable[[str], Iterator[list[str]]]:
 
 
 def _note(prompt: "Prompt", limit: int, status: str = "") -> str:
-    words = [f"The prompt has {len(prompt.ids):,} tokens, of {limit:,} at most."]
+    words = [f"The prompt has {prompt.tokens:,} tokens, of {limit:,} at most."]
     if prompt.neutralized:
         broken = _counted(prompt.neutralized, "control string")
         words.append(f"In the chat a blank broke {broken}.")
@@ -264,8 +258,8 @@ def _note(prompt: "Prompt", limit: int, status: str = "") -> str:
 
 
 def _facts(summary: "Summary") -> str:
-    end = "stopped by itself" if summary.stopped else "cut at the limit"
-    return f"<p>{_counted(summary.tokens, 'new token')}, {summary.seconds:.2f} s, {end}</p>"
+    end = "stopped by itself" if summary.prediction.stopped else "cut at the limit"
+    return f"<p>{_counted(summary.prediction.tokens, 'new token')}, {summary.seconds:.2f} s, {end}</p>"
 
 
 def _counted(number: int, thing: str) -> str:

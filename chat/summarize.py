@@ -22,10 +22,10 @@ from chat.anonymize import anonymize
 from chat.chat import Chat, Message, dialogue_of, speakers_of
 from chat.read import Item, read_all
 from data_prep.errors import UserError, run_cli
-from data_prep.prompt import to_row
+from data_prep.prompt import Example
 from data_prep.recipe import Recipe, load_recipe, sequence_len
 from eval.adapter import find_adapter
-from eval.generate import Row, Summarizer, resolve
+from eval.generate import Prediction, Summarizer, resolve
 
 FILLED = 0.9  # of the tokens, so that few parts turn out too long after all
 Messages = list[Message]
@@ -63,7 +63,7 @@ class ChatSummarizer:
         self.recipe, self.model, self.gap_hours = recipe, model, gap_hours
         self.adapter = find_adapter(recipe) if model == "tuned" else None
         self.decoding = resolve(recipe.summarization.decoding)
-        self.summarizer = Summarizer(recipe, self.decoding, [], self.adapter)
+        self.summarizer = Summarizer(recipe, self.decoding, self.adapter)
         self._neutralize = self.summarizer.encoder.neutralizer()
         self._most = self._room()
         self.summarizer.use(model)
@@ -81,7 +81,7 @@ class ChatSummarizer:
     ) -> list[tuple[list[Part], Summary]]:
         """The parts of each chat with their summaries, and the summary of the whole.
 
-        `progress(made, planned)` is called for each batch, with counts of summaries.
+        `progress(made, planned)` is called with counts of summaries.
         """
         made = self._run([dialogue_of(part) for job in jobs for part in job.parts], progress)
         left = iter(made)
@@ -112,23 +112,22 @@ class ChatSummarizer:
 
     def _run(self, dialogues: list[str], progress: Callable[[int, int], None]) -> list[Summary]:
         """A summary of each dialogue, generated in batches of like length."""
-        rows = [self._row(str(number), text) for number, text in enumerate(dialogues)]
-        self.summarizer.plan(rows)
-        made: dict[str, Row] = {}
-        progress(0, len(rows))
-        for number in range(len(self.summarizer.batches)):
-            results = self.summarizer.summarize(number)
-            made |= {result["id"]: result for result in results}
-            progress(len(results), 0)
-        return [Summary(made[row["id"]]["prediction"], made[row["id"]]["stopped"]) for row in rows]
+        examples = [self._example(str(number), text) for number, text in enumerate(dialogues)]
+        made: dict[str, Prediction] = {}
+        progress(0, len(examples))
+        for prediction in self.summarizer.summaries(examples):
+            made[prediction.id] = prediction
+            progress(1, 0)
+        found = (made[example.id] for example in examples)
+        return [Summary(prediction.prediction, prediction.stopped) for prediction in found]
 
-    def _row(self, row_id: str, dialogue: str) -> dict[str, Any]:
-        """The row of a dialogue, in which no text is a control string."""
+    def _example(self, name: str, dialogue: str) -> Example:
+        """A dialogue in which no text is a control string."""
         text, _ = self._neutralize(dialogue)
-        return to_row(row_id, text, "", self.recipe.summarization.instruction)
+        return Example.build(name, text, "", self.recipe.summarization.instruction)
 
     def _count(self, dialogue: str) -> int:
-        return len(self.summarizer.encoder.prompt_ids(self._row("", dialogue)))
+        return len(self.summarizer.encoder.prompt_ids(self._example("", dialogue)))
 
     def _room(self) -> int:
         """The most tokens of a prompt; raises UserError where the recipe leaves too few."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, whole_files
-from data_prep.prompt import Neutralizer, TokenCounter, to_row
+from data_prep.prompt import Example, Neutralizer, TokenCounter
 from data_prep.recipe import Recipe
 from data_prep.sources import Source, sha256_of
 
@@ -60,7 +60,7 @@ class _Preparation:
             while chunk := list(itertools.islice(rows, CHUNK)):
                 if split != "train":
                     _refuse_repeated_ids(f"{self.source.source}: {split}", ids, chunk)
-                text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chunk)
+                text = "".join(example.model_dump_json() + "\n" for example in chunk)
                 digest.update(text.encode("utf-8"))
                 out.write(text)
                 counts["written"] += len(chunk)
@@ -72,18 +72,18 @@ class _Preparation:
             )
         self.hashes[f"{split}.jsonl"] = digest.hexdigest()
 
-    def _count_tokens(self, split: str, rows: list[dict[str, Any]], overlong: IO[str]) -> None:
+    def _count_tokens(self, split: str, rows: list[Example], overlong: IO[str]) -> None:
         if self.counter is None:
             return
         limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
         for row, length in zip(rows, self.counter.count(rows), strict=True):
             self.tokens[split][length] += 1
             if length > limit:
-                spool(overlong, {"split": split, "id": row["id"], "tokens": length})
+                spool(overlong, {"split": split, "id": row.id, "tokens": length})
 
     def _cleaned(
         self, split: str, counts: dict[str, Any], dropped: IO[str]
-    ) -> Generator[dict[str, Any], None, None]:
+    ) -> Generator[Example]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -104,7 +104,7 @@ class _Preparation:
             if in_dialogue or in_summary:
                 self.neutralized["rows"] += 1
                 self.neutralized["strings"] += in_dialogue + in_summary
-            yield to_row(row_id, dialogue, summary, self.settings.instruction)
+            yield Example.build(row_id, dialogue, summary, self.settings.instruction)
         if isinstance(wanted, int) and counts["read"] < wanted:
             raise UserError(
                 f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
@@ -205,11 +205,11 @@ def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
         return None, f"{type(error).__name__}: {reason}"
 
 
-def _refuse_repeated_ids(place: str, seen: set[str], rows: list[dict[str, Any]]) -> None:
+def _refuse_repeated_ids(place: str, seen: set[str], rows: list[Example]) -> None:
     for row in rows:
-        if row["id"] in seen:
-            raise UserError(f"{place}: id `{row['id']}` stands twice; make the ids unique")
-        seen.add(row["id"])
+        if row.id in seen:
+            raise UserError(f"{place}: id `{row.id}` stands twice; make the ids unique")
+        seen.add(row.id)
 
 
 def _summary_of(lengths: Counter[int]) -> dict[str, float]:

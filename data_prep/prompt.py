@@ -1,15 +1,14 @@
 """The one definition of the prompt, for data preparation, training and evaluation alike.
 
-A row is `{"messages": [user, assistant], "id": ...}`; the user turn is the recipe's `instruction`
-with the dialogue in it. Text of the corpus never becomes control: see `Neutralizer`.
+Text of the corpus never becomes a control string: see `Neutralizer`.
 """
 
-import json
 import logging
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
@@ -25,20 +24,24 @@ WELL_KNOWN_CONTROLS = frozenset(
 )
 
 
-def to_row(row_id: str, dialogue: str, summary: str, instruction: str) -> dict[str, Any]:
-    """Build the chat-template row of one dialogue."""
-    user = instruction.replace("{dialogue}", dialogue)
-    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": summary}]
-    return {"messages": messages, "id": row_id}
+class Example(BaseModel):
+    """A line of `data/<recipe>/<split>.jsonl`: Axolotl reads `messages`, our commands the rest.
 
+    `messages` are the user turn (the recipe's `instruction` with the dialogue in it) and the
+    assistant turn (the summary).
+    """
 
-def dialogue_of(row: dict[str, Any], instruction: str) -> str:
-    """Return the dialogue inside a row's user turn; raises ValueError where the prompt differs."""
-    before, after = instruction.split("{dialogue}")
-    user = row["messages"][0]["content"]
-    if not (user.startswith(before) and user.endswith(after)):
-        raise ValueError(f"row {row['id']} was not made with this instruction")
-    return user[len(before) : len(user) - len(after)]
+    id: str
+    dialogue: str
+    summary: str
+    messages: list[dict[str, str]]
+
+    @classmethod
+    def build(cls, id: str, dialogue: str, summary: str, instruction: str) -> "Example":
+        """Put the dialogue into the instruction's `{dialogue}`."""
+        user = {"role": "user", "content": instruction.replace("{dialogue}", dialogue)}
+        assistant = {"role": "assistant", "content": summary}
+        return cls(id=id, dialogue=dialogue, summary=summary, messages=[user, assistant])
 
 
 class Neutralizer:
@@ -93,27 +96,27 @@ class PromptEncoder:
         special = {token.content for token in added if token.special}
         return Neutralizer(special | set(self.tokenizer.all_special_tokens))
 
-    def check_neutral(self, rows: list[dict[str, Any]]) -> None:
-        """Raise UserError where a row holds a control string of this tokenizer as text.
+    def check_neutral(self, examples: list[Example]) -> None:
+        """Raise UserError where an example holds a control string of this tokenizer as text.
 
         That happens to rows that were prepared for, or without, another tokenizer.
         """
         neutralize = Neutralizer(set(self.tokenizer.all_special_tokens))
-        for row in rows:
-            if any(neutralize(message["content"])[1] for message in row["messages"]):
+        for example in examples:
+            if any(neutralize(message["content"])[1] for message in example.messages):
                 raise UserError(
-                    f"row {row['id']}: holds a special token of {self.tokenizer.name_or_path} as "
+                    f"row {example.id}: holds a special token of {self.tokenizer.name_or_path} as "
                     "text; run `python -m data_prep` again, where this tokenizer can be loaded"
                 )
 
-    def prompt_ids(self, row: dict[str, Any]) -> list[int]:
-        """Ids of the row up to and including the generation prompt; no summary."""
-        turns = self._strategy.get_conversation_thread({"messages": row["messages"][:1]})
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Token ids up to and including the generation prompt; no summary."""
+        turns = self._strategy.get_conversation_thread({"messages": example.messages[:1]})
         return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
 
-    def training_ids(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Ids and labels (-100 where no loss is taken) of the row, as training sees them."""
-        tokens = self._strategy.tokenize_prompt({"messages": row["messages"]})
+    def training_ids(self, example: Example) -> tuple[list[int], list[int]]:
+        """Token ids and labels (-100 where no loss is taken), as training sees them."""
+        tokens = self._strategy.tokenize_prompt({"messages": example.messages})
         return list(tokens["input_ids"]), list(tokens["labels"])
 
 
@@ -146,21 +149,22 @@ class TokenCounter:
         added = self._tokenizer.added_tokens_decoder.values()
         return {t.content for t in added if t.special} | set(self._tokenizer.all_special_tokens)
 
-    def count(self, rows: list[dict[str, Any]]) -> list[int]:
-        """Tokens of each row: prompt, summary and end of turn."""
+    def count(self, examples: list[Example]) -> list[int]:
+        """Tokens of each example: prompt, summary and end of turn."""
         texts = self._tokenizer.apply_chat_template(
-            [row["messages"] for row in rows], chat_template=self._template, tokenize=False
+            [example.messages for example in examples], chat_template=self._template, tokenize=False
         )
         backend = self._tokenizer.backend_tokenizer
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_examples(path: Path) -> list[Example]:
     """Read a prepared split; raises UserError where it is missing or damaged."""
     try:
-        with path.open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
+        with path.open("rb") as file:
+            return [Example.model_validate_json(line) for line in file]
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; run `python -m data_prep` with this recipe") from error
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run `python -m data_prep` again") from error
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged ({reason}); run `python -m data_prep` again") from error

@@ -95,6 +95,14 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     return folder
 
 
+def merged_folder(recipe: Recipe) -> Path:
+    """Where `scripts.merge` writes the merged model; raises UserError where there is none."""
+    folder = recipe.output_dir / "merged"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no merged model; run `python -m scripts.merge {recipe.path}`")
+    return folder
+
+
 def shown(folder: Path) -> str:
     """How records name an adapter's folder: without absolute paths of this machine."""
     return folder.name if folder.is_absolute() else str(folder)

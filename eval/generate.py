@@ -1,25 +1,51 @@
 """Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.prompt import PromptEncoder, to_row
+from pydantic import BaseModel
+
+from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 
-Row = dict[str, Any]
-MOST_PADDING = 0.15  # of a batch's prompt tokens
+MOST_PADDING = 0.15  # of a batch's prompt tokens; more of it costs more than a larger batch saves
 
 
 class Engine(Protocol):
-    """What generates: base model first, the tuned one after `attach_adapter`."""
+    """What generates: the base model first, the tuned one after `attach_adapter`."""
 
     def attach_adapter(self, folder: Path) -> None:
-        """Go on with the adapter of `folder`."""
+        """Continue with the adapter of `folder`."""
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
         """New token ids of each prompt."""
+
+
+class Prediction(BaseModel):
+    """The summary of one dialogue by one model: a line of a predictions file.
+
+    `tokens` counts what was generated, the end token included; `stopped` says whether that end
+    token came before the limit of `max_new_tokens`.
+    """
+
+    id: str
+    dialogue: str
+    reference: str
+    prediction: str
+    tokens: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples that are generated together; `number` is its place in the plan."""
+
+    number: int
+    examples: list[Example]
+    prompts: list[list[int]]
 
 
 class Summarizer:
@@ -29,22 +55,16 @@ class Summarizer:
         self,
         recipe: Recipe,
         decoding: Decoding,
-        rows: list[Row],
-        adapter: Path | None,
+        adapter: Path | None = None,
         engine: Callable[[Recipe, Decoding, int, int], Any] | None = None,
     ):
-        """Encode `rows` and load the base model; raises UserError where either cannot be done.
+        """Load tokenizer and base model; raises UserError where either cannot be loaded.
 
-        `rows` may be empty, and others taken with `plan` once the model is loaded.
-        `adapter`: the folder of the adapter, where the tuned model is going to be asked for.
-        `engine`: makes another one than `decoding.engine`, from the ids of the end and of padding.
+        `adapter`: its folder, where `use("tuned")` follows. `engine`: makes another one than
+        `decoding.engine`, from the ids of the token that ends a summary and of padding.
         """
         self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
-        self.tokenizer = self.encoder.tokenizer
-        any_row = to_row("", "Ana: hi", "Ana says hi.", recipe.summarization.instruction)
-        self.end, pad = end_and_pad(self.encoder, any_row)
-        self.plan(rows)
-        self.seed = decoding.seed
+        self.end, pad = self._end_and_pad(recipe.summarization.instruction)
         self.engine: Engine
         if engine:
             self.engine = engine(recipe, decoding, self.end, pad)
@@ -57,57 +77,65 @@ class Summarizer:
 
             self.engine = HfEngine(recipe, decoding, self.end, pad)
 
-    def plan(self, rows: list[Row]) -> None:
-        """Take these rows from now on: encode them and plan their batches.
-
-        Raises UserError where one holds a control string as text.
-        """
-        self.encoder.check_neutral(rows)
-        self.ids = [row["id"] for row in rows]
-        self.prompts = [self.encoder.prompt_ids(row) for row in rows]
-        self.batches = plan_batches([len(prompt) for prompt in self.prompts], self.decoding)
-
     def use(self, model: str) -> None:
-        """Choose `base` or `tuned`; once tuned, the base model is not to be had again."""
+        """Choose `base` or `tuned`; after `tuned` the base model is no longer available."""
         if model == "tuned" and self.adapter:
             self.engine.attach_adapter(self.adapter)
 
-    def summarize(self, number: int) -> list[Row]:
-        """`{"id", "prediction", "tokens", "stopped"}` of each row of a batch of the plan.
+    def summaries(self, examples: Sequence[Example]) -> Iterator[Prediction]:
+        """A prediction for each example, batch by batch, the longest prompts first."""
+        for batch in self.batches(examples):
+            yield from self.summarize(batch)
 
-        `tokens` counts what was generated, the end token included; `stopped` says whether that end
-        token came before the limit of `max_new_tokens`.
+    def batches(self, examples: Sequence[Example]) -> list[Batch]:
+        """Encode the examples and plan their batches, as `plan_batches` does.
+
+        Raises UserError where an example holds a control string as text.
         """
-        batch = self.batches[number]
-        outputs = self.engine.generate([self.prompts[row] for row in batch], self.seed + number)
+        self.encoder.check_neutral(list(examples))
+        prompts = [self.encoder.prompt_ids(example) for example in examples]
+        plan = plan_batches([len(prompt) for prompt in prompts], self.decoding)
         return [
-            {"id": self.ids[row], **read_output(output, self.end, self.tokenizer)}
-            for row, output in zip(batch, outputs, strict=True)
+            Batch(number, [examples[row] for row in rows], [prompts[row] for row in rows])
+            for number, rows in enumerate(plan)
         ]
 
+    def summarize(self, batch: Batch) -> list[Prediction]:
+        """The prediction for each example of a batch, in its order."""
+        outputs = self.engine.generate(batch.prompts, self.decoding.seed + batch.number)
+        return [
+            self._prediction(example, output)
+            for example, output in zip(batch.examples, outputs, strict=True)
+        ]
 
-def end_and_pad(encoder: PromptEncoder, row: Row) -> tuple[int, int]:
-    """Ids of the token that ends a summary, as training learns it of any row, and of padding."""
-    _, labels = encoder.training_ids(row)
-    end = [label for label in labels if label != -100][-1]
-    pad = encoder.tokenizer.pad_token_id
-    return end, end if pad is None else pad
+    def _prediction(self, example: Example, output: list[int]) -> Prediction:
+        stopped = self.end in output
+        length = output.index(self.end) + 1 if stopped else len(output)
+        text = self.encoder.tokenizer.decode(output[:length], skip_special_tokens=True)
+        return Prediction(
+            id=example.id,
+            dialogue=example.dialogue,
+            reference=example.summary,
+            prediction=text.strip(),
+            tokens=length,
+            stopped=stopped,
+        )
 
-
-def read_output(output: list[int], end: int, tokenizer: Any) -> Row:
-    """`{"prediction", "tokens", "stopped"}` of new token ids, in `Summarizer.summarize`'s sense."""
-    stopped = end in output
-    length = output.index(end) + 1 if stopped else len(output)
-    text = tokenizer.decode(output[:length], skip_special_tokens=True)
-    return {"prediction": text.strip(), "tokens": length, "stopped": stopped}
+    def _end_and_pad(self, instruction: str) -> tuple[int, int]:
+        """Ids of the token that ends a summary, as training learns it, and of padding."""
+        example = Example.build("", "Ana: hi", "Ana says hi.", instruction)
+        _, labels = self.encoder.training_ids(example)
+        end = [label for label in labels if label != -100][-1]
+        pad = self.encoder.tokenizer.pad_token_id
+        return end, end if pad is None else pad
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
     """Row numbers of each batch, longest prompts first.
 
-    A batch keeps to the budget of `batch_tokens`, and little of it is padding. The plan depends on
-    nothing but the rows and the settings, so that a run which goes on after an interruption, or on
-    more processes, makes the same batches. One dialogue is always allowed.
+    A batch keeps to the budget of `batch_tokens`, and little of it is padding. One dialogue is
+    always allowed. The plan depends on the rows and the settings alone, so that a resumed run, or
+    one with more processes, makes the same batches and the same bytes.
     """
     batches: list[list[int]] = []
     longest = tokens = 0

@@ -1,108 +1,145 @@
 """Prediction files: `predictions.<model>.jsonl`, written whole, resumable while they grow.
 
-While a model generates, each process appends its finished batches to a shard of its own
-(eval/predictions.py). The same command goes on from there, on as many processes as it likes; under
-another key it starts anew and says why. The key of a finished file stands beside it, in
-`.predictions.<model>.key.json`.
+While a model generates, each process appends its finished batches to a file of its own, a shard.
+The same command resumes from the shards, on any number of processes; under another key it starts
+again and says why. The key of a finished file is next to it, in `.predictions.<model>.key.json`.
 """
 
-import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any, NamedTuple
+from typing import Any
 
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from data_prep.errors import UserError, whole_file, writing_to
-from data_prep.prompt import dialogue_of
+from data_prep.prompt import Example
 from data_prep.sources import sha256_of
+from eval.generate import Batch, Prediction
 
-Row = dict[str, Any]
-Key = dict[str, Any]
+Key = dict[str, Any]  # eval.signature.generation_key: all that decides a model's predictions
 
 
-class Work(NamedTuple):
-    """What is to be generated, and by whom.
+class BatchRecord(BaseModel):
+    """A line of a shard: a finished batch of the plan."""
 
-    `batches` holds row numbers; `summarize(b)` makes the results of `batches[b]`; `processes` is
-    accelerate's PartialState.
+    batch: int
+    seconds: float
+    predictions: list[Prediction]
+
+
+class FileRecord(BaseModel):
+    """The key file: what a finished file was made with, its hash, and the seconds that it took."""
+
+    key: Key
+    sha256: str
+    seconds: float
+
+
+def generate_file(
+    path: Path,
+    key: Key,
+    examples: Sequence[Example],
+    batches: list[Batch],
+    summarize: Callable[[Batch], list[Prediction]],
+    processes: Any,
+) -> None:
+    """Generate a prediction for every example and write `path`, in the order of `examples`.
+
+    Every process calls it (`processes` is accelerate's PartialState); the first one merges the
+    shards. Raises UserError where the folder cannot be written or another evaluation writes there.
     """
-
-    rows: list[Row]
-    instruction: str
-    batches: list[list[int]]
-    summarize: Callable[[int], list[Row]]
-    processes: Any
-
-
-def generate_file(path: Path, key: Key, work: Work) -> None:
-    """Generate a prediction for every row and write `path`, in the order of `rows`.
-
-    Every process calls it; the first one merges the shards. Raises UserError where the folder
-    cannot be written or another evaluation is at work there.
-    """
-    processes = work.processes
-    own = shard_path(path, processes.process_index)
-    with writing_to(own), own.open("a+b") as file:
-        lock(file, own)
-        old = begin(file, key) or _recorded(path)
+    shard = path.with_name(f".{path.stem}.{processes.process_index}.partial.jsonl")
+    with writing_to(shard), _locked(shard):
+        old = _keep_if_made_with(shard, key)
+        if old is None and (record := read_record(path)):
+            old = record.key
         if old not in (None, key):
-            tqdm.write(f"{path}: made anew: {difference(old, key)}")
-        processes.wait_for_everyone()  # no shard holds another key from here on
-        done = read_shards(path, key)
-        processes.wait_for_everyone()  # all have seen the same shards before one of them grows
-        todo = [number for number in range(len(work.batches)) if number not in done]
-        _generate(file, path, work, done, todo[processes.process_index :: processes.num_processes])
+            tqdm.write(f"{path}: generated again: {difference(old, key)}")
+        processes.wait_for_everyone()  # from here on no shard holds another key
+        done = _read_shards(path, key)
+        processes.wait_for_everyone()  # all have read the same shards before one of them grows
+        todo = [batch for batch in batches if batch.number not in done]
+        todo = todo[processes.process_index :: processes.num_processes]
+        finished = sum(len(batch.predictions) for batch in done.values())
+        bar = tqdm(
+            total=finished // processes.num_processes + sum(len(batch.examples) for batch in todo),
+            initial=finished // processes.num_processes,
+            desc=path.stem,
+            unit=" dialogues",
+            disable=not processes.is_main_process,
+        )
+        tokens, started = 0, monotonic()
+        with bar, shard.open("a", encoding="utf-8") as file:
+            for batch in todo:
+                start = monotonic()
+                made = summarize(batch)
+                line = BatchRecord(
+                    batch=batch.number, seconds=round(monotonic() - start, 3), predictions=made
+                )
+                file.write(line.model_dump_json() + "\n")
+                file.flush()  # a killed process loses nothing that the operating system has
+                tokens += sum(prediction.tokens for prediction in made)
+                rate = tokens / (monotonic() - started)
+                bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+                bar.update(len(made))
         processes.wait_for_everyone()
         if processes.is_main_process:
-            _merge(path, key, work)
+            _merge(path, key, examples)
     processes.wait_for_everyone()
 
 
-def made(path: Path, key: Key) -> dict[str, Any] | None:
-    """The record of `path` (key, seconds, sha256) if it was made under this key, else None.
+def finished_record(path: Path, key: Key) -> FileRecord | None:
+    """The record of `path` if it was made under this key, else None.
 
     Raises UserError where the file is no longer what was written.
     """
-    try:
-        record = json.loads(key_file(path).read_text("utf-8"))
-    except (OSError, ValueError):
+    record = read_record(path)
+    if record is None or record.key != key or not path.is_file():
         return None
-    if not isinstance(record, dict) or record.get("key") != key or not path.is_file():
-        return None
-    if sha256_of(path) != record.get("sha256"):
+    if sha256_of(path) != record.sha256:
         raise UserError(
-            f"{path}: was changed or cut short since it was made; put it back, or delete it and "
-            "the same command makes it anew"
+            f"{path}: was changed or cut short since it was written; restore it, or delete it and "
+            "run the same command again"
         )
     return record
 
 
-def copy_predictions(source: Path, target: Path) -> None:
-    """Copy a finished file and then its key, each whole or not at all."""
-    for part in (lambda path: path, key_file):
-        with whole_file(part(target)) as file:
-            file.write(part(source).read_text("utf-8"))
-
-
-def recorded_key(path: Path) -> Key | None:
-    """The key under which `path` was made, if it is one of ours and still as it was written."""
+def read_record(path: Path) -> FileRecord | None:
+    """What the key file of `path` says, None where there is none or it is damaged."""
     try:
-        record = json.loads(key_file(path).read_text("utf-8"))
-        return record["key"] if record["sha256"] == sha256_of(path) else None
-    except (OSError, ValueError, LookupError, TypeError):
+        return FileRecord.model_validate_json(key_file(path).read_bytes())
+    except (OSError, ValidationError):
         return None
 
 
-def difference(old: object, new: Key) -> str:
+def read_predictions(path: Path) -> list[Prediction]:
+    """The lines of a finished predictions file."""
+    with path.open("rb") as file:
+        return [Prediction.model_validate_json(line) for line in file]
+
+
+def copy_predictions(source: Path, target: Path) -> None:
+    """Copy a finished file and then its key, each whole or not at all."""
+    for old, new in ((source, target), (key_file(source), key_file(target))):
+        with whole_file(new) as file:
+            file.write(old.read_text("utf-8"))
+
+
+def recorded_key(path: Path) -> Key | None:
+    """The key under which `path` was generated, if it is as it was written."""
+    record = read_record(path)
+    return record.key if record and record.sha256 == sha256_of(path) else None
+
+
+def difference(old: Key | None, new: Key) -> str:
     """The names of what differs between two keys, nested ones with a dot."""
-    if not isinstance(old, dict):
-        return "its key is damaged"
     names = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
+    for name in sorted({*(old or {}), *new}):
+        before, after = (old or {}).get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
             names += [f"{name}.{k}" for k in inner]
@@ -116,126 +153,70 @@ def key_file(path: Path) -> Path:
     return path.with_name(f".{path.stem}.key.json")
 
 
-def _recorded(path: Path) -> object:
-    """The key of an earlier finished file, which is about to be replaced."""
+def _locked(shard: Path) -> FileLock:
+    """Lock a shard; raises UserError where another process writes it."""
+    lock = FileLock(shard.with_suffix(".lock"), timeout=0)
     try:
-        return json.loads(key_file(path).read_text("utf-8")).get("key")
-    except (OSError, ValueError, AttributeError):
-        return None
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{shard}: another evaluation writes it; wait, or use --output") from error
+    return lock
 
 
-def _generate(
-    file: IO[bytes], path: Path, work: Work, done: dict[int, Row], todo: list[int]
-) -> None:
-    count = work.processes.num_processes
-    before = sum(len(batch["rows"]) for batch in done.values()) // count
-    bar = tqdm(
-        total=before + sum(len(work.batches[number]) for number in todo),
-        initial=before,
-        desc=path.stem,
-        unit=" dialogues",
-        disable=not work.processes.is_main_process,
-    )
-    tokens, started = 0, monotonic()
-    with bar:
-        for number in todo:
-            start = monotonic()
-            rows = work.summarize(number)
-            seconds = round(monotonic() - start, 3)
-            append(file, {"batch": number, "seconds": seconds, "rows": rows})
-            tokens += sum(row["tokens"] for row in rows)
-            bar.set_postfix_str(f"{tokens / (monotonic() - started):.0f} tokens/s", refresh=False)
-            bar.update(len(rows))
-
-
-def _merge(path: Path, key: Key, work: Work) -> None:
-    batches = read_shards(path, key)
-    results = {row["id"]: row for batch in batches.values() for row in batch["rows"]}
+def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:
+    done = _read_shards(path, key).values()
+    predictions = {made.id: made for batch in done for made in batch.predictions}
     with whole_file(path) as out:
-        for row in work.rows:
-            texts = {
-                "id": row["id"],
-                "dialogue": dialogue_of(row, work.instruction),
-                "reference": row["messages"][1]["content"],
-            }
-            out.write(line({**texts, **results[row["id"]]}).decode("utf-8"))
-    seconds = round(sum(batch["seconds"] for batch in batches.values()), 1)
+        for example in examples:
+            out.write(predictions[example.id].model_dump_json() + "\n")
+    seconds = round(sum(batch.seconds for batch in done), 1)
     with whole_file(key_file(path)) as out:
-        json.dump({"key": key, "sha256": sha256_of(path), "seconds": seconds}, out)
-    for shard in shards(path):
+        record = FileRecord(key=key, sha256=sha256_of(path), seconds=seconds)
+        out.write(record.model_dump_json())
+    for shard in _shards(path):
         shard.unlink(missing_ok=True)
+        shard.with_suffix(".lock").unlink(missing_ok=True)
 
 
-def shard_path(path: Path, rank: int) -> Path:
-    """The shard of process `rank` of the predictions file `path`."""
-    return path.with_name(f".{path.stem}.{rank}.partial.jsonl")
-
-
-def shards(path: Path) -> list[Path]:
-    """Every shard of the predictions file `path`."""
+def _shards(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f".{path.stem}.*.partial.jsonl"))
 
 
-def lock(file: IO[bytes], path: Path) -> None:
-    """Raise UserError where another process writes the same shard."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{path}: another evaluation writes it; wait, or use --output") from error
+def _keep_if_made_with(shard: Path, key: Key) -> Key | None:
+    """Keep the whole lines of a shard if they were made under `key`, else start it again.
 
-
-def begin(file: IO[bytes], key: Key) -> Key | None:
-    """Keep what stands there under `key`, up to the last whole line; else start anew.
-
-    Returns the other key that stood there, if there was one.
+    Returns the other key that it held, if there was one.
     """
-    found, _, whole = _read(file)
-    if found != key:
-        whole = 0
-    file.truncate(whole)
-    if not whole:
-        append(file, {"key": key})
+    found, batches = _read_shard(shard)
+    kept = list(batches.values()) if found == key else []
+    lines = [json.dumps({"key": key}), *(batch.model_dump_json() for batch in kept)]
+    with whole_file(shard) as file:
+        file.write("\n".join(lines) + "\n")
     return found if found != key else None
 
 
-def append(file: IO[bytes], record: Row) -> None:
-    """Write one line, and hand it to the operating system: a killed process loses none of it."""
-    file.write(line(record))
-    file.flush()
-
-
-def read_shards(path: Path, key: Key) -> dict[int, Row]:
+def _read_shards(path: Path, key: Key) -> dict[int, BatchRecord]:
     """Finished batches by number, from every shard under `key`."""
-    done: dict[int, Row] = {}
-    for shard in shards(path):
-        with shard.open("rb") as file:
-            found, batches, _ = _read(file)
+    done: dict[int, BatchRecord] = {}
+    for shard in _shards(path):
+        found, batches = _read_shard(shard)
         if found == key:
             done |= batches
     return done
 
 
-def line(record: Row) -> bytes:
-    """A record as one line of JSON in UTF-8."""
-    return json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n"
-
-
-def _read(file: IO[bytes]) -> tuple[Key | None, dict[int, Row], int]:
-    """Key and batches of a shard, and how many bytes its whole lines fill."""
-    key, batches, whole = None, {}, 0
-    file.seek(0)
-    for text in file:
-        try:
-            record = json.loads(text) if text.endswith(b"\n") else None
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
-            break
-        if not whole:
-            key = record.get("key")
-        elif record.keys() == {"batch", "seconds", "rows"}:
-            batches[record["batch"]] = record
-        else:
-            break
-        whole += len(text)
-    return key, batches, whole
+def _read_shard(shard: Path) -> tuple[Key | None, dict[int, BatchRecord]]:
+    """Key and batches of a shard, up to the first line that is not whole: a kill cut it there."""
+    key: Key | None = None
+    batches: dict[int, BatchRecord] = {}
+    if not shard.exists():
+        return key, batches
+    head, *lines = shard.read_bytes().split(b"\n")[:-1] or [b""]
+    try:
+        key = json.loads(head)["key"]
+        for line in lines:
+            record = BatchRecord.model_validate_json(line)
+            batches[record.batch] = record
+    except (ValueError, LookupError, TypeError):
+        pass
+    return key, batches

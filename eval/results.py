@@ -8,13 +8,14 @@ from typing import Any
 
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
-from data_prep.prompt import read_rows
 from data_prep.recipe import Recipe
 from eval.adapter import CHECKPOINT, RECIPE, shown, trained_otherwise
 from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
+from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.metrics import METRICS, with_similarity
+from eval.predictions import FileRecord, read_predictions
 from eval.report import comparison_table, report, similarity_tables, table
 from eval.signature import commit, generation_fields
 
@@ -29,7 +30,7 @@ def write_results(
     recipe: Recipe,
     split: str,
     folder: Path,
-    records: dict[str, dict[str, Any]],
+    records: dict[str, FileRecord],
     leaked: list[str] | None,
     given: Path | None = None,
 ) -> None:
@@ -39,12 +40,12 @@ def write_results(
     are also in the training source, None where the manifest does not tell; `given`: the folder of
     an adapter that is not the one in the recipe's `output_dir`.
     """
-    made = {name: read_rows(folder / f"predictions.{name}.jsonl") for name in records}
+    made = {name: read_predictions(folder / f"predictions.{name}.jsonl") for name in records}
     rows = next(iter(made.values()))
     corpus = Corpus(
-        [row["reference"] for row in rows],
-        [row["dialogue"] for row in rows],
-        None if leaked is None else [row["id"] in set(leaked) for row in rows],
+        [row.reference for row in rows],
+        [row.dialogue for row in rows],
+        None if leaked is None else [row.id in set(leaked) for row in rows],
     )
     systems = {name: _system(found, records[name]) for name, found in made.items()}
     adapter = _adapter(recipe, given) if "tuned" in records else None
@@ -62,7 +63,7 @@ def write_results(
         "split": split,
         **figures,
         "adapter": adapter,
-        "decoding": next(iter(records.values()))["key"]["decoding"],
+        "decoding": next(iter(records.values())).key["decoding"],
         "environment": environment(),
         "commit": commit(),
     }
@@ -109,34 +110,34 @@ def _recipe_text(recipe: Recipe, given: Path | None) -> str:
     return (own if own and own.is_file() else recipe.path).read_text("utf-8")
 
 
-def _system(rows: list[Row], record: dict[str, Any]) -> System:
+def _system(rows: list[Prediction], record: FileRecord) -> System:
     return System(
-        [row["prediction"] for row in rows],
-        tokens=[row["tokens"] for row in rows],
-        stopped=[row["stopped"] for row in rows],
-        seconds=record["seconds"],
-        fields=generation_fields(record["key"]),
+        [row.prediction for row in rows],
+        tokens=[row.tokens for row in rows],
+        stopped=[row.stopped for row in rows],
+        seconds=record.seconds,
+        fields=generation_fields(record.key),
     )
 
 
-def _examples(made: dict[str, list[Row]], corpus: Corpus, result: Analysis) -> list[Row]:
+def _examples(made: dict[str, list[Prediction]], corpus: Corpus, result: Analysis) -> list[Row]:
     """The models' outputs by example, as the reports show them."""
 
     def of_model(name: str, place: int) -> Row:
         row = made[name][place]
         return {
-            "text": row["prediction"],
-            "tokens": row["tokens"],
-            "stopped": row["stopped"],
+            "text": row.prediction,
+            "tokens": row.tokens,
+            "stopped": row.stopped,
             "f1": dict(zip(METRICS, result.f1[name][place].tolist(), strict=True)),
             "mistakes": result.mistakes[name][place],
         }
 
     return [
         {
-            "id": row["id"],
-            "dialogue": row["dialogue"],
-            "reference": row["reference"],
+            "id": row.id,
+            "dialogue": row.dialogue,
+            "reference": row.reference,
             "leaked": bool(corpus.leaked and corpus.leaked[place]),
             "predictions": {name: of_model(name, place) for name in made},
         }

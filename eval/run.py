@@ -6,17 +6,34 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 import argparse
 import json
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.prepare import check_prepared
-from data_prep.prompt import read_rows
+from data_prep.prompt import Example, read_examples
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
-from eval.adapter import CHECKPOINT, shown
+from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
+from eval.predictions import FileRecord, copy_predictions, finished_record
 
-MODELS = ("base", "tuned")
-Row = dict[str, Any]
+MODELS = ("base", "tuned", "merged")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated: models, dialogues (`data` is their hash and number), and where it goes.
+
+    `given` is the folder of another adapter than the one in the recipe's `output_dir`.
+    """
+
+    recipe: Recipe
+    models: list[str]
+    split: str
+    examples: list[Example]
+    data: str
+    folder: Path
+    given: Path | None
+    limit: int | None
 
 
 def main() -> None:
@@ -25,7 +42,9 @@ def main() -> None:
     recipe = load_recipe(args.recipe)
     models = [name.strip() for name in args.models.split(",")]
     if unknown := set(models) - set(MODELS):
-        raise UserError(f"--models: unknown {', '.join(sorted(unknown))}; choose from base,tuned")
+        raise UserError(
+            f"--models: unknown {', '.join(sorted(unknown))}; choose from {','.join(MODELS)}"
+        )
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: {args.limit} is no number of dialogues; use 1 or more")
     evaluate(recipe, models, args.split, args.limit, args.output, args.adapter)
@@ -43,27 +62,26 @@ def evaluate(
 
     `given`: the folder of another adapter than the one in the recipe's `output_dir`.
     """
-    from eval.adapter import find_adapter
     from eval.metrics import model_folder
     from eval.results import write_results
 
     if "embedding" in recipe.summarization.metrics:
-        model_folder()  # before anything is generated
+        model_folder()  # where it is missing, say so before anything is generated
     manifest = check_prepared(recipe)
-    rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:limit]
+    examples = read_examples(recipe.data_dir / f"{split}.jsonl")[:limit]
     if given and "tuned" not in models:
-        raise UserError("--adapter: has no effect on the base model; leave it or --models out")
-    adapter = find_adapter(recipe, given) if "tuned" in models else None
+        raise UserError("--adapter: has no effect without the tuned model; remove it or --models")
+    data = f"{manifest['files'][f'{split}.jsonl']}[:{len(examples)}]"
     folder = output or default_output(recipe, split, limit, given)
+    wanted = Evaluation(recipe, models, split, examples, data, folder, given, limit)
+    adapter = find_adapter(recipe, given) if "tuned" in models else None
+    if "merged" in models:
+        merged_folder(recipe)
     _check_folder(folder, recipe, given)
-    data = f"{manifest['files'][f'{split}.jsonl']}[:{len(rows)}]"
-    records = _predict(
-        recipe, models, rows, folder, data, adapter, default_output(recipe, split, limit)
-    )
-    if records is None:  # another process of this run writes the report
-        return
-    leaked = manifest.get("leaked", {}).get(split)  # nothing known of the training split itself
-    write_results(recipe, split, folder, records, leaked, given)
+    records = _predict(wanted, adapter)
+    if records is not None:  # None: another process of this run writes the report
+        leaked = manifest.get("leaked", {}).get(split)  # the training split itself has none
+        write_results(recipe, split, folder, records, leaked, given)
 
 
 def default_output(
@@ -109,65 +127,69 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
         probe.unlink(missing_ok=True)
 
 
-def _predict(
-    recipe: Recipe,
-    models: list[str],
-    rows: list[Row],
-    folder: Path,
-    data: str,
-    adapter: Path | None,
-    main: Path,
-) -> dict[str, dict[str, Any]] | None:
-    """Make the predictions that are not there yet; the record of each, None in a second process.
+def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] | None:
+    """Make the predictions that are missing; the record of each, None in a second process.
 
-    A model that is not asked for is in the report all the same where its predictions are there.
-    Those of the base model are taken from `main`, the recipe's own result, where they are the same.
+    A model that is not asked for is in the report too where its predictions are there. Those of
+    the base model are copied from the recipe's own result where they are the same.
     """
     import torch
     from accelerate import PartialState
 
-    from eval.adapter import find_adapter
     from eval.generate import Summarizer, resolve
-    from eval.predictions import Work, copy_predictions, generate_file, made
+    from eval.predictions import generate_file
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
-    decoding = resolve(recipe.summarization.decoding)
-    records: dict[str, dict[str, Any]] = {}
+    decoding = resolve(wanted.recipe.summarization.decoding)
+    own_result = default_output(wanted.recipe, wanted.split, wanted.limit)
+    records: dict[str, FileRecord] = {}
     summarizer = None
-    for name in MODELS:  # base first: tuned is made of its weights
-        path = folder / f"predictions.{name}.jsonl"
-        if name not in models:
+    for name in MODELS:  # base before tuned, which is made of its weights
+        path, recipe = wanted.folder / f"predictions.{name}.jsonl", wanted.recipe
+        asked = name in wanted.models
+        of_model = adapter if name == "tuned" else None
+        try:
+            if name == "tuned" and not asked:
+                of_model = find_adapter(recipe)
+            if name == "merged":
+                recipe, summarizer = _merged(recipe), None  # frees the other weights
+        except UserError:
+            if asked:
+                raise
+            continue
+        key = generation_key(recipe, name, decoding, wanted.data, of_model)
+        if not asked:
             with suppress(UserError):
-                other = find_adapter(recipe) if name == "tuned" else None
-                if record := made(path, generation_key(recipe, name, decoding, data, other)):
+                if record := finished_record(path, key):
                     records[name] = record
             continue
-        of_model = adapter if name == "tuned" else None
-        key = generation_key(recipe, name, decoding, data, of_model)
-        record = made(path, key)
-        if not record and name == "base" and folder != main and made(main / path.name, key):
+        record = finished_record(path, key)
+        source = own_result / path.name
+        if not record and name == "base" and source != path and finished_record(source, key):
             if processes.is_main_process:
-                copy_predictions(main / path.name, path)
+                copy_predictions(source, path)
             processes.wait_for_everyone()
-            record = made(path, key)
-        if record:
-            if processes.is_main_process:
-                print(f"{path}: already made with these settings")
-        else:
-            summarizer = summarizer or Summarizer(recipe, decoding, rows, adapter)
+            record = finished_record(path, key)
+        if record and processes.is_main_process:
+            print(f"{path}: already generated with these settings")
+        if not record:
+            summarizer = summarizer or Summarizer(recipe, decoding, adapter)
             summarizer.use(name)
-            work = Work(
-                rows,
-                recipe.summarization.instruction,
-                summarizer.batches,
-                summarizer.summarize,
-                processes,
-            )
-            generate_file(path, key, work)
-            record = made(path, key)
-        records[name] = record or {}
+            batches = summarizer.batches(wanted.examples)
+            generate_file(path, key, wanted.examples, batches, summarizer.summarize, processes)
+            record = finished_record(path, key)
+        if record:
+            records[name] = record
     return records if processes.is_main_process else None
+
+
+def _merged(recipe: Recipe) -> Recipe:
+    """The recipe with the merged folder for its base model, as it is saved: not quantised."""
+    folder = merged_folder(recipe)
+    without = ("load_in_4bit", "load_in_8bit", "revision_of_model", "tokenizer_config")
+    config = {key: value for key, value in recipe.config.items() if key not in without}
+    return replace(recipe, config={**config, "base_model": str(folder)})
 
 
 def _arguments() -> argparse.Namespace:
@@ -176,7 +198,9 @@ def _arguments() -> argparse.Namespace:
         description="Summaries of base and tuned model on a prepared split, ROUGE and a report.",
     )
     parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
-    parser.add_argument("--models", default="base,tuned", help="base, tuned or both (default)")
+    parser.add_argument(
+        "--models", default="base,tuned", help="of base, tuned, merged (default base,tuned)"
+    )
     parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
     parser.add_argument("--limit", type=int, help="only the first LIMIT dialogues")
     parser.add_argument(

@@ -16,7 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.prepare import check_prepared
-from data_prep.prompt import PromptEncoder, read_rows
+from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from scripts.merged_folder import (
     CHANGED,
@@ -79,7 +79,7 @@ def merge(
 def _rows(recipe: Recipe, split: str, count: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The first rows of a prepared split, and its name and hash."""
     manifest = check_prepared(recipe)
-    rows = read_rows(recipe.data_dir / f"{split}.jsonl")[:count]
+    rows = read_examples(recipe.data_dir / f"{split}.jsonl")[:count]
     if len(rows) < 2:
         raise UserError(
             f"{recipe.data_dir / split}.jsonl: has {len(rows)} dialogues; choose another --split"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
-from data_prep.prompt import PromptEncoder, TokenCounter, read_rows
+from data_prep.prompt import Example, PromptEncoder, TokenCounter, read_examples
 from data_prep.recipe import Recipe, sequence_len
 from training.machine_checks import cpu_overrides
 
@@ -261,7 +261,7 @@ def lengths(recipe: Recipe) -> dict[str, list[int]]:
         raise UserError(model_unavailable(recipe, error)) from error
     counts: dict[str, list[int]] = {}
     for split in SPLITS:
-        rows = read_rows(recipe.data_dir / f"{split}.jsonl")
+        rows = read_examples(recipe.data_dir / f"{split}.jsonl")
         chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
         counts[split] = [count for chunk in chunks for count in counter.count(chunk)]
         if split == "train" and rows:
@@ -282,7 +282,7 @@ def overlong(recipe: Recipe, counts: dict[str, list[int]]) -> list[Overlong]:
     ]  # fmt: skip
 
 
-def _template_tail(recipe: Recipe, rows: list[dict[str, Any]], counts: list[int]) -> int:
+def _template_tail(recipe: Recipe, rows: list[Example], counts: list[int]) -> int:
     """Tokens that a template writes after the last turn; Axolotl leaves them out."""
     shortest = counts.index(min(counts))
     ids, _ = PromptEncoder(recipe).training_ids(rows[shortest])

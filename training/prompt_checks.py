@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from data_prep.errors import UserError
-from data_prep.prompt import PromptEncoder, read_rows
+from data_prep.prompt import Example, PromptEncoder, read_examples
 from data_prep.recipe import Recipe, sequence_len
 from training.plan import SPLITS
 
@@ -26,7 +26,7 @@ QUOTED = 60  # characters of a row's text in a message
 class EncodedRow:
     """A prepared row with the ids that evaluation sends and the ids and labels of training."""
 
-    row: dict[str, Any]
+    row: Example
     prompt: list[int]
     ids: list[int]
     labels: list[int]
@@ -71,7 +71,7 @@ class RowChecks:
             checks[self.as_mistral_common] = "the ids equal those of mistral-common's own encoder"
         problems, checked = [], []
         for check, sentence in checks.items():
-            wrong = [(row.row["id"], text) for row in rows if (text := check(row))]
+            wrong = [(row.row.id, text) for row in rows if (text := check(row))]
             if wrong:
                 others = f" ({len(wrong)} of {len(rows)} rows)" if wrong[1:] else ""
                 problems.append(f"{self.recipe.path}: row {wrong[0][0]}: {wrong[0][1]}{others}")
@@ -109,7 +109,7 @@ class RowChecks:
 
     def loss(self, row: EncodedRow) -> str:
         """The loss covers the summary and the turn's end, on which generation stops."""
-        trained, summary = row.trained, row.row["messages"][1]["content"].strip()
+        trained, summary = row.trained, row.row.summary.strip()
         if not trained:
             return f"nothing of the summary is in the loss; {MEND_LOSS}"
         if self._text(trained) == summary:
@@ -129,7 +129,7 @@ class RowChecks:
     def as_mistral_common(self, row: EncodedRow) -> str:
         """The ids are those of mistral-common's own encoder."""
         assert self.mistral is not None
-        theirs = self.mistral(row.row["messages"])
+        theirs = self.mistral(row.row.messages)
         if theirs == row.ids:
             return ""
         fits = self.recipe.config.get("chat_template") == "mistral_v1"
@@ -163,7 +163,7 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     Rows that training leaves out for their length are not looked at. Raises UserError where the
     tokenizer or the rows cannot be had; what is wrong with the prompt goes into `problems`.
     """
-    splits = [read_rows(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
+    splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
     chosen = [row for rows in splits for row in spread(rows, sample // len(SPLITS))]
     try:
         encoder = PromptEncoder(recipe)
@@ -192,19 +192,19 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     return Parity(problems, len(encoded), end, checked, example)
 
 
-def spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def spread(rows: list[Example], count: int) -> list[Example]:
     """The first row, the last, the longest in characters, and others evenly between, in order."""
     if len(rows) <= count:
         return rows
     last = len(rows) - 1
-    sizes = [sum(len(message["content"]) for message in row["messages"]) for row in rows]
+    sizes = [len(row.dialogue) + len(row.summary) for row in rows]
     even = [round(step * last / (count - 1)) for step in range(count)]
     chosen = list(dict.fromkeys([0, last, sizes.index(max(sizes)), *even]))[:count]
     return [rows[number] for number in sorted(chosen)]
 
 
 def _of_the_recipe(
-    recipe: Recipe, encoder: PromptEncoder, rows: list[dict[str, Any]]
+    recipe: Recipe, encoder: PromptEncoder, rows: list[Example]
 ) -> Iterator[str]:
     """What is wrong whatever the sample."""
     try:

@@ -25,10 +25,10 @@ from transformers import TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from data_prep.errors import UserError
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
-from eval.generate import Row, Summarizer
+from eval.generate import Prediction, Summarizer
 from eval.hf_engine import Settings, generate, use_grouped_attention, within_memory
 from eval.metrics import METRICS, mean_f1, score
 
@@ -66,7 +66,7 @@ class TrainingRougeCallback(TrainerCallback):
         path = recipe.data_dir / "validation.jsonl"
         self.recipe, self.decoding = recipe, decoding_of(recipe)
         self.examples = recipe.summarization.training_rouge.examples
-        wanted, rows = recipe.summarization.training_rouge.dialogues, read_rows(path)
+        wanted, rows = recipe.summarization.training_rouge.dialogues, read_examples(path)
         if wanted > len(rows):
             raise UserError(
                 f"{recipe.path}: summarization.training_rouge.dialogues is {wanted}, but {path} "
@@ -89,7 +89,7 @@ class TrainingRougeCallback(TrainerCallback):
     ) -> None:
         """Generate, score and log; the figures are the same on every process."""
         made, seconds = self._generate()
-        references = [row["messages"][1]["content"] for row in self.rows]
+        references = [row.summary for row in self.rows]
         figures = figures_of(made, references) | {"eval_summary_seconds": seconds}
         if metrics is not None:
             metrics.update(figures)
@@ -101,28 +101,27 @@ class TrainingRougeCallback(TrainerCallback):
             shown = list(zip(made, references, strict=True))[: self.examples]
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
 
-    def _generate(self) -> tuple[list[Row], float]:
-        """A result of each row, and the seconds that the slowest process took."""
+    def _generate(self) -> tuple[list[Prediction], float]:
+        """A prediction for each row, and the seconds that the slowest process took."""
         start = time.perf_counter()
-        made: dict[int, Row] = {}
+        made: list[Prediction] = []
         accelerator = self.trainer.accelerator
         with undisturbed(unwrapped(self.trainer)), accelerator.autocast():
             summarizer = self._summarizer
-            numbers = range(len(summarizer.batches))
+            batches = summarizer.batches(self.rows)
             if holds_whole_model(self.trainer):
-                numbers = numbers[accelerator.process_index :: accelerator.num_processes]
+                batches = batches[accelerator.process_index :: accelerator.num_processes]
             hidden = not self.trainer.is_world_process_zero()
-            for number in tqdm(numbers, "summaries", leave=False, delay=5, disable=hidden):
-                rows = summarizer.batches[number]
-                made |= dict(zip(rows, summarizer.summarize(number), strict=True))
+            for batch in tqdm(batches, "summaries", leave=False, delay=5, disable=hidden):
+                made += summarizer.summarize(batch)
         parts = gather_object([(made, time.perf_counter() - start)])
-        together = {row: result for part, _ in parts for row, result in part.items()}
-        return [together[row] for row in range(len(self.rows))], max(took for _, took in parts)
+        by_id = {prediction.id: prediction for part, _ in parts for prediction in part}
+        return [by_id[row.id] for row in self.rows], max(took for _, took in parts)
 
     @cached_property
     def _summarizer(self) -> Summarizer:
         engine = partial(ModelInTraining, self.trainer)
-        return Summarizer(self.recipe, self.decoding, self.rows, None, engine)
+        return Summarizer(self.recipe, self.decoding, engine=engine)
 
 
 def bound(recipe: Recipe) -> int:
@@ -142,12 +141,12 @@ def decoding_of(recipe: Recipe) -> Decoding:
     return decoding.model_copy(update={"engine": "hf", "max_new_tokens": length})
 
 
-def figures_of(made: list[Row], references: list[str]) -> dict[str, float]:
+def figures_of(made: list[Prediction], references: list[str]) -> dict[str, float]:
     """What is logged: mean F1 in percent, tokens, and the share (0 to 1) that stopped by itself."""
-    scores = mean_f1(score([row["prediction"] for row in made], references))
+    scores = mean_f1(score([one.prediction for one in made], references))
     return {f"eval_{metric}": scores[metric] for metric in METRICS} | {
-        "eval_summary_tokens": fmean(row["tokens"] for row in made),
-        "eval_stopped": fmean(row["stopped"] for row in made),
+        "eval_summary_tokens": fmean(one.tokens for one in made),
+        "eval_stopped": fmean(one.stopped for one in made),
     }
 
 
@@ -161,7 +160,7 @@ def _line(figures: dict[str, float], dialogues: int, share: float) -> str:
 
 
 def log_examples(
-    callbacks: Iterable[TrainerCallback], step: int, examples: list[tuple[Row, str]]
+    callbacks: Iterable[TrainerCallback], step: int, examples: list[tuple[Prediction, str]]
 ) -> None:
     """Send results and their references to each tracker among the trainer's callbacks."""
     if not examples:
@@ -172,7 +171,7 @@ def log_examples(
         elif isinstance(callback, WandbCallback):
             import wandb
 
-            rows = [[row["id"], reference, row["prediction"]] for row, reference in examples]
+            rows = [[one.id, reference, one.prediction] for one, reference in examples]
             table = wandb.Table(["id", "reference", "prediction"], rows)
             wandb.log({NAME: table, "train/global_step": step})
         elif isinstance(callback, MLflowCallback):
@@ -181,11 +180,11 @@ def log_examples(
             mlflow.log_text(as_markdown(examples), f"summaries/step-{step:06}.md")
 
 
-def as_markdown(examples: list[tuple[Row, str]]) -> str:
+def as_markdown(examples: list[tuple[Prediction, str]]) -> str:
     """A heading for each dialogue, its reference and its summary."""
     return "\n\n".join(
-        f"### {row['id']}\n\nreference: {reference}\n\nprediction: {row['prediction']}"
-        for row, reference in examples
+        f"### {one.id}\n\nreference: {reference}\n\nprediction: {one.prediction}"
+        for one, reference in examples
     )
 
 
