@@ -196,7 +196,7 @@ def within_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-len(prompts) // pieces)
-        tqdm.write(f"memory ran out: going on with {size} dialogues at a time", file=sys.stderr)
+        tqdm.write(f"memory ran out: continuing with {size} dialogues at a time", file=sys.stderr)
 
 
 def _config(settings: Settings, done: int) -> GenerationConfig:

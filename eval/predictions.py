@@ -6,7 +6,8 @@ again and says why. The key of a finished file is next to it, in `.predictions.<
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -153,14 +154,14 @@ def key_file(path: Path) -> Path:
     return path.with_name(f".{path.stem}.key.json")
 
 
-def _locked(shard: Path) -> FileLock:
+@contextmanager
+def _locked(shard: Path) -> Iterator[None]:
     """Lock a shard; raises UserError where another process writes it."""
-    lock = FileLock(shard.with_suffix(".lock"), timeout=0)
     try:
-        lock.acquire()
+        with FileLock(shard.with_suffix(".lock"), timeout=0):
+            yield
     except Timeout as error:
         raise UserError(f"{shard}: another evaluation writes it; wait, or use --output") from error
-    return lock
 
 
 def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:

@@ -3,14 +3,15 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from data_prep.prepare import check_prepared, prepare
-from data_prep.prompt import dialogue_of, read_rows
+from data_prep.prompt import Example, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from eval.adapter import settings_of
+from eval.generate import Prediction
+from eval.predictions import FileRecord
 from eval.results import write_results
 from eval.signature import generation_key
 from tests.conftest import ROOT
@@ -68,26 +69,24 @@ def write_scores(recipe: Recipe, files: dict[str, str]) -> None:
     """Score outputs that we invent: of the base model the chat, of the tuned one the reference."""
     folder = Path("results") / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    rows = read_rows(recipe.data_dir / "test.jsonl")
+    rows = read_examples(recipe.data_dir / "test.jsonl")
     data = f"{files['test.jsonl']}[:{len(rows)}]"
     records = {}
     for name, adapter in (("base", None), ("tuned", recipe.output_dir)):
         key = generation_key(recipe, name, recipe.summarization.decoding, data, adapter)
-        records[name] = {"key": key, "seconds": 12.5}
-        lines = [_output(row, name, recipe.summarization.instruction) for row in rows]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
+        records[name] = FileRecord(key=key, sha256="", seconds=12.5)
+        text = "".join(_output(row, name).model_dump_json() + "\n" for row in rows)
         (folder / f"predictions.{name}.jsonl").write_text(text, "utf-8")
     write_results(recipe, "test", folder, records, [])
 
 
-def _output(row: dict[str, Any], name: str, instruction: str) -> dict[str, Any]:
-    dialogue, reference = dialogue_of(row, instruction), row["messages"][1]["content"]
-    words = (dialogue if name == "base" else reference).split()
-    return {
-        "id": row["id"],
-        "dialogue": dialogue,
-        "reference": reference,
-        "prediction": " ".join(words[:30] if name == "base" else words[1:]),
-        "tokens": 30,
-        "stopped": name == "tuned",
-    }
+def _output(row: Example, name: str) -> Prediction:
+    words = (row.dialogue if name == "base" else row.summary).split()
+    return Prediction(
+        id=row.id,
+        dialogue=row.dialogue,
+        reference=row.summary,
+        prediction=" ".join(words[:30] if name == "base" else words[1:]),
+        tokens=30,
+        stopped=name == "tuned",
+    )

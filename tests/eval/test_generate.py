@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer, plan_batches, resolve
@@ -19,6 +19,7 @@ from eval.hf_engine import HfEngine
 from tests.conftest import ROOT, derived_recipe
 
 DIALOGUES = 6
+Prompts = list[list[int]]
 FP32: dict[str, Any] = {"dtype": "float32", "max_new_tokens": 24}
 
 
@@ -31,17 +32,24 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def summarizer(recipe: Recipe) -> Summarizer:
-    rows = read_rows(recipe.data_dir / "test.jsonl")[:DIALOGUES]
-    return Summarizer(recipe, Decoding(**FP32), rows, None)
+    return Summarizer(recipe, Decoding(**FP32))
 
 
-def generate(summarizer: Summarizer, seed: int = 0, **settings: Any) -> list[list[int]]:
+@pytest.fixture(scope="module")
+def prompts(recipe: Recipe, summarizer: Summarizer) -> Prompts:
+    examples = read_examples(recipe.data_dir / "test.jsonl")[:DIALOGUES]
+    return [summarizer.encoder.prompt_ids(example) for example in examples]
+
+
+def generate(
+    summarizer: Summarizer, prompts: Prompts, seed: int = 0, **settings: Any
+) -> list[list[int]]:
     """Ids of all dialogues in one batch under other settings, cut after the end token."""
     engine = summarizer.engine
     assert isinstance(engine, HfEngine)
     before, engine.decoding = engine.decoding, Decoding(**{**FP32, **settings})
     try:
-        made = engine.generate(summarizer.prompts, seed)
+        made = engine.generate(prompts, seed)
     finally:
         engine.decoding = before
     return [cut(ids, summarizer.end) for ids in made]
@@ -51,7 +59,7 @@ def cut(ids: list[int], end: int) -> list[int]:
     return ids[: ids.index(end) + 1] if end in ids else ids
 
 
-def plain(summarizer: Summarizer, **settings: Any) -> list[list[int]]:
+def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[list[int]]:
     """Transformers' own `generate`, one dialogue at a time, its own attention."""
     model = AutoModelForCausalLM.from_pretrained(
         ROOT / "models/smollm2-135m-instruct", dtype=torch.float32
@@ -61,7 +69,7 @@ def plain(summarizer: Summarizer, **settings: Any) -> list[list[int]]:
         eos_token_id=summarizer.end, pad_token_id=summarizer.end,
     )  # fmt: skip
     made = []
-    for prompt in summarizer.prompts:
+    for prompt in prompts:
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             out = model.generate(
@@ -100,52 +108,55 @@ def test_a_card_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch)
         assert resolve(Decoding()).dtype == dtype
 
 
-def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer) -> None:
+def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer, prompts: Prompts) -> None:
     """In fp32, and so are grouped attention and a batch that shrinks as summaries end."""
-    assert generate(summarizer) == plain(summarizer)
+    assert generate(summarizer, prompts) == plain(summarizer, prompts)
 
 
-def test_length_settings_and_penalties_hold_over_the_strides(summarizer: Summarizer) -> None:
+def test_length_settings_and_penalties_hold_over_the_strides(
+    summarizer: Summarizer, prompts: Prompts
+) -> None:
     settings: dict[str, Any] = {
         "min_new_tokens": 20,
         "no_repeat_ngram_size": 3,
         "repetition_penalty": 1.2,
     }
-    made = generate(summarizer, **settings)
-    assert made == plain(summarizer, **settings)
-    assert made != generate(summarizer)
+    made = generate(summarizer, prompts, **settings)
+    assert made == plain(summarizer, prompts, **settings)
+    assert made != generate(summarizer, prompts)
     assert all(len(ids) >= 20 for ids in made)
 
 
-def test_beam_search_is_transformers_own(summarizer: Summarizer) -> None:
+def test_beam_search_is_transformers_own(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"num_beams": 2, "length_penalty": 0.5}
-    made = generate(summarizer, **settings)
-    assert made == plain(summarizer, **settings)
-    assert made != generate(summarizer)
+    made = generate(summarizer, prompts, **settings)
+    assert made == plain(summarizer, prompts, **settings)
+    assert made != generate(summarizer, prompts)
 
 
-def test_sampling_repeats_with_its_seed_only(summarizer: Summarizer) -> None:
+def test_sampling_repeats_with_its_seed_only(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 50}
-    first = generate(summarizer, seed=1, **settings)
-    assert first == generate(summarizer, seed=1, **settings)
-    assert first != generate(summarizer, seed=2, **settings)
+    first = generate(summarizer, prompts, seed=1, **settings)
+    assert first == generate(summarizer, prompts, seed=1, **settings)
+    assert first != generate(summarizer, prompts, seed=2, **settings)
     cold: dict[str, Any] = {**settings, "temperature": 0.0001}
-    assert generate(summarizer, **cold) == generate(summarizer)
+    assert generate(summarizer, prompts, **cold) == generate(summarizer, prompts)
 
 
 LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer
 recipe = load_recipe(sys.argv[1])
-rows = read_rows(recipe.data_dir / "test.jsonl") * 2
-made = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=2), rows[:64], None)
+examples = read_examples(recipe.data_dir / "test.jsonl") * 2
+made = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=2))
+encoded = [made.encoder.prompt_ids(example) for example in examples[: int(sys.argv[3])]]
 now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (now + int(sys.argv[2]) * 2**20,) * 2)
-prompts = [prompt * int(sys.argv[4]) for prompt in made.prompts[: int(sys.argv[3])]]
+prompts = [prompt * int(sys.argv[4]) for prompt in encoded]
 outputs = made.engine.generate(prompts, 0)
 print("made", len(outputs), "in", made.engine.pieces, all(outputs))
 """
@@ -168,7 +179,7 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None
     assert done.returncode == 0, done.stderr[-2000:]
     words = done.stdout.split()
     assert words[:2] == ["made", "64"] and int(words[3]) > 1 and words[4] == "True"
-    assert "memory ran out: going on with" in done.stderr
+    assert "memory ran out: continuing with" in done.stderr
 
 
 def test_a_single_dialogue_that_does_not_fit_is_bad_luck_not_a_traceback(recipe: Recipe) -> None:
@@ -177,6 +188,5 @@ def test_a_single_dialogue_that_does_not_fit_is_bad_luck_not_a_traceback(recipe:
 
 
 def test_vllm_engine_says_what_is_missing(recipe: Recipe) -> None:
-    rows = read_rows(recipe.data_dir / "test.jsonl")[:1]
     with pytest.raises(UserError, match="engine is vllm, which is not installed"):
-        Summarizer(recipe, Decoding(engine="vllm", dtype="float32"), rows, None)
+        Summarizer(recipe, Decoding(engine="vllm", dtype="float32"))

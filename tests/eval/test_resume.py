@@ -1,4 +1,4 @@
-"""Generation killed at any moment goes on, and ends in the same bytes; so do several processes."""
+"""Generation killed at any moment resumes, and ends in the same bytes; so do several processes."""
 
 import json
 import subprocess
@@ -22,25 +22,25 @@ os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
 torch.set_num_threads(1)
 from accelerate import PartialState
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer
-from eval.predictions import Work, generate_file
+from eval.predictions import generate_file
 
 recipe, folder = load_recipe(sys.argv[1]), Path(sys.argv[2])
-rows = read_rows(recipe.data_dir / "test.jsonl")[:8]
+examples = read_examples(recipe.data_dir / "test.jsonl")[:8]
 decoding = Decoding(dtype="float32", max_new_tokens=12, batch_tokens=700)
-summarizer = Summarizer(recipe, decoding, rows, None)
-work = Work(rows, recipe.summarization.instruction, summarizer.batches, summarizer.summarize,
-            PartialState(cpu=True))
+summarizer = Summarizer(recipe, decoding)
+batches = summarizer.batches(examples)
 
 def generate(name):
     (folder / name).mkdir(exist_ok=True)
     path = folder / name / "predictions.base.jsonl"
     child = os.fork()
     if not child:
-        generate_file(path, {"model": "base"}, work)
+        generate_file(path, {"model": "base"}, examples, batches, summarizer.summarize,
+                      PartialState(cpu=True))
         os._exit(0)
     return child, path
 
@@ -60,7 +60,7 @@ for trial in range(10):
     assert os.waitpid(child, 0)[1] == 0
     trials.append({"killed": killed, "kept": kept, "same": path.read_bytes() == whole,
                    "left": sorted(p.name for p in path.parent.iterdir())})
-print(json.dumps({"batches": len(work.batches), "rows": whole.count(b"\\n"), "trials": trials}))
+print(json.dumps({"batches": len(batches), "rows": whole.count(b"\\n"), "trials": trials}))
 """
 
 
