@@ -7,13 +7,14 @@ export AXOLOTL_DO_NOT_TRACK := 1
 # axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
 export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
-.PHONY: help setup run demo test clean
+.PHONY: help setup run demo test test-all lint clean
 
 help:
 	@echo "make setup                   install into $(VENV), for the GPU where there is one"
 	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; what is finished is kept"
 	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
-	@echo "make test                    every check"
+	@echo "make test                    the quick checks, minutes"
+	@echo "make test-all                and the deep ones: training, kill -9, two processes, the browser"
 	@echo "make clean                   remove what the demo wrote"
 
 setup: $(VENV)/.ready
@@ -37,11 +38,18 @@ run: $(VENV)/.ready
 demo:
 	@$(MAKE) --no-print-directory run RECIPE=recipes/smollm2_samsum.yml
 
-test: $(VENV)/.dev $(SMALL)/config.json
+PYTEST := $(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+
+test: lint
+	$(PYTEST) -m "not slow"
+
+test-all: lint
+	$(PYTEST)
+
+lint: $(VENV)/.dev $(SMALL)/config.json
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m mypy data_prep eval scripts tests
-	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=25
+	$(PY) -m mypy data_prep eval training chat scripts tests
 
 clean:
 	rm -rf data/smollm2_samsum outputs/smollm2_samsum results/smollm2_samsum

@@ -1,0 +1,82 @@
+"""The console script `samsum-lora`: every command of the project under one name.
+
+Each command is a module that also runs as `python -m MODULE`; it is imported when it is called, so
+that `samsum-lora --help` needs none of them.
+"""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from shutil import which
+
+import typer
+
+from data_prep.errors import UserError, run_cli
+
+app = typer.Typer(
+    help="Fine-tune a model to summarise chats with a recipe, and measure the gain.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+# the module's own argparse reads the flags and prints their help, not typer
+AS_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def main() -> None:
+    """The entry point that pyproject.toml names."""
+    run_cli(app)
+
+
+def _run(module: str, args: list[str]) -> None:
+    sys.argv = [module, *args]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _add(name: str, module: str, text: str) -> None:
+    @app.command(name, help=text, context_settings=AS_IS)
+    def command(context: typer.Context) -> None:
+        _run(module, context.args)
+
+
+_add("prepare", "data_prep", "Make rows for Axolotl of SAMSum or your own data.")
+_add("preflight", "training.preflight", "Check a recipe before GPU time is spent.")
+
+
+@app.command(context_settings=AS_IS)
+def train(context: typer.Context) -> None:
+    """Train a recipe with Axolotl, started by accelerate."""
+    in_environment = Path(sys.executable).with_name("accelerate")
+    accelerate = str(in_environment) if in_environment.is_file() else which("accelerate")
+    if not accelerate:
+        raise UserError("accelerate is not installed; run `pip install -e .`")
+    line = [accelerate, "launch", "-m", "axolotl.cli.train", *context.args]
+    raise typer.Exit(subprocess.run(line).returncode)
+
+
+_add("eval", "eval.run", "Score base and tuned model, and write a report.")
+_add("score", "eval.score", "Score anybody's outputs.")
+
+
+@app.command(context_settings=AS_IS)
+def compare(context: typer.Context) -> None:
+    """Compare results folders or prediction files by paired tests."""
+    files = []
+    for run in map(Path, context.args):
+        file = run / "predictions.tuned.jsonl" if run.is_dir() else run
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; name results folders or prediction files")
+        files.append(f"{run.name}={file}")
+    if len(files) < 2:
+        raise UserError("compare: name two or more results folders or prediction files")
+    _run("eval.score", ["--predictions", *files])
+
+
+_add("summarize", "chat.summarize", "Summarise your own chats.")
+_add("page", "chat.page", "Show base and tuned summaries on a local page.")
+_add("merge", "scripts.merge", "Merge the adapter into the base model, and prove it.")
+_add("publish", "scripts.publish", "Write the model card, and upload to the hub.")
+
+if __name__ == "__main__":
+    main()
