@@ -1,4 +1,4 @@
-"""Which adapter a recipe is evaluated, used, merged or published with, and whether it is its own.
+"""Which adapter a recipe is evaluated, used, merged or published with, and how it was trained.
 
 Every command that loads an adapter asks `find_adapter`. Without `--adapter` the adapter must be
 what this very recipe trains; with it, any adapter of the same base model and the same prompt.
@@ -22,9 +22,9 @@ TRAINED_WITH = "trained_with.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 ADAPTER = "adapter_model.safetensors"
 CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
-ANEW = "--auto_resume_from_checkpoints false"
-# Where a run stands, how it is watched and how it is evaluated afterwards: none of it shapes the
-# weights. Everything else does, or may.
+TRAIN_AGAIN = "--auto_resume_from_checkpoints false"
+# Where a run is stored, how it is watched and how it is evaluated afterwards: none of it shapes
+# the weights. Everything else does, or may.
 WITHOUT_EFFECT = (
     ("axolotl_config_path", "output_dir", "dataset_prepared_path", "strict", "save_total_limit")
     + (
@@ -55,9 +55,10 @@ PROMPT = (
 def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     """The folder of the adapter: `given`, or else the recipe's `output_dir`.
 
-    Raises UserError, with a fix that works, where no adapter is there, its base model is another
-    one, or the recipe says something else than what the adapter was trained with. For a `given`
-    one only the base model and the prompt must be the recipe's; `trained_otherwise` tells the rest.
+    Raises UserError, with a fix that works, where there is no adapter, its base model is another
+    one, or the recipe differs from what the adapter was trained with. For a `given`
+    one only base model and prompt must be the recipe's; `trained_otherwise` tells the other
+    differences.
     """
     folder = given or recipe.output_dir
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
@@ -80,7 +81,7 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     if end and finished(folder) is None:
         raise UserError(
             f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
-            f"or train again with `{train} {ANEW}`"
+            f"or train again with `{train} {TRAIN_AGAIN}`"
         )
     if instruction != recipe.summarization.instruction:
         raise UserError(
@@ -112,7 +113,7 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
     """How the recipe differs from what the adapter in `folder` was trained with; None: unknown.
 
     By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
-    where they are there to be compared. Raises UserError where `run.json` is damaged.
+    where they exist. Raises UserError where `run.json` is damaged.
     """
     before = settings_in(folder)
     if before is None:
@@ -148,7 +149,7 @@ def _refusal(recipe: Recipe, folder: Path, changed: list[str], given: bool) -> s
     if given:
         return f"--adapter {folder}: was trained on another prompt: {listed}; {instead}"
     return (
-        f"{folder}: was trained otherwise than {recipe.path} says: {listed}; {instead}, train "
+        f"{folder}: was not trained as {recipe.path} says: {listed}; {instead}, train "
         "again into another output_dir, or evaluate the adapter as it is: "
         f"`python -m eval.run {recipe.path} --adapter {folder}`"
     )
@@ -175,7 +176,7 @@ def _check_base_model(recipe: Recipe, folder: Path, trained_on: str, given: bool
 
 
 def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
-    """Whether two names of a base model stand for the same weights; None where none can tell.
+    """Whether two names of a base model mean the same weights; None where that cannot be known.
 
     A folder is compared with a folder, or with what the hub's cache holds, file by file. Else the
     last parts of the two names tell that they are two models, and never that they are one.
@@ -247,7 +248,7 @@ def settings_in(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
-            f"with `{ANEW}` (what is there is set aside)"
+            f"with `{TRAIN_AGAIN}` (the folder's content is set aside)"
         ) from error
 
 

@@ -1,8 +1,9 @@
 """The default engine: transformers' `generate`, base and tuned model on one copy of the weights.
 
-What makes it quick: the loop of eval/hf_engine.py, attention that copies nothing
-(eval/hf_engine.py), and an adapter that is merged into the weights. A base model that is trained in
-4 or 8 bits is evaluated in them too, with the adapter beside it: merging would round it to them.
+Three things make it quick: summaries that have ended leave the batch (`generate`), attention copies
+no keys and values (`grouped_attention`), and the adapter is merged into the weights. A base model
+that is trained in 4 or 8 bits is evaluated in them too, with the adapter beside the weights, since
+merging would round it to them.
 """
 
 import sys
@@ -36,7 +37,7 @@ from eval.signature import quantization
 NAME = "grouped_sdpa"
 BLOCK = 64  # queries; of 32, 64 and 128 the quickest or next to it, in bf16 and in fp32
 
-STRIDE = 8  # tokens between two looks at which summaries have ended
+STRIDE = 8  # new tokens after which the summaries that have ended leave the batch
 Ids = list[list[int]]
 
 
@@ -51,19 +52,19 @@ class Settings:
 
 
 class HfEngine:
-    """A base model, then the same weights with the adapter merged into them, or beside them."""
+    """A base model; after `attach_adapter` the same weights with the adapter merged or beside."""
 
     def __init__(
         self, recipe: Recipe, decoding: Decoding, end: int, pad: int, beside: bool = False
     ):
-        """Load the base model; raises UserError where it cannot be had.
+        """Load the base model; raises UserError where it cannot be loaded.
 
-        `decoding.dtype` is no longer `auto`; `end` and `pad` are token ids; `beside` leaves the
+        `decoding.dtype` must not be `auto`; `end` and `pad` are token ids; `beside` keeps the
         adapter out of the weights.
         """
         self.recipe, self.decoding, self.end, self.pad = recipe, decoding, end, pad
         self.beside = beside or quantization(recipe.config) is not None
-        self.pieces = 1  # in how many parts a batch goes; doubled where memory ran out
+        self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
         self.tuned = False
         self.device = "cpu"
         if torch.cuda.is_available():
@@ -84,7 +85,7 @@ class HfEngine:
         use_grouped_attention(self.model)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Merge the adapter in, or put it beside; raises UserError where it does not fit."""
+        """Merge the adapter in, or keep it beside; raises UserError where it does not fit."""
         if self.tuned:
             return
         model = self.attach_beside(folder)
@@ -92,21 +93,21 @@ class HfEngine:
             self.model = model.merge_and_unload()
 
     def attach_beside(self, folder: Path) -> PeftModel:
-        """Put the adapter beside the weights; raises UserError where it does not fit.
+        """Load the adapter beside the weights; raises UserError where it does not fit.
 
-        Inside `disable_adapter()` of what is returned, `generate` is the base model's.
+        Inside `disable_adapter()` of the returned model, `generate` is the base model's.
         """
         try:
             saved = load_peft_weights(str(folder), device="cpu").keys()
             model = PeftModel.from_pretrained(self.model, folder).eval()
             wanted = get_peft_model_state_dict(model).keys()
-            if saved != wanted:  # PEFT would leave the others at zero, with a warning
+            if saved != wanted:  # PEFT would leave the missing ones at zero, with a warning
                 raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
-                f"({reason}); train it anew or set `output_dir`"
+                f"({reason}); train it again or set `output_dir`"
             ) from error
         self.model = model.get_base_model()
         self.tuned = True
@@ -116,7 +117,7 @@ class HfEngine:
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
         """New token ids of each prompt, in their order, the end token and padding included.
 
-        Where memory runs out the batch is halved, and every later one too.
+        Where memory runs out, this batch and every later one is halved.
         """
         settings = Settings(self.decoding, self.end, self.pad, self.device)
         make = partial(generate, self.model, settings=settings)
@@ -159,7 +160,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
         for row, made in zip(rows.tolist(), new.tolist(), strict=True):
             outputs[row] = made
         done = new.shape[1]
-        if settings.decoding.num_beams > 1:  # beams cannot be taken up again
+        if settings.decoding.num_beams > 1:  # generate cannot continue a beam search
             break
         open_ = (new != settings.end).all(dim=1).cpu().nonzero()[:, 0]
         rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
@@ -171,7 +172,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
 def within_memory(
     make: Callable[[Ids], Ids], prompts: Ids, seed: int, pieces: int, recipe: Path
 ) -> tuple[Ids, int]:
-    """What `make` gives for the prompts in `pieces` parts, and in how many parts they then went.
+    """The outputs of `make`, called on the prompts in `pieces` parts, and the parts that it took.
 
     Where memory runs out the parts are halved; raises UserError, naming the recipe, where a single
     dialogue does not fit.
@@ -192,7 +193,7 @@ def within_memory(
                     f"{recipe}: memory runs out on a single dialogue of {len(prompts[0])} tokens; "
                     "free memory or choose a smaller model"
                 ) from error
-        pieces *= 2  # outside the handler, whose traceback holds the batch's tensors
+        pieces *= 2  # outside the except block: its traceback holds the batch's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-len(prompts) // pieces)
@@ -200,7 +201,7 @@ def within_memory(
 
 
 def _config(settings: Settings, done: int) -> GenerationConfig:
-    """Settings of the next tokens after `done` new ones."""
+    """Settings for the next tokens after `done` new ones."""
     chosen = settings.decoding
     special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
     if chosen.do_sample:
@@ -217,14 +218,14 @@ def _config(settings: Settings, done: int) -> GenerationConfig:
         repetition_penalty=chosen.repetition_penalty,
         eos_token_id=settings.end,
         pad_token_id=settings.pad,
-        use_cache=True,  # a model in training says no
+        use_cache=True,  # the config of a model in training says no
         return_dict_in_generate=True,
         **special,
     )
 
 
 def use_grouped_attention(model: Any) -> None:
-    """Switch a model that runs transformers' `sdpa`, and only such a one, to this attention."""
+    """Switch a model that runs transformers' `sdpa` to `grouped_attention`; leave any other."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, grouped_attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -240,7 +241,7 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention; what is left, a prompt on a GPU say, goes to transformers' own function.
+    """Causal attention; other cases (a prompt on a GPU) go to transformers' own function.
 
     Shapes: query (batch, heads, length, width), key and value (batch, key heads, all, width), mask
     (batch, 1, length, all); returns (batch, length, heads, width).

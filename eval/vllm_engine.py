@@ -1,9 +1,9 @@
 """The engine for GPUs where vLLM is installed: `engine: vllm`, `pip install -e ".[vllm]"`.
 
-Written against vLLM 0.20.2; the extra takes 0.23.0, the newest that resolves beside axolotl 0.19.0
-(with torch 2.11). Not run yet, for want of a GPU. It gets the same token ids as the default engine,
-every sampling setting by name (a model's own generation config would otherwise fill the gaps), and
-the adapter from the same folder.
+Written against vLLM 0.20.2; the extra takes 0.23.0, the newest that resolves with axolotl 0.19.0
+(with torch 2.11). Not run yet. It gets the same token ids as the default engine, every sampling
+setting by name (otherwise a model's own generation config would fill the gaps), and the adapter
+from the same folder.
 """
 
 import json
@@ -14,11 +14,11 @@ from data_prep.errors import UserError
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Decoding
 
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM makes room for
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts
 
 
 class VllmEngine:
-    """vLLM with the base model; the adapter is switched on a request at a time."""
+    """vLLM with the base model; a request names the adapter, so that both models are available."""
 
     def __init__(
         self, recipe: Recipe, decoding: Decoding, end: int, pad: int, adapter: Path | None
@@ -50,11 +50,11 @@ class VllmEngine:
         except (RuntimeError, ValueError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{recipe.path}: vLLM does not start ({reason}); mend that or set `engine: hf`"
+                f"{recipe.path}: vLLM does not start ({reason}); fix that or set `engine: hf`"
             ) from error
 
     def attach_adapter(self, folder: Path) -> None:
-        """Use the adapter from the next request on."""
+        """Use the adapter for every later request."""
         from vllm.lora.request import LoRARequest
 
         self.lora = LoRARequest("tuned", 1, str(folder))
@@ -76,7 +76,7 @@ class VllmEngine:
             max_tokens=chosen.max_new_tokens,
             min_tokens=chosen.min_new_tokens,
             stop_token_ids=[self.end],
-            ignore_eos=True,  # the model's own end may be another one; the default engine's is not
+            ignore_eos=True,  # the model's own end token may differ; the default engine uses this one
             seed=seed if chosen.do_sample else None,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompts]

@@ -26,7 +26,7 @@ from data_prep.settings import Summarization
 from data_prep.strict.problems import find_problems
 from eval.adapter import (
     ADAPTER,
-    ANEW,
+    TRAIN_AGAIN,
     find_adapter,
     finished,
     settings_of,
@@ -181,7 +181,7 @@ class SummarizationPlugin(BasePlugin):
         if (steps := finished(folder)) is not None:
             print(
                 f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
-                f"anew, add `{ANEW}` (what stands there is set aside)"
+                f"anew, add `{TRAIN_AGAIN}` (what stands there is set aside)"
             )
             raise SystemExit(0)
         chosen = newest_whole(folder, processes)

@@ -20,10 +20,10 @@ from data_prep.machine import usage
 from data_prep.sources import sha256_of
 from eval.adapter import (
     ADAPTER,
-    ANEW,
     CHECKPOINT,
     RECIPE,
     RUN,
+    TRAIN_AGAIN,
     TRAINED_WITH,
     differences,
     listed,
@@ -45,7 +45,7 @@ def changes(folder: Path, settings: dict[str, Any]) -> list[str]:
     if before is None:
         raise UserError(
             f"{folder}: holds a training, but no {RUN} that says of what; set another output_dir, "
-            f"or train again with `{ANEW}` (what is there is set aside)"
+            f"or train again with `{TRAIN_AGAIN}` (what is there is set aside)"
         )
     return list(differences(before, settings).values())
 
@@ -77,7 +77,7 @@ def refusal(folder: Path, changed: list[str]) -> str:
     """One line that says why a training may not go on in `folder`, and how to."""
     return (
         f"{folder}: was trained otherwise: {listed(changed)}; set another output_dir, "
-        f"or train again with `{ANEW}` (what is there is set aside)"
+        f"or train again with `{TRAIN_AGAIN}` (what is there is set aside)"
     )
 
 
@@ -164,7 +164,7 @@ def lock(folder: Path) -> IO[str]:
 def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
     """Why the recipe at `path` must not train into its `output_dir`; [] where it may.
 
-    A training writes dozens of files there, and `ANEW` moves everything in it aside.
+    A training writes dozens of files there, and `TRAIN_AGAIN` moves everything in it aside.
     """
     folder = Path(str(config["output_dir"]))
     place, here = folder.resolve(), Path.cwd().resolve()

@@ -88,7 +88,7 @@ def test_a_recipe_that_was_changed_since_training(run: Path) -> None:
     recipe = Path(f"{NAME}.yml")
     text = recipe.read_text("utf-8")
     recipe.write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002"), "utf-8")
-    with pytest.raises(UserError, match="trained otherwise than .*learning_rate was 0.001 and is"):
+    with pytest.raises(UserError, match="not trained as .* says: learning_rate was 0.001 and is"):
         read_records(load_recipe(f"{NAME}.yml"))
     recipe.write_text(text.replace("base_model: Hugging", "base_model: Elsewhere"), "utf-8")
     read_records(load_recipe(f"{NAME}.yml"))  # what is said of a model does not change it
