@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from data_prep.prepare import prepare
-from data_prep.prompt import PromptEncoder, read_rows
+from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
 from training.rouge import TrainingRougeCallback
@@ -42,7 +42,7 @@ def trainer_of(recipe: Recipe, folder: Path, with_rouge: bool = True, **settings
     base.config.use_cache = False
     adapter = LoraConfig(r=8, lora_dropout=0.2, target_modules="all-linear", task_type="CAUSAL_LM")
     encoder, rows = PromptEncoder(recipe), []
-    for row in read_rows(recipe.data_dir / "train.jsonl")[:8]:
+    for row in read_examples(recipe.data_dir / "train.jsonl")[:8]:
         ids, labels = encoder.training_ids(row)
         rows.append({"input_ids": ids, "labels": labels})
     arguments: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Generated ROUGE in training: the figures, what is left as it was, the trackers, the best one."""
+"""Generated ROUGE in training: the figures, that nothing else changes, the trackers, the best one."""
 
 import json
 import random
@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import EarlyStoppingCallback
 
 from data_prep.errors import UserError
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe
 from eval.generate import Summarizer
 from eval.metrics import METRICS, mean_f1, score
@@ -94,18 +94,17 @@ def test_figures_are_those_of_evaluation(
     """A new adapter changes nothing, so that the base model of eval.run must give the same."""
     trainer = trainer_of(recipe, tmp_path)
     metrics = trainer.evaluate()
-    rows = read_rows(recipe.data_dir / "validation.jsonl")[:DIALOGUES]
+    rows = read_examples(recipe.data_dir / "validation.jsonl")[:DIALOGUES]
     decoding = recipe.summarization.decoding.model_copy(update={"max_new_tokens": TOKENS})
-    summarizer = Summarizer(recipe, decoding, rows, None)
-    assert len(summarizer.batches) > 1
-    made = [result for n in range(len(summarizer.batches)) for result in summarizer.summarize(n)]
-    by_id = {result["id"]: result for result in made}
-    predictions = [by_id[row["id"]]["prediction"] for row in rows]
-    expected = mean_f1(score(predictions, [row["messages"][1]["content"] for row in rows]))
+    summarizer = Summarizer(recipe, decoding)
+    assert len(summarizer.batches(rows)) > 1
+    made = {prediction.id: prediction for prediction in summarizer.summaries(rows)}
+    predictions = [made[row.id].prediction for row in rows]
+    expected = mean_f1(score(predictions, [row.summary for row in rows]))
     assert {metric: metrics[f"eval_{metric}"] for metric in METRICS} == expected
     assert expected["rougeL"] > 1
-    assert metrics["eval_summary_tokens"] == sum(row["tokens"] for row in made) / DIALOGUES
-    assert metrics["eval_stopped"] == sum(row["stopped"] for row in made) / DIALOGUES
+    assert metrics["eval_summary_tokens"] == sum(one.tokens for one in made.values()) / DIALOGUES
+    assert metrics["eval_stopped"] == sum(one.stopped for one in made.values()) / DIALOGUES
     (logged,) = figures_in(trainer.state.log_history)
     assert {k: v for k, v in logged.items() if k in metrics}.items() <= metrics.items()
     assert "step 0: ROUGE" in (said := capsys.readouterr().out) and "% of training so far" in said
@@ -155,11 +154,11 @@ def test_early_stopping_reads_the_figures_and_tensorboard_shows_them(
     shown = [event.value for event in board.Scalars("eval/rougeL")]
     assert shown == pytest.approx([entry["eval_rougeL"] for entry in history])
     texts = board.Tensors("eval/summaries/text_summary")
-    rows = read_rows(recipe.data_dir / "validation.jsonl")
+    rows = read_examples(recipe.data_dir / "validation.jsonl")
     for event in texts:
         text = event.tensor_proto.string_val[0].decode()
         assert text.count("### ") == 2
-        assert rows[0]["id"] in text and rows[1]["messages"][1]["content"] in text
+        assert rows[0].id in text and rows[1].summary in text
     assert [event.step for event in texts] == [entry["step"] for entry in history]
 
 
@@ -173,12 +172,10 @@ def test_examples_reach_wandb(
     trainer_of(recipe, tmp_path, max_steps=2, report_to=["wandb"]).train()
     wandb.finish()
     (table,) = tmp_path.glob("wandb/offline-run-*/files/media/table/eval/summaries_*.table.json")
-    rows = read_rows(recipe.data_dir / "validation.jsonl")[:2]
+    rows = read_examples(recipe.data_dir / "validation.jsonl")[:2]
     found = json.loads(table.read_text("utf-8"))
     assert found["columns"] == ["id", "reference", "prediction"]
-    assert [line[:2] for line in found["data"]] == [
-        [row["id"], row["messages"][1]["content"]] for row in rows
-    ]
+    assert [line[:2] for line in found["data"]] == [[row.id, row.summary] for row in rows]
 
 
 @pytest.mark.slow
@@ -194,5 +191,5 @@ def test_figures_and_examples_reach_mlflow(
     mlflow.end_run()
     assert {"eval_rougeL", "eval_stopped", "eval_summary_tokens"} <= run.data.metrics.keys()
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/summaries/step-000002.md")
-    row = read_rows(recipe.data_dir / "validation.jsonl")[0]
-    assert f"### {row['id']}" in text and row["messages"][1]["content"] in text
+    row = read_examples(recipe.data_dir / "validation.jsonl")[0]
+    assert f"### {row.id}" in text and row.summary in text

@@ -25,7 +25,7 @@ from eval.generate import Summarizer
 from tests.training.rouge_trainer import trainer_of
 
 made, plain = [], Summarizer.summarize
-Summarizer.summarize = lambda self, number: made.append(number) or plain(self, number)
+Summarizer.summarize = lambda self, batch: made.append(batch.number) or plain(self, batch)
 recipe, folder = load_recipe(sys.argv[1]), Path(sys.argv[2])
 extra = {"ddp_backend": "gloo"} if "RANK" in os.environ else {}
 trainer = trainer_of(recipe, folder, max_steps=1, eval_steps=1, learning_rate=0.0, **extra)
@@ -90,7 +90,7 @@ model.train()(input_ids=ids, labels=ids).loss.backward()
 
 @pytest.mark.slow
 def test_generation_under_fsdp2(tiny_mistral: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """On two processes with sharded weights: the same ids, and training goes on after it."""
+    """On two processes with sharded weights: the same ids, and training continues after it."""
     (script := tmp_path / "fsdp2.py").write_text(FSDP2, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = command("torchrun", "--nproc-per-node", 2, script, tiny_mistral)

@@ -1,0 +1,70 @@
+"""The console script: it lists every command, runs them, and each `--help` is quick and quiet."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scripts.cli import app
+from tests.conftest import ROOT, command
+
+NAMES = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
+# imports that a `--help` needs; twice the time on this machine alone, for a busy one
+QUICK = {"data_prep": 0.6, "eval.run": 0.6}
+MODULES = ["data_prep", "eval.run", "eval.score", "training.preflight", "chat.summarize"]
+MODULES += ["chat.page", "scripts.merge", "scripts.publish"]
+SCRIPT = Path(sys.executable).with_name("samsum-lora")
+
+
+def test_the_commands_in_the_order_of_their_use() -> None:
+    assert NAMES == [
+        "prepare", "preflight", "train", "eval", "score", "compare", "summarize", "page", "merge",
+        "publish",
+    ]  # fmt: skip
+    done = command(SCRIPT, "--help")
+    assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in NAMES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_help_is_quick_and_says_nothing_else(module: str) -> None:
+    line = [sys.executable, "-m", module, "--help"]
+    took = []
+    for _ in range(2):  # the second finds the modules compiled
+        start = time.perf_counter()
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+        took.append(time.perf_counter() - start)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith(f"usage: python -m {module}")
+    assert min(took) < QUICK.get(module, 4)
+
+
+def test_it_works_outside_the_repository(tmp_path: Path) -> None:
+    line = [SCRIPT, "score", "--predictions", "a.txt", "--references", "b.txt"]
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("Ana buys bread.\n" * 3, "utf-8")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "100.00" in done.stdout
+
+
+def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
+    for args in (["compare", tmp_path], ["eval", tmp_path / "no.yml"], ["prepare", "no.yml"]):
+        done = command(SCRIPT, *args)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_compare_tests_two_files(tmp_path: Path) -> None:
+    (tmp_path / "gold.jsonl").write_text(
+        "".join(f'{{"id": "{n}", "reference": "Ana buys {n} loaves"}}\n' for n in range(4)), "utf-8"
+    )
+    for name, text in (("good", "Ana buys {} loaves"), ("bad", "Bo sells {} cars")):
+        lines = [
+            f'{{"id": "{n}", "reference": "Ana buys {n} loaves", "prediction": "{text.format(n)}"}}'
+            for n in range(4)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    done = command(SCRIPT, "compare", tmp_path / "bad.jsonl", tmp_path / "good.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "good.jsonl - bad.jsonl" in done.stdout and "+75.00" in done.stdout
