@@ -1,9 +1,10 @@
 """What every format is read into: a chat of messages, and its text as a model reads it."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from data_prep.errors import UserError
 
@@ -20,6 +21,11 @@ ENDINGS = {
     "gif": GIF,
 }
 
+# What code that expects an app's JSON raises on any other.
+UNEXPECTED = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RecursionError,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Message:
@@ -35,7 +41,7 @@ class Message:
 
     def line(self) -> str:
         """The turn as a dialogue has it, on one line: `Anna: hi`."""
-        text = " ".join(self.text.splitlines()) if "\n" in self.text else self.text
+        text = " ".join(self.text.splitlines())
         speaker = " ".join(self.speaker.split())  # an export may hold anything
         return f"{speaker}: {text}" if speaker else text
 
@@ -54,7 +60,7 @@ class Chat:
     messages: list[Message]
     id: str | int | None = None
     people: tuple[tuple[str, ...], ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def dialogue_of(messages: Iterable[Message]) -> str:
@@ -79,14 +85,12 @@ def parse_plain(text: str, place: str) -> list[Message]:
     """
     messages = []
     for line in LINE_END.split(text):
-        if not line.strip():
-            continue
         turn = TURN.fullmatch(line)
         if turn and (turn[2] or "").strip():
             messages.append(Message(None, turn[1], turn[2].rstrip()))
-        else:
+        elif line.strip():
             messages.append(Message(None, "", line.rstrip()))
-    if not text.strip():
+    if not messages:
         raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
     if not any(message.speaker for message in messages):
         raise UserError(
@@ -94,6 +98,27 @@ def parse_plain(text: str, place: str) -> list[Message]:
             "WhatsApp, Telegram or Slack export"
         )
     return messages
+
+
+def parse_entries(
+    entries: Iterable[Any], parse: Callable[[Any], Message | None], place: str
+) -> tuple[list[Message], tuple[str, ...]]:
+    """The messages of an app's JSON, and a note on entries that `parse` cannot read.
+
+    `parse` gives None for an entry in which no person said anything. Raises UserError where no
+    entry can be read.
+    """
+    messages, odd = [], []
+    for number, entry in enumerate(entries, 1):
+        try:
+            message = parse(entry)
+        except UNEXPECTED as error:
+            odd.append(f"message {number} cannot be read ({error!r})")
+        else:
+            messages += [message] if message else []
+    if odd and not messages:
+        raise UserError(f"{place}: {odd[0]}; export the chat again as JSON")
+    return messages, (f"messages that are left out: {len(odd)}; {odd[0]}",) if odd else ()
 
 
 def check_size(size: int, shown: object) -> None:

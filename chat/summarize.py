@@ -9,12 +9,12 @@ import os
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
-from datetime import timedelta
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import accumulate, chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
@@ -28,26 +28,14 @@ from eval.adapter import find_adapter
 from eval.generate import Prediction, Summarizer, resolve
 
 FILLED = 0.9  # of the tokens, so that few parts turn out too long after all
+LEAST = 64  # tokens that must remain for a dialogue
+FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
+
 Messages = list[Message]
 
-LEAST = 64  # tokens that a dialogue must be given
 
-
-class Summary(NamedTuple):
-    """A text, and whether the model ended it by itself, before the limit of its tokens."""
-
-    text: str
-    stopped: bool
-
-
-class Part(NamedTuple):
-    """A part of a chat and its summary."""
-
-    messages: Messages
-    summary: Summary
-
-
-class Job(NamedTuple):
+@dataclass(frozen=True)
+class Job:
     """A chat that is cut into parts, and about how many tokens of a batch they will take."""
 
     chat: Chat
@@ -55,79 +43,90 @@ class Job(NamedTuple):
     tokens: int
 
 
+@dataclass(frozen=True)
+class Summarized:
+    """A chat, its parts with a summary each, and the summary of the whole."""
+
+    chat: Chat
+    parts: list[tuple[Messages, Prediction]]
+    summary: Prediction
+
+
 class ChatSummarizer:
-    """Cuts chats into parts and summarises them; the model is loaded when it is first needed."""
+    """Cuts chats into parts and summarises them with a recipe's model."""
 
     def __init__(self, recipe: Recipe, model: str, gap_hours: float):
         """`model`: `base` or `tuned`; raises UserError where there is no adapter for the latter."""
-        self.recipe, self.model, self.gap_hours = recipe, model, gap_hours
-        self.adapter = find_adapter(recipe) if model == "tuned" else None
+        self.recipe, self.gap_hours = recipe, gap_hours
         self.decoding = resolve(recipe.summarization.decoding)
-        self.summarizer = Summarizer(recipe, self.decoding, self.adapter)
+        adapter = find_adapter(recipe) if model == "tuned" else None
+        self.summarizer = Summarizer(recipe, self.decoding, adapter)
         self._neutralize = self.summarizer.encoder.neutralizer()
-        self._most = self._room()
+        self.most_tokens = self._room()
         self.summarizer.use(model)
 
     def job(self, chat: Chat) -> Job:
         """Cut a chat into parts that the model can take."""
-        whole = cut_at_gaps(chat.messages, self.gap_hours)
-        parts = [part for piece in whole for part in cut_to_fit(piece, self._count, self._most)]
+        pieces = cut_at_gaps(chat.messages, self.gap_hours)
+        parts = [part for piece in pieces for part in self._cut(piece)]
         new = self.decoding.max_new_tokens
         tokens = sum(self._count(dialogue_of(part)) + new for part in parts)
         return Job(chat, parts, tokens * self.decoding.num_beams)
 
-    def summarize(
-        self, jobs: list[Job], progress: Callable[[int, int], None]
-    ) -> list[tuple[list[Part], Summary]]:
-        """The parts of each chat with their summaries, and the summary of the whole.
+    def jobs(self, chats: Iterable[Chat]) -> Iterator[list[Job]]:
+        """The chats in groups of about a batch."""
+        group: list[Job] = []
+        for chat in chats:
+            group.append(self.job(chat))
+            if sum(job.tokens for job in group) >= self.decoding.batch_tokens:
+                yield group
+                group = []
+        if group:
+            yield group
 
-        `progress(made, planned)` is called with counts of summaries.
-        """
-        made = self._run([dialogue_of(part) for job in jobs for part in job.parts], progress)
-        left = iter(made)
-        parts = [[Part(part, next(left)) for part in job.parts] for job in jobs]
-        levels = [_said([part.summary for part in of_chat]) for of_chat in parts]
+    def summarize(self, jobs: list[Job], bar: tqdm) -> list[Summarized]:
+        """Summarise the parts, then their summaries, until each chat has a single summary."""
+        parts = self._run([[dialogue_of(part) for part in job.parts] for job in jobs], bar)
+        levels = [_not_empty(level) for level in parts]
         while any(len(level) > 1 for level in levels):
-            levels = self._next_level(levels, progress)
-        return [(of_chat, level[0]) for of_chat, level in zip(parts, levels, strict=True)]
-
-    def _next_level(
-        self, levels: list[list[Summary]], progress: Callable[[int, int], None]
-    ) -> list[list[Summary]]:
-        """Fewer summaries of each chat that has several."""
-        groups = [self._groups(level) if len(level) > 1 else [] for level in levels]
-        made = iter(self._run([text for of_chat in groups for text in of_chat], progress))
+            groups = [self._groups(level) if len(level) > 1 else [] for level in levels]
+            next_levels = [_not_empty(level) for level in self._run(groups, bar)]
+            levels = [new or old for new, old in zip(next_levels, levels, strict=True)]
         return [
-            _said([next(made) for _ in of_chat]) if of_chat else level
-            for of_chat, level in zip(groups, levels, strict=True)
+            Summarized(job.chat, list(zip(job.parts, made, strict=True)), level[0])
+            for job, made, level in zip(jobs, parts, levels, strict=True)
         ]
 
-    def _groups(self, level: list[Summary]) -> list[str]:
+    def _groups(self, level: list[Prediction]) -> list[str]:
         """The summaries as dialogues that fit, fewer than there are summaries."""
-        lines = [Message(None, "", " ".join(summary.text.split())) for summary in level]
-        groups = cut_to_fit(lines, self._count, self._most)
+        lines = [Message(None, "", " ".join(summary.prediction.split())) for summary in level]
+        groups = self._cut(lines)
         if len(groups) >= len(level):  # no gain: two summaries are more than fits
             groups = [lines[n : n + 2] for n in range(0, len(lines), 2)]
         return [dialogue_of(group) for group in groups]
 
-    def _run(self, dialogues: list[str], progress: Callable[[int, int], None]) -> list[Summary]:
-        """A summary of each dialogue, generated in batches of like length."""
-        examples = [self._example(str(number), text) for number, text in enumerate(dialogues)]
+    def _run(self, dialogues: list[list[str]], bar: tqdm) -> list[list[Prediction]]:
+        """The summaries of each chat's dialogues; those of all chats share the batches."""
+        texts = [text for of_chat in dialogues for text in of_chat]
+        examples = [self._example(text, str(number)) for number, text in enumerate(texts)]
+        bar.total = (bar.total or 0) + len(examples)
         made: dict[str, Prediction] = {}
-        progress(0, len(examples))
         for prediction in self.summarizer.summaries(examples):
             made[prediction.id] = prediction
-            progress(1, 0)
-        found = (made[example.id] for example in examples)
-        return [Summary(prediction.prediction, prediction.stopped) for prediction in found]
+            bar.update()
+        in_order = (made[example.id] for example in examples)
+        return [[next(in_order) for _ in of_chat] for of_chat in dialogues]
 
-    def _example(self, name: str, dialogue: str) -> Example:
+    def _example(self, dialogue: str, name: str = "") -> Example:
         """A dialogue in which no text is a control string."""
         text, _ = self._neutralize(dialogue)
         return Example.build(name, text, "", self.recipe.summarization.instruction)
 
     def _count(self, dialogue: str) -> int:
-        return len(self.summarizer.encoder.prompt_ids(self._example("", dialogue)))
+        return len(self.summarizer.encoder.prompt_ids(self._example(dialogue)))
+
+    def _cut(self, messages: Messages) -> list[Messages]:
+        return cut_to_fit(messages, self._count, self.most_tokens)
 
     def _room(self) -> int:
         """The most tokens of a prompt; raises UserError where the recipe leaves too few."""
@@ -142,9 +141,6 @@ class ChatSummarizer:
         return length - new
 
 
-FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
-
-
 def main() -> None:
     """Read, summarise, print each summary as it is made."""
     args = _arguments()
@@ -157,10 +153,11 @@ def main() -> None:
     chats = _chats(read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer), errors)
     if args.anonymize:
         chats = (anonymize(chat, number) for number, chat in enumerate(chats, 1))
+    show = _as_json if args.json else _as_text
     printed = 0
     try:
-        for line in _summaries(chats, recipe, args, errors):
-            tqdm.write(line, file=sys.stdout)
+        for result in _summaries(chats, recipe, args, errors):
+            tqdm.write(show(result), file=sys.stdout)
             sys.stdout.flush()
             printed += 1
     except BrokenPipeError:  # `| head` has seen enough
@@ -186,73 +183,48 @@ def _report(error: UserError, errors: list[UserError]) -> None:
 
 
 def _summaries(
-    chats: Iterator[Chat], recipe: Any, args: argparse.Namespace, errors: list[UserError]
-) -> Iterator[str]:
-    """What is to be printed of each chat, in their order.
-
-    As many chats go together as fill about a batch; the model is loaded once there is one.
-    """
-    first = next(chats, None)
-    if first is None:
-        return
-
-    summarizer = ChatSummarizer(recipe, args.model, args.gap_hours)
-    show = _as_json if args.json else _as_text
-    with tqdm(desc="summaries", unit=" parts", disable=None, total=0) as bar:
-        for jobs in _groups(first, chats, summarizer):
-
-            def progress(made: int, planned: int) -> None:
-                bar.total = (bar.total or 0) + planned
-                bar.update(made)
-
-            try:
-                results = summarizer.summarize(jobs, progress)
-            except UserError as error:  # memory ran out; a later group may be smaller
-                _report(error, errors)
-                continue
-            for job, (parts, summary) in zip(jobs, results, strict=True):
-                yield show(job.chat, parts, summary)
+    chats: Iterator[Chat], recipe: Recipe, args: argparse.Namespace, errors: list[UserError]
+) -> Iterator[Summarized]:
+    """The chats with their summaries, in their order; the model is loaded once there is a chat."""
+    for first in chats:
+        summarizer = ChatSummarizer(recipe, args.model, args.gap_hours)
+        with tqdm(desc="summaries", unit=" parts", disable=None, total=0) as bar:
+            for jobs in summarizer.jobs(chain([first], chats)):
+                try:
+                    yield from summarizer.summarize(jobs, bar)
+                except UserError as error:  # memory ran out; a later group may be smaller
+                    _report(error, errors)
 
 
-def _groups(first: Chat, chats: Iterator[Chat], summarizer: "ChatSummarizer") -> Iterator[list]:
-    """Chats, cut into parts, in groups of about a batch."""
-    jobs = [summarizer.job(first)]
-    for chat in chats:
-        if sum(job.tokens for job in jobs) >= summarizer.decoding.batch_tokens:
-            yield jobs
-            jobs = []
-        jobs.append(summarizer.job(chat))
-    yield jobs
-
-
-def _as_text(chat: Chat, parts: list["Part"], summary: "Summary") -> str:
+def _as_text(result: Summarized) -> str:
     """The summary on a line after the chat's name; those of several parts under it."""
-    lines = [(f"{chat.name}: " if chat.name else "") + " ".join(summary.text.split())]
-    for part in parts if len(parts) > 1 else []:
-        start, end = _span(part.messages)
+    name = result.chat.name
+    lines = [(f"{name}: " if name else "") + " ".join(result.summary.prediction.split())]
+    for messages, summary in result.parts if len(result.parts) > 1 else []:
+        start, end = _span(messages)
         when = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, " if start and end else ""
-        text = " ".join(part.summary.text.split())
-        count = len(part.messages)
-        lines.append(f"  {when}{count} message{'s' * (count > 1)}: {text}")
+        count = f"{len(messages)} message{'s' * (len(messages) > 1)}"
+        lines.append(f"  {when}{count}: {' '.join(summary.prediction.split())}")
     return "\n".join(lines)
 
 
-def _as_json(chat: Chat, parts: list["Part"], summary: "Summary") -> str:
+def _as_json(result: Summarized) -> str:
     """One object a chat, on a line."""
+    chat = result.chat
     record: dict[str, Any] = {"name": chat.name} | ({"id": chat.id} if chat.id is not None else {})
     record |= {"speakers": speakers_of(chat.messages)}
-    record |= _facts(chat.messages, summary)
-    record["parts"] = [_facts(part.messages, part.summary) for part in parts]
+    record |= _facts(chat.messages, result.summary)
+    record["parts"] = [_facts(messages, summary) for messages, summary in result.parts]
     return json.dumps(record, ensure_ascii=False)
 
 
-def _facts(messages: list[Message], summary: "Summary") -> dict[str, Any]:
+def _facts(messages: Messages, summary: Prediction) -> dict[str, Any]:
     start, end = (when and when.isoformat() for when in _span(messages))
     facts: dict[str, Any] = {"messages": len(messages), "start": start, "end": end}
-    return facts | {"summary": summary.text, "stopped": summary.stopped}
+    return facts | {"summary": summary.prediction, "stopped": summary.stopped}
 
 
-def _span(messages: list[Message]) -> tuple[Any, Any]:
+def _span(messages: Messages) -> tuple[datetime | None, datetime | None]:
     """The times of the first and the last message, where there are any."""
     times = [message.time for message in messages if message.time]
     return min(times, default=None), max(times, default=None)
@@ -274,24 +246,25 @@ def _arguments() -> argparse.Namespace:
     add("--gap-hours", type=float, default=6.0, metavar="HOURS",
         help="cut a chat where nobody wrote for so long (default 6)")  # fmt: skip
     add("--anonymize", action="store_true",
-        help="Person 1, Person 2 ... for the names that the export knows (not for those that "
-        "stand in texts alone), and no phone numbers and e-mail addresses")  # fmt: skip
+        help="Person 1, Person 2 ... for speakers, `someone` for other people that the export "
+        "lists or a message mentions with @, <email> and <phone>; all other names, addresses and "
+        "facts that a message tells stay in the text")  # fmt: skip
     add("--dialogue-field", default="dialogue", metavar="NAME",
         help="field of JSON and JSONL rows (default dialogue)")  # fmt: skip
     add("--json", action="store_true", help="an object a line, with times and parts")
     return parser.parse_args()
 
 
-def _said(level: list[Summary]) -> list[Summary]:
-    """The summaries that hold words; one without where none does."""
-    return [summary for summary in level if summary.text] or level[:1]
+def _not_empty(level: list[Prediction]) -> list[Prediction]:
+    """The summaries that hold words; the first where none does."""
+    return [summary for summary in level if summary.prediction] or level[:1]
 
 
 def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     """The conversations of a chat: a new one begins after a silence of more than `hours`.
 
     Messages without a time, as in plain text, stay with those before them. Within a conversation
-    a thread follows its first message.
+    the answers of a thread follow its first message.
     """
     times = sorted(message.time for message in messages if message.time)
     gap = timedelta(hours=hours)
@@ -306,11 +279,11 @@ def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
 
 def _threads_together(messages: Messages) -> Messages:
     first: dict[str, int] = {}
+    places = []
     for number, message in enumerate(messages):
-        if message.thread:
-            first.setdefault(message.thread, number)
-    order = [first.get(message.thread, number) for number, message in enumerate(messages)]
-    return [messages[number] for number in sorted(range(len(messages)), key=order.__getitem__)]
+        place = first.setdefault(message.thread, number) if message.thread else number
+        places.append((place, number))
+    return [messages[number] for _, number in sorted(places)]
 
 
 def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> list[Messages]:
@@ -327,7 +300,7 @@ def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> li
     else:
         pieces = _halves(messages[0])
     if not all(pieces):
-        return [messages]  # nothing left to cut
+        return [messages]  # a single character cannot be cut
     return [part for piece in pieces for part in cut_to_fit(piece, count, most)]
 
 

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message
+from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, parse_entries
 from data_prep.errors import UserError
-
-NAMED = ("from", "actor", "forwarded_from", "saved_from", "inviter", "author")
 
 MEDIA = {"animation": GIF, "video_file": VIDEO, "video_message": VIDEO}
 GONE = "Deleted Account"  # Telegram's own word for a speaker without a name
+NAMED = ("from", "actor", "forwarded_from", "saved_from", "inviter", "author")
 
 
 def recognise(data: object) -> bool:
@@ -38,19 +37,14 @@ def _chat(chat: Any, place: str) -> Chat | UserError:
     if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
         return UserError(f"{place}: has no list of `messages`; export the chat again as JSON")
     name = str(chat.get("name") or chat.get("type") or "chat").replace("_", " ")
-    messages, odd = [], []
-    for number, entry in enumerate(chat["messages"], 1):
-        try:
-            message = _message(entry)
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            odd.append(f"message {number}: is no message of Telegram ({error!r})")
-            continue
-        if message:
-            messages.append(message)
-    if odd and not messages:
-        return UserError(f"{place} ({name}), {odd[0]}; export the chat again as JSON")
-    notes = (f"messages that are left out: {len(odd)}; {odd[0]}",) if odd else ()
-    return Chat(place, name, messages, people=people_of(chat), notes=notes)
+    try:
+        messages, notes = parse_entries(chat["messages"], _message, f"{place} ({name})")
+    except UserError as error:
+        return error
+    known = [chat.get("name")] if chat.get("type") == "personal_chat" else []
+    known += [who for entry in chat["messages"] for who in _people(entry)]
+    people = dict.fromkeys((who,) for who in known if isinstance(who, str) and who.strip())
+    return Chat(place, name, messages, people=tuple(people), notes=notes)
 
 
 def _message(entry: dict[str, Any]) -> Message | None:
@@ -86,7 +80,7 @@ def _media(entry: dict[str, Any]) -> str:
 
 
 def _extras(entry: dict[str, Any]) -> str:
-    """What stands beside the text: a poll, a contact, a place."""
+    """What an entry holds besides text: a poll, a contact, a place."""
     if poll := entry.get("poll"):
         answers = ", ".join(_text(answer["text"]) for answer in poll.get("answers") or [])
         return f"Poll: {_text(poll['question'])} ({answers})"
@@ -96,39 +90,16 @@ def _extras(entry: dict[str, Any]) -> str:
     return "<location>" if "location_information" in entry else ""
 
 
-def people_of(chat: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
-    """All names, those of a person together where the export gives an id."""
-    people: dict[str, dict[str, None]] = {}
-    for person, name in _all(chat):
-        if isinstance(name, str) and name.strip():
-            people.setdefault(str(person or name), {})[name] = None
-    return tuple(map(tuple, people.values()))
-
-
-def _all(chat: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    """Id, where there is one, and name."""
-    if chat.get("type") == "personal_chat":
-        yield f"user{chat.get('id')}", chat.get("name")
-    for entry in chat["messages"]:
-        if isinstance(entry, dict):
-            yield from ((entry.get(f"{key}_id"), entry.get(key)) for key in NAMED)
-            yield from ((None, name) for name in _list(entry.get("members")))
-            yield from _mentions(entry)
-            yield from _contact(entry.get("contact_information"))
-
-
-def _mentions(entry: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
-    for part in _list(entry.get("text")):
+def _people(entry: Any) -> list[Any]:
+    """The names that an entry knows: of who sent it, of members, and of who is mentioned in it."""
+    if not isinstance(entry, dict):
+        return []
+    members, parts = entry.get("members"), entry.get("text")
+    names = [entry.get(key) for key in NAMED]
+    names += members if isinstance(members, list) else []
+    if isinstance(contact := entry.get("contact_information"), dict):
+        names += [contact.get("first_name"), contact.get("last_name")]
+    for part in parts if isinstance(parts, list) else []:
         if isinstance(part, dict) and part.get("type") == "mention_name":
-            yield f"user{part.get('user_id')}", part.get("text")
-
-
-def _contact(contact: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(contact, dict):
-        names = [contact.get("first_name"), contact.get("last_name")]
-        whole = " ".join(name for name in names if isinstance(name, str)).strip()
-        yield from ((whole, name) for name in (whole, *names))
-
-
-def _list(found: Any) -> list[Any]:
-    return found if isinstance(found, list) else []
+            names.append(part.get("text"))
+    return names

@@ -1,14 +1,14 @@
 """WhatsApp's "Export chat": the `.txt` of Android and of the iPhone.
 
-The parser is ours. Of those on PyPI, whatstk (0.9.1, October 2026) is well kept but GPL-3.0 with
-pandas, plotly and seaborn, and takes no name with a colon; chat-miner (0.6.0, January 2025) joins
-the lines of a message and brings polars and wordcloud; chat-export (1.1.2) makes web pages of zips.
+The parser is ours: whatstk (0.9.1) is GPL-3.0 and takes no name with a colon, chat-miner (0.6.0)
+joins the lines of a message, chat-export (1.1.2) makes web pages.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Container
 from datetime import date, datetime, time
+from itertools import pairwise
 from typing import NamedTuple
 
 from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Message, media_word
@@ -29,32 +29,6 @@ STARTS = [  # of the iPhone, of WhatsApp Web, and of Android
 ]
 AFTERNOON = re.compile(r"p\.?\s?m\.?|오후|下午|午後|م", re.IGNORECASE)
 
-
-class Style(NamedTuple):
-    """How a stamp is written: all that an export's own stamps have in common."""
-
-    pattern: int  # of STARTS
-    separator: str
-    year_first: bool  # where it has four digits, as is `year_last`
-    year_last: bool
-    seconds: bool
-    half_day: bool
-
-
-class Stamp(NamedTuple):
-    """A date as three numbers in the file's order, its time of day, and how they are written."""
-
-    numbers: tuple[int, int, int]
-    time: time
-    style: Style
-
-
-Order = Callable[[tuple[int, int, int]], date]
-ORDERS: dict[str, Order] = {
-    "day first": lambda n: date(_year(n[2]), n[1], n[0]),
-    "month first": lambda n: date(_year(n[2]), n[0], n[1]),
-    "year first": lambda n: date(_year(n[0]), n[1], n[2]),
-}
 
 _OMITTED = (
     r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
@@ -135,10 +109,32 @@ MENTION = re.compile("@\u2068([^\u2069\n]+)\u2069")  # @ and a contact's name, b
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
 
 
+# Where in a date's three numbers its year, month and day are.
+ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
+
+
+class Stamp(NamedTuple):
+    """A date as three numbers in the file's order, its time of day, and how they are written.
+
+    In `style` a number is 9, a year of four digits Y, and a half of the day H.
+    """
+
+    numbers: tuple[int, int, int]
+    time: time
+    style: str
+
+    def moment(self, order: str) -> datetime | None:
+        """Date and time; None where the order makes it no date."""
+        year, month, day = (self.numbers[place] for place in ORDERS[order])
+        try:
+            return datetime.combine(date(year + 2000 * (year < 100), month, day), self.time)
+        except ValueError:
+            return None
+
+
 class _Entry(NamedTuple):
     stamp: Stamp
     lines: list[str]  # the first is what follows the stamp
-    raw: str  # the first with its stamp
 
 
 def recognise(text: str) -> bool:
@@ -147,7 +143,7 @@ def recognise(text: str) -> bool:
     One dated line in a dialogue does not make it an export.
     """
     lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
-    starts = [read_start(line.lstrip(EDGES)) for line in lines]
+    starts = [read_start(line) for line in lines]
     turns = [
         bool(start)
         for line, start in zip(lines, starts, strict=True)
@@ -163,12 +159,31 @@ def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
     Attachments become SAMSum's placeholders; deleted messages and system lines are left out.
     The text is one that `recognise` knows.
     """
-    entries, notes = _entries(text)
-    order, note = find_order([entry.stamp for entry in entries])
-    notes = [note, *notes] if note else notes
-    entries = _rejoin(entries, order)
-    long_names = _names_with_colons(entries)
-    messages = [_message(entry, order, long_names) for entry in entries]
+    lines = _lines(text)
+    starts = [read_start(line) for line in lines]
+    stamps = [start[0] for start in starts if start]
+    # The file's own style is the commonest; other stamps were pasted or written into a message.
+    # That of the first counts double, for a file begins with a stamp of its own.
+    style = Counter(stamp.style for stamp in [stamps[0], *stamps]).most_common(1)[0][0]
+    order, note = find_order([stamp for stamp in stamps if stamp.style == style])
+    entries: list[_Entry] = []
+    ahead = others = 0
+    for line, start in zip(lines, starts, strict=True):
+        own = start if start and start[0].style == style else None
+        if own and (own[0].moment(order) or not entries):
+            entries.append(_Entry(own[0], [own[1]]))
+        elif entries:
+            entries[-1].lines.append(line)
+            others += bool(start and not own)
+        else:
+            ahead += bool(line.strip())
+    notes = [note] if note else []
+    if ahead:
+        notes.append(f"lines before the first message, which are left out: {ahead}")
+    if others:
+        notes.append(f"dated lines in another style, which are taken as text: {others}")
+    prefixes = _prefixes(entries)
+    messages = [_message(entry, order, prefixes) for entry in entries]
     return [message for message in messages if message], tuple(notes)
 
 
@@ -177,87 +192,98 @@ def mentioned(text: str) -> tuple[tuple[str], ...]:
     return tuple((name.removeprefix("~").strip(),) for name in dict.fromkeys(MENTION.findall(text)))
 
 
+def read_start(line: str) -> tuple[Stamp, str] | None:
+    """The stamp of a line that starts a message, and what follows it; None for any other line."""
+    line = line.lstrip(EDGES)
+    found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
+    if not found:
+        return None
+    first, second, third, minute, seconds = found.group(
+        "first", "second", "third", "minute", "seconds"
+    )
+    half, hour = found["before"] or found["after"], int(found["hour"])
+    if half:
+        hour = hour % 12 + (12 if AFTERNOON.fullmatch(half) else 0)
+    try:
+        clock = time(hour, int(minute), int(seconds or 0))
+    except ValueError:
+        return None
+    stamp = line[: found.start("rest")]
+    style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
+    style = style.replace(half, "H") if half else style
+    return Stamp((int(first), int(second), int(third)), clock, style), found["rest"]
+
+
+def find_order(stamps: list[Stamp]) -> tuple[str, str]:
+    """Which order all dates are in, and a note where that is a guess.
+
+    A year in front decides. Else the order that makes the most of them dates wins; then the one
+    that runs back in time less often, for an export is in the order of sending. Where both are
+    possible, 12 hours and a slash mean America.
+    """
+    if all(stamp.numbers[0] > 31 for stamp in stamps):
+        return "year first", ""
+    faults = {}
+    for order in ("day first", "month first"):
+        times = [stamp.moment(order) for stamp in stamps]
+        dates = [when.date() for when in times if when]
+        back = sum(later < earlier for earlier, later in pairwise(dates))
+        faults[order] = (times.count(None), back)
+    if faults["day first"] != faults["month first"]:
+        return min(faults, key=lambda order: faults[order]), ""
+    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
+        return "day first", ""
+    american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
+    order = "month first" if american else "day first"
+    return order, f"no date tells day from month; they are read {order}"
+
+
 def _lines(text: str) -> list[str]:
     return LINE_END.split(text.translate(BLANKS))
 
 
-def _entries(text: str) -> tuple[list[_Entry], list[str]]:
-    """What stands between two stamps of the file's style, and notes on the lines around it."""
-    lines = _lines(text)
-    starts = [read_start(line.lstrip(EDGES)) for line in lines]
-    style = find_style([start[0] for start in starts if start])
-    entries: list[_Entry] = []
-    ahead = others = 0
-    for line, start in zip(lines, starts, strict=True):
-        if start and start[0].style == style:
-            entries.append(_Entry(start[0], [start[1]], line))
-        elif entries:
-            entries[-1].lines.append(line)
-            others += bool(start)
-        else:
-            ahead += bool(line.strip())
-    said = {
-        "lines before the first message, which are left out": ahead,
-        "dated lines in another style than the others', which are taken as text": others,
-    }
-    return entries, [f"{what}: {count}" for what, count in said.items() if count]
-
-
-def _rejoin(entries: list[_Entry], order: str) -> list[_Entry]:
-    """Give lines whose stamp is no date in the file's order back to the message before them."""
-    kept: list[_Entry] = []
-    for entry in entries:
-        if moment(entry.stamp, order) or not kept:
-            kept.append(entry)
-        else:
-            kept[-1].lines.extend([entry.raw, *entry.lines[1:]])
-    return kept
-
-
-def _turn(line: str, long_names: Container[str] = ()) -> tuple[str, str] | None:
+def _turn(line: str, prefixes: Container[str] = ()) -> tuple[str, str] | None:
     """Name and text of a message's first line; None for what WhatsApp wrote."""
     name, *rest = COLON.split(line, maxsplit=1)
-    if not rest or not is_name(name, line):
+    if not rest or not _is_name(name, line):
         return None
-    if name not in long_names:
+    if name not in prefixes:
         return name, rest[0]
     turn = _turn(rest[0])
     return turn and (f"{name}: {turn[0]}", turn[1])
 
 
-def _names_with_colons(entries: list[_Entry]) -> set[str]:
-    """Prefixes that are no whole name: `Team`, where every message goes on `Team: Anna: `."""
+def _prefixes(entries: list[_Entry]) -> set[str]:
+    """What is no whole name: `Team`, where every message continues `Team: Anna: `.
+
+    So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
+    and in all of them but for system lines.
+    """
     rests: dict[str, list[str]] = {}
     for entry in entries:
-        turn = _turn(entry.lines[0])
-        if turn:
+        if turn := _turn(entry.lines[0]):
             rests.setdefault(turn[0], []).append(turn[1])
-    return {name for name, said in rests.items() if _hold_names(said)}
+    prefixes = set()
+    for prefix, texts in rests.items():
+        found = [turn[0] for text in texts if (turn := _turn(text)) and turn[0]]
+        names = tuple({*found})
+        if 1 < len(names) <= len(found) / 2 and all(
+            text.startswith(names) or SYSTEM.search(text) for text in texts
+        ):
+            prefixes.add(prefix)
+    return prefixes
 
 
-def _hold_names(rests: list[str]) -> bool:
-    """Whether names go on in all these texts, but for system lines.
-
-    So that nobody's `note: milk` becomes a name, two or more must do for twice as many messages.
-    """
-    found = [turn[0] for rest in rests if (turn := _turn(rest)) and turn[0]]
-    names = tuple({*found})
-    return 1 < len(names) <= len(found) / 2 and all(
-        rest.startswith(names) or SYSTEM.search(rest) for rest in rests
-    )
-
-
-def _message(entry: _Entry, order: str, long_names: set[str]) -> Message | None:
-    turn = _turn(entry.lines[0], long_names)
+def _message(entry: _Entry, order: str, prefixes: set[str]) -> Message | None:
+    turn = _turn(entry.lines[0], prefixes)
     if not turn:
         return None
-    name, text = turn
-    whole = "\n".join([text, *entry.lines[1:]])
-    if is_system(whole):
+    whole = "\n".join([turn[1], *entry.lines[1:]])
+    if _is_system(whole):
         return None
     said = clean(whole)
-    name = re.sub(rf"[{EDGES}]", "", name).strip().removeprefix("~").strip()
-    return Message(moment(entry.stamp, order), name, said) if said and name else None
+    name = re.sub(rf"[{EDGES}]", "", turn[0]).strip().removeprefix("~").strip()
+    return Message(entry.stamp.moment(order), name, said) if said and name else None
 
 
 def clean(text: str) -> str | None:
@@ -266,8 +292,8 @@ def clean(text: str) -> str | None:
     if DELETED.fullmatch(text.replace(MARK, "").strip()):
         return None
     text = MARKED.sub(_placeholder, text).replace(MARK, "")
-    text = ATTACHED.sub(lambda found: media_word(found["file"]), text)
-    text = FILE.sub(lambda found: media_word(found["file"]), text)
+    for pattern in (ATTACHED, FILE):
+        text = pattern.sub(lambda found: media_word(found["file"]), text)
     text = ANDROID.sub(OTHER, text)
     lines = [
         IOS.sub(_placeholder, line) if IOS.fullmatch(line) else line for line in text.split("\n")
@@ -275,13 +301,13 @@ def clean(text: str) -> str | None:
     return "\n".join(lines).strip() or None
 
 
-def is_name(name: str, line: str) -> bool:
+def _is_name(name: str, line: str) -> bool:
     """Whether what a line begins with, up to its first colon, names somebody."""
     quoted = any(found.start() < len(name) < found.end() for found in QUOTED.finditer(line))
     return not (quoted or SYSTEM.search(name) or SYSTEM_END.fullmatch(line))
 
 
-def is_system(text: str) -> bool:
+def _is_system(text: str) -> bool:
     """Whether WhatsApp wrote the text that follows a name in an iPhone's export."""
     if not text.startswith(MARK):
         return False
@@ -295,76 +321,3 @@ def _placeholder(found: re.Match[str]) -> str:
     """`image omitted` becomes `<file_photo>`."""
     word = found["kind"] or found["other"]
     return next((p for p, kinds in _KINDS.items() if re.fullmatch(kinds, word, re.I)), OTHER)
-
-
-def read_start(line: str) -> tuple[Stamp, str] | None:
-    """The stamp of a line that starts a message, and what follows it; None for any other line."""
-    for number, pattern in enumerate(STARTS):
-        found = pattern.fullmatch(line)
-        if found:
-            return _stamp(found, number)
-    return None
-
-
-def find_style(stamps: list[Stamp]) -> Style:
-    """The style of the file's own stamps; others were pasted or written into a message.
-
-    The commonest wins. That of the first counts double, for a file begins with a stamp of its own.
-    """
-    counts = Counter(stamp.style for stamp in stamps)
-    counts[stamps[0].style] *= 2
-    return counts.most_common(1)[0][0]
-
-
-def find_order(stamps: list[Stamp]) -> tuple[str, str]:
-    """Which order all dates are in, and a note where that is a guess.
-
-    A year ahead tells. Else the order that makes the most of them dates wins; then the one that
-    runs back in time less often, for an export is in the order of sending. Left open, 12 hours and
-    a slash mean America.
-    """
-    if all(stamp.numbers[0] > 31 for stamp in stamps):
-        return "year first", ""
-    ranked = {name: _faults(stamps, name) for name in ("day first", "month first")}
-    if ranked["day first"] != ranked["month first"]:
-        return min(ranked, key=lambda name: ranked[name]), ""
-    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
-        return "day first", ""
-    american = all(s.style.half_day and s.style.separator == "/" for s in stamps)
-    order = "month first" if american else "day first"
-    return order, f"no date tells day from month; they are read {order}"
-
-
-def moment(stamp: Stamp, order: str) -> datetime | None:
-    """Date and time of a stamp; None where the order makes it no date."""
-    try:
-        return datetime.combine(ORDERS[order](stamp.numbers), stamp.time)
-    except ValueError:
-        return None
-
-
-def _stamp(found: re.Match[str], pattern: int) -> tuple[Stamp, str] | None:
-    first, second, third, seconds = found.group("first", "second", "third", "seconds")
-    half = found["before"] or found["after"]
-    hours = int(found["hour"])
-    if half:
-        hours = hours % 12 + (12 if AFTERNOON.fullmatch(half) else 0)
-    try:
-        clock = time(hours, int(found["minute"]), int(seconds or 0))
-    except ValueError:
-        return None
-    years = len(first) > 2, len(third) > 2
-    style = Style(pattern, found["separator"], *years, bool(seconds), bool(half))
-    return Stamp((int(first), int(second), int(third)), clock, style), found["rest"]
-
-
-def _faults(stamps: list[Stamp], order: str) -> tuple[int, int]:
-    """How many stamps are no date in this order, and how often the dates run back."""
-    times = [moment(stamp, order) for stamp in stamps]
-    dates = [when.date() for when in times if when]
-    back = sum(later < earlier for earlier, later in zip(dates, dates[1:], strict=False))
-    return times.count(None), back
-
-
-def _year(number: int) -> int:
-    return number if number > 99 else 2000 + number

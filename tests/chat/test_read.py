@@ -1,33 +1,32 @@
 """What is given is recognised: arguments, standard input, files, folders, archives, rows."""
 
+import json
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from chat import chat
 from chat.chat import dialogue_of, parse_plain
-from data_prep.prompt import read_rows
-from tests.chat.exports import FOLDER, errors, everything, notes, read, turns
+from tests.chat.fixtures import FOLDER, errors, notes, read, read_items, turns
 from tests.conftest import ROOT
-
-PLAIN = [
-    ("Hana", "did the parcel come?"),
-    ("Pete", "yes: two of them"),
-    ("", "with a dent, sadly"),
-    ("Hana", "http://example.org/claim"),
-]
 
 
 def test_plain_text_keeps_lines_without_a_name() -> None:
-    (chat,) = everything("plain.txt")
-    assert (chat.name, turns(chat.messages)) == ("plain", PLAIN)
+    (found,) = read_items("plain.txt")
+    assert (found.name, turns(found)) == ("plain", [
+        ("Hana", "did the parcel come?"),
+        ("Pete", "yes: two of them"),
+        ("", "with a dent, sadly"),
+        ("Hana", "http://example.org/claim"),
+    ])  # fmt: skip
 
 
 @pytest.mark.parametrize("heading", [True, False])
 def test_a_dated_line_makes_no_export(heading: bool) -> None:
     lines = (FOLDER / "plain_dated.txt").read_text().splitlines(keepends=True)
-    (chat,) = everything("-", stdin="".join(lines[not heading :]).encode())
-    assert turns(chat.messages)[heading:] == [
+    (found,) = read_items("-", stdin="".join(lines[not heading :]).encode())
+    assert turns(found)[heading:] == [
         ("Ana", "when?"),
         ("Bo", "these dates work"),
         ("", "3/4/24, 10:00 - 12:00"),
@@ -36,73 +35,68 @@ def test_a_dated_line_makes_no_export(heading: bool) -> None:
     ]
 
 
-def test_a_piece_of_an_export_is_one(tmp_path: Path) -> None:
+def test_a_piece_of_an_export_is_one() -> None:
     """Where the end of a message before it looks like a turn."""
-    path = tmp_path / "cut.txt"
-    path.write_text("note: keys\n31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: yes")
-    assert turns(read(path)[0].messages) == [("Ana", "hi"), ("Bo", "yes")]
+    text = "note: keys\n31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: yes"
+    assert turns(read("-", stdin=text.encode())[0]) == [("Ana", "hi"), ("Bo", "yes")]
 
 
 @pytest.mark.parametrize("text", ["[Ana] hi: there\nBo: yes", "{Ana} hi: there\nBo: yes"])
 def test_text_that_begins_with_a_bracket(text: str) -> None:
-    (chat,) = everything("-", stdin=text.encode())
-    assert turns(chat.messages) == [(f"{text[:5]} hi", "there"), ("Bo", "yes")]
+    (found,) = read_items("-", stdin=text.encode())
+    assert turns(found) == [(f"{text[:5]} hi", "there"), ("Bo", "yes")]
 
 
 def test_a_prepared_dialogue_comes_through_unchanged() -> None:
     """So that its prompt, and its summary, are those of eval.run."""
-    rows = [row for path in (ROOT / "data_prep/sample").glob("*.jsonl") for row in read_rows(path)]
-    assert len(rows) == 220
-    for row in rows:
-        assert dialogue_of(parse_plain(row["dialogue"], "row")) == row["dialogue"]
+    files = (ROOT / "data_prep/sample").glob("*.jsonl")
+    lines = [line for path in files for line in path.read_text("utf-8").splitlines()]
+    dialogues = [json.loads(line)["dialogue"] for line in lines]
+    assert len(dialogues) == 220
+    for dialogue in dialogues:
+        assert dialogue_of(parse_plain(dialogue, "row")) == dialogue
 
 
-def test_argument() -> None:
-    for given in ("Ana: hi\nBo: yes", "Ana: hi\\nBo: yes"):
-        (chat,) = everything(given)
-        assert (chat.name, turns(chat.messages)) == ("", [("Ana", "hi"), ("Bo", "yes")])
-    assert turns(read("Ana: " + "long " * 2000)[0].messages)[0][0] == "Ana"
+@pytest.mark.parametrize("given", ["Ana: hi\nBo: yes", "Ana: hi\\nBo: yes"])
+def test_argument(given: str) -> None:
+    (found,) = read_items(given)
+    assert (found.name, turns(found)) == ("", [("Ana", "hi"), ("Bo", "yes")])
+    assert turns(read(f"{given} {'long ' * 2000}")[0])[0] == ("Ana", "hi")
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "whatsapp_ios_gb.txt", "telegram/result.json"])
 def test_standard_input_and_an_argument_are_recognised_by_their_look(name: str) -> None:
     data = (FOLDER / name).read_bytes()
-    for (chat,) in (everything("-", stdin=data), everything(data.decode("utf-8-sig"))):
-        assert turns(chat.messages) == turns(read(name)[0].messages)
+    for (found,) in (read_items("-", stdin=data), read_items(data.decode("utf-8-sig"))):
+        assert turns(found) == turns(read(name)[0])
 
 
-def test_rows_a_bad_one_is_named_and_the_rest_go_on() -> None:
+def test_a_bad_row_is_named_and_the_others_are_read() -> None:
     for found in (
-        everything("rows.jsonl"),
-        everything("-", stdin=(FOLDER / "rows.jsonl").read_bytes()),
+        read_items("rows.jsonl"),
+        read_items("-", stdin=(FOLDER / "rows.jsonl").read_bytes()),
     ):
-        chats = [item for item in found if hasattr(item, "messages")]
-        assert [(chat.id, turns(chat.messages)) for chat in chats] == [
+        chats = [item for item in found if isinstance(item, chat.Chat)]
+        assert [(one.id, turns(one)) for one in chats] == [
             ("r1", [("Edda", "is the bakery open?"), ("Tim", "till six")]),
             (3, [("Ana", "fine"), ("Uwe", "good")]),
         ]
         said = [error.split(":", 1)[1] for error in errors(found)]
         expected = [
-            "2: has no field `dialogue` (found: id, chat); name the right one with --dialogue-f",
-            "4: is not JSON (Unterminated string", "5: `dialogue` is NoneType, not text",
-            "6: holds half of a surrogate pair", "7: is empty; give a dialogue",
-            "8: is no object; each row must be like",
+            "2: has no field `dialogue` (found: id, chat)", "4: is not JSON (Unterminated string",
+            "5: `dialogue` is NoneType, not text", "6: holds half of a surrogate pair",
+            "7: is empty", "8: is no object",
         ]  # fmt: skip
         assert len(said) == len(expected)
         assert all(text.startswith(start) for text, start in zip(said, expected, strict=True))
 
 
-def test_dialogue_field() -> None:
-    found = everything("rows.jsonl", field="chat")
-    assert [chat.id for chat in read("rows.jsonl", field="chat")] == ["r2"]
-    assert "1: has no field `chat` (found: id, dialogue)" in errors(found)[0]
-
-
-def test_json_array_of_rows(tmp_path: Path) -> None:
+def test_dialogue_field_and_an_array_of_rows(tmp_path: Path) -> None:
+    assert [one.id for one in read("rows.jsonl", field="chat")] == ["r2"]
     path = tmp_path / "rows.json"
     path.write_text('[{"dialogue": "Ana: hi"}, 7]')
-    found = everything(path)
-    assert turns(found[0].messages) == [("Ana", "hi")] and found[0].id is None
+    found = read_items(path)
+    assert turns(found[0]) == [("Ana", "hi")] and found[0].id is None
     assert errors(found)[0].startswith(f"{path} row 2: is no object")
 
 
@@ -111,30 +105,17 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
     for name in ("plain.txt", "prose.txt", "whatsapp_ko.txt", "rows.jsonl"):
         (tmp_path / "b" / name).write_bytes((FOLDER / name).read_bytes())
     (tmp_path / "a.txt").write_text("Ana: hi")
+    (tmp_path / "gone.txt").symlink_to("nowhere.txt")
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
     (tmp_path / ".hidden.txt").write_text("Ana: hi")
-    found = everything(tmp_path)
-    assert [chat.name for chat in read(tmp_path)] == ["a", "plain", "r1", "3", "whatsapp_ko"]
+    found = read_items(tmp_path)
+    assert [one.name for one in read(tmp_path)] == ["a", "plain", "r1", "3", "whatsapp_ko"]
     assert f"{tmp_path}/b/prose.txt: no line is a turn of a dialogue" in errors(found)[0]
+    assert f"{tmp_path}/gone.txt: cannot be read (No such file" in errors(found)[-1]
     assert notes(found) == [f"{tmp_path}: files of other kinds, which are left out: 1"]
 
 
-def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
-    path = tmp_path / "WhatsApp Chat - Allotment.zip"
-    with zipfile.ZipFile(path, "w") as zipped:
-        zipped.write(FOLDER / "whatsapp_ios_gb.txt", "_chat.txt")
-        zipped.writestr("00000001-PHOTO.jpg", b"\xff\xd8")
-        zipped.writestr("../outside.txt", "Ana: hi")
-    assert [chat.name for chat in read(path)] == ["Allotment", "outside"]
-    assert not (tmp_path.parent / "outside.txt").exists()
-
-
-def damaged(folder: Path, name: str, data: bytes) -> str:
-    (folder / name).write_bytes(data)
-    return str(folder / name)
-
-
-@pytest.mark.parametrize(("name", "data", "what", "mend"), [
+@pytest.mark.parametrize(("name", "data", "what", "fix"), [
     ("none.txt", None, "not found", "give a file, a folder"),
     ("empty.txt", b"", "is empty", "give a dialogue with a turn a line"),
     ("prose.txt", b"Nobody spoke.", "no line is a turn", "write each as `Name: text`"),
@@ -143,27 +124,61 @@ def damaged(folder: Path, name: str, data: bytes) -> str:
     ("chat.json", b"{", "is not JSON", "export it again"),
     ("deep.json", b"[" * 100_000, "is not JSON", "export it again"),
     ("rows.jsonl", b"\n\n", "holds no message", "give another export"),
-    ("export.zip", b"PK\x03\x04 cut", "is damaged", "export or fetch it again"),
+    ("export.zip", b"PK\x03\x04 cut", "cannot be unpacked", "fetch it again"),
     ("system.txt", b"31.12.20, 21:15 - Ana hat die Gruppe verlassen",
      "holds no message that a person sent", "give another export"),
+    ("", None, "holds no file that can be read", "use .txt"),
 ])  # fmt: skip
 def test_bad_input_is_one_error(
-    tmp_path: Path, name: str, data: bytes | None, what: str, mend: str
+    tmp_path: Path, name: str, data: bytes | None, what: str, fix: str
 ) -> None:
-    given = str(tmp_path / name) if data is None else damaged(tmp_path, name, data)
-    found = everything(given)
-    (error,) = errors(found)
-    assert error.startswith(given) and what in error and mend in error and len(found) == 1
+    path = tmp_path / name
+    if data is not None:
+        path.write_bytes(data)
+    (error,) = (str(item) for item in read_items(path))
+    assert error.startswith(str(path)) and what in error and fix in error
 
 
-def test_a_file_that_cannot_be_read_among_others(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").symlink_to("nowhere.txt")
-    (tmp_path / "b.txt").write_text("Ana: hi")
-    found = everything(tmp_path)
-    assert [chat.name for chat in read(tmp_path)] == ["b"]
-    assert f"{tmp_path}/a.txt: cannot be read (No such file or directory)" in errors(found)[0]
+def zipped(folder: Path, members: dict[str, str | bytes], name: str = "export.zip") -> Path:
+    """A compressed archive with these members."""
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as written:
+        for member, text in members.items():
+            written.writestr(member, text)
+    return folder / name
 
 
-def test_folder_without_a_chat(tmp_path: Path) -> None:
-    (error,) = errors(everything(tmp_path))
-    assert "holds no file that can be read; use .txt, .json, .jsonl or .zip" in error
+def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
+    path = zipped(tmp_path, {
+        "_chat.txt": (FOLDER / "whatsapp_ios_gb.txt").read_bytes(),
+        "00000001-PHOTO.jpg": b"\xff\xd8", "../outside.txt": "Ana: hi",
+    }, "WhatsApp Chat - Allotment.zip")  # fmt: skip
+    assert [one.name for one in read(path)] == ["Allotment", "outside"]
+    assert not (tmp_path.parent / "outside.txt").exists()
+
+
+def test_zip_with_what_a_mac_adds(tmp_path: Path) -> None:
+    dark = b"\x00\x05\x16\x07\xff"
+    members = {"a/_chat.txt": b"Ana: hi", "__MACOSX/a/._chat.txt": dark, "__MACOSX/b.txt": dark}
+    (found,) = read_items(zipped(tmp_path, {**members}))
+    assert turns(found) == [("Ana", "hi")]
+
+
+def test_folders_in_folders(tmp_path: Path) -> None:
+    (found,) = read(zipped(tmp_path, {f"{'a/' * 50}chat.txt": "Ana: hi", f"{'b/' * 600}x.jpg": ""}))
+    assert turns(found) == [("Ana", "hi")]
+    deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 600}chat.txt": "Ana: hi"})
+    (error,) = errors(read_items(deep))
+    assert str(deep) in error and "too many folders one in another" in error
+
+
+def test_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
+    path = tmp_path / "chat.txt"
+    path.write_text("Ana: hi\n" * 200, "utf-8")
+    assert errors(read_items(path))[0].startswith(f"{path}: holds 1,600 bytes of text, more than 1")
+    assert [one.name for one in read("slack")] == ["nora, Sam Okoye"]
+    assert errors(read_items("slack"))[0].startswith("slack/general/2024-01-02.json: holds 1,")
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("it was unpacked"))
+    bomb = zipped(tmp_path, {"a.txt": "Ana: hi\n" * 100_000, "b.json": " " * 300_000})
+    assert bomb.stat().st_size < 10_000
+    assert errors(read_items(bomb))[0].startswith(f"{bomb}: holds 1,100,000 bytes of text")
