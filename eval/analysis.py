@@ -1,189 +1,186 @@
-"""From predictions to figures: scores with intervals, paired tests, baselines, mistakes, groups."""
+"""From predictions to scores: means with intervals, paired tests, mistakes, groups.
+
+Use: `analyse(with_baselines(systems, corpus), corpus).scores`, which is scores.json.
+"""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from eval import signature
+from eval import metrics, signature, stats
 from eval.baselines import Corpus, System, default_pairs, style
 from eval.diagnosis import MISTAKES, diagnose, groups
-from eval.metrics import F1, METRICS, PRECISION, RECALL, Scores, cores, mean_f1, score
-from eval.stats import bootstrap_interval, paired_bootstrap, paired_randomization
+from eval.metrics import F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
+from eval.scores import (
+    PRIMARY,
+    VERSION,
+    Bootstrap,
+    Comparison,
+    Group,
+    PairedTest,
+    Score,
+    Scores,
+    SystemScores,
+)
 
-SEED = 12345
 NEEDS_DIALOGUE = ("missing_speaker", "unknown_name")
 
 
-class Settings(NamedTuple):
-    """How sure the figures are to be; `workers`: processes that score, by default the cores."""
+@dataclass
+class Analysis:
+    """The scores, and what they were computed from.
 
-    resamples: int = 1000
-    permutations: int = 10_000
-    confidence: float = 0.95
-    seed: int = SEED
-    workers: int | None = None
+    By system: `values`, shape (examples, metrics), F1 or the cosine, 0 to 1; and the mistakes of
+    each example.
+    """
 
-
-class Analysis(NamedTuple):
-    """`figures` as scores.json holds them; by system, F1 per example and each one's mistakes."""
-
-    figures: dict[str, Any]
-    f1: dict[str, np.ndarray]
+    scores: Scores
+    systems: dict[str, System]
+    corpus: Corpus
+    values: dict[str, Array]
     mistakes: dict[str, list[list[str]]]
 
 
 def analyse(
     systems: dict[str, System],
     corpus: Corpus,
-    settings: Settings | None = None,
-    pairs: Sequence[tuple[str, str]] | None = None,
+    settings: Bootstrap | None = None,
+    workers: int | None = None,
+    embedding: bool = False,
 ) -> Analysis:
-    """Score and compare; `pairs` names the comparisons, default `default_pairs`."""
-    settings = settings or Settings()
-    count = len(corpus.references)
-    everything = [text for system in systems.values() for text in system.predictions]
-    all_scores = score(everything, [*corpus.references] * len(systems), settings.workers or cores())
-    scores = {name: all_scores[n * count :][:count] for n, name in enumerate(systems)}
+    """Score the systems, and compare the pairs that `default_pairs` names.
+
+    `workers` is the number of processes that score, by default that of the cores; `embedding` adds
+    the metric `similarity`.
+    """
+    settings = settings or Bootstrap()
+    # all systems together, so that processes start once and a text is embedded once
+    texts = [text for system in systems.values() for text in system.predictions]
+    references = [*corpus.references] * len(systems)
+    rouge = metrics.score(texts, references, workers or metrics.cores())
+    columns = dict(zip(METRICS, rouge[:, :, F1].T, strict=True))
+    fields = signature.scoring_fields(corpus.references)
+    if embedding:
+        columns[SIMILARITY] = metrics.similarities(texts, references)
+        fields |= {"metric": "rouge+embedding"} | metrics.similarity_fields()
+    names = list(columns)
+    of_all = np.column_stack(list(columns.values()))
+    values = dict(zip(systems, np.split(of_all, len(systems)), strict=True))
+    of_rouge = dict(zip(systems, np.split(rouge, len(systems)), strict=True))
     mistakes = {name: _mistakes(system, corpus) for name, system in systems.items()}
-    common = signature.scoring_fields(corpus.references)
-    figures = {
-        "examples": count,
-        "leaked": None if corpus.leaked is None else sum(corpus.leaked),
-        "bootstrap": {
-            "resamples": settings.resamples,
-            "permutations": settings.permutations,
-            "confidence": settings.confidence,
-            "seed": settings.seed,
-        },
-        "systems": {
-            name: _figures(system, scores[name], mistakes[name], corpus, settings, common)
+    scores = Scores(
+        version=VERSION,
+        examples=len(corpus.references),
+        leaked=None if corpus.leaked is None else sum(corpus.leaked),
+        bootstrap=settings,
+        systems={
+            name: SystemScores(
+                kind=system.kind,
+                signature=signature.line(fields | system.fields),
+                fields=fields | system.fields,
+                scores=_means(values[name], of_rouge[name], names, settings),
+                scores_without_leaked=_without_leaked(values[name], names, corpus),
+                style=style(system.predictions, corpus.references, corpus.dialogues),
+                mean_tokens=_mean(system.tokens, 2),
+                stopped=_mean(system.stopped, 4),
+                mistakes=_counts(mistakes[name], system, corpus),
+                seconds=system.seconds,
+            )
             for name, system in systems.items()
         },
-        "comparisons": [
-            compare(first, second, scores, settings)
-            for first, second in (default_pairs(systems) if pairs is None else pairs)
-        ],
-        "groups": _groups(systems, scores, corpus),
-    }
-    f1 = {name: values[:, :, F1] for name, values in scores.items()}
-    return Analysis(figures, f1, mistakes)
-
-
-def compare(
-    first: str, second: str, scores: dict[str, Scores], settings: Settings
-) -> dict[str, Any]:
-    """Second minus first: difference in percent, interval and p-values of the paired tests."""
-    one, two = scores[first][:, :, F1], scores[second][:, :, F1]
-    drawn = paired_bootstrap(one, two, settings.resamples, settings.confidence, settings.seed)
-    p_randomization = paired_randomization(one, two, settings.permutations, settings.seed)
-    rouge_l = METRICS.index("rougeL")
-    differences = two[:, rouge_l] - one[:, rouge_l]
-    return {
-        "systems": [first, second],
-        "metrics": {
-            metric: {
-                "difference": _percent(drawn.difference[n]),
-                "low": _percent(drawn.low[n]),
-                "high": _percent(drawn.high[n]),
-                "p_bootstrap": float(drawn.p[n]),
-                "p_randomization": float(p_randomization[n]),
-            }
-            for n, metric in enumerate(METRICS)
-        },
-        "better": int((differences > 0).sum()),
-        "worse": int((differences < 0).sum()),
-        "equal": int((differences == 0).sum()),
-    }
-
-
-def _figures(
-    system: System,
-    scores: Scores,
-    mistakes: list[list[str]],
-    corpus: Corpus,
-    settings: Settings,
-    common: dict[str, str],
-) -> dict[str, Any]:
-    low, high = bootstrap_interval(
-        scores[:, :, F1], settings.resamples, settings.confidence, settings.seed
+        comparisons=[_compare(pair, values, names, settings) for pair in default_pairs(systems)],
+        groups=_groups(values, names, corpus),
     )
-    means = scores.mean(axis=0)
-    fields = {**common, **system.fields}
-    looks = style(system.predictions, corpus.references, corpus.dialogues)
-    return {
-        "kind": system.kind,
-        "signature": signature.line(fields),
-        "fields": fields,
-        "scores": {
-            metric: {
-                "f1": _percent(means[n, F1]),
-                "precision": _percent(means[n, PRECISION]),
-                "recall": _percent(means[n, RECALL]),
-                "low": _percent(low[n]),
-                "high": _percent(high[n]),
-            }
-            for n, metric in enumerate(METRICS)
-        },
-        "scores_without_leaked": _without_leaked(scores, corpus),
-        "style": {name: value and round(value, 4) for name, value in looks.items()},
-        "mean_tokens": None if system.tokens is None else round(float(np.mean(system.tokens)), 2),
-        "stopped": None if system.stopped is None else round(float(np.mean(system.stopped)), 4),
-        "mistakes": {
-            name: sum(name in found for found in mistakes) if _known(name, system, corpus) else None
-            for name in MISTAKES
-        },
-        "seconds": system.seconds,
+    return Analysis(scores, systems, corpus, values, mistakes)
+
+
+def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -> dict[str, Score]:
+    low, high = stats.bootstrap_interval(values, settings)
+    means, of_rouge = values.mean(axis=0), rouge.mean(axis=0)
+    found = {
+        name: Score(f1=_percent(means[n]), low=_percent(low[n]), high=_percent(high[n]))
+        for n, name in enumerate(names)
     }
+    for n, name in enumerate(METRICS):
+        found[name].precision = _percent(of_rouge[n, PRECISION])
+        found[name].recall = _percent(of_rouge[n, RECALL])
+    return found
+
+
+def _compare(
+    pair: tuple[str, str], values: dict[str, Array], names: list[str], settings: Bootstrap
+) -> Comparison:
+    """Second minus first, by metric."""
+    one, two = (values[name] for name in pair)
+    drawn = stats.paired_bootstrap(one, two, settings)
+    p_randomization = stats.paired_randomization(one, two, settings)
+    differences = (two - one)[:, names.index(PRIMARY)]
+    return Comparison(
+        systems=pair,
+        metrics={
+            name: PairedTest(
+                difference=_percent(drawn.difference[n]),
+                low=_percent(drawn.low[n]),
+                high=_percent(drawn.high[n]),
+                p_bootstrap=drawn.p[n],
+                p_randomization=p_randomization[n],
+            )
+            for n, name in enumerate(names)
+        },
+        better=int((differences > 0).sum()),
+        worse=int((differences < 0).sum()),
+        equal=int((differences == 0).sum()),
+    )
 
 
 def _mistakes(system: System, corpus: Corpus) -> list[list[str]]:
     unknown = [None] * len(corpus.references)
-    columns = zip(
-        system.predictions,
-        corpus.references,
-        corpus.dialogues or unknown,
-        system.stopped or unknown,
-        strict=True,
-    )
+    dialogues, stopped = corpus.dialogues or unknown, system.stopped or unknown
+    columns = zip(system.predictions, corpus.references, dialogues, stopped, strict=True)
     return [diagnose(*column) for column in columns]
 
 
-def _known(mistake: str, system: System, corpus: Corpus) -> bool:
-    if mistake == "token_limit":
-        return system.stopped is not None
-    return corpus.dialogues is not None or mistake not in NEEDS_DIALOGUE
+def _counts(mistakes: list[list[str]], system: System, corpus: Corpus) -> dict[str, int | None]:
+    counts: dict[str, int | None] = {
+        name: sum(name in found for found in mistakes) for name in MISTAKES
+    }
+    if system.stopped is None:
+        counts["token_limit"] = None
+    if corpus.dialogues is None:
+        counts |= dict.fromkeys(NEEDS_DIALOGUE)
+    return counts
 
 
-def _without_leaked(scores: Scores, corpus: Corpus) -> dict[str, float] | None:
-    if corpus.leaked is None:
+def _without_leaked(
+    values: Array, names: list[str], corpus: Corpus
+) -> dict[str, int | float] | None:
+    if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = scores[~np.array(corpus.leaked, dtype=bool)]
-    if not len(kept):
-        return None
-    means = {metric: round(value, 4) for metric, value in mean_f1(kept).items()}
-    return {"examples": len(kept), **means}
+    kept = values[~np.array(corpus.leaked, dtype=bool)]
+    means = map(_percent, kept.mean(axis=0))
+    return {"examples": len(kept), **dict(zip(names, means, strict=True))}
 
 
-def _groups(
-    systems: dict[str, System], scores: dict[str, Scores], corpus: Corpus
-) -> dict[str, list[dict[str, Any]]]:
+def _groups(values: dict[str, Array], names: list[str], corpus: Corpus) -> dict[str, list[Group]]:
     if corpus.dialogues is None:
         return {}
-    rouge_l = METRICS.index("rougeL")
+    rouge_l = {name: found[:, names.index(PRIMARY)] for name, found in values.items()}
     return {
         kind: [
-            {
-                "label": label,
-                "examples": len(places),
-                "rougeL": {
-                    name: _percent(scores[name][places, rouge_l, F1].mean()) for name in systems
-                },
-            }
+            Group(
+                label=label,
+                examples=len(places),
+                rougeL={name: _percent(found[places].mean()) for name, found in rouge_l.items()},
+            )
             for label, places in bins
         ]
         for kind, bins in groups(corpus.dialogues).items()
     }
+
+
+def _mean(numbers: Sequence[float] | None, digits: int) -> float | None:
+    return None if numbers is None else round(float(np.mean(numbers)), digits)
 
 
 def _percent(value: float) -> float:

@@ -1,225 +1,211 @@
-"""The report's charts: bars, differences, length, training; each function gives one `<svg>`."""
+"""The report's charts: bars, differences, length, training; each function gives one `<svg>`.
 
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+`templates/report.css` styles them: the classes `first` (the base model), `last` (the tuned one),
+`other` and `worse` are colours, which the page has twice, for its light and its dark theme.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from eval.diagnosis import BINS
+from eval.analysis import Analysis
+from eval.diagnosis import groups
+from eval.metrics import METRICS
+from eval.scores import PRIMARY, Scores
 from eval.stats import signed
 
-INK, MUTED, RULE, FIRST, LAST, OTHER, WORSE, PAPER = (f"#0{n}0{n}0{n}" for n in range(1, 9))
-VARIABLES = {
-    INK: "ink", MUTED: "muted", RULE: "rule", FIRST: "first", LAST: "last", OTHER: "other",
-    WORSE: "worse", PAPER: "paper",
-}  # fmt: skip
-STYLE: Any = {
-    "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False,
-    "font.size": 14, "axes.labelsize": 14, "xtick.labelsize": 14, "ytick.labelsize": 14,
-    "axes.titlesize": 14, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "legend.fontsize": 14, "legend.frameon": False, "text.color": INK, "axes.labelcolor": MUTED,
-    "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": MUTED, "axes.facecolor": "none",
-    "figure.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
-    "axes.axisbelow": True, "grid.color": RULE, "grid.linewidth": 0.8, "xtick.major.size": 0,
-    "ytick.major.size": 0, "lines.linewidth": 1.8,
-}  # fmt: skip
-WIDTH, POINTS = 460, 72  # of a chart, in the SVG's units; units to matplotlib's inch
-
+WIDTH = 460  # of a chart in units; the page shows a unit as about one pixel
+LINE = 21  # height of a bar with its gap; a text is 14 units high
+LETTER = 8  # mean width of a letter, generously, for what is placed after a text
 BIN = 5  # ROUGE points, the width of a bar of the histogram
-Curve = Sequence[Sequence[float]]
+MARKED = 30  # points of a curve up to which each of them is marked
+Points = Sequence[Sequence[float]]  # [x, y] pairs
 
 
-def colours(models: Sequence[str]) -> dict[str, str]:
-    """The colour of each model: the last one is the tuned one, or the only one."""
-    return {name: LAST if name == models[-1] else FIRST for name in models}
+@dataclass
+class TrainingCurves:
+    """What training logged, as [step, value] pairs; `eval_rouge` by metric."""
+
+    loss: Points = ()
+    eval_loss: Points = ()
+    eval_rouge: dict[str, Points] = field(default_factory=dict)
 
 
-def bars(systems: Mapping[str, Any], metrics: Mapping[str, str]) -> Markup:
-    """F1 of each system with its interval, a panel for each metric (`{"rouge1": "ROUGE-1"}`)."""
-    names = list(systems)
-    paint = colours([name for name in names if systems[name]["kind"] == "model"])
-    with style():
-        figure = new_figure(len(metrics) * (21 * len(names) + 28) + 12)
-        panels = figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0]
-        for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
-            found = [systems[name]["scores"][metric] for name in names]
-            means = [one["f1"] for one in found]
-            below = [max(0.0, one["f1"] - one["low"]) for one in found]
-            above = [max(0.0, one["high"] - one["f1"]) for one in found]
-            axes.barh(names, means, 0.7, color=[paint.get(name, OTHER) for name in names])
-            for colour, width in ((PAPER, 3.6), (INK, 1.2)):  # a rim, to show on a bar as well
-                axes.errorbar(
-                    means, names, xerr=[below, above], fmt="none", color=colour,
-                    elinewidth=width, capthick=width, capsize=3 + width / 2,
-                )  # fmt: skip
-            for place, (mean, more) in enumerate(zip(means, above, strict=True)):
-                axes.text(mean + more + 1, place, f"{mean:.2f}", va="center")
-            axes.set_title(title)
-            axes.invert_yaxis()
-            axes.spines[["left", "bottom"]].set_visible(False)
-            axes.xaxis.set_visible(False)
-        top = max(one["scores"][metric]["high"] for one in systems.values() for metric in metrics)
-        panels[0].set_xlim(0, max(1.0, top) * 1.2)
-        spoken = "; ".join(
-            f"{title}: " + ", ".join(f"{n} {systems[n]['scores'][key]['f1']:.2f}" for n in names)
-            for key, title in metrics.items()
-        )
-        return inline(figure, "bars", f"Bars of the F1 in percent. {spoken}.")
+def bars(scores: Scores, titles: Mapping[str, str]) -> Markup:
+    """Each system's score with its interval, a panel for each metric (`{"rouge1": "ROUGE-1"}`)."""
+    left = LETTER * max(map(len, scores.systems)) + 10.0
+    highest = max(s.scores[metric].high for s in scores.systems.values() for metric in titles)
+    unit = (WIDTH - left - 50) / max(1.0, highest)
+    parts, y = [], 0
+    for metric, title in titles.items():
+        y += LINE
+        parts.append(_text(title, 0, y - 5, "title"))
+        for name, system in scores.systems.items():
+            y += LINE
+            score = system.scores[metric]
+            low, high = left + score.low * unit, left + score.high * unit
+            whisker = f"M{low:.1f},{y - 6}H{high:.1f}m0,-4v8M{low:.1f},{y - 10}v8"
+            parts += [
+                _text(name, left - 8, y - 1, "end"),
+                _bar(_colour(scores, name), left, y - 14, score.f1 * unit, 16),
+                _path("rim", whisker),  # of the paper's colour, to show it on the bar too
+                _path("whisker", whisker),
+                _text(f"{score.f1:.2f}", high + 7, y - 1),
+            ]
+        y += 8
+    return _svg(y, "Bars of each system's scores in percent, as in the table.", parts)
 
 
-def differences(values: Sequence[float], first: str, second: str) -> Markup:
-    """Histogram of the per-example differences, second minus first, in ROUGE points (-100..100)."""
-    starts = [start for start in range(-100, 100, BIN)]
-    counts = dict.fromkeys(starts, 0)
+def differences(result: Analysis) -> Markup:
+    """Histogram of the examples' differences in ROUGE-L, tuned minus base, in points."""
+    first, last = result.scores.models[0], result.scores.main
+    pairs = zip(_percents(result, first), _percents(result, last), strict=True)
+    values = [after - before for before, after in pairs]
+    counts: dict[int, int] = {}
     for value in values:
-        counts[min(100 - BIN, int(value // BIN) * BIN)] += 1
-    shown = [start for start in starts if counts[start]]
-    low, high = min([0, *shown]), max([0, *shown]) + BIN
-    starts = [start for start in starts if low <= start < high]
-    with style():
-        figure = new_figure(270)
-        axes = figure.subplots()
-        paint = [WORSE if start < 0 else LAST for start in starts]
-        axes.bar(starts, [counts[s] for s in starts], BIN * 0.9, align="edge", color=paint)
-        axes.axvline(0, color=INK, linewidth=1)
-        mean = fmean(values)
-        axes.axvline(mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_ylim(0, max(counts.values()) * 1.18)
-        to_left = high - mean < 0.35 * (high - low)
-        axes.annotate(
-            f"mean {signed(mean)}", (mean, 1), (-6 if to_left else 6, 0), va="top",
-            xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-            ha="right" if to_left else "left", bbox={"color": PAPER, "pad": 1},
-        )  # fmt: skip
-        axes.set_xlabel(f"ROUGE-L of {second} minus {first}, in points")
-        axes.set_ylabel("dialogues")
-        grid(axes)
-        return inline(
-            figure,
-            "differences",
-            f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {second} minus "
-            f"{first}, from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}.",
-        )
+        start = min(100 - BIN, math.floor(value / BIN) * BIN)
+        counts[start] = counts.get(start, 0) + 1
+    frame = _Frame(
+        (min(0, *counts), max(0, *counts) + BIN), (0, 1.15 * max(counts.values())), 270, "dialogues"
+    )
+    parts = frame.axes(f"ROUGE-L of {last} minus {first}, in points")
+    for start, count in counts.items():
+        (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
+        parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
+    mean = fmean(values)
+    zero, x = frame.at(0, 0)[0], frame.at(mean, 0)[0]
+    side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
+    parts += [
+        _path("whisker", f"M{zero:.1f},{frame.bottom}V{frame.top}"),
+        _path("whisker dashed", f"M{x:.1f},{frame.bottom}V{frame.top}"),
+        _text(f"mean {signed(mean)}", place, frame.top + 12, side),
+    ]
+    label = (
+        f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {last} minus {first}, "
+        f"from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}."
+    )
+    return _svg(270, label, parts)
 
 
-def by_length(
-    words: Sequence[int], scores: Mapping[str, Sequence[float]], groups: Sequence[Mapping[str, Any]]
-) -> Markup:
-    """ROUGE-L in percent against the words of the dialogue: each example, and each group's mean."""
-    paint = colours(list(scores))
-    places = [max(1, count) for count in words]  # the axis is logarithmic
-    middles = _middles(places)
-    with style():
-        figure = new_figure(320)
-        axes = figure.subplots()
-        for (name, values), mark in zip(scores.items(), "soD^v", strict=False):
-            axes.plot(
-                places, values, mark, color=paint[name], alpha=0.3, markersize=4.5,
-                markeredgewidth=0, zorder=1,
-            )  # fmt: skip
-            means = [group["rougeL"][name] for group in groups]
-            xs = [middles[group["label"]] for group in groups]
-            axes.plot(
-                xs, means, f"{mark}-", color=paint[name], markersize=8, markeredgecolor=PAPER,
-                linewidth=2.4, label=name,
-            )  # fmt: skip
-        axes.set_xscale("log")
-        ticks = [n for n in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)]
-        low, high = min(places) * 0.9, max(places) * 1.1
-        axes.set_xlim(low, high)
-        axes.set_xticks([n for n in ticks if low <= n <= high] or [places[0]])
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(0, 102)
-        axes.set_xlabel("words of the dialogue")
-        axes.set_ylabel("ROUGE-L")
-        grid(axes)
-        figure.legend(loc="outside upper left", ncols=len(scores))
-        spoken = "; ".join(
-            f"{group['label']} words: "
-            + ", ".join(f"{name} {group['rougeL'][name]:.2f}" for name in scores)
-            for group in groups
-        )
-        return inline(figure, "length", f"ROUGE-L against the dialogue's length. Means: {spoken}.")
+def by_length(result: Analysis) -> Markup:
+    """ROUGE-L against the words of the dialogue: each example, and the mean of each group."""
+    dialogues = result.corpus.dialogues or []
+    words = [max(1, len(dialogue.split())) for dialogue in dialogues]  # 1: the axis is logarithmic
+    logs = [math.log10(count) for count in words]
+    frame = _Frame((min(logs) - 0.05, max(logs) + 0.05), (0, 100), 320, "ROUGE-L")
+    ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
+    shown = {math.log10(n): str(n) for n in ticks if min(words) <= n <= max(words)}
+    parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
+    colours = {name: _colour(result.scores, name) for name in result.scores.models}
+    lines = frame.legend(colours)
+    for name, colour in colours.items():
+        values = _percents(result, name)
+        means = [
+            (math.log10(median(words[n] for n in places)), fmean(values[n] for n in places))
+            for _, places in groups(dialogues)["words"]
+        ]
+        parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
+        lines += [frame.line(means, colour), frame.dots(means, f"big {colour}")]
+    return _svg(320, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
 
 
-def curves(series: Mapping[str, Curve], name: str, ylabel: str) -> Markup:
+def curves(series: Mapping[str, Points], ylabel: str) -> Markup:
     """Lines of values by training step; a short one has its points marked; empty ones left out."""
-    drawn = {label: curve for label, curve in series.items() if curve}
-    with style():
-        figure = new_figure(270)
-        axes = figure.subplots()
-        looks = [(LAST, "-", "o"), (FIRST, "--", "s"), (INK, ":", "D"), (OTHER, "-.", "^")]
-        for place, (label, curve) in enumerate(drawn.items()):
-            colour, line, mark = looks[place % len(looks)]
-            axes.plot(
-                [point[0] for point in curve], [point[1] for point in curve], line,
-                color=colour, label=label, marker=mark if len(curve) <= 30 else None, markersize=5,
-            )  # fmt: skip
-        axes.set_xlabel("step")
-        axes.set_ylabel(ylabel)
-        grid(axes)
-        figure.legend(loc="outside upper left", ncols=min(3, len(drawn)))
-        ends = ", ".join(f"{label} {curve[-1][1]:.4g} at the end" for label, curve in drawn.items())
-        return inline(figure, name, f"{ylabel[0].upper()}{ylabel[1:]} by training step: {ends}.")
+    drawn = {name: curve for name, curve in series.items() if curve}
+    steps, values = zip(*(point for curve in drawn.values() for point in curve), strict=True)
+    margin = 0.05 * (max(values) - min(values)) or 0.5
+    ends = (min(values) - margin, max(values) + margin)
+    frame = _Frame((min(0, *steps), max(1, *steps)), ends, 270, ylabel)
+    colours = dict(zip(drawn, ("last", "first", "ink", "other") * len(drawn), strict=False))
+    parts = frame.axes("step") + frame.legend(colours)
+    for name, curve in drawn.items():
+        parts.append(frame.line(curve, colours[name]))
+        if len(curve) <= MARKED:
+            parts.append(frame.dots(curve, colours[name]))
+    at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in drawn.items())
+    return _svg(270, f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}.", parts)
 
 
-def _middles(words: Sequence[int]) -> dict[str, float]:
-    """The median length of the dialogues in each group of BINS."""
-    found: dict[str, list[int]] = {}
-    for count in words:
-        label = next(label for label, most in BINS["words"].items() if count <= most)
-        found.setdefault(label, []).append(count)
-    return {label: median(counts) for label, counts in found.items()}
+class _Frame:
+    """Axes of a chart: the places of values, grid, labels, lines and dots."""
+
+    left, right, top = 46, WIDTH - 12, 26
+
+    def __init__(
+        self, x: tuple[float, float], y: tuple[float, float], height: int, ylabel: str
+    ) -> None:
+        self.x, self.y, self.ylabel = x, y, ylabel
+        self.bottom = height - 46
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        width, height = self.right - self.left, self.bottom - self.top
+        return self.left + across * width, self.bottom - up * height
+
+    def axes(self, xlabel: str, xticks: Mapping[float, str] | None = None) -> list[Markup]:
+        parts = [_text(self.ylabel, 0, 14, "muted")]
+        for value, label in _ticks(*self.y).items():
+            y = self.at(0, value)[1]
+            parts.append(_path("grid", f"M{self.left},{y:.1f}H{self.right}"))
+            parts.append(_text(label, self.left - 8, y + 5, "muted end"))
+        for value, label in (xticks or _ticks(*self.x)).items():
+            parts.append(_text(label, self.at(value, 0)[0], self.bottom + 20, "muted middle"))
+        middle = (self.left + self.right) / 2
+        return [*parts, _text(xlabel, middle, self.bottom + 40, "muted middle")]
+
+    def legend(self, colours: Mapping[str, str]) -> list[Markup]:
+        """Line and name of each series, right of the label of the y axis."""
+        parts, x = [], self.left + LETTER * len(self.ylabel)
+        for name, colour in colours.items():
+            parts += [_path(f"line {colour}", f"M{x},9h24"), _text(name, x + 30, 14)]
+            x += 46 + LETTER * len(name)
+        return parts
+
+    def line(self, points: Points, colour: str) -> Markup:
+        places = (self.at(*point) for point in points)
+        return _path(f"line {colour}", "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places))
+
+    def dots(self, points: Points, classes: str) -> Markup:
+        """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
+        places = (self.at(*point) for point in points)
+        return _path(f"dots {classes}", "".join(f"M{x:.1f},{y:.1f}h0" for x, y in places))
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """A context in which nobody's own matplotlibrc counts."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
-        yield
+def _percents(result: Analysis, name: str) -> list[float]:
+    return (100 * result.values[name][:, METRICS.index(PRIMARY)]).tolist()
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure, WIDTH by `height` units."""
-    return Figure((WIDTH / POINTS, height / POINTS), layout="constrained")
+def _colour(scores: Scores, name: str) -> str:
+    if name == scores.main:
+        return "last"
+    return "first" if name == scores.models[0] else "other"
 
 
-def grid(axes: Axes) -> None:
-    """Horizontal lines in place of the vertical axis."""
-    axes.grid(axis="y")
-    axes.spines["left"].set_visible(False)
+def _ticks(low: float, high: float) -> dict[float, str]:
+    """Three to six round values between two values, each with its label."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= next(factor for factor in (1, 2, 5) if (high - low) / (step * factor) < 6)
+    values = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {value: f"{value:.6g}".replace("-", "−") for value in values}
 
 
-def inline(figure: Figure, name: str, label: str) -> Markup:
-    """The figure as one `<svg>` that may stand beside others: ids its own, no style for the page.
+def _svg(height: int, label: str, parts: Sequence[Markup]) -> Markup:
+    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(WIDTH, height, label, Markup("").join(parts))
 
-    A `<style>` within inline SVG would hold for the whole page, so it is taken out.
-    """
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", metadata=nothing)
-    svg = file.getvalue()
-    box = re.search(r'viewBox="[^"]*"', svg)
-    body = svg[svg.index(">", svg.index("<svg")) + 1 :]
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)
-    body = re.sub(r" font-family: [^;\"]*;?", "", body)
-    used = set(re.findall(r"[\"(]#(\w+)[\")]", body))
-    body = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", body)
-    body = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")
-    body = re.sub(r"(\d\.\d\d)\d+", r"\1", body)
-    for colour, variable in VARIABLES.items():
-        body = body.replace(colour, f"var(--{variable})")
-    body = re.sub(r">\s+<", "><", body)
-    opening = Markup('<svg class="chart" {} role="img" aria-label="{}">')
-    return opening.format(Markup(box[0] if box else ""), label) + Markup(body.strip())
+
+def _text(text: str, x: float, y: float, classes: str = "") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(classes, x, y, text)
+
+
+def _bar(colour: str, x: float, y: float, width: float, height: float) -> Markup:
+    rect = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    return rect.format(colour, x, y, width, height)
+
+
+def _path(classes: str, d: str) -> Markup:
+    return Markup('<path class="{}" d="{}"/>').format(classes, d)

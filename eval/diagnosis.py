@@ -11,7 +11,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-MISTAKES = ("empty", "token_limit", "loop", "missing_speaker", "unknown_name")
+MISTAKES = {  # title and meaning of each
+    "empty": ("empty", "not one letter or digit"),
+    "token_limit": ("token limit", "cut off by the limit of tokens before the model stopped"),
+    "loop": ("loop", "the same four words three times, or the same sentence twice"),
+    "missing_speaker": (
+        "speaker missing",
+        "somebody who speaks is named in the reference and not in the summary",
+    ),
+    "unknown_name": ("unknown name", "a name that is in no turn of the dialogue"),
+}
 
 BINS: dict[str, dict[str, float]] = {  # label and highest number, of each kind of group
     "words": {"1-50": 50, "51-100": 100, "101-200": 200, "201-400": 400, "over 400": math.inf},

@@ -1,6 +1,5 @@
 """The report as one page that needs no network: `report.html`.
 
-Use: `html_report({"scores": ..., "examples": ..., "training": ..., "recipe_text": ...})`.
 Corpus text reaches the page through Jinja's escaping alone, and the page's policy lets no script
 run but its own.
 """
@@ -8,132 +7,31 @@ run but its own.
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval import charts
+from eval.analysis import Analysis
 from eval.baselines import BASELINES
-from eval.diagnosis import MISTAKES as DIAGNOSED
-from eval.diagnosis import speakers
-from eval.metrics import METRICS
-from eval.report import HEADERS, SIMILARITY, adapter_sentence, similarity_signatures
+from eval.diagnosis import MISTAKES, speakers
+from eval.metrics import SIMILARITY
+from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
+from eval.scores import PRIMARY, Scores
 from eval.stats import number, other_metrics, p_value, percent, signed, verdict
 
-METRIC = "rougeL"
 SNIPPET = 150  # characters of the reference in a closed example's line
-Row = dict[str, Any]
-_EDGES = re.compile(r"^\W+|\W+$")
-
-MISTAKES = {
-    "empty": ("empty", "not one letter or digit"),
-    "token_limit": ("token limit", "cut off by the limit of tokens before the model stopped"),
-    "loop": ("loop", "the same four words three times, or the same sentence twice"),
-    "missing_speaker": (
-        "speaker missing",
-        "somebody who speaks is named in the reference and not in the summary",
-    ),
-    "unknown_name": ("unknown name", "a name that stands in no turn of the dialogue"),
-}
-STYLES = {
-    "words": ("words", "mean words of a summary", ".1f"),
-    "length_ratio": ("to reference", "words of the summaries to those of the references", ".2f"),
-    "compression": ("to dialogue", "words of the summaries to those of the dialogues", ".2f"),
-    "copied_4grams": ("copied", "share of 4-grams that stand in the dialogue", ".0%"),
-}
-GROUPS = {"words": "Words", "turns": "Turns", "speakers": "Speakers"}
-Data = dict[str, Any]
 
 
-def html_report(report_data: Data) -> str:
-    """The whole page; the same data give the same bytes.
-
-    `examples` have one or two models in `predictions`, the tuned one last; `training` and
-    `recipe_text` may be None. Raises ValueError where there are no examples.
-    """
-    scores, examples = report_data["scores"], report_data["examples"]
-    if not examples:
-        raise ValueError("no examples: a report needs at least one")
-    environment = _environment()
-    script = _source(environment, "report.js")
-    models = list(examples[0]["predictions"])
-    views = example_views(examples, models)
-    return environment.get_template("report.html.j2").render(
-        scores=scores,
-        models=models,
-        headline=_headline(scores, models),
-        adapter_sentence=adapter_sentence(scores),
-        views=views,
-        choices=mistake_choices(views, models),
-        charts=_charts(scores, views, models) | _training(report_data["training"]),
-        recipe_text=report_data["recipe_text"],
-        metrics={metric: HEADERS[metric] for metric in METRICS},
-        baselines={n: text for n, text in BASELINES.items() if n in scores["systems"]},
-        mistakes=MISTAKES,
-        styles=STYLES,
-        groups=GROUPS,
-        similarity=SIMILARITY if similarity_signatures(scores) else None,
-        css=Markup(_source(environment, "report.css")),
-        sure=percent(scores["bootstrap"]["confidence"]),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
-
-
-def _headline(scores: Data, models: list[str]) -> list[str]:
-    """The verdict of the paired test of the models, then of the tuned one and the base model cut.
-
-    A report of one model compares it with the baselines, or says what it scores.
-    """
-    settings = scores["bootstrap"]
-    pairs = {tuple(pair["systems"]): pair for pair in scores["comparisons"]}
-    last = models[-1]
-    if len(models) > 1 and (pair := pairs.get((models[0], last))):
-        sentences = [verdict(pair, settings), other_metrics(pair, settings, HEADERS)]
-        cut = pairs.get(("base-cut", last))
-        return [
-            " ".join(sentences),
-            *([f"With base cut to as many words: {verdict(cut, settings)}"] if cut else []),
-        ]
-    score = scores["systems"][last]["scores"]["rougeL"]
-    own = (
-        f"{last} scores {score['f1']:.2f} ROUGE-L ({percent(settings['confidence'])} interval "
-        f"{score['low']:.2f} to {score['high']:.2f}) on {scores['examples']:,} dialogues."
-    )
-    return [own, *(verdict(pair, settings) for pair in scores["comparisons"])]
-
-
-def _charts(scores: Data, views: list[Data], models: list[str]) -> dict[str, Markup]:
-    shown = {metric: HEADERS[metric] for metric in METRICS if metric != "rougeLsum"}
-    made = {"bars": charts.bars(scores["systems"], shown)}
-    if len(models) > 1:
-        differences = [view["difference"] for view in views]
-        made["differences"] = charts.differences(differences, models[0], models[-1])
-    if groups := scores["groups"].get("words"):
-        words = [view["words"] for view in views]
-        points = {name: [view["scores"][name] for view in views] for name in models}
-        made["length"] = charts.by_length(words, points, groups)
-    return made
-
-
-def _training(training: Data | None) -> dict[str, Markup]:
-    """Charts of what training logged; none where it logged nothing."""
-    if training is None:
-        return {}
-    made = {}
-    losses = {"training": training["loss"], "validation": training["eval_loss"]}
-    if any(losses.values()):
-        made["loss"] = charts.curves(losses, "loss", "loss")
-    names = {key: HEADERS.get(key.removeprefix("eval_"), key) for key in training["eval_rouge"]}
-    rouge = {names[key]: curve for key, curve in training["eval_rouge"].items()}
-    if any(rouge.values()):
-        made["rouge"] = charts.curves(rouge, "rouge", "ROUGE on validation rows")
-    return made
-
-
-def _environment() -> Environment:
+def html_report(
+    result: Analysis, curves: charts.TrainingCurves | None, recipe_text: str | None
+) -> str:
+    """The whole page; the same data give the same bytes."""
+    scores = result.scores
     environment = Environment(
         loader=PackageLoader("eval"),
         autoescape=True,
@@ -143,46 +41,123 @@ def _environment() -> Environment:
     )
     environment.filters |= {"figure": _figure, "number": number, "signed": signed}
     environment.globals["p_value"] = p_value
-    return environment
+    templates = files("eval") / "templates"
+    script = (templates / "report.js").read_text("utf-8")
+    return environment.get_template("report.html.j2").render(
+        scores=scores,
+        headline=_headline(scores),
+        adapter_sentence=adapter_sentence(scores),
+        views=list(example_views(result)),
+        charts=_charts(result, curves),
+        recipe_text=recipe_text,
+        metrics={metric: HEADERS[metric] for metric in scores.metrics},
+        baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
+        mistakes=MISTAKES,
+        similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
+        sure=percent(scores.bootstrap.confidence),
+        css=Markup((templates / "report.css").read_text("utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
 
 
-def _source(environment: Environment, name: str) -> str:
-    """A file beside the template, as it stands."""
-    if environment.loader is None:
-        raise ValueError("the environment has no loader")
-    return environment.loader.get_source(environment, name)[0]
+def _headline(scores: Scores) -> list[str]:
+    """The verdict of the paired test of base and tuned, then of tuned and the base model cut.
 
-
-def _figure(value: float | None, form: str) -> str:
-    """A dash where nothing is known."""
-    return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")
-
-
-def example_views(examples: list[Row], models: list[str]) -> list[Row]:
-    """What the template shows of each example, in their order; scores in percent.
-
-    `difference` is last model minus first in ROUGE-L points, None where there is one model.
+    A report of one model says what it scores, and compares it with the baselines.
     """
-    return [_view(example, place, models) for place, example in enumerate(examples)]
+    settings, main = scores.bootstrap, scores.main
+    pairs = {pair.systems: pair for pair in scores.comparisons}
+    if pair := pairs.get((scores.models[0], main)):
+        sentences = [f"{verdict(pair, settings)} {other_metrics(pair, settings, HEADERS)}"]
+        if cut := pairs.get(("base-cut", main)):
+            sentences.append(f"With base cut to as many words: {verdict(cut, settings)}")
+        return sentences
+    score = scores.systems[main].scores[PRIMARY]
+    own = (
+        f"{main} scores {score.f1:.2f} ROUGE-L ({percent(settings.confidence)} interval "
+        f"{score.low:.2f} to {score.high:.2f}) on {scores.examples:,} dialogues."
+    )
+    return [own, *(verdict(pair, settings) for pair in scores.comparisons)]
 
 
-def mistake_choices(views: list[Row], models: list[str]) -> list[tuple[str, list[Row]]]:
-    """For the filter: each model's mistakes that occur, with the key and number of examples."""
-    counts: dict[str, int] = {}
-    for view in views:
-        for key in view["keys"]:
-            counts[key] = counts.get(key, 0) + 1
-    return [
-        (model, found)
-        for n, model in enumerate(models)
-        if (
-            found := [
-                {"key": key, "name": name, "examples": counts[key]}
-                for name in DIAGNOSED
-                if (key := f"{n}:{name}") in counts
-            ]
+def _charts(result: Analysis, curves: charts.TrainingCurves | None) -> dict[str, Markup]:
+    scores = result.scores
+    shown = {metric: HEADERS[metric] for metric in scores.metrics if metric != "rougeLsum"}
+    drawn = {"bars": charts.bars(scores, shown)}
+    if scores.main != scores.models[0]:
+        drawn["differences"] = charts.differences(result)
+    if scores.groups:
+        drawn["length"] = charts.by_length(result)
+    if curves and (curves.loss or curves.eval_loss):
+        losses = {"training": curves.loss, "validation": curves.eval_loss}
+        drawn["loss"] = charts.curves(losses, "loss")
+    if curves and curves.eval_rouge:
+        rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
+        drawn["rouge"] = charts.curves(rouge, "ROUGE on validation rows")
+    return drawn
+
+
+@dataclass
+class OutputView:
+    """A model's summary of an example as the page shows it; `scores` in percent by metric."""
+
+    name: str
+    text: Markup
+    scores: dict[str, float]
+    tokens: int | None
+    stopped: bool | None
+    mistakes: list[str]
+
+
+@dataclass
+class ExampleView:
+    """An example as the page shows it; scores are ROUGE-L in percent.
+
+    `score` is the tuned model's, `difference` that minus the base model's, None with one model.
+    """
+
+    id: str
+    leaked: bool
+    words: int
+    snippet: str
+    dialogue: Markup
+    reference: Markup
+    outputs: list[OutputView]
+    score: float
+    difference: float | None
+
+
+def example_views(result: Analysis) -> Iterator[ExampleView]:
+    """The examples in their order."""
+    corpus, models, main = result.corpus, result.scores.models, result.scores.main
+    dialogues = corpus.dialogues or [""] * len(corpus.references)
+    for place, (reference, dialogue) in enumerate(zip(corpus.references, dialogues, strict=True)):
+        outputs = {}
+        for name in models:
+            system = result.systems[name]
+            values = (100 * result.values[name][place]).tolist()
+            outputs[name] = OutputView(
+                name,
+                marked(system.predictions[place], reference),
+                dict(zip(result.scores.metrics, values, strict=True)),
+                system.tokens[place] if system.tokens else None,
+                system.stopped[place] if system.stopped else None,
+                result.mistakes[name][place],
+            )
+        score = outputs[main].scores[PRIMARY]
+        words = " ".join(reference.split())
+        yield ExampleView(
+            id=corpus.ids[place] if corpus.ids else str(place + 1),
+            leaked=bool(corpus.leaked and corpus.leaked[place]),
+            words=len(dialogue.split()),
+            snippet=words if len(words) <= SNIPPET else words[:SNIPPET].rstrip() + "…",
+            dialogue=chat(dialogue),
+            reference=marked(reference, result.systems[main].predictions[place]),
+            outputs=list(outputs.values()),
+            score=score,
+            difference=None if main == models[0] else score - outputs[models[0]].scores[PRIMARY],
         )
-    ]
 
 
 def marked(text: str, other: str) -> Markup:
@@ -205,55 +180,21 @@ def marked(text: str, other: str) -> Markup:
     return Markup("").join([*parts, escape(text[end:])])
 
 
+def _key(word: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", word).casefold() or word
+
+
 def chat(dialogue: str) -> Markup:
-    """The dialogue as it stands, the names of those who speak in bold."""
+    """The dialogue with the names of its speakers in bold."""
     names = set(speakers(dialogue))
     lines = []
     for line in dialogue.splitlines():
-        name, colon, rest = line.partition(":")
-        if colon and name.strip() in names:
-            lines.append(Markup("<b>{}:</b>{}").format(name, rest))
-        else:
-            lines.append(escape(line))
+        name, _, rest = line.partition(":")
+        bold = name.strip() in names and name != line
+        lines.append(Markup("<b>{}:</b>{}").format(name, rest) if bold else escape(line))
     return Markup("\n").join(lines)
 
 
-def _view(example: Row, place: int, models: list[str]) -> Row:
-    made, reference = example["predictions"], example["reference"]
-    scores = {name: 100 * made[name]["f1"][METRIC] for name in models}
-    last = models[-1]
-    return {
-        "place": place,
-        "id": str(example["id"]),
-        "leaked": bool(example["leaked"]),
-        "words": len(example["dialogue"].split()),
-        "snippet": _shortened(reference),
-        "dialogue": chat(example["dialogue"]),
-        "reference": marked(reference, made[last]["text"]),
-        "predictions": [_prediction(name, made[name], reference) for name in models],
-        "scores": scores,
-        "score": scores[last],
-        "difference": scores[last] - scores[models[0]] if len(models) > 1 else None,
-        "keys": [f"{n}:{wrong}" for n, m in enumerate(models) for wrong in made[m]["mistakes"]],
-    }
-
-
-def _prediction(name: str, made: Row, reference: str) -> Row:
-    return {
-        "name": name,
-        "text": marked(made["text"], reference),
-        "empty": not made["text"].strip(),
-        "f1": {metric: 100 * value for metric, value in made["f1"].items()},
-        "tokens": made["tokens"],
-        "stopped": made["stopped"],
-        "mistakes": made["mistakes"],
-    }
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= SNIPPET else text[:SNIPPET].rstrip() + "…"
-
-
-def _key(word: str) -> str:
-    return _EDGES.sub("", word).casefold() or word
+def _figure(value: float | None, form: str) -> str:
+    """A dash where nothing is known."""
+    return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")

@@ -1,140 +1,135 @@
-"""The report in short: `report.md`, and its tables for the terminal."""
+"""The short report, `report.md`, and its tables for the terminal and the model card."""
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
+from eval.analysis import Analysis
 from eval.baselines import BASELINES
-from eval.metrics import METRICS
+from eval.metrics import SIMILARITY
+from eval.scores import PRIMARY, Score, Scores
 from eval.stats import verdict
 
-HEADERS = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
-PAIR_COLUMNS = "difference | interval | p bootstrap | p randomisation | better | worse"
-SIMILARITY = (
-    "Cosine of the embeddings of summary and reference, times 100, mean over the dialogues. It "
-    "tells whether they speak of the same things, not whether the summary is true."
+HEADERS = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    SIMILARITY: "similarity",
+}
+ABOUT_SIMILARITY = (
+    "Similarity: cosine of the embeddings of summary and reference, times 100, mean over the "
+    "dialogues. It shows whether both have the same subject, not whether the summary is true."
 )
 SIDE_BY_SIDE = 10
-Row = dict[str, Any]
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Markdown table: F1 in percent with its interval, a row a system, and the models' gain."""
-    columns = [*HEADERS.values(), "words", "stopped"]
-    lines = [f"| system | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name, system in figures["systems"].items():
-        cells = [_with_interval(system["scores"][metric]) for metric in METRICS]
-        cells.append(_number(system["style"]["words"], ".1f"))
-        cells.append(_number(system["stopped"], ".0%"))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    for pair in figures["comparisons"]:
-        if pair["systems"] == ["base", "tuned"]:
-            gains = [f"{pair['metrics'][metric]['difference']:+.2f}" for metric in METRICS]
-            lines.append(f"| tuned - base | {' | '.join(gains)} | | |")
-    return "\n".join(lines)
-
-
-def comparison_table(figures: dict[str, Any], metric: str = "rougeL") -> str:
-    """Markdown table of the paired tests of one metric, a row a pair."""
-    lines = [f"| {HEADERS[metric]} | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
-    for pair in figures["comparisons"]:
-        lines.append(_pair_row(pair["systems"], pair["metrics"][metric], pair))
-    return "\n".join(lines)
-
-
-def similarity_tables(figures: dict[str, Any]) -> list[str]:
-    """Markdown tables of the similarity of embeddings, of systems and of pairs; [] without it."""
-    systems = {n: s["similarity"] for n, s in figures["systems"].items() if "similarity" in s}
-    if not systems:
-        return []
-    lines = ["| system | similarity |", "|---|---:|"]
-    for name, found in systems.items():
-        lines.append(f"| {name} | {_with_interval({**found, 'f1': found['mean']})} |")
-    tests = {tuple(pair["systems"]): pair["similarity"] for pair in figures["comparisons"]}
-    if not tests:
-        return ["\n".join(lines)]
-    pairs = [f"| similarity | {PAIR_COLUMNS} |", "|---|---:|---:|---:|---:|---:|---:|"]
-    pairs += [_pair_row(names, test, test) for names, test in tests.items()]
-    return ["\n".join(lines), "\n".join(pairs)]
-
-
-def similarity_signatures(figures: dict[str, Any]) -> dict[str, str]:
-    """The signature of each model's similarity; {} where it was not asked for."""
-    systems = figures["systems"].items()
-    return {
-        name: system["similarity"]["signature"]
-        for name, system in systems
-        if "similarity" in system and system["kind"] == "model"
-    }
-
-
-def mistake_table(figures: dict[str, Any]) -> str:
-    """Markdown table: in how many examples each mistake was found, a row a system."""
-    systems = figures["systems"]
-    names = list(next(iter(systems.values()))["mistakes"])
-    heads = " | ".join(name.replace("_", " ") for name in names)
-    lines = [f"| system | {heads} |", "|---|" + "---:|" * len(names)]
-    for name, system in systems.items():
-        counts = " | ".join(_number(system["mistakes"][mistake], "d") for mistake in names)
-        lines.append(f"| {name} | {counts} |")
-    return "\n".join(lines)
-
-
-def leaked_table(figures: dict[str, Any]) -> str:
-    """Markdown table of F1 without the leaked dialogues; "" where there are none, or all are."""
-    kept = {n: s["scores_without_leaked"] for n, s in figures["systems"].items()}
-    if not figures["leaked"] or None in kept.values():
-        return ""
-    lines = [f"| system | {' | '.join(HEADERS.values())} |", "|---|" + "---:|" * len(HEADERS)]
-    for name, means in kept.items():
-        lines.append(f"| {name} | {' | '.join(f'{means[m]:.2f}' for m in METRICS)} |")
-    return "\n".join(lines)
-
-
-def report(scores: dict[str, Any], examples: list[Row]) -> str:
-    """The whole report in Markdown: tables, how it was scored, ten dialogues side by side.
-
-    `examples`: `{"id", "dialogue", "reference", "predictions": {model: {"text"}}}` each.
-    """
-    settings = scores["bootstrap"]
-    parts = [
-        f"# {scores['recipe']}: {scores['examples']} {scores['split']} dialogues",
-        table(scores),
-        f"ROUGE F1 in percent, mean over the dialogues [{settings['confidence']:.0%} interval by "
-        f"{settings['resamples']} bootstrap resamples]. "
-        + "; ".join(f"{n}: {text}" for n, text in BASELINES.items() if n in scores["systems"])
-        + ".",
-    ]
-    if scores["comparisons"]:
-        parts.insert(1, verdict(scores["comparisons"][0], settings))
-        parts += ["## Paired tests", comparison_table(scores)]
-    if similarity := similarity_tables(scores):
-        parts += ["## Similarity of embeddings", SIMILARITY, *similarity]
-        parts += [
-            "\n".join(f"- {n}: `{text}`" for n, text in similarity_signatures(scores).items())
+def table(scores: Scores) -> str:
+    """Markdown table: each metric with its interval, a row a system, and the models' gain."""
+    rows = [
+        [
+            name,
+            *(_with_interval(score) for score in system.scores.values()),
+            _number(system.style.words, ".1f"),
+            _number(system.stopped, ".0%"),
         ]
+        for name, system in scores.systems.items()
+    ]
+    for pair in scores.comparisons:
+        if pair.systems == ("base", "tuned"):
+            gains = [f"{test.difference:+.2f}" for test in pair.metrics.values()]
+            rows.append(["tuned - base", *gains, "", ""])
+    return _markdown(["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], rows)
+
+
+def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
+    """Markdown table of the paired tests of one metric, a row a pair; of ROUGE-L with counts."""
+    counts = ["better", "worse"] if metric == PRIMARY else []
+    rows = []
+    for pair in scores.comparisons:
+        test = pair.metrics[metric]
+        row = [
+            f"{pair.systems[1]} - {pair.systems[0]}",
+            f"{test.difference:+.2f}",
+            f"{test.low:+.2f} to {test.high:+.2f}",
+            *(
+                f"{p:.4f}" if p >= 0.001 else "< 0.001"
+                for p in (test.p_bootstrap, test.p_randomization)
+            ),
+        ]
+        rows.append(row + ([str(pair.better), str(pair.worse)] if counts else []))
+    titles = [HEADERS[metric], "difference", "interval", "p bootstrap", "p randomisation"]
+    return _markdown(titles + counts, rows)
+
+
+def terminal_tables(scores: Scores) -> str:
+    """The table of the systems and those of the paired tests, where there are any."""
+    return "\n".join([table(scores), *_comparisons(scores)])
+
+
+def mistake_table(scores: Scores) -> str:
+    """Markdown table: in how many examples each mistake was found, a row a system."""
+    names = list(next(iter(scores.systems.values())).mistakes)
+    rows = [
+        [name, *(_number(system.mistakes[mistake], "d") for mistake in names)]
+        for name, system in scores.systems.items()
+    ]
+    return _markdown(["system", *(name.replace("_", " ") for name in names)], rows)
+
+
+def leaked_table(scores: Scores) -> str:
+    """Markdown table of the scores without the leaked dialogues; "" if none or all are leaked."""
+    kept = {name: system.scores_without_leaked for name, system in scores.systems.items()}
+    if not scores.leaked or None in kept.values():
+        return ""
+    rows = [
+        [name, *(f"{means[metric]:.2f}" for metric in scores.metrics)]
+        for name, means in kept.items()
+        if means
+    ]
+    return _markdown(["system", *(HEADERS[metric] for metric in scores.metrics)], rows)
+
+
+def report(result: Analysis) -> str:
+    """The whole report in Markdown: tables, how it was scored, ten dialogues side by side."""
+    scores = result.scores
+    settings = scores.bootstrap
+    baselines = [f"{name}: {text}" for name, text in BASELINES.items() if name in scores.systems]
+    parts = [f"# {scores.recipe}: {scores.examples} {scores.split} dialogues"]
+    if scores.comparisons:
+        parts.append(verdict(scores.comparisons[0], settings))
+    parts += [
+        table(scores),
+        f"ROUGE F1 in percent, mean over the dialogues [{settings.confidence:.0%} interval by "
+        f"{settings.resamples} bootstrap resamples]. {'; '.join(baselines)}.",
+    ]
+    if SIMILARITY in scores.metrics:
+        parts.append(ABOUT_SIMILARITY)
+    if scores.comparisons:
+        parts += ["## Paired tests", *_comparisons(scores)]
     if leaked := leaked_table(scores):
-        head = f"## Without the {scores['leaked']} dialogues that also stand in the training source"
+        head = f"## Without the {scores.leaked} dialogues that are in the training source too"
         parts += [head, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
-    parts += [f"- {name}: `{s['signature']}`" for name, s in scores["systems"].items()]
-    parts += [f"- {sentence}" for sentence in [adapter_sentence(scores)] if sentence]
+    parts += [f"- {name}: `{system.signature}`" for name, system in scores.systems.items()]
+    if sentence := adapter_sentence(scores):
+        parts.append(f"- {sentence}")
     parts.append("## Side by side")
-    step = max(1, len(examples) // SIDE_BY_SIDE)
-    parts += [_example(example) for example in examples[::step][:SIDE_BY_SIDE]]
+    step = max(1, scores.examples // SIDE_BY_SIDE)
+    places = range(0, scores.examples, step)[:SIDE_BY_SIDE]
+    parts += [_example(result, place) for place in places]
     return "\n\n".join(parts) + "\n"
 
 
-def adapter_sentence(scores: dict[str, Any]) -> str:
-    """What is to be said of an adapter that is not known to be what the recipe trains; else ""."""
-    adapter = scores.get("adapter")
-    if not adapter or adapter["trained_otherwise"] == []:
+def adapter_sentence(scores: Scores) -> str:
+    """How an adapter differs from what the recipe trains; "" where it does not."""
+    adapter = scores.adapter
+    if not adapter or adapter.trained_otherwise == []:
         return ""
-    if adapter["trained_otherwise"] is None:
-        return f"The adapter of {adapter['folder']} has no run.json: how it was trained is unknown."
-    changed = "; ".join(adapter["trained_otherwise"])
+    if adapter.trained_otherwise is None:
+        return f"The adapter of {adapter.folder} has no run.json: how it was trained is unknown."
+    changed = "; ".join(adapter.trained_otherwise)
     return (
-        f"The adapter of {adapter['folder']} was trained otherwise than recipe {scores['recipe']} "
+        f"The adapter of {adapter.folder} was trained otherwise than recipe {scores.recipe} "
         f"says: {changed}."
     )
 
@@ -146,33 +141,33 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _pair_row(names: Sequence[str], test: Row, counts: Row) -> str:
-    first, second = names
-    return (
-        f"| {second} - {first} | {test['difference']:+.2f} | "
-        f"{test['low']:+.2f} to {test['high']:+.2f} | "
-        f"{_p(test['p_bootstrap'])} | {_p(test['p_randomization'])} | "
-        f"{counts['better']} | {counts['worse']} |"
-    )
+def _comparisons(scores: Scores) -> list[str]:
+    metrics = [metric for metric in (PRIMARY, SIMILARITY) if metric in scores.metrics]
+    return [comparison_table(scores, metric) for metric in metrics if scores.comparisons]
 
 
-def _with_interval(score: dict[str, float]) -> str:
-    return f"{score['f1']:.2f} [{score['low']:.2f}, {score['high']:.2f}]"
+def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in (titles, *rows)]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(titles) - 1), *lines[1:]])
+
+
+def _with_interval(score: Score) -> str:
+    return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _p(value: float) -> str:
-    return f"{value:.4f}" if value >= 0.001 else "< 0.001"
-
-
-def _example(example: Row) -> str:
-    rows = [f"| reference | {_cell(example['reference'])} |"]
-    rows += [f"| {name} | {_cell(made['text'])} |" for name, made in example["predictions"].items()]
-    head = [f"### {_cell(example['id'])}", "", fenced(example["dialogue"]), ""]
-    return "\n".join([*head, "| | summary |", "|---|---|", *rows])
+def _example(result: Analysis, place: int) -> str:
+    corpus = result.corpus
+    rows = [["reference", _cell(corpus.references[place])]]
+    for name in result.scores.models:
+        rows.append([name, _cell(result.systems[name].predictions[place])])
+    lines = [f"| {name} | {text} |" for name, text in rows]
+    head = [f"### {_cell(corpus.ids[place])}", ""] if corpus.ids else []
+    head += [fenced(corpus.dialogues[place]), ""] if corpus.dialogues else []
+    return "\n".join([*head, "| | summary |", "|---|---|", *lines])
 
 
 def _cell(text: str) -> str:

@@ -6,7 +6,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,34 +15,27 @@ from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
 
-SCORING = {
-    "agg": "mean-f1",
-    "stem": "porter",
-    "tok": "a-z0-9",
-    "lsum": "lines",
-    "empty": "0",
-}
-# Settings of a comparison: the second group only where both results tell them.
+SCORING = {"agg": "mean-f1", "stem": "porter", "tok": "a-z0-9", "lsum": "lines", "empty": "0"}
+# What two results must share to be compared; the second group only where both name it.
 ALWAYS = ("metric", "n", *SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt")
-Fields = dict[str, str]
 
 
-def scoring_fields(references: Sequence[str]) -> Fields:
+def scoring_fields(references: Sequence[str]) -> dict[str, str]:
     """What every result over these references has in common."""
     return {
         "metric": "rouge",
         "n": str(len(references)),
         **SCORING,
-        "refs": digest(references),
+        "refs": _hash(list(references))[:8],
         "rouge_score": version("rouge_score"),
         "numpy": version("numpy"),
         "commit": commit(),
     }
 
 
-def generation_fields(key: dict[str, Any], packages: bool = True) -> Fields:
-    """What is known of a model's predictions from the key under which they were made.
+def generation_fields(key: dict[str, Any], packages: bool = True) -> dict[str, str]:
+    """What the key of a model's predictions tells of them.
 
     `packages`: also name this environment's versions, if it is the one that made them.
     """
@@ -57,16 +50,15 @@ def generation_fields(key: dict[str, Any], packages: bool = True) -> Fields:
     return fields | {name: version(name) for name in made_by}
 
 
-def line(fields: Fields) -> str:
+def line(fields: dict[str, str]) -> str:
     """The signature as one line."""
     rest = (f"{name}:{value}" for name, value in fields.items() if name != "metric")
     return "|".join([fields["metric"], *rest])
 
 
-def differences(first: Fields, second: Fields) -> list[str]:
+def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
     """What matters and differs: `name: one value, another`, as the message of a refusal."""
-    names = list(ALWAYS)
-    names += [name for name in WHERE_KNOWN if name in first and name in second]
+    names = [*ALWAYS, *(name for name in WHERE_KNOWN if name in first and name in second)]
     return [
         f"{name}: {first.get(name, 'unknown')}, {second.get(name, 'unknown')}"
         for name in names
@@ -74,19 +66,13 @@ def differences(first: Fields, second: Fields) -> list[str]:
     ]
 
 
-def digest(texts: Iterable[str]) -> str:
-    """First 8 hexadecimal digits of the SHA-256 of the texts, their order included."""
-    return _hash(list(texts))[:8]
-
-
 def generation_key(
     recipe: Recipe, model: str, decoding: Decoding, data: str, adapter: Path | None
 ) -> dict[str, Any]:
     """All that decides a model's predictions; `data` is the hash of the rows."""
     config = recipe.config
-    prompt: list[Any] = [recipe.summarization.instruction]
-    prompt += [config.get(key) for key in ("chat_template", "chat_template_jinja")]
-    prompt += [config.get("special_tokens"), config.get("tokenizer_config")]
+    templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
+    prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
     if config.get("chat_template_kwargs"):
         prompt.append(config["chat_template_kwargs"])
     quantized = {"quantized": q} if (q := quantization(config)) else {}
@@ -109,7 +95,7 @@ def quantization(config: dict[str, Any]) -> str | None:
 
 def adapter_hash(folder: Path) -> str:
     """Hash of an adapter's weights and configuration."""
-    return _folder_hash(folder, ("adapter_config.json",))
+    return _folder_hash(folder, "adapter_config.json")
 
 
 def commit() -> str:
@@ -135,18 +121,18 @@ def _decoding_word(decoding: dict[str, Any]) -> str:
 def _model_hash(base_model: str, revision: str | None) -> str:
     """Hash of a local folder's weights and configuration; of a hub's model, its commit."""
     if Path(base_model).is_dir():
-        return _folder_hash(Path(base_model), ("config.json", "tokenizer.json"))
+        return _folder_hash(Path(base_model), "config.json", "tokenizer.json")
     from transformers.utils import cached_file
     from transformers.utils.hub import extract_commit_hash
 
     try:
         file = cached_file(base_model, "config.json", revision=revision)
-    except OSError:  # the loader of the model will say so, with the mend
+    except OSError:  # whoever loads the model reports this, with the fix
         return "unknown"
     return extract_commit_hash(file, None) or "unknown"
 
 
-def _folder_hash(folder: Path, others: tuple[str, ...]) -> str:
+def _folder_hash(folder: Path, *others: str) -> str:
     files = sorted(folder.glob("*.safetensors"))
     files += [folder / name for name in others if (folder / name).is_file()]
     return _hash([[file.name, sha256_of(file)] for file in files])

@@ -18,18 +18,17 @@ from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID, Decoding
 from eval.adapter import RUN, TRAINED_WITH, find_adapter
 from eval.baselines import BASELINES
-from eval.metrics import METRICS
+from eval.metrics import METRICS, SIMILARITY
 from eval.report import (
+    ABOUT_SIMILARITY,
     HEADERS,
-    SIMILARITY,
     comparison_table,
     fenced,
     leaked_table,
     mistake_table,
-    similarity_signatures,
-    similarity_tables,
     table,
 )
+from eval.scores import Scores
 from eval.signature import adapter_hash
 from eval.stats import percent, verdict
 
@@ -115,7 +114,7 @@ def model_card(
     except (LookupError, TypeError, AttributeError, UndefinedError, ValueError) as error:
         raise UserError(
             f"results/{records.recipe.name}/scores.json: has not the layout of this version "
-            f"({error}); run `python -m eval.run {records.recipe.path}` again"
+            f"({' '.join(str(error).split())}); run `python -m eval.run {records.recipe.path}` again"
         ) from error
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
@@ -177,8 +176,8 @@ def data_name(records: Records, names: Names) -> str:
 
 
 def _text(records: Records, names: Names, repo: str | None, proof: Data | None) -> str:
-    scores = records.scores
-    pairs = {tuple(pair["systems"]): pair for pair in scores["comparisons"]}
+    scores = Scores.model_validate(records.scores)
+    pairs = {pair.systems: pair for pair in scores.comparisons}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -193,30 +192,25 @@ def _text(records: Records, names: Names, repo: str | None, proof: Data | None) 
         proof=proof,
         told=records.recipe.summarization.publish,
         scores=scores,
-        tuned=scores["systems"]["tuned"],
+        tuned=scores.systems["tuned"],
         manifest=records.manifest,
         data_name=data_name(records, names),
-        verdict=verdict(pairs["base", "tuned"], scores["bootstrap"]),
-        sure=percent(scores["bootstrap"]["confidence"]),
+        verdict=verdict(pairs["base", "tuned"], scores.bootstrap),
+        sure=percent(scores.bootstrap.confidence),
         tables={
             "rouge": INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
             "tests": comparison_table(scores),
             "leaked": leaked_table(scores),
             "mistakes": mistake_table(scores),
         },
-        similarity=_similarity(scores),
-        baselines={n: text for n, text in BASELINES.items() if n in scores["systems"]},
+        similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
+        baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         settings=settings_rows(records.recipe.config, records.run),
-        training=training_rows(records.training, records.trained, scores),
+        training=training_rows(records.training, records.trained, records.scores),
         instruction=fenced(records.recipe.summarization.instruction),
-        decoding=_decoding(scores["decoding"]),
+        decoding=_decoding(scores.decoding),
         prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
     )
-
-
-def _similarity(scores: Data) -> Data | None:
-    tables, signatures = similarity_tables(scores), similarity_signatures(scores)
-    return {"what": SIMILARITY, "tables": tables, "signatures": signatures} if tables else None
 
 
 def _decoding(settings: Data) -> str:

@@ -22,16 +22,6 @@ Args:
     references: one string per example, or a list that holds one string.
 Returns: rouge1, rouge2, rougeL, rougeLsum (each line a sentence), 0 to 1.
 """
-CITATION = """\
-@inproceedings{lin-2004-rouge,
-    title = "{ROUGE}: A Package for Automatic Evaluation of Summaries",
-    author = "Lin, Chin-Yew",
-    booktitle = "Text Summarization Branches Out",
-    year = "2004",
-    url = "https://aclanthology.org/W04-1013",
-    pages = "74--81",
-}
-"""
 
 
 class SummaryRouge(evaluate.Metric):
@@ -41,10 +31,10 @@ class SummaryRouge(evaluate.Metric):
         text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
-            citation=CITATION,
+            citation="Lin, 2004, ROUGE: A Package for Automatic Evaluation of Summaries",
             inputs_description=INPUTS,
             features=datasets.Features({"predictions": text, "references": text}),
-            reference_urls=["https://github.com/google-research/google-research/tree/master/rouge"],
+            reference_urls=["https://aclanthology.org/W04-1013"],
         )
 
     def add_batch(
@@ -56,19 +46,18 @@ class SummaryRouge(evaluate.Metric):
     ) -> None:
         """Add examples; ValueError on one without exactly one string of each.
 
-        `evaluate` looks at the first example alone, and would score the list of a later one as if
-        its brackets were text.
+        `evaluate` 0.4 looks at the first example alone, and would score the list of a later one as
+        if its brackets were text.
         """
         if predictions is None or references is None:
             raise ValueError("both predictions and references are needed")
-        only = [_only(text) for text in references]
         super().add_batch(
-            predictions=[_only(text) for text in predictions], references=only, **others
+            predictions=[_only(text) for text in predictions],
+            references=[_only(text) for text in references],
+            **others,
         )
 
     def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        if not len(predictions):
-            raise ValueError("no examples: a mean needs at least one")
         means = mean_f1(score(predictions, references))
         return {metric: percent / 100 for metric, percent in means.items()}
 

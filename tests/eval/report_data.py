@@ -1,11 +1,10 @@
 """What the HTML report gets, made of the sample's own dialogues and summaries that we invent."""
 
 import json
-from typing import Any
 
-from eval.analysis import Settings, analyse
+from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.metrics import METRICS
+from eval.charts import TrainingCurves
 from tests.conftest import ROOT
 
 LIMIT = 60  # words after which the invented base model is cut off
@@ -23,25 +22,26 @@ NASTY = [
         "summary": "Ольга и 美咲 встретятся завтра в три 🎉.",
     },
 ]
-TRAINING = {
-    "loss": [[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
-    "eval_loss": [[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
-    "eval_rouge": {
-        "eval_rouge1": [[40, 38.2], [80, 41.7]],
-        "eval_rougeL": [[40, 30.1], [80, 33.4]],
-    },
-}
+TRAINING = TrainingCurves(
+    loss=[[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
+    eval_loss=[[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
+    eval_rouge={"rouge1": [[40, 38.2], [80, 41.7]], "rougeL": [[40, 30.1], [80, 33.4]]},
+)
 RECIPE = "# purpose: a test\nbase_model: models/<small>\nlora_r: 16  # & more\n"
 
 
-def report_data(
-    models: tuple[str, ...] = ("base", "tuned"), nasty: bool = True, times: int = 1
-) -> dict[str, Any]:
-    """Real scores of invented outputs; `times` repeats the rows, for a trial of size."""
-    rows = _rows(nasty, times)
+def sample(split: str = "test") -> list[dict[str, str]]:
+    """The rows of a split of the sample corpus: id, dialogue, summary."""
+    text = (ROOT / f"data_prep/sample/{split}.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
+    """Real scores of invented outputs."""
+    rows = sample() + NASTY
     texts = {
         "base": [_base(row) for row in rows],
-        "tuned": [_tuned(n, row) for n, row in _of(rows)],
+        "tuned": [_tuned(n, row) for n, row in enumerate(rows)],
     }
     systems = {
         name: System(
@@ -52,58 +52,24 @@ def report_data(
         )
         for name in models
     }
-    leaked = [n % 20 == 3 for n, _ in _of(rows)]
-    corpus = Corpus([row["summary"] for row in rows], [row["dialogue"] for row in rows], leaked)
-    result = analyse(with_baselines(systems, corpus), corpus, Settings(workers=1))
-    scores = {"recipe": "invented_recipe", "split": "test", **result.figures}
-    scores["decoding"] = {"max_new_tokens": 80, "do_sample": False}
-    scores["environment"] = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}
-    scores["commit"] = "abc1234"
-    examples = [
-        {
-            "id": row["id"],
-            "dialogue": row["dialogue"],
-            "reference": row["summary"],
-            "leaked": leaked[n],
-            "predictions": {
-                name: {
-                    "text": system.predictions[n],
-                    "tokens": (system.tokens or [])[n],
-                    "stopped": (system.stopped or [])[n],
-                    "f1": dict(zip(METRICS, result.f1[name][n].tolist(), strict=True)),
-                    "mistakes": result.mistakes[name][n],
-                }
-                for name, system in systems.items()
-            },
-        }
-        for n, row in _of(rows)
-    ]
-    return {
-        "scores": scores,
-        "examples": examples,
-        "training": TRAINING if "tuned" in models else None,
-        "recipe_text": RECIPE,
-    }
-
-
-def _rows(nasty: bool, times: int) -> list[dict[str, str]]:
-    lines = (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()
-    rows = [json.loads(line) for line in lines] + (NASTY if nasty else [])
-    return [
-        {**row, "id": row["id"] + (f"-{turn}" if turn else "")}
-        for turn in range(times)
-        for row in rows
-    ]
-
-
-def _of(rows: list[dict[str, str]]) -> list[tuple[int, dict[str, str]]]:
-    return list(enumerate(rows))
+    corpus = Corpus(
+        [row["summary"] for row in rows],
+        [row["dialogue"] for row in rows],
+        [n % 20 == 3 for n in range(len(rows))],
+        [row["id"] for row in rows],
+    )
+    result = analyse(with_baselines(systems, corpus), corpus, workers=1)
+    result.scores.recipe, result.scores.split = "invented_recipe", "test"
+    result.scores.decoding = {"max_new_tokens": 80, "do_sample": False}
+    result.scores.environment = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}
+    result.scores.commit = "abc1234"
+    return result
 
 
 def _base(row: dict[str, str]) -> str:
     """Wordy: retells the chat turn by turn until it is cut off."""
-    told = " ".join(row["dialogue"].replace(": ", " says that ").splitlines())
-    return " ".join(f"In this conversation, {told} {told}".split()[:LIMIT])
+    retold = " ".join(row["dialogue"].replace(": ", " says that ").splitlines())
+    return " ".join(f"In this conversation, {retold} {retold}".split()[:LIMIT])
 
 
 def _tuned(number: int, row: dict[str, str]) -> str:

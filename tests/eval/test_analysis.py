@@ -1,4 +1,4 @@
-"""Figures of systems: means, intervals, comparisons, baselines, mistakes, groups."""
+"""From outputs to scores.json and report.md: means, comparisons, baselines, mistakes, groups."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval.analysis import Settings, analyse
+from data_prep.errors import UserError
+from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, default_pairs, with_baselines
 from eval.metrics import METRICS, mean_f1, score
+from eval.report import comparison_table, mistake_table, report, table
+from eval.results import environment, training_curves
+from eval.scores import Scores
 from tests.conftest import ROOT
+from tests.eval.report_data import report_data, sample
 
-ROWS = [
-    json.loads(line)
-    for line in (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()
-]
+ROWS = sample()
 REFERENCES = [row["summary"] for row in ROWS]
 DIALOGUES = [row["dialogue"] for row in ROWS]
-SETTINGS = Settings(workers=1)
+RECORDED = ROOT / "results/smollm2_samsum_corpus/scores.json"
 
 
 @pytest.fixture(scope="module")
-def figures() -> dict:
+def scores() -> Scores:
     half = len(ROWS) // 2
     base = [f"{reference} And so on, and more of it." for reference in REFERENCES]
     tuned = REFERENCES[:half] + ["", *REFERENCES[half + 1 :]]
@@ -29,78 +31,166 @@ def figures() -> dict:
         "base": System(base, stopped=[False] * len(ROWS), tokens=[9] * len(ROWS)),
         "tuned": System(tuned),
     }
-    leaked = [n < 10 for n in range(len(ROWS))]
-    corpus = Corpus(REFERENCES, DIALOGUES, leaked)
-    return analyse(with_baselines(systems, corpus), corpus, SETTINGS).figures
+    corpus = Corpus(REFERENCES, DIALOGUES, [n < 10 for n in range(len(ROWS))])
+    return analyse(with_baselines(systems, corpus), corpus, workers=1).scores
 
 
-def test_scores_are_rouges_and_lie_in_their_interval(figures: dict) -> None:
-    assert list(figures["systems"]) == ["base", "tuned", "lead-3", "longest-3", "base-cut"]
-    lead = figures["systems"]["lead-3"]["scores"]
+def test_scores_are_rouges_and_lie_in_their_interval(scores: Scores) -> None:
+    assert list(scores.systems) == ["base", "tuned", "lead-3", "longest-3", "base-cut"]
+    lead = scores.systems["lead-3"].scores
     expected = mean_f1(score(["\n".join(d.splitlines()[:3]) for d in DIALOGUES], REFERENCES))
-    assert {metric: lead[metric]["f1"] for metric in METRICS} == pytest.approx(expected, abs=1e-4)
-    for system in figures["systems"].values():
-        for values in system["scores"].values():
-            assert values["low"] <= values["f1"] <= values["high"]
+    assert {metric: lead[metric].f1 for metric in METRICS} == pytest.approx(expected, abs=1e-4)
+    for system in scores.systems.values():
+        for values in system.scores.values():
+            assert values.low <= values.f1 <= values.high
 
 
-def test_an_empty_prediction_counts_with_zero(figures: dict) -> None:
-    tuned = figures["systems"]["tuned"]
-    share = 100 * (len(ROWS) - 1) / len(ROWS)
-    assert tuned["scores"]["rougeL"]["f1"] == pytest.approx(share)
-    assert tuned["mistakes"]["empty"] == 1
-    assert tuned["scores_without_leaked"]["examples"] == len(ROWS) - 10
-    assert tuned["scores_without_leaked"]["rougeL"] < tuned["scores"]["rougeL"]["f1"]
+def test_an_empty_prediction_counts_with_zero(scores: Scores) -> None:
+    tuned = scores.systems["tuned"]
+    assert tuned.scores["rougeL"].f1 == pytest.approx(100 * (len(ROWS) - 1) / len(ROWS))
+    assert tuned.mistakes["empty"] == 1
+    kept = tuned.scores_without_leaked
+    assert kept and kept["examples"] == len(ROWS) - 10
+    assert kept["rougeL"] < tuned.scores["rougeL"].f1
 
 
-def test_what_cannot_be_known_is_null_not_zero(figures: dict) -> None:
-    assert figures["systems"]["base"]["mistakes"]["token_limit"] == len(ROWS)
-    assert figures["systems"]["tuned"]["mistakes"]["token_limit"] is None
-    bare = analyse({"a": System(REFERENCES)}, Corpus(REFERENCES), SETTINGS).figures
-    assert bare["systems"]["a"]["mistakes"]["unknown_name"] is None
-    assert bare["leaked"] is None and bare["groups"] == {} and bare["comparisons"] == []
+def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
+    assert scores.systems["base"].mistakes["token_limit"] == len(ROWS)
+    assert scores.systems["tuned"].mistakes["token_limit"] is None
+    bare = analyse({"a": System(REFERENCES)}, Corpus(REFERENCES), workers=1).scores
+    assert bare.systems["a"].mistakes["unknown_name"] is None
+    assert bare.leaked is None and bare.groups == {} and bare.comparisons == []
 
 
-def test_the_base_model_cut_to_the_tuned_length_wins_the_verbosity_back(figures: dict) -> None:
+def test_the_base_model_cut_to_the_tuned_length_loses_its_verbosity(scores: Scores) -> None:
     # but for the one empty summary, each base summary is the reference with more words after it
-    cut = figures["systems"]["base-cut"]["scores"]["rougeL"]
-    assert cut["f1"] == pytest.approx(figures["systems"]["tuned"]["scores"]["rougeL"]["f1"])
-    assert figures["systems"]["base"]["style"]["length_ratio"] > 1.2
+    cut = scores.systems["base-cut"].scores["rougeL"].f1
+    assert cut == pytest.approx(scores.systems["tuned"].scores["rougeL"].f1)
+    ratio = scores.systems["base"].style.length_ratio
+    assert ratio and ratio > 1.2
 
 
-def test_comparisons_say_who_is_better_and_how_often(figures: dict) -> None:
-    pairs = {tuple(pair["systems"]): pair for pair in figures["comparisons"]}
+def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
+    pairs = {pair.systems: pair for pair in scores.comparisons}
     assert list(pairs) == [
         ("base", "tuned"), ("lead-3", "tuned"), ("longest-3", "tuned"), ("base-cut", "tuned"),
     ]  # fmt: skip
     gain = pairs["base", "tuned"]
-    assert (gain["better"], gain["worse"], gain["equal"]) == (len(ROWS) - 1, 1, 0)
-    test = gain["metrics"]["rougeL"]
-    assert test["low"] < test["difference"] < test["high"]
-    assert test["p_randomization"] < 0.01
+    assert (gain.better, gain.worse, gain.equal) == (len(ROWS) - 1, 1, 0)
+    test = gain.metrics["rougeL"]
+    assert test.low < test.difference < test.high and test.p_randomization < 0.01
     same = pairs["base-cut", "tuned"]
-    assert same["metrics"]["rougeL"]["p_randomization"] == 1.0
-    assert same["equal"] == len(ROWS)
-
-
-def test_groups_hold_every_dialogue_once(figures: dict) -> None:
-    assert set(figures["groups"]) == {"words", "turns", "speakers"}
-    for bins in figures["groups"].values():
-        assert sum(one["examples"] for one in bins) == len(ROWS)
-    mean = np.average(
-        [one["rougeL"]["tuned"] for one in figures["groups"]["turns"]],
-        weights=[one["examples"] for one in figures["groups"]["turns"]],
-    )
-    assert mean == pytest.approx(figures["systems"]["tuned"]["scores"]["rougeL"]["f1"], abs=1e-3)
+    assert same.metrics["rougeL"].p_randomization == 1.0 and same.equal == len(ROWS)
 
 
 def test_pairs_of_other_systems() -> None:
     systems = {"a": System([]), "b": System([]), "c": System([]), "lead-3": System([], "baseline")}
     assert default_pairs(systems) == [("a", "b"), ("a", "c"), ("b", "c"), ("lead-3", "c")]
+    systems = {"tuned": System([]), "merged": System([]), "lead-3": System([], "baseline")}
+    assert default_pairs(systems) == [("tuned", "merged"), ("lead-3", "tuned")]
 
 
-def test_figures_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
-    predictions = [*REFERENCES, *DIALOGUES] * 7
-    references = [*DIALOGUES, *REFERENCES] * 7
-    one, two, three = (score(predictions, references, workers) for workers in (1, 2, 3))
-    assert len(one) > 500 and np.array_equal(one, two) and np.array_equal(one, three)
+def test_groups_hold_every_dialogue_once(scores: Scores) -> None:
+    assert set(scores.groups) == {"words", "turns", "speakers"}
+    for bins in scores.groups.values():
+        assert sum(one.examples for one in bins) == len(ROWS)
+    turns = scores.groups["turns"]
+    mean = np.average([one.rougeL["tuned"] for one in turns], weights=[g.examples for g in turns])
+    assert mean == pytest.approx(scores.systems["tuned"].scores["rougeL"].f1, abs=1e-3)
+
+
+# ---- scores.json ----
+
+
+def test_scores_are_read_as_they_were_written_and_version_1_too(
+    scores: Scores, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text(scores.model_dump_json(indent=2), "utf-8")
+    assert Scores.read(path) == scores
+    assert list(json.loads(path.read_text("utf-8")).items())[0] == ("version", 2)
+    recorded = Scores.read(RECORDED)
+    assert recorded.version == 1 and recorded.systems["tuned"].scores["rougeL"].f1 == 36.2345
+    assert recorded.main == "tuned" and recorded.metrics == list(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 3}, "version: .*3 is newer than 2"),
+        ({"systems": {"base": {}}}, "systems.base.kind: "),
+        (None, "scores.json: cannot be read"),
+    ],
+)
+def test_scores_that_cannot_be_read(tmp_path: Path, change: dict | None, message: str) -> None:
+    path = tmp_path / "scores.json"
+    with pytest.raises(UserError, match="scores.json: No such file"):
+        Scores.read(path)
+    text = RECORDED.read_text("utf-8")
+    path.write_text(text[:-9] if change is None else json.dumps(json.loads(text) | change), "utf-8")
+    with pytest.raises(UserError, match=message):
+        Scores.read(path)
+
+
+# ---- report.md ----
+
+
+@pytest.fixture(scope="module")
+def result() -> Analysis:
+    return report_data()
+
+
+def test_tables_have_every_system_and_the_gain(result: Analysis) -> None:
+    base, tuned = (result.scores.systems[name] for name in ("base", "tuned"))
+    lines = table(result.scores).splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == [
+        "| base", "| tuned", "| lead-3", "| longest-3", "| base-cut", "| tuned - base",
+    ]  # fmt: skip
+    rouge_1 = base.scores["rouge1"]
+    assert f"| base | {rouge_1.f1:.2f} [{rouge_1.low:.2f}, {rouge_1.high:.2f}] |" in lines[2]
+    gain = tuned.scores["rougeL"].f1 - base.scores["rougeL"].f1
+    assert f"| tuned - base | {gain:+.2f} |" in comparison_table(result.scores)
+    counts = " | ".join(str(count) for count in base.mistakes.values())
+    assert f"| base | {counts} |" in mistake_table(result.scores)
+    assert "tuned - base" not in table(report_data(("base",)).scores)
+
+
+def test_report_shows_corpus_text_as_text_and_leaves_leaks_out() -> None:
+    corpus = Corpus(["Ann | Bob."] * 2, ["Ann: ```\n# no heading"] * 2, [True, False], ["x|y", "z"])
+    systems = {"base": System(["<script>alert(1)</script>"] * 2), "tuned": System(["Ann."] * 2)}
+    text = report(analyse(systems, corpus, workers=1))
+    assert "### x\\|y" in text and "````text\nAnn: ```\n# no heading\n" in text
+    assert "| reference | Ann \\| Bob. |" in text
+    assert "<script>" not in text and "\\<script\\>" in text
+    assert "## Without the 1 dialogues" in text
+    verdict = text.split("\n\n")[1]
+    assert "tuned" in verdict and "base" in verdict and "ROUGE-L points" in verdict
+
+
+# ---- training curves and environment ----
+
+
+def write_state(folder: Path, *history: dict[str, float]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}), "utf-8")
+
+
+def test_the_longest_history_is_that_of_the_curves(tmp_path: Path) -> None:
+    assert training_curves(tmp_path) is None
+    first, rouge = {"step": 5, "loss": 2.0}, {"step": 10, "eval_loss": 1.5, "eval_rougeL": 30.0}
+    write_state(tmp_path / "checkpoint-5", first)
+    write_state(tmp_path / "checkpoint-10", first, {"step": 10, "loss": 1.8}, rouge)
+    (tmp_path / "checkpoint-15").mkdir()
+    (tmp_path / "checkpoint-15/trainer_state.json").write_text('{"log_hist', "utf-8")
+    curves = training_curves(tmp_path)
+    assert curves and curves.loss == [[5, 2.0], [10, 1.8]] and curves.eval_loss == [[10, 1.5]]
+    assert curves.eval_rouge == {"rougeL": [[10, 30.0]]}
+    write_state(tmp_path, first, rouge, {"step": 10, "loss": 1.8}, {"step": 10, "eval_loss": 1.4})
+    curves = training_curves(tmp_path)  # what came after the last checkpoint
+    assert curves and curves.eval_loss == [[10, 1.5], [10, 1.4]]
+
+
+def test_environment_names_versions_and_no_path() -> None:
+    found = environment()
+    assert {"python", "torch", "rouge_score", "cpu"} <= found.keys()
+    assert str(Path.home()) not in str(found) and str(Path.cwd()) not in str(found)

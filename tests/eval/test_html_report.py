@@ -1,17 +1,18 @@
-"""The report's page: what stands in it, corpus text that stays text, nothing that is fetched."""
+"""The report's page: its figures, corpus text that stays text, nothing that is fetched."""
 
 import base64
 import copy
 import hashlib
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import pytest
 
+from eval.analysis import Analysis
+from eval.charts import TrainingCurves
 from eval.html_report import chat, html_report, marked
 from eval.stats import verdict
-from tests.eval.report_data import RECIPE, SCRIPT, report_data
+from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
 
 VOID = {"meta", "br", "input", "link", "img", "hr"}
 
@@ -53,13 +54,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def data() -> dict[str, Any]:
+def result() -> Analysis:
     return report_data()
 
 
 @pytest.fixture(scope="module")
-def html(data: dict[str, Any]) -> str:
-    return html_report(data)
+def html(result: Analysis) -> str:
+    return html_report(result, TRAINING, RECIPE)
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,7 @@ def test_page_is_well_formed_and_every_id_is_its_own(page: Page) -> None:
     assert page.wrong == []
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = [attributes["href"] for attributes in page.named("a") + page.named("use")]
-    assert {str(link).removeprefix("#") for link in links} <= set(ids)
+    assert {str(link["href"]).removeprefix("#") for link in page.named("a")} <= set(ids)
     labels = {attributes.get("for") for attributes in page.named("label")}
     assert {"search", "sort", "mistake"} <= labels
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
@@ -96,120 +96,89 @@ def test_nothing_is_fetched_and_no_script_runs_but_its_own(html: str, page: Page
 
 def test_corpus_text_is_text(html: str, page: Page) -> None:
     assert SCRIPT not in html and SCRIPT in page.text
-    assert "<img src=x onerror=window.pwned=2> and &lt;b&gt;." in page.text
-    assert "</script></style></div></details> & <!-- {{ 7*7 }}" in page.text
     assert not page.named("img")
     for text in (
-        'nasty"><b>1',
-        "नमस्ते",
-        "مرحبا",
-        "明日は三時に会いましょう 🎉",
-        "👋🏽",
-        "models/<small>",
-    ):
+        "<img src=x onerror=window.pwned=2> and &lt;b&gt;.",
+        "</script></style></div></details> & <!-- {{ 7*7 }}",
+        'nasty"><b>1', "नमस्ते", "مرحبا", "明日は三時に会いましょう 🎉", "👋🏽", "models/<small>",
+        "lora_r: 16 # & more",
+    ):  # fmt: skip
         assert text in page.text
-    assert page.text.count("lora_r: 16 # & more") == 1 and RECIPE.count("&") == 1
 
 
-def test_figures_of_every_system_stand_in_the_tables(data: dict[str, Any], page: Page) -> None:
-    for name, system in data["scores"]["systems"].items():
-        for score in system["scores"].values():
-            assert f"{score['f1']:.2f}[{score['low']:.2f}, {score['high']:.2f}]" in page.text
-            assert f"{score['precision']:.2f} / {score['recall']:.2f}" in page.text
-        assert f"{system['scores_without_leaked']['rougeL']:.2f}" in page.text, name
-        assert f"{system['style']['words']:.1f}" in page.text
-    for pair in data["scores"]["comparisons"]:
-        assert f"better in {pair['better']}, worse in {pair['worse']}, " in page.text
-    assert verdict(data["scores"]["comparisons"][0], data["scores"]["bootstrap"]) in "".join(
-        page.texts
-    )
-    limit = "token limitcut off by the limit of tokens before the model stopped"
-    found = [system["mistakes"]["token_limit"] for system in data["scores"]["systems"].values()]
-    counts = [f"{one}{one / 42:.1%}".replace("%", " %") for one in found[:2]]
-    assert found[2:] == [None] * 3 and f"{limit}{''.join(counts)}–––" in page.text
-    assert data["scores"]["systems"]["base"]["signature"] in page.text
+def test_scores_of_every_system_are_in_the_tables(result: Analysis, page: Page) -> None:
+    scores = result.scores
+    for system in scores.systems.values():
+        for score in system.scores.values():
+            assert f"{score.f1:.2f}[{score.low:.2f}, {score.high:.2f}]" in page.text
+            assert f"{score.precision:.2f} / {score.recall:.2f}" in page.text
+        assert system.scores_without_leaked
+        assert f"{system.scores_without_leaked['rougeL']:.2f}" in page.text
+        assert f"{system.style.words:.1f}" in page.text
+    for pair in scores.comparisons:
+        assert f"better in {pair.better}, worse in {pair.worse}, " in page.text
+    assert verdict(scores.comparisons[0], scores.bootstrap) in "".join(page.texts)
+    base, tuned = (scores.systems[name] for name in ("base", "tuned"))
+    counts = [system.mistakes["token_limit"] or 0 for system in (base, tuned)]
+    cells = "".join(f"{one}{one / 42:.1%}".replace("%", " %") for one in counts)
+    assert f"before the model stopped{cells}–––" in page.text  # the baselines have no limit
+    assert base.signature in page.text
     assert "do_sample:False" in page.text and "commit:abc1234" in page.text
 
 
-def test_charts_name_what_they_show(page: Page) -> None:
+def test_charts_name_what_they_show_in_colours_of_the_page(html: str, page: Page) -> None:
     labels = [str(attributes["aria-label"]) for attributes in page.named("svg")]
-    assert all(attributes["role"] == "img" for attributes in page.named("svg"))
     starts = ["Bars", "Histogram", "ROUGE-L against", "Loss by", "ROUGE on validation rows by"]
     assert all(label.startswith(start) for label, start in zip(labels, starts, strict=True))
     assert "validation 1.57 at the end" in labels[3]
-
-
-def test_charts_take_their_colours_from_the_page(html: str) -> None:
     drawings = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
-    assert re.findall(r"#[0-9a-f]{6}\b", drawings) == []
-    used = set(re.findall(r"var\(--([\w-]+)\)", html))
+    assert re.findall(r"#[0-9a-f]{6}\b|style=|nan|inf", drawings) == []
     light, dark = html.split("@media (prefers-color-scheme: dark)")
-    for name in used:
+    for name in set(re.findall(r"var\(--([\w-]+)\)", html)):
         assert f"--{name}:" in light and f"--{name}:" in dark.split("}")[0]
 
 
-def test_every_example_is_there_with_its_difference(data: dict[str, Any], page: Page) -> None:
+def test_every_example_is_there_with_its_difference(result: Analysis, page: Page) -> None:
     items = [a for a in page.named("details") if a.get("class") == "item"]
-    assert len(items) == len(data["examples"])
-    for item, example in zip(items, data["examples"], strict=True):
-        base, tuned = (example["predictions"][m]["f1"]["rougeL"] for m in ("base", "tuned"))
-        assert float(item["data-difference"] or "") == pytest.approx(100 * (tuned - base), abs=0.01)
-        assert ("data-leaked" in item) == example["leaked"]
-        made = enumerate(example["predictions"].values())
-        keys = [f"{n}:{name}" for n, prediction in made for name in prediction["mistakes"]]
-        assert item["data-mistakes"] == " ".join(keys)
-
-
-def test_same_data_same_bytes(data: dict[str, Any], html: str) -> None:
-    assert html_report(copy.deepcopy(data)) == html
+    rouge_l = {name: 100 * result.values[name][:, 2] for name in ("base", "tuned")}
+    assert result.corpus.leaked
+    for place, (item, leaked) in enumerate(zip(items, result.corpus.leaked, strict=True)):
+        difference = rouge_l["tuned"][place] - rouge_l["base"][place]
+        assert float(item["data-difference"] or "") == pytest.approx(difference, abs=0.01)
+        assert ("data-leaked" in item) == leaked
+        keys = [f"{m}:{name}" for m in ("base", "tuned") for name in result.mistakes[m][place]]
+        assert (item["data-mistakes"] or "").split() == keys
 
 
 def test_one_model_has_no_difference_and_no_training() -> None:
-    html = html_report(report_data(("base",)))
+    html = html_report(report_data(("base",)), None, None)
     page = Page(html)
-    assert page.wrong == []
+    assert page.wrong == [] and len(page.named("svg")) == 2
     assert "data-difference" not in html and "regressions" not in html and "minus" not in page.text
     assert 'id="training"' not in html and 'value="score up"' in html
-    assert len(page.named("svg")) == 2
     assert re.search(r"base scores \d+\.\d\d ROUGE-L \(95\xa0% interval", "".join(page.texts))
 
 
-def test_sparse_data_still_make_a_page(data: dict[str, Any]) -> None:
-    sparse = copy.deepcopy(data)
-    sparse["scores"] |= {"groups": {}, "leaked": None, "comparisons": []}
-    for system in sparse["scores"]["systems"].values():
-        system |= {"scores_without_leaked": None, "mean_tokens": None, "seconds": None}
-        system["style"] |= {"compression": None, "copied_4grams": None}
-    for example in sparse["examples"]:
-        example["leaked"] = False
-        for made in example["predictions"].values():
-            made |= {"tokens": None, "stopped": None}
-    sparse["training"] = {"loss": [], "eval_loss": [], "eval_rouge": {}}
-    sparse["recipe_text"] = None
-    page = Page(html_report(sparse))
-    assert page.wrong == [] and 'id="leaked"' not in page.text
+def test_sparse_data_still_make_a_page(result: Analysis) -> None:
+    sparse = copy.deepcopy(result)
+    sparse.scores.groups, sparse.scores.leaked, sparse.scores.comparisons = {}, None, []
+    sparse.corpus.leaked = None
+    for system in sparse.scores.systems.values():
+        system.scores_without_leaked = system.mean_tokens = system.seconds = None
+        system.style.compression = system.style.copied_4grams = None
+    for of in sparse.systems.values():
+        of.tokens = of.stopped = None
+    html = html_report(sparse, TrainingCurves(), None)
+    page = Page(html)
+    assert page.wrong == [] and 'id="leaked"' not in html
     assert [a["id"] for a in page.named("section")] == ["result", "mistakes", "examples", "made"]
-    assert "also stand in the training source is not known" in page.text
-    with pytest.raises(ValueError, match="no examples"):
-        html_report({**data, "examples": []})
+    assert html_report(sparse, TrainingCurves(), None) == html
 
 
-def test_a_loss_without_rouge_and_one_point(data: dict[str, Any]) -> None:
-    training = {"loss": [], "eval_loss": [[5, 1.5]], "eval_rouge": {}}
-    page = Page(html_report({**data, "training": training}))
+def test_a_loss_of_one_point(result: Analysis) -> None:
+    page = Page(html_report(result, TrainingCurves(eval_loss=[[5, 1.5]]), None))
     labels = [str(attributes["aria-label"]) for attributes in page.named("svg")]
     assert labels[-1] == "Loss by training step: validation 1.5 at the end."
-
-
-def test_a_systems_name_is_text_too(data: dict[str, Any]) -> None:
-    odd = copy.deepcopy(data)
-    systems = odd["scores"]["systems"]
-    systems['<img src="x">$a_b$'] = systems.pop("lead-3")
-    for bins in odd["scores"]["groups"].values():
-        for one in bins:
-            one["rougeL"]['<img src="x">$a_b$'] = one["rougeL"].pop("lead-3")
-    page = Page(html_report(odd))
-    assert page.wrong == [] and not page.named("img") and '<img src="x">$a_b$' in page.text
 
 
 def test_differing_words_are_marked_without_case_or_punctuation() -> None:

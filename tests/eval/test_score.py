@@ -1,4 +1,4 @@
-"""`python -m eval.score` on anybody's outputs: formats, signatures, comparisons, bad input."""
+"""`python -m eval.score` on anybody's outputs: formats, comparisons, bad input."""
 
 import csv
 import json
@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
+from data_prep.settings import Decoding
 from eval.baselines import lead
-from tests.conftest import PUBLISHED, ROOT, SHARED, command
-from tests.data_prep.corpora import error_line
+from eval.outputs import FieldNames, load
+from eval.scores import Scores
+from tests.conftest import PUBLISHED, SHARED, command
+from tests.eval.report_data import sample
+from tests.eval.test_predictions import generate
+from tests.eval.test_signature import key
 
-ROWS = [
-    json.loads(line)
-    for line in (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()
-]
+SUMMARY = FieldNames(reference="summary")
 
 
 def jsonl(path: Path, rows: list[dict]) -> Path:
@@ -22,117 +25,74 @@ def jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def score(*args: object) -> tuple[int, str, str]:
-    done = command("python", "-m", "eval.score", *args)
-    return done.returncode, done.stdout, done.stderr
-
-
 @pytest.fixture()
 def references(tmp_path: Path) -> Path:
-    return jsonl(tmp_path / "references.jsonl", ROWS)  # id, dialogue, summary
+    return jsonl(tmp_path / "references.jsonl", sample())  # id, dialogue, summary
 
 
-@pytest.fixture()
-def predictions(tmp_path: Path) -> Path:
-    rows = [{"id": row["id"], "prediction": lead(row["dialogue"], 2)} for row in ROWS[::-1]]
-    return jsonl(tmp_path / "lead-2.jsonl", rows)
-
-
-def figures(tmp_path: Path, *args: object) -> dict:
-    output = tmp_path / "scores.json"
-    code, _, stderr = score(*args, "--output", output)
-    assert code == 0, stderr[-2000:]
-    return json.loads(output.read_text("utf-8"))
-
-
-def test_the_same_outputs_in_three_formats_have_the_same_figures(
-    tmp_path: Path, references: Path, predictions: Path
+def test_the_same_outputs_in_three_formats_are_the_same_systems(
+    tmp_path: Path, references: Path
 ) -> None:
-    field = ("--reference-field", "summary")
-    found = figures(tmp_path, "--predictions", predictions, "--references", references, *field)
-    assert {"lead-2", "lead-3", "longest-3"} == found["systems"].keys()
-    assert found["systems"]["lead-2"]["mistakes"]["missing_speaker"] is not None
-    in_order = [lead(row["dialogue"], 2).replace("\n", " ") for row in ROWS]
+    rows = sample()
+    outputs = [lead(row["dialogue"], 2).replace("\n", " ") for row in rows]
+    made = [{"id": r["id"], "prediction": text} for r, text in zip(rows, outputs, strict=True)]
+    reversed_rows = jsonl(tmp_path / "p.jsonl", made[::-1])
     text, table = tmp_path / "p.txt", tmp_path / "p.csv"
-    text.write_text("\n".join(in_order) + "\n", "utf-8")
+    text.write_text("\n".join(outputs) + "\n", "utf-8")
     with table.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerows([["id", "output"], *zip([r["id"] for r in ROWS], in_order, strict=True)])
-    plain_references = tmp_path / "r.txt"
-    plain_references.write_text("\n".join(row["summary"] for row in ROWS), "utf-8")
-    from_text = figures(tmp_path, "--predictions", text, "--references", plain_references)
-    from_csv = figures(
-        tmp_path, "--predictions", f"it={table}", "--prediction-field", "output",
-        "--references", references, *field,
-    )  # fmt: skip
-    expected = found["systems"]["lead-2"]["scores"]
-    for metric in ("rouge1", "rouge2", "rougeL"):  # rougeLsum sees the line breaks
-        assert from_text["systems"]["p"]["scores"][metric] == expected[metric]
-        assert from_csv["systems"]["it"]["scores"][metric] == expected[metric]
-    assert (
-        from_text["systems"]["p"]["fields"]["refs"] == found["systems"]["lead-2"]["fields"]["refs"]
-    )
-    assert from_text["groups"] == {}
+        csv.writer(file).writerows([["id", "prediction"], *(one.values() for one in made)])
+    for path in (reversed_rows, text, table):
+        systems, corpus = load({"it": path}, references, SUMMARY)
+        assert systems["it"].predictions == outputs and systems["it"].stopped is None
+        assert corpus.references == [row["summary"] for row in rows]
+        assert corpus.dialogues == [row["dialogue"] for row in rows]
+    plain = tmp_path / "r.txt"
+    plain.write_text("\n".join(row["summary"] for row in rows), "utf-8")
+    assert load({"it": text}, plain, FieldNames())[1].dialogues is None
 
 
-def test_several_files_are_compared_and_the_signature_is_printed(
-    tmp_path: Path, references: Path, predictions: Path
+def test_files_of_other_references_or_decodings_are_compared_with_force_only(
+    tmp_path: Path,
 ) -> None:
-    perfect = [{"id": row["id"], "prediction": row["summary"]} for row in ROWS]
-    better = jsonl(tmp_path / "perfect.jsonl", perfect)
-    code, stdout, stderr = score(
-        "--predictions", predictions, better, "--references", references,
-        "--reference-field", "summary",
-    )  # fmt: skip
-    assert code == 0, stderr[-2000:]
-    row = next(line for line in stdout.splitlines() if line.startswith("| perfect - lead-2"))
-    assert "| < 0.001 | < 0.001 | 40 | 0 |" in row
-    assert re.search(
-        r"^perfect: rouge\|n:40\|agg:mean-f1\|stem:porter\|tok:a-z0-9\|lsum:lines\|empty:0"
-        r"\|refs:[0-9a-f]{8}\|rouge_score:0\.1\.2\|",
-        stdout,
-        re.M,
-    )
-
-
-def test_results_over_other_references_are_compared_with_force_only(tmp_path: Path) -> None:
+    greedy, beams = tmp_path / "greedy.jsonl", tmp_path / "beams.jsonl"
+    for path, count in ((greedy, 1), (beams, 4)):
+        generate(path, key(decoding=Decoding(dtype="float32", num_beams=count).model_dump()))
+    with pytest.raises(UserError, match="decoding: hf-float32-greedy-128, hf-float32-beam4-128"):
+        load({"greedy": greedy, "beams": beams}, None, FieldNames())
+    systems, _ = load({"greedy": greedy, "beams": beams}, None, FieldNames(), force=True)
+    assert systems["beams"].fields["decoding"] == "hf-float32-beam4-128"
+    assert systems["beams"].stopped == [True] * 6 and systems["beams"].tokens == [2] * 6
     one = jsonl(tmp_path / "one.jsonl", [{"prediction": "a b", "reference": "a b c"}])
-    two = jsonl(tmp_path / "lr=2.jsonl", [{"prediction": "a b", "reference": "a b d"}])
-    code, _, stderr = score("--predictions", one, two)
-    assert code == 2
-    assert re.search(r"not to be compared: refs: \w{8}, \w{8}; .* --force$", error_line(stderr))
-    code, stdout, stderr = score("--predictions", one, two, "--force")
-    assert code == 0 and "| lr=2 - one | +0.00 |" in stdout, stderr[-2000:]
+    two = jsonl(tmp_path / "two.jsonl", [{"prediction": "a b", "reference": "a b d"}])
+    with pytest.raises(UserError, match=r"refs: \w{8}, \w{8}; .*--force"):
+        load({"one": one, "two": two}, None, FieldNames())
+    assert load({"one": one, "two": two}, None, FieldNames(), True)[1].references == ["a b c"]
 
 
 BAD = {
     "fewer predictions": ("a\n", "p.txt", "1 predictions for 40 references"),
-    "empty file": ("", "p.jsonl", "p.jsonl: is empty; expected a record a line"),
+    "empty file": ("", "p.jsonl", "p.jsonl: is empty"),
+    "empty text": ("", "p.txt", "p.txt: is empty"),
     "not a number": ('{"id": "x", "prediction": NaN}\n', "p.jsonl", "is nan, not text"),
     "null": ('{"prediction": null}\n', "p.jsonl", "`prediction` is None, not text"),
-    "cut in a line": ('{"prediction": "a"}\n{"predic', "p.jsonl", "p.jsonl:2: breaks off within"),
-    "not JSON": ("{'a': 1}\n{}\n", "p.jsonl", "p.jsonl:1: is not JSON"),
-    "no object": ("[1]\n", "p.jsonl", "p.jsonl:1: is no JSON object"),
-    "other field": ('{"output": "a"}\n', "p.jsonl", "(found: output); name the right one"),
-    "ragged": ("prediction,id\na,b,c\n", "p.csv", "p.csv:2: has 3 cells for the 2 columns"),
-    "array": ('[{"prediction": "a"}, 1]', "p.json", "p.json: element 2 is no JSON object"),
-    "array cut": ('[{"prediction": "a"}, {"pre', "p.json", "p.json: is not JSON"),
-    "not UTF-8": ("caf\udce9\n", "p.txt", "is not UTF-8 (byte 3)"),
+    "cut in a line": ('{"prediction": "a"}\n{"predic', "p.jsonl", "p.jsonl: .*after row 1"),
+    "no object": ("[1]\n", "p.jsonl", "p.jsonl row 1: is a list"),
+    "other field": ('{"output": "a"}\n', "p.jsonl", "found: output.*--prediction-field"),
+    "ragged": ("prediction,id\na,b,c\n", "p.csv", "p.csv: .*after row 0"),
+    "array cut": ('[{"prediction": "a"}, {"pre', "p.json", "p.json: .*after row 1"),
+    "not UTF-8": ("caf\udce9\n", "p.txt", "p.txt: is not UTF-8"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_predictions(tmp_path: Path, name: str) -> None:
     text, file, message = BAD[name]
-    count = 40 if name == "fewer predictions" else len(text.strip().split("\n"))
     references = tmp_path / "r.txt"
-    references.write_text("a reference\n" * count, "utf-8")
-    path, output = tmp_path / file, tmp_path / "scores.json"
+    references.write_text("a reference\n" * (40 if name == "fewer predictions" else 1), "utf-8")
+    path = tmp_path / file
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    output.write_text("an earlier result", "utf-8")
-    code, _, stderr = score("--predictions", path, "--references", references, "--output", output)
-    assert code == 2 and message in error_line(stderr)
-    assert output.read_text("utf-8") == "an earlier result"
+    with pytest.raises(UserError, match=message):
+        load({"it": path}, references, FieldNames())
 
 
 @pytest.mark.parametrize(
@@ -140,46 +100,58 @@ def test_bad_predictions(tmp_path: Path, name: str) -> None:
     [
         (["x", *range(1, 40)], "has no prediction for id `0`"),
         ([*range(40), 40], "id `40` has no reference"),
-        ([0, *range(39)], "id `0` stands twice"),
+        ([0, *range(39)], "id `0` occurs twice"),
     ],
 )
 def test_ids_that_do_not_match(tmp_path: Path, ids: list, message: str) -> None:
     references = jsonl(tmp_path / "r.jsonl", [{"id": n, "reference": "a"} for n in range(40)])
     predictions = jsonl(tmp_path / "p.jsonl", [{"id": n, "prediction": "a"} for n in ids])
-    code, _, stderr = score("--predictions", predictions, "--references", references)
-    assert code == 2 and message in error_line(stderr)
+    with pytest.raises(UserError, match=message):
+        load({"it": predictions}, references, FieldNames())
 
 
-def test_missing_files_and_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_bad_command_line_ends_in_one_line_and_leaves_the_earlier_result(tmp_path: Path) -> None:
     one = jsonl(tmp_path / "one.jsonl", [{"prediction": "a", "reference": "a"}])
-    code, _, stderr = score("--predictions", tmp_path / "gone.jsonl")
-    assert code == 2 and "gone.jsonl: No such file or directory" in error_line(stderr)
-    code, _, stderr = score("--predictions", one, "--output", one / "inside" / "scores.json")
-    assert code == 2 and "cannot be written (Not a directory" in error_line(stderr)
-    code, _, stderr = score("--predictions", one, one, one)
-    assert code == 2 and "write NAME=" in error_line(stderr)
+    earlier = tmp_path / "scores.json"
+    earlier.write_text("an earlier result", "utf-8")
+    for flags, message in (
+        (("--predictions", tmp_path / "gone.jsonl", "--output", earlier), "gone.jsonl: "),
+        (("--predictions", one, one, one), "write NAME="),
+        (("--predictions", one, "--output", one / "inside" / "scores.json"), "cannot be written"),
+    ):
+        done = command("python", "-m", "eval.score", *flags)
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+    assert earlier.read_text("utf-8") == "an earlier result"
 
 
 def test_lead_3_and_a_published_bart_large_and_the_test_between_them(tmp_path: Path) -> None:
     """The real test set: 31.31/8.68/24.17 and 52.61/27.39/43.09/43.09, p < 0.001."""
-    samsum = SHARED / "samsum/test.json"
+    samsum, output = SHARED / "samsum/test.json", tmp_path / "scores.json"
     if not (samsum.is_file() and PUBLISHED.is_file()):
         pytest.skip("../shared/data is absent: SAMSum's text may not be shipped with this project")
     text = PUBLISHED.read_text("utf-8")
     bodies = re.split(r"^(?:dialogue|reference|candidate):\s*\n-+\n", text, flags=re.M)[1:]
     bart = [{"prediction": body.strip()} for body in bodies[2::3]]
     leads = [{"prediction": lead(r["dialogue"])} for r in json.loads(samsum.read_text("utf-8"))]
-    found = figures(
-        tmp_path, "--references", samsum, "--reference-field", "summary", "--predictions",
-        jsonl(tmp_path / "lead.jsonl", leads), jsonl(tmp_path / "bart.jsonl", bart),
+    done = command(
+        "python", "-m", "eval.score", "--references", samsum, "--reference-field", "summary",
+        "--predictions", jsonl(tmp_path / "lead.jsonl", leads),
+        jsonl(tmp_path / "bart.jsonl", bart), "--output", output,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(
+        r"^\| bart - lead \|.*\| < 0.001 \| < 0.001 \| 728 \| 90 \|$", done.stdout, re.M
+    )
+    assert re.search(r"^bart: rouge\|n:819\|agg:mean-f1\|stem:porter\|", done.stdout, re.M)
+    scores = Scores.read(output)
     f1 = {
-        name: [round(values["f1"], 2) for values in system["scores"].values()]
-        for name, system in found["systems"].items()
+        name: [round(score.f1, 2) for score in system.scores.values()]
+        for name, system in scores.systems.items()
     }
-    assert f1["lead"][:3] == pytest.approx([31.31, 8.68, 24.17], abs=0.0101)
+    assert f1["lead"][:3] == f1["lead-3"][:3] == pytest.approx([31.31, 8.68, 24.17], abs=0.0101)
     assert f1["bart"] == pytest.approx([52.61, 27.39, 43.09, 43.09], abs=0.0101)
-    pair = found["comparisons"][0]
-    assert pair["systems"] == ["lead", "bart"]
-    for test in pair["metrics"].values():
-        assert test["p_bootstrap"] < 0.001 and test["p_randomization"] < 0.001
+    rouge_l = scores.systems["bart"].scores["rougeL"]
+    assert (rouge_l.low, rouge_l.high) == pytest.approx((41.97, 44.20), abs=0.01)
+    assert scores.comparisons[0].systems == ("lead", "bart")
+    for test in scores.comparisons[0].metrics.values():
+        assert test.p_bootstrap < 0.001 and test.p_randomization < 0.001

@@ -5,22 +5,20 @@ from typing import Any
 
 import pytest
 
-from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval import signature
-from eval.predictions import difference, generate_file
-from eval.score import Fields, load
+from eval.predictions import difference
 from tests.conftest import derived_recipe
-from tests.eval.test_predictions import KEY, work
+from tests.eval.test_predictions import KEY
 
 HASH = "0123456789abcdef"
 
 
 def key(**changes: Any) -> dict[str, Any]:
     decoding = Decoding(dtype="float32").model_dump()
-    made = {"base_model_hash": HASH, "adapter_hash": None, "prompt_hash": HASH, "data": HASH}
-    return {**KEY, **made, "decoding": decoding, **changes}
+    hashes = {"base_model_hash": HASH, "adapter_hash": None, "prompt_hash": HASH, "data": HASH}
+    return {**KEY, **hashes, "decoding": decoding, **changes}
 
 
 def test_the_line_names_every_setting() -> None:
@@ -29,18 +27,21 @@ def test_the_line_names_every_setting() -> None:
     assert line.startswith("rouge|n:2|agg:mean-f1|stem:porter|tok:a-z0-9|lsum:lines|empty:0|refs:")
     for part in ("model:01234567", "adapter:none", "prompt:01234567", "data:01234567"):
         assert f"|{part}|" in line
-    assert "|decoding:hf-float32-greedy-128|" in line
     for package in ("rouge_score", "numpy", "torch", "transformers", "peft", "commit"):
         assert f"|{package}:" in line
 
 
-def test_decoding_is_told_in_a_word() -> None:
-    beams = Decoding(dtype="float32", num_beams=4, length_penalty=0.8).model_dump()
-    fields = signature.generation_fields(key(decoding=beams))
-    assert fields["decoding"] == "hf-float32-beam4-128-length_penalty=0.8"
-    sampled = Decoding(dtype="bfloat16", do_sample=True, top_p=0.9, seed=7).model_dump()
-    fields = signature.generation_fields(key(decoding=sampled))
-    assert fields["decoding"] == "hf-bfloat16-sample-128-top_p=0.9-seed=7"
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"dtype": "float32"}, "hf-float32-greedy-128"),
+        ({"num_beams": 4, "length_penalty": 0.8}, "hf-auto-beam4-128-length_penalty=0.8"),
+        ({"do_sample": True, "top_p": 0.9, "seed": 7}, "hf-auto-sample-128-top_p=0.9-seed=7"),
+    ],
+)
+def test_decoding_is_one_word(settings: dict[str, Any], word: str) -> None:
+    fields = signature.generation_fields(key(decoding=Decoding(**settings).model_dump()))
+    assert fields["decoding"] == word
 
 
 def test_what_matters_and_what_does_not() -> None:
@@ -49,24 +50,11 @@ def test_what_matters_and_what_does_not() -> None:
     assert signature.differences(one, signature.scoring_fields(["a"]))[0] == "n: 2, 1"
     turned = signature.differences(one, signature.scoring_fields(["b", "a"]))
     assert [text.split(":")[0] for text in turned] == ["refs"]
-    made = one | {"decoding": "greedy", "prompt": "p"}
-    assert signature.differences(made, one) == []  # one of them does not tell
-    assert signature.differences(made, made | {"decoding": "beam4"}) == ["decoding: greedy, beam4"]
-    unstemmed = signature.differences(one, {**one, "stem": "none"})
-    assert unstemmed == ["stem: porter, none"]
-
-
-def test_predictions_of_different_decodings_are_compared_with_force_only(tmp_path: Path) -> None:
-    files = {}
-    for name, beams in (("greedy", 1), ("beam", 4)):
-        files[name] = tmp_path / f"{name}.jsonl"
-        decoding = Decoding(dtype="float32", num_beams=beams).model_dump()
-        generate_file(files[name], key(decoding=decoding), work([]))
-    with pytest.raises(UserError, match="decoding: hf-float32-greedy-128, hf-float32-beam4-128"):
-        load(files, None, Fields())
-    systems, corpus = load(files, None, Fields(), force=True)
-    assert list(systems) == ["greedy", "beam"] and corpus.dialogues is not None
-    assert systems["beam"].fields["decoding"] == "hf-float32-beam4-128"
+    known = one | {"decoding": "greedy", "prompt": "p"}
+    assert signature.differences(known, one) == []  # one of them does not name it
+    assert signature.differences(known, known | {"decoding": "beam4"}) == [
+        "decoding: greedy, beam4"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -89,10 +77,8 @@ def test_a_recipe_that_changes_the_outputs_changes_the_key(
 
 def test_the_adapters_weights_are_in_the_key(tmp_path: Path, smollm2: Path) -> None:
     recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key"))
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
     keys = []
     for weights in (b"one", b"two"):
-        (adapter / "adapter_model.safetensors").write_bytes(weights)
-        keys.append(signature.generation_key(recipe, "tuned", Decoding(), "data", adapter))
+        (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+        keys.append(signature.generation_key(recipe, "tuned", Decoding(), "data", tmp_path))
     assert difference(*keys) == "adapter_hash changed"

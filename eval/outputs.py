@@ -1,0 +1,151 @@
+"""Anybody's outputs: reading prediction and reference files, and putting them in one order.
+
+Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.sources import is_data, read_file
+from eval import signature
+from eval.baselines import Corpus, System
+from eval.predictions import recorded_key
+
+
+@dataclass
+class FieldNames:
+    """Names of the fields (JSON, Parquet) or columns (CSV); a plain-text file has none."""
+
+    prediction: str = "prediction"
+    reference: str = "reference"
+    dialogue: str = "dialogue"
+    id: str = "id"
+
+
+@dataclass
+class Record:
+    """One record of a file: its fields, and its place for messages."""
+
+    place: str
+    fields: dict[str, Any]
+
+    def text(self, field: str) -> str:
+        """The text of a field; raises UserError where it is missing or no text."""
+        if field not in self.fields:
+            raise UserError(
+                f"{self.place}: has no field `{field}` (found: {', '.join(self.fields)}); name the "
+                "right one with --prediction-field, --reference-field and the like, or give "
+                "--references"
+            )
+        value = self.fields[field]
+        if not isinstance(value, str):
+            raise UserError(f"{self.place}: `{field}` is {value!r}, not text; correct the record")
+        return value
+
+
+def load(
+    files: dict[str, Path], references: Path | None, names: FieldNames, force: bool = False
+) -> tuple[dict[str, System], Corpus]:
+    """Systems by name, and what they are scored on; raises UserError where that cannot be.
+
+    Without `references` each file brings its own, and they must agree unless `force` is set; the
+    first file's are then used.
+    """
+    records = {name: read_records(path, names.prediction) for name, path in files.items()}
+    first = next(iter(files))
+    target = read_records(references, names.reference) if references else records[first]
+    systems: dict[str, System] = {}
+    compared: dict[str, dict[str, str]] = {}
+    for name, path in files.items():
+        aligned = align(records[name], target, names.id, path)
+        key = recorded_key(path)
+        known = signature.generation_fields(key, packages=False) if key else {}
+        own = aligned if references is None else target
+        compared[name] = signature.scoring_fields([record.text(names.reference) for record in own])
+        compared[name] |= known
+        systems[name] = _system(aligned, names, known)
+        differ = signature.differences(compared[first], compared[name])
+        if differ and not force:
+            raise UserError(
+                f"{files[first]} and {path} cannot be compared: {'; '.join(differ)}; use the same "
+                "settings for both, or compare them with --force"
+            )
+    source = target
+    if names.dialogue not in target[0].fields:
+        source = align(records[first], target, names.id, files[first])
+    dialogues = None
+    if all(names.dialogue in record.fields for record in source):
+        dialogues = [record.text(names.dialogue) for record in source]
+    return systems, Corpus([record.text(names.reference) for record in target], dialogues)
+
+
+def _system(records: list[Record], names: FieldNames, known: dict[str, str]) -> System:
+    def column(field: str, kind: type) -> list[Any] | None:
+        values = [record.fields.get(field) for record in records]
+        return values if all(type(value) is kind for value in values) else None
+
+    return System(
+        [record.text(names.prediction) for record in records],
+        tokens=column("tokens", int),
+        stopped=column("stopped", bool),
+        fields=known,
+    )
+
+
+def read_records(path: Path, text_field: str) -> list[Record]:
+    """Every record of `path`; a line of plain text becomes the field `text_field`.
+
+    Raises UserError where the file is missing, is empty, is not UTF-8 or breaks off in a record.
+    """
+    if is_data(path.name):
+        records = [Record(place, fields) for place, fields in read_file(path, str(path))]
+    else:
+        try:
+            lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or f"is not UTF-8: {error}"
+            raise UserError(f"{path}: {reason}; check the path and the encoding") from error
+        records = [
+            Record(f"{path}:{number}", {text_field: line.rstrip("\r")})
+            for number, line in enumerate(lines, 1)
+            if lines != [""]
+        ]
+    if not records:
+        raise UserError(f"{path}: is empty; expected a record a line")
+    return records
+
+
+def align(
+    records: list[Record], references: list[Record], id_field: str, path: Path
+) -> list[Record]:
+    """`records` in the order of `references`, by id where both have one, else by their order.
+
+    Raises UserError where the two differ in number or in their ids, or an id occurs twice.
+    """
+    if all(id_field in record.fields for record in (*records, *references)):
+        by_id, wanted = _by_id(records, id_field), _by_id(references, id_field)
+        for record_id, record in wanted.items():
+            if record_id not in by_id:
+                raise UserError(f"{path}: has no prediction for id `{record_id}` of {record.place}")
+        for record_id, record in by_id.items():
+            if record_id not in wanted:
+                raise UserError(f"{record.place}: id `{record_id}` has no reference; remove it")
+        return [by_id[record_id] for record_id in wanted]
+    if len(records) != len(references):
+        raise UserError(
+            f"{path}: {len(records)} predictions for {len(references)} references; give one for "
+            "each (an empty one counts, with 0)"
+        )
+    return records
+
+
+def _by_id(records: list[Record], id_field: str) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for record in records:
+        record_id = str(record.fields[id_field])
+        if record_id in found:
+            raise UserError(f"{record.place}: id `{record_id}` occurs twice; make the ids unique")
+        found[record_id] = record
+    return found

@@ -1,0 +1,160 @@
+"""`scores.json` as classes: `eval.run` and `eval.score --output` write it, every report reads it.
+
+Use: `Scores.read(Path("results/smollm2_samsum_corpus/scores.json")).systems["tuned"].scores`.
+All scores are in percent.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError, field_validator
+
+from data_prep.errors import UserError
+
+VERSION = 2  # 1, without a number in the file, kept the similarity apart from the other metrics
+PRIMARY = "rougeL"  # the metric of the headline, the groups and "better in N dialogues"
+
+
+class Bootstrap(BaseModel):
+    """Settings of the intervals and of the paired tests."""
+
+    resamples: int = 1000
+    permutations: int = 10_000
+    confidence: float = 0.95
+    seed: int = 12345
+
+
+class Score(BaseModel):
+    """The mean of one metric over the examples, with its interval.
+
+    `f1` of the metric `similarity` is the cosine, which has neither precision nor recall.
+    """
+
+    f1: float
+    precision: float | None = None
+    recall: float | None = None
+    low: float
+    high: float
+
+
+class Style(BaseModel):
+    """Length and copying of the summaries (see `eval.baselines.style`); None where unknown."""
+
+    words: float | None
+    length_ratio: float | None
+    compression: float | None
+    copied_4grams: float | None
+
+
+class SystemScores(BaseModel):
+    """One system; `mistakes` counts examples, and a count that cannot be known is None.
+
+    `scores_without_leaked`: mean by metric, and the number of `examples` that remain.
+    """
+
+    kind: Literal["model", "baseline"]
+    signature: str
+    fields: dict[str, str]
+    scores: dict[str, Score]
+    scores_without_leaked: dict[str, int | float] | None
+    style: Style
+    mean_tokens: float | None
+    stopped: float | None
+    mistakes: dict[str, int | None]
+    seconds: float | None
+
+
+class PairedTest(BaseModel):
+    """Second system minus first: mean difference, its interval, p-values of both tests."""
+
+    difference: float
+    low: float
+    high: float
+    p_bootstrap: float
+    p_randomization: float
+
+
+class Comparison(BaseModel):
+    """Two systems by metric; in how many examples the second is `better` in PRIMARY, and so on."""
+
+    systems: tuple[str, str]
+    metrics: dict[str, PairedTest]
+    better: int
+    worse: int
+    equal: int
+
+
+class Group(BaseModel):
+    """A group of dialogues, for example of 51 to 100 words, and each system's ROUGE-L there."""
+
+    label: str
+    examples: int
+    rougeL: dict[str, float]  # noqa: N815 - the key in the file
+
+
+class EvaluatedAdapter(BaseModel):
+    """Which adapter made the summaries of `tuned`, and what its training changed in the recipe.
+
+    `trained_otherwise` is None where no record of the training exists; `signature` names the keys.
+    """
+
+    folder: str
+    trained_otherwise: list[str] | None
+    signature: str
+
+
+class Scores(BaseModel):
+    """The whole file; `eval.score` does not know what the first and the last fields tell."""
+
+    version: int = 1
+    recipe: str = ""
+    base_model: str = ""
+    source: str = ""
+    split: str = ""
+    examples: int
+    leaked: int | None
+    bootstrap: Bootstrap
+    systems: dict[str, SystemScores]
+    comparisons: list[Comparison]
+    groups: dict[str, list[Group]]
+    adapter: EvaluatedAdapter | None = None
+    decoding: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    commit: str = ""
+
+    @field_validator("version")
+    @classmethod
+    def _not_newer(cls, version: int) -> int:
+        if version > VERSION:
+            raise ValueError(f"{version} is newer than {VERSION}: update this program")
+        return version
+
+    @classmethod
+    def read(cls, path: Path) -> "Scores":
+        """Raises UserError where the file is missing, damaged or of a newer version."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}; run `python -m eval.run` first") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole file"
+            raise UserError(
+                f"{path}: cannot be read ({where}: {first['msg']}); remove it and run "
+                "`python -m eval.run` again"
+            ) from error
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of the metrics, in the order of the tables' columns."""
+        return list(next(iter(self.systems.values())).scores)
+
+    @property
+    def models(self) -> list[str]:
+        """The names of the systems that are no baseline."""
+        return [name for name, system in self.systems.items() if system.kind == "model"]
+
+    @property
+    def main(self) -> str:
+        """The model that the reports are about: `tuned`, or else the last one."""
+        return "tuned" if "tuned" in self.models else self.models[-1]
