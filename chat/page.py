@@ -4,7 +4,6 @@ Served by FastAPI, which Axolotl brings along, to this machine alone; nothing le
 """
 
 import argparse
-import errno
 import os
 import socket
 import sys
@@ -35,11 +34,6 @@ MOST_CHARACTERS = 200_000  # beyond, nothing is tokenised
 # The browser asks no other host for anything, and no other page may show this one in a frame.
 POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
 LOCAL = ("127.0.0.1", "localhost")
-REASONS = {
-    errno.EADDRINUSE: "the port is taken; end what uses it or choose another --port",
-    errno.EACCES: "this account may not use the port; choose a --port above 1023",
-    errno.EADDRNOTAVAIL: "not an address of this machine; leave --host at 127.0.0.1",
-}
 
 
 @dataclass(frozen=True)
@@ -178,16 +172,17 @@ def example_chats(recipe: Recipe) -> list[str]:
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at an IPv4 address or name; raises UserError where nothing can be served there."""
-    if not 1 <= port <= 65_535:
-        raise UserError(f"--port: {port} is no port; use one of 1 to 65535")
     bound = socket.socket()
     try:
+        # as uvicorn: a port whose last connections are just ending is free
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OSError as error:
-        unknown = isinstance(error, socket.gaierror)
-        reason = REASONS.get(errno.EADDRNOTAVAIL if unknown else error.errno or 0, str(error))
-        raise UserError(f"--host {host} --port {port}: {reason}") from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--host {host} --port {port}: {reason}; choose another --port above 1023, and leave "
+            "--host at 127.0.0.1 for this machine alone"
+        ) from error
     return bound
 
 
@@ -198,7 +193,7 @@ def main() -> None:
         description="A local page: paste a chat, see the summaries of base and tuned model.",
     )
     parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860; 0: any free one")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -215,7 +210,7 @@ def main() -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     # In a thread, where uvicorn leaves Ctrl-C to us.
     Thread(target=server.run, args=([bound],), daemon=True).start()
-    print(f"http://{args.host}:{args.port} shows the page; Ctrl-C ends it", flush=True)
+    print(f"http://{args.host}:{bound.getsockname()[1]} shows the page; Ctrl-C ends it", flush=True)
     try:
         Event().wait()
     except KeyboardInterrupt:

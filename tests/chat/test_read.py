@@ -8,31 +8,31 @@ import pytest
 
 from chat import chat
 from chat.chat import dialogue_of, parse_plain
-from tests.chat.fixtures import FOLDER, errors, notes, read, read_items, turns
+from tests.chat.fixtures import FOLDER, clock, errors, notes, read, read_items, turns
 from tests.conftest import ROOT
 
-
-def test_plain_text_keeps_lines_without_a_name() -> None:
-    (found,) = read_items("plain.txt")
-    assert (found.name, turns(found)) == ("plain", [
-        ("Hana", "did the parcel come?"),
-        ("Pete", "yes: two of them"),
-        ("", "with a dent, sadly"),
-        ("Hana", "http://example.org/claim"),
-    ])  # fmt: skip
+EXPECTED = json.loads((FOLDER.parent / "expected.json").read_text("utf-8"))
+WITH_NOTES = {"rows.jsonl", "slack", "slack_bare", "telegram_all.json", "telegram_odd.json",
+              "whatsapp_ambiguous.txt", "whatsapp_pasted.txt"}  # fmt: skip
 
 
-@pytest.mark.parametrize("heading", [True, False])
-def test_a_dated_line_makes_no_export(heading: bool) -> None:
-    lines = (FOLDER / "plain_dated.txt").read_text().splitlines(keepends=True)
-    (found,) = read_items("-", stdin="".join(lines[not heading :]).encode())
-    assert turns(found)[heading:] == [
-        ("Ana", "when?"),
-        ("Bo", "these dates work"),
-        ("", "3/4/24, 10:00 - 12:00"),
-        ("", "3/5/24, 10:00 - Bo: fine"),
-        ("Ana", "ok"),
-    ]
+@pytest.mark.parametrize("name", EXPECTED)
+def test_export(name: str) -> None:
+    """The chats by name: time, speaker and text of each message."""
+    found = {
+        one.name: [
+            list(row) for row in zip(clock(one), *zip(*turns(one), strict=True), strict=True)
+        ]
+        for one in read(name)
+    }
+    assert found == EXPECTED[name]
+    assert (len(read_items(name)) > len(found)) is (name in WITH_NOTES)
+
+
+def test_a_dated_line_makes_no_export() -> None:
+    """Not even as the first one."""
+    text = (FOLDER / "plain_dated.txt").read_text().partition("\n")[2]
+    assert turns(read("-", stdin=text.encode())[0])[0] == ("Ana", "when?")
 
 
 def test_a_piece_of_an_export_is_one() -> None:
@@ -76,11 +76,7 @@ def test_a_bad_row_is_named_and_the_others_are_read() -> None:
         read_items("rows.jsonl"),
         read_items("-", stdin=(FOLDER / "rows.jsonl").read_bytes()),
     ):
-        chats = [item for item in found if isinstance(item, chat.Chat)]
-        assert [(one.id, turns(one)) for one in chats] == [
-            ("r1", [("Edda", "is the bakery open?"), ("Tim", "till six")]),
-            (3, [("Ana", "fine"), ("Uwe", "good")]),
-        ]
+        assert [one.id for one in found if isinstance(one, chat.Chat)] == ["r1", 3]
         said = [error.split(":", 1)[1] for error in errors(found)]
         expected = [
             "2: has no field `dialogue` (found: id, chat)", "4: is not JSON (Unterminated string",
