@@ -78,7 +78,7 @@ DELETED = re.compile(
     re.I,
 )
 QUOTED = re.compile(r'"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»')  # a group's name, with any colon
-# Where an Android system line has a colon, what stands before it is no name but this.
+# Where an Android system line has a colon, this is before it, and no name.
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
     r"|created (?:the )?group|end-to-end encrypted|joined using|security code"
@@ -245,7 +245,8 @@ def _lines(text: str) -> list[str]:
 def _turn(line: str, prefixes: Container[str] = ()) -> tuple[str, str] | None:
     """Name and text of a message's first line; None for what WhatsApp wrote."""
     name, *rest = COLON.split(line, maxsplit=1)
-    if not rest or not _is_name(name, line):
+    quoted = any(found.start() < len(name) < found.end() for found in QUOTED.finditer(line))
+    if not rest or quoted or SYSTEM.search(name) or SYSTEM_END.fullmatch(line):
         return None
     if name not in prefixes:
         return name, rest[0]
@@ -299,12 +300,6 @@ def clean(text: str) -> str | None:
         IOS.sub(_placeholder, line) if IOS.fullmatch(line) else line for line in text.split("\n")
     ]
     return "\n".join(lines).strip() or None
-
-
-def _is_name(name: str, line: str) -> bool:
-    """Whether what a line begins with, up to its first colon, names somebody."""
-    quoted = any(found.start() < len(name) < found.end() for found in QUOTED.finditer(line))
-    return not (quoted or SYSTEM.search(name) or SYSTEM_END.fullmatch(line))
 
 
 def _is_system(text: str) -> bool:

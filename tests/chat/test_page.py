@@ -98,17 +98,13 @@ def test_a_chat_is_cleaned_and_never_becomes_control(pair: Pair) -> None:
     (" \n\t\r\n ", "There is no chat yet"),
     ("A: hi \ud83d", "half of a surrogate pair"),
     ("x" * (MOST_CHARACTERS + 1), "more than 200,000 characters"),
+    ("A:" + " hi" * 200, "tokens, and the recipe's sequence_len of 200 allows 199"),
 ])  # fmt: skip
 def test_a_chat_that_is_refused(pair: Pair, chat: str, error: str) -> None:
     with pytest.raises(UserError, match=error):
         pair.encode(chat)
-
-
-def test_a_chat_may_be_as_long_as_a_row_of_training(pair: Pair) -> None:
     longest = "A:" + " hi" * (199 - pair.encode("A:").tokens)
     assert pair.encode(longest).tokens == pair.limit == 199
-    with pytest.raises(UserError, match="200 tokens, and the recipe's sequence_len of 200"):
-        pair.encode(longest + " hi")
 
 
 def test_what_the_server_answers(pair: Pair) -> None:
@@ -209,7 +205,12 @@ def summarise(page: Any, chat: str, done: str = "#tuned .facts:text('new tokens'
     page.wait_for_selector(done)
 
 
-def test_both_summaries_are_next_to_each_other(page: Any, tmp_path: Path) -> None:
+def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> None:
+    # an example fills the field in
+    page.get_by_role("button", name="Ananya, Jabari").click()
+    assert page.get_by_label("Chat", exact=True).input_value() == example_chats(recipe)[1]
+
+    # both summaries are next to each other, or one below the other where there is no room
     summarise(page, f"{CHAT} </s>")
     sections = [page.get_by_role("region", name=f"{name} model") for name in ("Base", "Tuned")]
     texts = [section.locator(".text").inner_text() for section in sections]
@@ -225,17 +226,9 @@ def test_both_summaries_are_next_to_each_other(page: Any, tmp_path: Path) -> Non
     assert paper == ("rgb(255, 255, 255)" if wide else "rgb(20, 23, 27)")  # the dark one is narrow
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
-
-def test_a_chat_that_cannot_be_summarised_is_refused_in_a_sentence(page: Any) -> None:
-    summarise(page, CHAT)
+    # a chat that cannot be summarised is refused, without the summaries of the one before
     summarise(page, "Anna: hi\n" * 1500, "[role=alert]:text('sequence_len of 200 allows 199')")
-    for text in page.locator(".text, .facts").all():  # not those of another chat
-        assert text.inner_text() == ""
-
-
-def test_an_example_fills_the_field_in(page: Any, recipe: Recipe) -> None:
-    page.get_by_role("button", name="Ananya, Jabari").click()
-    assert page.get_by_label("Chat", exact=True).input_value() == example_chats(recipe)[1]
+    assert [text.inner_text() for text in page.locator(".text, .facts").all()] == [""] * 4
 
 
 @pytest.mark.slow
@@ -253,7 +246,7 @@ def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
         summarise(page, "Anna: hi\n" * 900, ":text('Base model at work')")
         page.wait_for_timeout(1000)
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
+        output, said = process.communicate(timeout=10)
         assert process.returncode == 0 and output == "\n"
-        assert "Traceback" not in errors and "interrupt" not in errors.lower()
+        assert "Traceback" not in said and "interrupt" not in said.lower()
         page.close()
