@@ -108,7 +108,8 @@ def by_length(result: Analysis) -> Markup:
             for _, places in groups(dialogues)["words"]
         ]
         parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
-        lines += [frame.line(means, colour), frame.dots(means, f"big {colour}")]
+        lines += [frame.line(means, "rim"), frame.line(means, colour)]
+        lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colour}")]
     return _svg(320, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
 
 

@@ -48,7 +48,7 @@ _NO_NAMES = _words(
 )
 # After these a capital is a place, a day or a thing: "in Paris", "the Alps", "last Sunday".
 _BEFORE_THINGS = _words("the a an in at on near this next last every")
-# Begin a sentence with a capital, and may stand before the verbs below, without being a name.
+# Begin a sentence with a capital, and may come before the verbs below, without being a name.
 _OPENERS = _words(
     "he she it they we you i who what which that this these those there here everyone everybody"
     " someone somebody nobody nothing everything something anyone both one two three all some most"
@@ -92,7 +92,7 @@ def turns(dialogue: str) -> list[str]:
 def speakers(dialogue: str) -> list[str]:
     """The distinct names of those who speak, in order of their first turn.
 
-    A name is what stands before the first colon of a line, if white space or nothing follows the
+    A name is what is before the first colon of a line, if white space or nothing follows the
     colon (so neither "10:30" nor "https://" is one): one word, or up to four of which the first
     has a capital. A line "PS: ..." within a turn still counts as a speaker's.
     """
@@ -103,7 +103,7 @@ def speakers(dialogue: str) -> list[str]:
 
 
 def loops(text: str) -> bool:
-    """Whether the same four words stand in a row three times, or a sentence of three words twice.
+    """Whether the same four words in a row occur three times, or a sentence of three words twice.
 
     Case and punctuation do not count. A chat line copied twice is a loop as well.
     """
@@ -118,7 +118,7 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
     """The dialogue's speakers whom the reference names and the prediction does not.
 
     "Anna Smith" is named by "Anna" or "Smith" too, "Mr Smith" by "Smith"; a nickname does not name.
-    In the reference a name needs its capital (or to stand as in the dialogue), lest "will" be Will.
+    In the reference a name needs its capital (or its form in the dialogue): "will" is not Will.
     """
     return [
         name
@@ -129,7 +129,7 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
 
 
 def _namings(speaker: str, text: str) -> Iterator[str]:
-    """Each whole word (or words) of the text that names the speaker, as it stands there."""
+    """Each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
@@ -137,11 +137,11 @@ def _namings(speaker: str, text: str) -> Iterator[str]:
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:
-    """The words of the prediction that look like a person's name and stand in no turn.
+    """The words of the prediction that look like a person's name and are in no turn.
 
     A word whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
-    of "Jenny". Not told apart: persons from places, titles of films, and things that begin a
-    sentence ("Electricity is off"), where no list here has them.
+    of "Jenny". Places, titles of films, and things that begin a sentence ("Electricity is off")
+    are taken for persons where no list here has them.
     """
     known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
     starts = {word[:length] for word in known for length in (3, 4)}
@@ -156,7 +156,7 @@ def _names(text: str) -> Iterator[str]:
     people are the subject of. Within a sentence, the second of two capitalised words does not.
     """
     words = ["", *_WORD.findall(text), "", ""]
-    gaps = ["\n", *_WORD.split(text), "", ""]  # gaps[place] stands before words[place]
+    gaps = ["\n", *_WORD.split(text), "", ""]  # gaps[place] is before words[place]
     for place in range(1, len(words) - 2):
         name = re.sub(r"['’]s?$", "", words[place])
         before, after, further = words[place - 1], words[place + 1], words[place + 2]
@@ -175,7 +175,7 @@ def _names(text: str) -> Iterator[str]:
 
 
 def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
-    """The places of the dialogues in each bin, by words (parted by white space), turns, speakers.
+    """The places of the dialogues in each bin, by words (between white space), turns, speakers.
 
     Bins come in the order of BINS; empty ones are left out.
     """
@@ -184,12 +184,10 @@ def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
         "turns": [len(turns(dialogue)) for dialogue in dialogues],
         "speakers": [len(speakers(dialogue)) for dialogue in dialogues],
     }
-    return {kind: _binned(sizes[kind], bins) for kind, bins in BINS.items()}
-
-
-def _binned(sizes: list[int], bins: dict[str, float]) -> list[tuple[str, list[int]]]:
-    """Label and places of each bin that has any; a size goes into the first bin that holds it."""
-    places: dict[str, list[int]] = {label: [] for label in bins}
-    for place, size in enumerate(sizes):
-        places[next(label for label, most in bins.items() if size <= most)].append(place)
-    return [(label, found) for label, found in places.items() if found]
+    found: dict[str, list[tuple[str, list[int]]]] = {}
+    for kind, bins in BINS.items():
+        places: dict[str, list[int]] = {label: [] for label in bins}
+        for place, size in enumerate(sizes[kind]):
+            places[next(label for label, most in bins.items() if size <= most)].append(place)
+        found[kind] = [(label, held) for label, held in places.items() if held]
+    return found

@@ -7,8 +7,6 @@ run but its own.
 import base64
 import hashlib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.resources import files
 
@@ -24,8 +22,6 @@ from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
 from eval.scores import PRIMARY, Scores
 from eval.stats import number, other_metrics, p_value, percent, signed, verdict
 
-SNIPPET = 150  # characters of the reference in a closed example's line
-
 
 def html_report(
     result: Analysis, curves: charts.TrainingCurves | None, recipe_text: str | None
@@ -40,14 +36,18 @@ def html_report(
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "number": number, "signed": signed}
+    environment.filters |= {"marked": marked, "chat": chat}
     environment.globals["p_value"] = p_value
     templates = files("eval") / "templates"
     script = (templates / "report.js").read_text("utf-8")
     return environment.get_template("report.html.j2").render(
         scores=scores,
+        corpus=result.corpus,
+        outputs={name: result.systems[name] for name in scores.models},
+        percents={name: (100 * result.values[name]).tolist() for name in scores.models},
+        found=result.mistakes,
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
-        views=list(example_views(result)),
         charts=_charts(result, curves),
         recipe_text=recipe_text,
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
@@ -96,68 +96,6 @@ def _charts(result: Analysis, curves: charts.TrainingCurves | None) -> dict[str,
         rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
         drawn["rouge"] = charts.curves(rouge, "ROUGE on validation rows")
     return drawn
-
-
-@dataclass
-class OutputView:
-    """A model's summary of an example as the page shows it; `scores` in percent by metric."""
-
-    name: str
-    text: Markup
-    scores: dict[str, float]
-    tokens: int | None
-    stopped: bool | None
-    mistakes: list[str]
-
-
-@dataclass
-class ExampleView:
-    """An example as the page shows it; scores are ROUGE-L in percent.
-
-    `score` is the tuned model's, `difference` that minus the base model's, None with one model.
-    """
-
-    id: str
-    leaked: bool
-    words: int
-    snippet: str
-    dialogue: Markup
-    reference: Markup
-    outputs: list[OutputView]
-    score: float
-    difference: float | None
-
-
-def example_views(result: Analysis) -> Iterator[ExampleView]:
-    """The examples in their order."""
-    corpus, models, main = result.corpus, result.scores.models, result.scores.main
-    dialogues = corpus.dialogues or [""] * len(corpus.references)
-    for place, (reference, dialogue) in enumerate(zip(corpus.references, dialogues, strict=True)):
-        outputs = {}
-        for name in models:
-            system = result.systems[name]
-            values = (100 * result.values[name][place]).tolist()
-            outputs[name] = OutputView(
-                name,
-                marked(system.predictions[place], reference),
-                dict(zip(result.scores.metrics, values, strict=True)),
-                system.tokens[place] if system.tokens else None,
-                system.stopped[place] if system.stopped else None,
-                result.mistakes[name][place],
-            )
-        score = outputs[main].scores[PRIMARY]
-        words = " ".join(reference.split())
-        yield ExampleView(
-            id=corpus.ids[place] if corpus.ids else str(place + 1),
-            leaked=bool(corpus.leaked and corpus.leaked[place]),
-            words=len(dialogue.split()),
-            snippet=words if len(words) <= SNIPPET else words[:SNIPPET].rstrip() + "…",
-            dialogue=chat(dialogue),
-            reference=marked(reference, result.systems[main].predictions[place]),
-            outputs=list(outputs.values()),
-            score=score,
-            difference=None if main == models[0] else score - outputs[models[0]].scores[PRIMARY],
-        )
 
 
 def marked(text: str, other: str) -> Markup:

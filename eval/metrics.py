@@ -7,10 +7,11 @@ with the stemmer; a corpus has the mean of its examples.
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.metadata import version
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,15 +38,12 @@ def score(predictions: Sequence[str], references: Sequence[str], workers: int = 
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    pairs = list(zip(predictions, references, strict=True))
-    chunks = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
-    workers = min(workers, len(chunks))
-    if workers < 2:
-        scored = map(_score_chunk, chunks)
-        return np.array(list(chain.from_iterable(scored))).reshape(-1, len(METRICS), 3)
-    # spawned, not forked: a fork of a process in which PyTorch runs threads may hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return np.array(list(chain.from_iterable(pool.map(_score_chunk, chunks))))
+    if min(workers, len(predictions) // CHUNK) < 2:
+        scored = list(map(_score_example, predictions, references))
+    else:  # spawned, not forked: a fork of a process in which PyTorch runs threads may hang
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            scored = list(pool.map(_score_example, predictions, references, chunksize=CHUNK))
+    return np.array(scored).reshape(-1, len(METRICS), 3)
 
 
 def mean_f1(scores: Array) -> dict[str, float]:
@@ -62,12 +60,16 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _score_chunk(pairs: list[tuple[str, str]]) -> list[list[tuple[float, float, float]]]:
+def _score_example(prediction: str, reference: str) -> list[tuple[float, float, float]]:
+    found = _scorer().score(reference, prediction)
+    return [tuple(found[metric]) for metric in METRICS]
+
+
+@cache
+def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # 1.6 s, for it loads NLTK
 
-    scorer = RougeScorer(METRICS, use_stemmer=True)
-    scored = (scorer.score(reference, prediction) for prediction, reference in pairs)
-    return [[tuple(example[metric]) for metric in METRICS] for example in scored]
+    return RougeScorer(METRICS, use_stemmer=True)
 
 
 # ---- similarity of embeddings ----

@@ -57,27 +57,26 @@ def load(
     first = next(iter(files))
     target = read_records(references, names.reference) if references else records[first]
     systems: dict[str, System] = {}
-    compared: dict[str, dict[str, str]] = {}
+    compared: dict[str, str] = {}  # what the signatures of all files must share
     for name, path in files.items():
         aligned = align(records[name], target, names.id, path)
         key = recorded_key(path)
         known = signature.generation_fields(key, packages=False) if key else {}
-        own = aligned if references is None else target
-        compared[name] = signature.scoring_fields([record.text(names.reference) for record in own])
-        compared[name] |= known
         systems[name] = _system(aligned, names, known)
-        differ = signature.differences(compared[first], compared[name])
-        if differ and not force:
+        own = target if references else aligned
+        fields = signature.scoring_fields([record.text(names.reference) for record in own]) | known
+        compared = compared or fields
+        if (differ := signature.differences(compared, fields)) and not force:
             raise UserError(
                 f"{files[first]} and {path} cannot be compared: {'; '.join(differ)}; use the same "
                 "settings for both, or compare them with --force"
             )
-    source = target
-    if names.dialogue not in target[0].fields:
+    if names.dialogue in target[0].fields:
+        source = target
+    else:
         source = align(records[first], target, names.id, files[first])
-    dialogues = None
-    if all(names.dialogue in record.fields for record in source):
-        dialogues = [record.text(names.dialogue) for record in source]
+    known_to_all = all(names.dialogue in record.fields for record in source)
+    dialogues = [record.text(names.dialogue) for record in source] if known_to_all else None
     return systems, Corpus([record.text(names.reference) for record in target], dialogues)
 
 
@@ -103,15 +102,12 @@ def read_records(path: Path, text_field: str) -> list[Record]:
         records = [Record(place, fields) for place, fields in read_file(path, str(path))]
     else:
         try:
-            lines = path.read_text("utf-8-sig").removesuffix("\n").split("\n")
+            text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or f"is not UTF-8: {error}"
             raise UserError(f"{path}: {reason}; check the path and the encoding") from error
-        records = [
-            Record(f"{path}:{number}", {text_field: line.rstrip("\r")})
-            for number, line in enumerate(lines, 1)
-            if lines != [""]
-        ]
+        lines = text.removesuffix("\n").split("\n") if text.strip() else []
+        records = [Record(f"{path}:{n}", {text_field: line}) for n, line in enumerate(lines, 1)]
     if not records:
         raise UserError(f"{path}: is empty; expected a record a line")
     return records
@@ -126,13 +122,11 @@ def align(
     """
     if all(id_field in record.fields for record in (*records, *references)):
         by_id, wanted = _by_id(records, id_field), _by_id(references, id_field)
-        for record_id, record in wanted.items():
-            if record_id not in by_id:
-                raise UserError(f"{path}: has no prediction for id `{record_id}` of {record.place}")
-        for record_id, record in by_id.items():
-            if record_id not in wanted:
-                raise UserError(f"{record.place}: id `{record_id}` has no reference; remove it")
-        return [by_id[record_id] for record_id in wanted]
+        if lacking := [name for name in wanted if name not in by_id]:
+            raise UserError(f"{path}: has no prediction for id `{lacking[0]}`; add it")
+        if extra := [name for name in by_id if name not in wanted]:
+            raise UserError(f"{path}: id `{extra[0]}` has no reference; remove its prediction")
+        return [by_id[name] for name in wanted]
     if len(records) != len(references):
         raise UserError(
             f"{path}: {len(records)} predictions for {len(references)} references; give one for "
@@ -144,8 +138,6 @@ def align(
 def _by_id(records: list[Record], id_field: str) -> dict[str, Record]:
     found: dict[str, Record] = {}
     for record in records:
-        record_id = str(record.fields[id_field])
-        if record_id in found:
-            raise UserError(f"{record.place}: id `{record_id}` occurs twice; make the ids unique")
-        found[record_id] = record
+        if record is not found.setdefault(name := str(record.fields[id_field]), record):
+            raise UserError(f"{record.place}: id `{name}` occurs twice; make the ids unique")
     return found

@@ -74,8 +74,6 @@ def test_search_narrows_the_list_and_says_how_many(page: Any, data: Analysis) ->
     assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["a-046"]
     page.get_by_label("Search in ids and texts").fill("привет")
     assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["words-of-the-world"]
-    page.get_by_label("Search in ids and texts").fill("biscuit zebra")
-    assert page.locator(SHOWN).count() == 0
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function(
         "([shown, total]) => document.querySelectorAll(shown).length === total", arg=[SHOWN, total]
