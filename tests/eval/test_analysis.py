@@ -62,14 +62,6 @@ def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
     assert bare.leaked is None and bare.groups == {} and bare.comparisons == []
 
 
-def test_the_base_model_cut_to_the_tuned_length_loses_its_verbosity(scores: Scores) -> None:
-    # but for the one empty summary, each base summary is the reference with more words after it
-    cut = scores.systems["base-cut"].scores["rougeL"].f1
-    assert cut == pytest.approx(scores.systems["tuned"].scores["rougeL"].f1)
-    ratio = scores.systems["base"].style.length_ratio
-    assert ratio and ratio > 1.2
-
-
 def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
     pairs = {pair.systems: pair for pair in scores.comparisons}
     assert list(pairs) == [
@@ -81,6 +73,8 @@ def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
     assert test.low < test.difference < test.high and test.p_randomization < 0.01
     same = pairs["base-cut", "tuned"]
     assert same.metrics["rougeL"].p_randomization == 1.0 and same.equal == len(ROWS)
+    ratio = scores.systems["base"].style.length_ratio
+    assert ratio and ratio > 1.2  # each base summary is the reference with more words after it
 
 
 def test_pairs_of_other_systems() -> None:
