@@ -140,13 +140,15 @@ def test_charts_name_what_they_show_in_colours_of_the_page(html: str, page: Page
 
 def test_every_example_is_there_with_its_difference(result: Analysis, page: Page) -> None:
     items = [a for a in page.named("details") if a.get("class") == "item"]
-    rouge_l = {name: 100 * result.values[name][:, 2] for name in ("base", "tuned")}
-    assert result.corpus.leaked
-    for place, (item, leaked) in enumerate(zip(items, result.corpus.leaked, strict=True)):
-        difference = rouge_l["tuned"][place] - rouge_l["base"][place]
-        assert float(item["data-difference"] or "") == pytest.approx(difference, abs=0.01)
-        assert ("data-leaked" in item) == leaked
-        keys = [f"{m}:{name}" for m in ("base", "tuned") for name in result.mistakes[m][place]]
+    assert len(items) == result.scores.examples
+    differences = 100 * (result.values["tuned"] - result.values["base"])[:, 2]
+    found = [float(item["data-difference"] or "") for item in items]
+    assert found == pytest.approx(differences.tolist(), abs=0.01)
+    assert ["data-leaked" in item for item in items] == result.corpus.leaked
+    for item, base, tuned in zip(
+        items, *(result.mistakes[m] for m in ("base", "tuned")), strict=True
+    ):
+        keys = [f"base:{name}" for name in base] + [f"tuned:{name}" for name in tuned]
         assert (item["data-mistakes"] or "").split() == keys
 
 
