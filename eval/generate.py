@@ -104,11 +104,12 @@ class Summarizer:
         """The prediction for each example of a batch, in its order."""
         outputs = self.engine.generate(batch.prompts, self.decoding.seed + batch.number)
         return [
-            self._prediction(example, output)
+            self.read_output(example, output)
             for example, output in zip(batch.examples, outputs, strict=True)
         ]
 
-    def _prediction(self, example: Example, output: list[int]) -> Prediction:
+    def read_output(self, example: Example, output: list[int]) -> Prediction:
+        """The prediction that new token ids are, up to the end token."""
         stopped = self.end in output
         length = output.index(self.end) + 1 if stopped else len(output)
         text = self.encoder.tokenizer.decode(output[:length], skip_special_tokens=True)

@@ -5,13 +5,13 @@
     python -m scripts.bench_gpu --keep /dev/shm/bench --limit-seconds 460 --variant-seconds 120
     torchrun is started by itself where there are several GPUs; --gpus 1 asks for one
 
-`check` holds the kernels against float64. Each training is Axolotl's own for some steps, on the
+`check` compares the kernels with float64. Each training is Axolotl's own for some steps, on the
 recipe's model with random weights (speed and memory do not depend on their values), with Mistral's
-real tokenizer, on rows as long as SAMSum's; `generation` is ours beside one dialogue at a time.
-`results/bench_gpu.json` is written after every variant, and the same call again measures what it
-does not hold for this card and these settings (`--again` all). A variant that runs out of memory
-keeps its row; one that runs over a limit is ended with all its processes. On a CPU, `--width 64`
-makes the model tiny, which exercises all of this and measures nothing of interest.
+real tokenizer, on rows as long as SAMSum's; `generation` compares ours with one dialogue at a time.
+`results/bench_gpu.json` is written after every variant, and the same call again measures what is
+missing for this card and these settings (`--again`: all). A variant that runs out of memory keeps
+its row; one that exceeds a limit is ended with all its processes. On a CPU, `--width 64` makes the
+model tiny, which runs all of this and measures nothing of interest.
 """
 
 import argparse
@@ -44,9 +44,8 @@ COLUMNS = (
     ("variant", "variant"), ("tokens/s", "tokens_per_second"), ("trained/s", "trained_per_second"),
     ("rows/s", "rows_per_second"), ("s a step", "seconds_per_step"), ("allocated GB", "allocated"),
     ("reserved GB", "reserved"), ("MFU", "mfu"), ("full run", "minutes"),
-    ("expected GB", "expected_gb"), ("expected min", "expected_minutes"),
 )  # fmt: skip
-SPARE = 5  # seconds of the whole limit that are left for the table and the end
+SPARE = 5  # seconds of the whole limit, kept for the table and the end
 MODEL_SECONDS = 600  # of making the random model, which no variant's limit counts
 NO_MEMORY = "out of memory"
 GENERATED = (
@@ -81,8 +80,6 @@ class Measured(BaseModel):
     matrix_rate: float | None = None
     mfu: float | None = None
     minutes: float | None = None
-    expected_gb: float | None = None
-    expected_minutes: float | None = None
     figures: Any = None
 
     @property
@@ -95,7 +92,7 @@ class Bench:
     """One call: its folder, its limits, and the record that it adds to."""
 
     def __init__(self, args: argparse.Namespace, place: Path):
-        """Read the record of an earlier call, unless all is to be measured again."""
+        """Read the record of an earlier call, unless `--again`."""
         self.args, self.place, self.start = args, place, time.monotonic()
         gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
         self.gpus, self.model = max(1, gpus), place / f"model-{args.width or 'whole'}"
@@ -129,12 +126,12 @@ class Bench:
         row = Measured(variant=name, what=variant.what, settings=settings)
         begin = time.monotonic()
         if self.left() < variant.least and self.args.width is None:
-            row.failed = f"not begun: {self.left():.0f} s were left"
+            row.failed = f"not started: {self.left():.0f} s remained"
         else:
             kinds = {"check": self.check, "generation": self.generate}
             try:
                 kinds.get(name, self.train)(variant, row)
-            except (OSError, ValueError, LookupError) as error:  # the others may do: time is short
+            except (OSError, ValueError, LookupError) as error:  # the other variants may work: time is short
                 traceback.print_exc()
                 row.failed = f"{type(error).__name__}: {error}"[:200]
         row.seconds = time.monotonic() - begin
@@ -161,7 +158,7 @@ class Bench:
                 "overrides": overrides}  # fmt: skip
 
     def folder(self, variant: Variant) -> Path:
-        """Where the rows for a variant's recipe are; they and the random model are made once."""
+        """The folder of the rows for a variant's recipe; rows and random model are made once."""
         if not self.model.is_dir():  # a folder of this name is whole
             partial = self.model.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -198,15 +195,15 @@ class Bench:
                 print(GENERATED.format(**way), flush=True)
 
     def train(self, variant: Variant, row: Measured) -> None:
-        """Some steps through Axolotl's launch line, beside what preflight expects."""
+        """Some steps through Axolotl's launch line."""
         stem = variant.name.replace(" ", "_")
         folder = self.folder(variant)
         recipe, changed = variants.training(variant, self.model, folder, self.also)
         result, outputs = folder / f"{stem}.json", folder / "outputs" / stem
         result.unlink(missing_ok=True)
         shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume a run that was cut
-        for key, value in variants.expected(recipe, folder, self.gpus, self.product()).items():
-            setattr(row, key, value)
+        row.operations_a_token = variants.operations_a_token(recipe)
+        row.matrix_rate = self.product()
         cap = row.settings["cap_gb"]
         steps = row.settings["steps"]
         command = variants.training_command(recipe, changed, folder, stem, steps, self.gpus)
@@ -292,7 +289,7 @@ def end_tree(child: "subprocess.Popen[Any]") -> None:
         tree = psutil.Process(child.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         tree = []
-    with contextlib.suppress(ProcessLookupError):  # none of its group is left
+    with contextlib.suppress(ProcessLookupError):  # all of its group have ended
         os.killpg(child.pid, signal.SIGKILL)
     for process in tree:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -314,7 +311,7 @@ def main() -> None:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not above 0")
     args.output = args.output.absolute()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and not without ending what runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running variant is ended too
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).absolute()
         place.mkdir(parents=True, exist_ok=True)

@@ -20,14 +20,14 @@ class BenchPlugin(BasePlugin):
     """Caps memory before the model is loaded, and hands the trainer to `Clock`."""
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Leave as much of the GPU as a smaller card would have."""
+        """Axolotl calls it before loading: allow as much of the GPU as a smaller card would have."""
         if os.environ.get(CAP) and torch.cuda.is_available():
             whole = torch.cuda.get_device_properties(0).total_memory
             share = min(1.0, float(os.environ[CAP]) * 1e9 / whole)
             torch.cuda.set_per_process_memory_fraction(share)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Count what each call of `training_step` gets, and time the optimiser's steps."""
+        """Axolotl calls it before training: count the tokens, and time the optimiser's steps."""
         clock = Clock(trainer)
         step = trainer.training_step
 
@@ -74,7 +74,7 @@ class Clock(TrainerCallback):
             self.start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the step up."""
+        """Add this step's counts."""
         if state.global_step > WARM_UP:
             finish()
             self.seconds, self.steps = time.perf_counter() - self.start, self.steps + 1
@@ -106,6 +106,6 @@ def peak() -> dict[str, float]:
 
 
 def finish() -> None:
-    """Wait for what a GPU still has to do."""
+    """Wait for the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

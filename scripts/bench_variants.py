@@ -2,8 +2,8 @@
 
 A training is Axolotl's own launch line on a random model, with rows as long as SAMSum's but without
 its text: words drawn at random, lengths of its distribution. That is a log-normal one, cut at
-SAMSum's longest row, and fitted to its token counts with Mistral's tokenizer; a test holds it
-against the corpus itself.
+SAMSum's longest row, and fitted to its token counts with Mistral's tokenizer; a test compares it
+with the corpus itself.
 """
 
 import json
@@ -18,18 +18,11 @@ from typing import Any
 import yaml
 
 from data_prep.prepare import prepare
-from data_prep.prompt import TokenCounter, to_row
+from data_prep.prompt import Example, TokenCounter
 from data_prep.recipe import Recipe, load_recipe
-from training.estimate import (
-    EFFICIENCY_GPU,
-    estimate_memory,
-    number_size,
-    operations_a_token,
-    rate_of,
-    shape_of,
-)
 from training.machine_checks import cpu_overrides
-from training.plan import lengths, plan, with_defaults
+from training.memory import count_weights
+from training.plan import with_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, TOKENS_A_ROW = 14_637, 216.6  # of SAMSum decontaminated, with Mistral's tokenizer
@@ -49,9 +42,9 @@ PLUGIN = "scripts.bench_plugin.BenchPlugin"
 class Variant:
     """A training of a recipe with `overrides` of its keys; or `check` and `generation`.
 
-    `card_gb`: memory of the card that the recipe is for, which a larger one is cut to.
-    `otherwise` names the variant to try where this one fails. `least` is how many seconds must be
-    left for it to begin.
+    `card_gb`: memory of the card that the recipe is for, to which a larger one is limited.
+    `otherwise` names the variant to try where this one fails. `least`: seconds that must remain for
+    it to start.
     """
 
     name: str
@@ -82,8 +75,8 @@ VARIANTS = {
         Variant("checkpointing", "layers computed twice",
                 overrides={"gradient_checkpointing": True}),
         Variant("no kernels", "neither LoRA's nor Liger's", overrides=NO_KERNELS),
-        Variant("mask", "a pack's mask in the place of varlen attention", overrides=MASK),
-        Variant("no packing", "8 padded rows of like length in the place of a pack",
+        Variant("mask", "a mask over the pack instead of varlen attention", overrides=MASK),
+        Variant("no packing", "8 padded rows of similar length instead of a pack",
                 overrides={"sample_packing": False, "eval_sample_packing": False,
                            "group_by_length": True, "micro_batch_size": 8}),
         Variant("ours uncapped", "mistral_samsum.yml on the whole card", otherwise="plain"),
@@ -125,14 +118,14 @@ def prepare_rows(recipe: Recipe, model: Path, folder: Path, count: int) -> None:
     block = recipe.summarization.model_copy(update=changed)
     config = {**recipe.config, "base_model": str(model)}
     random_rows = replace(recipe, config=config, summarization=block)
-    bare = to_row("0", "", "", block.instruction)
+    bare = Example.build("0", "", "", block.instruction)
     fixed = TokenCounter(random_rows).count([bare])[0]
     few = min(count, TEST_ROWS)
     for split, rows in (("train", count), ("validation", 64), ("test", few)):
         made = [_row(f"{split}{i}", n - fixed) for i, n in enumerate(row_lengths(rows, rows))]
         (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, made)), "utf-8")
     before = Path.cwd()
-    os.chdir(folder)  # the recipe's own relative paths then lie in there
+    os.chdir(folder)  # so that the recipe's relative paths are in there
     try:
         prepare(random_rows)
     finally:
@@ -194,7 +187,7 @@ def training_command(
 def generation_command(
     model: Path, folder: Path, result: Path, plain_seconds: float, tiny: bool
 ) -> list[str]:
-    """Generation of ours in bf16, one at a time in fp32 as the notebook does, and in bf16."""
+    """Our generation in bf16, one at a time in fp32 as the notebook does, and in bf16."""
     config = yaml.safe_load(OURS.read_text("utf-8"))
     block = config["summarization"]
     config["base_model"] = str(model)
@@ -203,39 +196,21 @@ def generation_command(
         block["decoding"] |= {"max_new_tokens": 8, "batch_tokens": 4096}
     path = folder / OURS.name
     path.write_text(yaml.safe_dump(config), "utf-8")
-    return [sys.executable, "-m", "scripts.bench_generate", str(path), "--models", "base",
-            "--dialogues", "0", "--dtype", "bfloat16", "--plain", "float32,bfloat16",
+    return [sys.executable, "-m", "scripts.bench_generate", str(path),
             "--plain-seconds", str(plain_seconds), "--output", str(result)]  # fmt: skip
 
 
-def expected(recipe: Recipe, folder: Path, gpus: int, product: float | None) -> dict[str, Any]:
-    """What preflight says of a training on this card, before it has run.
+def operations_a_token(recipe: Recipe) -> float:
+    """Floating-point operations of training for each token, attention aside.
 
-    `product`: operations a second of a matrix product on this GPU, as `check` has timed it.
+    Twice the weights forward and twice backward, and of the adapter once more for its gradients;
+    checkpointing computes the layers again.
     """
-    import torch
-
-    gpu, config, before = torch.cuda.is_available(), with_defaults(recipe.config), Path.cwd()
-    os.chdir(folder)
-    try:
-        work = plan(recipe, lengths(recipe)["train"], gpus)
-    finally:
-        os.chdir(before)
-    shape, size = shape_of(recipe), number_size(config, gpu)
-    assert shape is not None  # a model of random_model.py
-    operations = operations_a_token(config, shape, work)
-    memory = estimate_memory(config, shape, work, size, gpu).total
-    found = {"operations_a_token": operations, "expected_gb": memory / 1e9}
-    if not gpu:
-        rate = rate_of(size, gpu)
-        product, training = rate.product, rate.training
-    elif product:
-        training = product * EFFICIENCY_GPU
-    else:
-        return found
-    computed = full_tokens(recipe) / (1 - work.padding)
-    minutes = computed * operations / training / gpus / 60
-    return {**found, "matrix_rate": product, "expected_minutes": minutes}
+    weights = count_weights(recipe)
+    operations = 4 * (weights.linear + weights.head) + 6 * weights.adapter
+    if recipe.config.get("gradient_checkpointing"):
+        operations += 2 * (weights.linear + weights.adapter)
+    return operations
 
 
 def full_tokens(recipe: Recipe) -> float:

@@ -53,7 +53,7 @@ def project_requirements(extras: list[str]) -> list[str]:
 
 
 def installed_there(freeze: str) -> dict[str, str]:
-    """Names and versions of a `pip freeze`, whatever else stands in it."""
+    """Names and versions in the output of `pip freeze`."""
     found = {}
     for line in freeze.splitlines():
         if match := re.match(r"([\w.-]+)==([\w.+!-]+)", line.strip()):
@@ -142,7 +142,7 @@ def _wheel_of(item: dict) -> Wheel:
 
 
 def fetch(wheels: list[Wheel], python: str, cache: Path) -> None:
-    """Download what the cache does not hold whole, ten at a time: a stopped call goes on there."""
+    """Download what the cache lacks, ten at a time, so that a stopped call resumes there."""
 
     def missing() -> list[Wheel]:
         there = (w for w in wheels if (cache / w.file).is_file())
@@ -174,7 +174,7 @@ def _platform(python: str) -> list[str]:
 def trimmed(
     wheels: list[Wheel], cache: Path, left_out: list[str], folder: Path, smallest: bool
 ) -> Iterator[tuple[str, Path]]:
-    """Each wheel without what is left out, else as it is; for xz files are stored, not deflated."""
+    """Each wheel, without the files to leave out; for xz files are stored, not deflated."""
     unread = re.compile("|".join(left_out))
     method = zipfile.ZIP_STORED if smallest else zipfile.ZIP_DEFLATED
     for wheel in wheels:

@@ -11,8 +11,8 @@ output are in a temporary folder, which is removed.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml --full-size [--keep FOLDER]
 
-makes the model at its real size and goes the recipe's whole way with it, from preparing to merging
-(scripts/full_size.py); what that took here is in docs/full_size.md.
+makes the model at its real size and runs every step with it, from preparing to merging
+(scripts/full_size.py); docs/full_size.md has what that took.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
-    """What the command line says, and the flags that go on to the launch line."""
+    """The command line, and the flags that are passed on to the launch line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.dry_run", description=__doc__.splitlines()[0]
     )
@@ -86,7 +86,7 @@ def dry_run(
     model = folder / "model"
     save(recipe.config["base_model"], model, WIDTH)
     before = Path.cwd()
-    os.chdir(folder)  # the recipe's own relative paths then lie in there
+    os.chdir(folder)  # so that the recipe's relative paths are in there
     try:
         prepare(_on_the_sample(recipe, model))
         command = [*_launcher(processes), str(before / path), *overrides(recipe, model)]

@@ -23,9 +23,8 @@ from data_prep.errors import UserError, writing_to
 from data_prep.hub import look_at_weights
 from data_prep.recipe import Recipe, load_recipe
 from scripts.random_model import describe
-from training.estimate import Shape, estimate_memory, shape_of
 from training.machine_checks import cpu_overrides
-from training.plan import Plan, with_defaults
+from training.memory import count_weights
 
 SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what a CPU can do
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
@@ -36,7 +35,7 @@ SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
 DIALOGUES, PROVED = 3, 2  # that are evaluated, and that prove the merge
 # Checks of the merge's proof that say nothing of random weights: their bounds are those of a
-# trained model, whose greatest logits stand out (44.6) and whose tokens are seldom equally likely.
+# trained model, whose greatest logits are far above the rest (44.6) and whose tokens are seldom equally likely.
 # At 7B the right merge, each weight within half a rounding step, had a mean logit difference of
 # 0.061 where 0.052 was allowed, of logits up to 6.6. Weights, files, prompt and ROUGE must hold.
 OF_TRAINED_WEIGHTS = (
@@ -44,6 +43,7 @@ OF_TRAINED_WEIGHTS = (
     "identical summaries",
 )  # fmt: skip
 BF16 = 2  # bytes
+BYTES_A_PARAMETER = 2.7  # the most that was measured: 19.3 GB at 7.24e9 (docs/full_size.md)
 PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher beside them
 LOOKING = 0.05  # share of the time: one look walks through all pages, 14 GB in 40 ms
 WORDS = 3000  # of a failed step's log, shown
@@ -129,9 +129,8 @@ def check_room(recipe: Recipe, folder: Path) -> None:
 
     `recipe`: the derived one, whose model is described in `folder` already.
     """
-    shape = shape_of(recipe)
-    assert shape is not None  # random_model.py knows decoders of Llama's kind alone
-    needed, there = memory_needed(recipe, shape), available_memory()
+    weights = count_weights(recipe)
+    needed, there = BYTES_A_PARAMETER * weights.parameters + PROGRAM, available_memory()
     lacks = []
     if there < needed:
         lacks.append(
@@ -140,7 +139,7 @@ def check_room(recipe: Recipe, folder: Path) -> None:
         )
     made = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
     # the merged folder, and adapter and optimiser state of a checkpoint and of the end
-    wanted = 2 * BF16 * shape.parameters - made + 16 * shape.adapter
+    wanted = 2 * BF16 * weights.parameters - made + 16 * weights.adapter
     free = disk_usage(folder).free
     if free < wanted:
         lacks.append(
@@ -149,19 +148,6 @@ def check_room(recipe: Recipe, folder: Path) -> None:
         )
     if lacks:
         raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
-
-
-def memory_needed(recipe: Recipe, shape: Shape) -> float:
-    """Bytes at the peak of the run: training by preflight's formula, or one model to merge."""
-    config = with_defaults(recipe.config)
-    length = config["sequence_len"]
-    work = Plan(
-        rows=1, tokens=length, packed=True, effective_batch=1, batches=1, steps_per_epoch=1,
-        steps=1, epochs=1, padding=0, largest_batch=length, longest_row=length, attended=length,
-    )  # fmt: skip
-    # without the freed memory that glibc keeps: mapped weights make room for that
-    training = estimate_memory(config, shape, work, BF16, gpu=False).tensors
-    return max(training, shape.parameters * BF16) + PROGRAM
 
 
 def available_memory() -> int:

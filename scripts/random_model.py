@@ -6,8 +6,8 @@
 Speed and memory do not depend on the values of weights, so that the first is for measurements
 (scripts/bench_gpu.py) and the second, two layers of width 64, for dry runs (scripts/dry_run.py).
 The numbers are those of each model's published `config.json`. Mistral's tokenizer is the real one,
-which mistral-common carries; the others' vocabularies are on their hubs, so that Mistral's pieces
-stand in, with the control tokens of the model's own template.
+which mistral-common carries; the others' vocabularies are on the hub, so that Mistral's pieces are
+used for them, with the control tokens of the model's own template.
 """
 
 import argparse

@@ -204,12 +204,12 @@ def install(target: Path, manifest: dict) -> None:
     if ran.returncode:
         errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
         raise Failure(f"pip could not install the wheels: {errors[0]}")
-    # in one go on all cores, for the first import would take as long as all the rest
+    # on all cores, because the first import would take as long as everything else
     run([str(python), "-m", "compileall", "-q", "-j", "0", str(packages)])
     if run([str(python), "-c", "import numba"]).returncode:
         (packages / "numba").mkdir(exist_ok=True)
         (packages / "numba/__init__.py").write_text(STAND_IN, "utf-8")
-        print("numba cannot be imported here: plain Python stands in for it", flush=True)
+        print("numba cannot be imported here: plain Python replaces it", flush=True)
 
 
 def verify(target: Path) -> None:

@@ -64,12 +64,12 @@ def test_a_variant_without_memory_keeps_its_row() -> None:
     found = [
         measured("check", figures={"speed": {"product": 790e12}}),
         measured("ours", tokens_per_second=4000.0, mfu=0.5, minutes=26.4),
-        measured("no packing", failed="out of memory", expected_gb=51.0),
+        measured("no packing", failed="out of memory"),
         measured("notebook", tokens_per_second=320.0),
     ]
     text = table(found)
-    assert "| ours | 4,000 | - | - | - | - | - | 50% | 26.40 | - | - |" in text
-    assert "| no packing (out of memory) | - | - | - | - | - | - | - | - | 51.00 | - |" in text
+    assert "| ours | 4,000 | - | - | - | - | - | 50% | 26.40 |" in text
+    assert "| no packing (out of memory) | - | - | - | - | - | - | - | - |" in text
     assert text.endswith("ours: 12.5 times the notebook's settings in tokens/s")
     assert "check" not in text
 
@@ -95,7 +95,7 @@ def test_what_is_tried_instead_is_known_and_ends() -> None:
 
 
 def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
-    """Against each row by itself, in float64: what varlen attention is held against on a GPU."""
+    """Against each row by itself, in float64: what varlen attention is compared with on a GPU."""
     torch.manual_seed(0)
     lengths = [3, 5, 1]
     q, k, v = (torch.randn(2, 9, 4, dtype=torch.float64) for _ in range(3))
@@ -142,7 +142,7 @@ def test_a_process_over_the_limit_is_gone_with_all_its_children(
     assert not runs(int((tmp_path / "pid").read_text()))
 
 
-def test_what_a_finished_process_left_behind_is_gone(tmp_path: Path) -> None:
+def test_children_of_a_finished_process_are_gone(tmp_path: Path) -> None:
     script = SPAWN.format(session=False, sleep=0)
     code = run_within(
         [sys.executable, "-c", script], tmp_path, dict(os.environ), tmp_path / "log", 60
@@ -194,7 +194,6 @@ def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
         assert row["mfu"] == pytest.approx(
             row["tokens_per_second"] * row["operations_a_token"] / row["matrix_rate"]
         )
-        assert row["expected_gb"] > 0 and row["expected_minutes"] > 0
     a_step = ours["tokens_per_second"] * ours["seconds_per_step"]
     assert 0.9 * 4 * 2048 < a_step <= 4 * 2048  # four packs, nearly full
     a_row = notebook["tokens_per_second"] / notebook["rows_per_second"]
@@ -238,7 +237,7 @@ def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_pat
 
 
 @pytest.mark.slow
-def test_killed_between_variants_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_between_variants_it_resumes(tmp_path: Path) -> None:
     result, keep = tmp_path / "bench.json", tmp_path / "keep"
     flags = [str(flag) for flag in (*TINY, "--keep", keep, "--output", result)]
     call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--variants", "check,generation"]
@@ -247,7 +246,7 @@ def test_killed_between_variants_it_goes_on_where_it_was(tmp_path: Path) -> None
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    for child in children:  # nobody is left to end them
+    for child in children:  # their parent is gone
         child.kill()
     assert [row["variant"] for row in json.loads(result.read_text("utf-8"))["variants"]] == [
         "check"

@@ -1,0 +1,65 @@
+"""The benchmark for a CPU runs on small things and prints what it says it measures."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from data_prep.prepare import prepare
+from data_prep.recipe import load_recipe
+from tests.conftest import ROOT, command, derived_recipe
+from tests.run_records import NAME
+
+
+def figures(line: str) -> list[float]:
+    return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", line)]
+
+
+def generation(run: Path, module: str, *flags: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, f"{NAME}.yml", *flags],
+        cwd=run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None:
+    path = derived_recipe(
+        "smollm2_samsum", tmp_path, "tiny", base_model=str(tiny_smollm2),
+        summarization__source="data_prep/sample",
+    )  # fmt: skip
+    prepare(load_recipe(path))
+    flags = ("--steps", 6, "--models", "none")
+    done = command(sys.executable, "-m", "scripts.bench_cpu", path, *flags)
+    assert done.returncode == 0, done.stderr[-2000:]
+    steps, speeds = done.stdout.splitlines()[-2:]
+    assert steps.startswith("3 steps, ") and 0 < figures(steps)[1] <= figures(steps)[2]
+    axolotl, bare, ratio = figures(speeds)
+    assert abs(axolotl / bare - ratio) < 0.02
+
+
+def test_generation_next_to_the_plain_way(run: Path) -> None:
+    flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32")
+    _, ours, _, _, plain, verdict = generation(run, "scripts.bench_cpu", *flags)[-6:]
+    assert ours.startswith("tuned, ours, float32: 3 dialogues in ")
+    assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
+    assert re.fullmatch(r"  ratio \d+\.\d to float32; [0-3] of 3 the same", verdict)
+
+
+def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
+    flags = ("--plain-seconds", "0", "--output", "bench.json")
+    lines = generation(run, "scripts.bench_generate", *flags)
+    ways = json.loads((run / "bench.json").read_text("utf-8"))
+    assert [(way["way"], way["dtype"]) for way in ways] == [
+        ("ours", "bfloat16"), ("plain", "float32"), ("plain", "bfloat16"),
+    ]  # fmt: skip
+    assert ways[0]["dialogues"] > 1 and ways[1]["dialogues"] == 1
+    assert " of 1 the same" in lines[-1]
+
+
+def test_too_few_steps_are_refused() -> None:
+    done = command(sys.executable, "-m", "scripts.bench_cpu", "--steps", 3)
+    assert done.returncode == 2 and "--steps: 3" in done.stderr
