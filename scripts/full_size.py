@@ -1,18 +1,19 @@
-"""A recipe's whole way at its model's real size, on this computer's CPU, each step measured.
+"""Every step of a recipe at its model's real size, on this computer's CPU, each measured.
 
-Called by `python -m scripts.dry_run RECIPE --full-size`. A recipe derived from the given one lies
+Called by `python -m scripts.dry_run RECIPE --full-size`. A recipe derived from the given one is
 in the run's folder, with the model (random weights), the data and what each step printed. The steps
 are the documented commands, one process after the other, so that each one's memory is its own.
 """
 
-import json
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_AS, getrlimit
 from shutil import disk_usage
 from typing import Any, NamedTuple
 
@@ -26,33 +27,25 @@ from scripts.random_model import describe
 from training.machine_checks import cpu_overrides
 from training.memory import count_weights
 
-SIZE: dict[str, Any] = {  # of the run; everything else is the recipe's, or what a CPU can do
+SIZE: dict[str, Any] = {  # everything else is the recipe's, or what a CPU can do
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
     "max_steps": 2, "logging_steps": 1,
     "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far more; eval.run follows anyway
     "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
-DIALOGUES, PROVED = 3, 2  # that are evaluated, and that prove the merge
-# Checks of the merge's proof that say nothing of random weights: their bounds are those of a
-# trained model, whose greatest logits are far above the rest (44.6) and whose tokens are seldom equally likely.
-# At 7B the right merge, each weight within half a rounding step, had a mean logit difference of
-# 0.061 where 0.052 was allowed, of logits up to 6.6. Weights, files, prompt and ROUGE must hold.
-OF_TRAINED_WEIGHTS = (
-    "logits: greatest difference", "logits: mean difference", "same first choice of token",
-    "identical summaries",
-)  # fmt: skip
+DIALOGUES, PROVED = 3, 2  # that are evaluated; for the check of the merge
 BF16 = 2  # bytes
 BYTES_A_PARAMETER = 2.7  # the most that was measured: 19.3 GB at 7.24e9 (docs/full_size.md)
 PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher beside them
-LOOKING = 0.05  # share of the time: one look walks through all pages, 14 GB in 40 ms
+LOOKING = 0.05  # share of the time: reading the sizes walks all pages, 14 GB in 40 ms
 WORDS = 3000  # of a failed step's log, shown
 
 
 class Measured(NamedTuple):
     """A finished step: exit code, seconds, and bytes of all its processes together at their peak.
 
-    `own` leaves out the pages of files (weights that are read where they lie), which the kernel
+    `own` leaves out the pages of files (weights that are mapped, not copied), which the kernel
     takes back where memory is short.
     """
 
@@ -86,26 +79,16 @@ def full_size(
             f"{name:<10}{found.seconds:>8.0f}{found.own / 1e9:>7.1f}{found.resident / 1e9:>19.1f}",
             flush=True,
         )
-        if found.code and not (name == "merge" and _right_for_random_weights(derived)):
+        if found.code:
             print(log.read_text("utf-8", "replace")[-WORDS:], file=sys.stderr)
-            raise UserError(f"{log}: {name} ended with {found.code}; its last words are above")
-
-
-def _right_for_random_weights(recipe: Recipe) -> bool:
-    """Whether the proof fails in nothing but OF_TRAINED_WEIGHTS; says so then."""
-    proof = recipe.output_dir / "merged/merge_proof.json"
-    exceeded = json.loads(proof.read_text("utf-8"))["exceeded"] if proof.is_file() else [""]
-    if not set(exceeded) <= set(OF_TRAINED_WEIGHTS):
-        return False
-    print(f"  bounds of trained weights, which random ones exceed: {', '.join(exceeded)}")
-    return True
+            raise UserError(f"{log}: {name} ended with {found.code}; the end of its log is above")
 
 
 def derive(recipe: Recipe, folder: Path, source: Path) -> Recipe:
-    """Write the recipe of the run into `folder`, and read it as the commands are going to.
+    """Write the recipe of the run into `folder`, and read it as the commands will.
 
-    Its data and output folders are relative, and the commands run in `folder`; in what is returned
-    they are absolute.
+    Its data and output folders are relative, and the commands run in `folder`; in the returned
+    recipe they are absolute.
     """
     block = {
         **recipe.config["summarization"],
@@ -152,19 +135,10 @@ def check_room(recipe: Recipe, folder: Path) -> None:
 
 def available_memory() -> int:
     """Bytes that this process may still take: of the machine, its container, its own limit."""
-    import resource
-
-    limits = [psutil.virtual_memory().available, resource.getrlimit(resource.RLIMIT_AS)[0]]
-    group = Path("/sys/fs/cgroup/memory.max")
-    limits += [int(text) for text in _lines(group) if text.isdigit()]
-    return min(limit for limit in limits if limit != resource.RLIM_INFINITY)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text("utf-8").splitlines()
-    except OSError:  # no such limit on this system
-        return []
+    limits = [psutil.virtual_memory().available, getrlimit(RLIMIT_AS)[0]]
+    with suppress(OSError, ValueError):  # no control group, or one without a limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text("utf-8")))
+    return min(limit for limit in limits if limit != RLIM_INFINITY)
 
 
 def _steps(
