@@ -4,7 +4,6 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 """
 
 import argparse
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from data_prep.prompt import Example, read_examples
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
 from eval.predictions import FileRecord, copy_predictions, finished_record
+from eval.scores import Scores
 
 MODELS = ("base", "tuned", "merged")
 
@@ -102,24 +102,22 @@ def default_output(
 
 
 def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
-    """Make the folder; refuse one that cannot be written or holds others' results.
+    """Make the folder; refuse one that cannot be written, or with another recipe's results.
 
-    Others' are those of another recipe and, where an adapter is `given`, of another adapter.
+    With a `given` adapter, also one with the results of another adapter.
     """
-    scores = folder / "scores.json"
-    try:
-        record = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
-        found = record["recipe"] if record else recipe.name
-        of = (record.get("adapter") or {}).get("folder")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{scores}: is damaged ({error}); remove it or use --output") from error
-    if given and of not in (None, shown(given)):
-        raise UserError(f"{folder}: holds the results of the adapter {of}; choose another --output")
-    if found != recipe.name:
-        raise UserError(
-            f"{folder}: holds the results of recipe {found}, not of {recipe.name}; choose another "
-            "--output"
-        )
+    if (folder / "scores.json").is_file():
+        scores = Scores.read(folder / "scores.json")
+        if given and scores.adapter and scores.adapter.folder != shown(given):
+            raise UserError(
+                f"{folder}: holds the results of the adapter {scores.adapter.folder}; choose "
+                "another --output"
+            )
+        if scores.recipe != recipe.name:
+            raise UserError(
+                f"{folder}: holds the results of recipe {scores.recipe}, not of {recipe.name}; "
+                "choose another --output"
+            )
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

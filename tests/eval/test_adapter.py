@@ -12,6 +12,8 @@ from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
 from eval.adapter import ADAPTER, find_adapter, same_weights, trained_otherwise
 from eval.run import default_output, evaluate
+from eval.scores import EvaluatedAdapter, Scores
+from tests.conftest import ROOT
 
 RUN = "tiny_run.yml"
 
@@ -120,11 +122,14 @@ def test_another_adapter_does_not_overwrite_the_results_of_one(run: Path) -> Non
     copy = changed("copy", lora_r=64)
     folder = Path("results/copy/adapter-final")
     folder.mkdir(parents=True)
-    record = json.dumps({"recipe": "copy", "adapter": {"folder": "a/final"}})
-    (folder / "scores.json").write_text(record, "utf-8")
+    scores = Scores.read(ROOT / "results/smollm2_samsum_corpus/scores.json")
+    scores.recipe = "copy"
+    scores.adapter = EvaluatedAdapter(folder="a/final", trained_otherwise=[], signature="")
+    before = scores.model_dump_json()
+    (folder / "scores.json").write_text(before, "utf-8")
     with pytest.raises(UserError, match="holds the results of the adapter a/final; choose another"):
         evaluate(copy, ["tuned"], "test", None, None, Path("b/final"))
-    assert (folder / "scores.json").read_text("utf-8") == record
+    assert (folder / "scores.json").read_text("utf-8") == before
 
 
 def test_a_template_of_the_data_set_is_part_of_the_prompt(run: Path) -> None:
@@ -177,7 +182,7 @@ def test_the_same_weights_under_another_path(run: Path, tiny_smollm2: Path) -> N
 def test_no_adapter_where_one_is_named(run: Path) -> None:
     with pytest.raises(UserError, match="--adapter nowhere: has no adapter_model.safetensors"):
         find_adapter(load_recipe(RUN), Path("nowhere"))
-    with pytest.raises(UserError, match="--adapter: has no effect on the base model"):
+    with pytest.raises(UserError, match="--adapter: has no effect without the tuned model"):
         evaluate(load_recipe(RUN), ["base"], "test", None, None, Path("outputs/tiny_run"))
 
 

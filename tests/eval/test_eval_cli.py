@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import command, derived_recipe
+from tests.conftest import ROOT, command, derived_recipe
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,10 @@ def test_a_folder_with_results_of_another_recipe_is_left_alone(
     tmp_path: Path, prepared: Path
 ) -> None:
     scores = tmp_path / "scores.json"
+    recorded = ROOT / "results/smollm2_samsum_corpus/scores.json"
     for content, message in (
-        ('{"recipe": "mistral_samsum"}', "holds the results of recipe mistral_samsum, not of"),
-        ('{"recipe": "mist', "scores.json: is damaged"),
+        (recorded.read_text("utf-8"), "holds the results of recipe smollm2_samsum_corpus, not of"),
+        ('{"recipe": "mist', "scores.json: cannot be read"),
     ):
         scores.write_text(content, "utf-8")
         flags = ("--models", "base", "--output", tmp_path)

@@ -113,6 +113,7 @@ def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer, prompts
     assert generate(summarizer, prompts) == plain(summarizer, prompts)
 
 
+@pytest.mark.slow
 def test_length_settings_and_penalties_hold_over_the_strides(
     summarizer: Summarizer, prompts: Prompts
 ) -> None:
@@ -127,6 +128,7 @@ def test_length_settings_and_penalties_hold_over_the_strides(
     assert all(len(ids) >= 20 for ids in made)
 
 
+@pytest.mark.slow
 def test_beam_search_is_transformers_own(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"num_beams": 2, "length_penalty": 0.5}
     made = generate(summarizer, prompts, **settings)
@@ -134,6 +136,7 @@ def test_beam_search_is_transformers_own(summarizer: Summarizer, prompts: Prompt
     assert made != generate(summarizer, prompts)
 
 
+@pytest.mark.slow
 def test_sampling_repeats_with_its_seed_only(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 50}
     first = generate(summarizer, prompts, seed=1, **settings)
@@ -173,6 +176,7 @@ def _with_memory(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None:
     """A real shortage: the address space of the process ends 300 MiB above the loaded model."""
     done = _with_memory(recipe, 300, 64)
@@ -182,7 +186,8 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None
     assert "memory ran out: continuing with" in done.stderr
 
 
-def test_a_single_dialogue_that_does_not_fit_is_bad_luck_not_a_traceback(recipe: Recipe) -> None:
+@pytest.mark.slow
+def test_a_single_dialogue_that_does_not_fit_is_one_line(recipe: Recipe) -> None:
     done = _with_memory(recipe, 300, 1, times=100)
     assert "memory runs out on a single dialogue of" in done.stderr.splitlines()[-1]
 
