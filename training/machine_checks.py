@@ -1,6 +1,6 @@
 """Whether this machine can train a recipe: a GPU where one is needed, its driver, its packages.
 
-Looked at before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
+Checked before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
 traceback.
 """
 
@@ -9,18 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
+LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
     "attn_implementation": "sdpa",
-    "fp16": False,
-    "tf32": False,
-    "liger_rms_norm": False,
-    "liger_rope": False,
-    "liger_glu_activation": False,
-    "liger_fused_linear_cross_entropy": False,
-    "cut_cross_entropy": False,
+    **dict.fromkeys(("fp16", "tf32", "liger_rms_norm", "liger_rope", "liger_glu_activation",
+                     "liger_fused_linear_cross_entropy", "cut_cross_entropy"), False),
     **dict.fromkeys(LORA_KERNELS, False),
-}
+}  # fmt: skip
 TRITON = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
 AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
 
@@ -33,9 +28,7 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     import torch
 
-    if not torch.cuda.is_available():
-        return list(_without_gpu(path, config))
-    return [*_card(path, config), *_compiler(path, config)]
+    return list((_gpu if torch.cuda.is_available() else _without_gpu)(path, config))
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +44,10 @@ def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
 def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
     """The keys of a recipe that a card older than Ampere cannot follow, and what it takes instead.
 
-    Nobody else looks: PyTorch counts bf16 as supported there since it emulates it, and Axolotl
-    turns packed `sdpa` into varlen attention on any card, which then ends in "FlashAttention only
-    supports Ampere GPUs or newer" at the first step. With `sdpa_varlen: false` a mask keeps the
-    rows of a pack apart.
+    Nothing else checks that: PyTorch counts bf16 as supported there since it emulates it, and
+    Axolotl (0.19) turns packed `sdpa` into varlen attention on any card, which then ends in
+    "FlashAttention only supports Ampere GPUs or newer" at the first step. With `sdpa_varlen: false`
+    a mask keeps the rows of a pack apart.
     """
     attention = config.get("attn_implementation")
     found: dict[str, Any] = {}
@@ -64,11 +57,8 @@ def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
         found["tf32"] = False
     if "flash" in str(attention):
         found["attn_implementation"] = attention = "sdpa"
-    if (
-        attention == "sdpa"
-        and config.get("sample_packing")
-        and config.get("sdpa_varlen") is not False
-    ):
+    packed_sdpa = attention == "sdpa" and config.get("sample_packing")
+    if packed_sdpa and config.get("sdpa_varlen") is not False:
         found["sdpa_varlen"] = False
     return found
 
@@ -79,11 +69,10 @@ def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
             f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
             "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
         )
-    instead = cpu_overrides(config)
-    if instead:
+    if instead := cpu_overrides(config):
         keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
         yield (
-            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; for a try on this CPU add "
+            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
             f"`{_flags(instead)}`"
         )
 
@@ -102,7 +91,7 @@ def _why_no_gpu() -> str:
     return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
 
 
-def _card(path: Path, config: dict[str, Any]) -> Iterator[str]:
+def _gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
     import torch
 
     major, minor = torch.cuda.get_device_capability()
@@ -113,15 +102,12 @@ def _card(path: Path, config: dict[str, Any]) -> Iterator[str]:
             f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
             "; install a build for a newer CUDA"
         )
-    instead = old_card_overrides(config) if major < AMPERE else {}
-    if instead:
+    if major < AMPERE and (instead := old_card_overrides(config)):
         yield (
             f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
-            f"no FlashAttention, which PyTorch's varlen attention is too; add `{_flags(instead)}`"
+            "no FlashAttention, from which PyTorch's varlen attention is made; add "
+            f"`{_flags(instead)}`"
         )
-
-
-def _compiler(path: Path, config: dict[str, Any]) -> Iterator[str]:
     wanted = [key for key in TRITON if config.get(key)]
     if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         yield (

@@ -1,51 +1,58 @@
 """Our Axolotl plugin: a recipe that cannot silently do the wrong thing in training.
 
 Named in a recipe under `plugins:`. It declares the `summarization:` block, refuses what preflight
-refuses, goes on from the newest whole checkpoint, logs generated ROUGE, and makes CPU training
+refuses, resumes from the newest whole checkpoint, logs generated ROUGE, and makes CPU training
 work. On a GPU it changes nothing of how a run computes.
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 import yaml
 from axolotl.integrations.base import BasePlugin
+from axolotl.utils.distributed import barrier
 from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
 from transformers import set_seed
 
 from data_prep.errors import UserError
-from data_prep.machine import bf16_is_faster, keep_freed_memory, shard_on_cpu, use_all_cores
+from data_prep.hub import model_unavailable
+from data_prep.machine import (
+    bf16_is_faster,
+    is_out_of_memory,
+    keep_freed_memory,
+    shard_on_cpu,
+    use_all_cores,
+)
 from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe
 from data_prep.settings import Summarization
 from data_prep.strict.problems import find_problems
-from eval.adapter import (
-    ADAPTER,
-    TRAIN_AGAIN,
-    find_adapter,
-    finished,
-    settings_of,
-)
+from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
-from training.axolotl_commands import (
-    EVALUATE,
-    INFERENCE,
-    OF_AN_ADAPTER,
-    axolotl_command,
-    drop_passed_on,
-)
 from training.checkpoints import cache_folder, newest_whole, set_aside_cut_caches, set_aside_others
-from training.failures import end_in_one_line
-from training.machine_checks import machine_problems
-from training.preflight import Report, look, show
+from training.machine_checks import LORA_KERNELS, machine_problems
+from training.memory import Progress, out_of_memory
+from training.preflight import Report, check_recipe
 from training.resume import ExactResume
 
-LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
+# Commands that need a trained adapter. Axolotl itself loads it only where `lora_model_dir` names
+# it: without that, `evaluate` scores and `inference` asks a fresh, untrained adapter.
+OF_AN_ADAPTER = ("evaluate", "inference", "merge-lora")
+NOTES = {
+    "inference": "note: axolotl inference samples at temperature 0.9, so that its answers differ "
+    "each time, and wants the whole prompt, instruction included; for summaries use `python -m "
+    "chat.summarize {recipe}`",
+    "evaluate": "note: axolotl evaluate gives the losses alone; for summaries and ROUGE use "
+    "`python -m eval.run {recipe}`",
+}
 
 
 class SummarizationArgs(BaseModel):
@@ -62,8 +69,9 @@ class SummarizationPlugin(BasePlugin):
     def __init__(self) -> None:
         """Axolotl makes one for a run."""
         super().__init__()
-        self._asked: dict[str, Any] = {}
-        self._callbacks: list[Any] = []
+        self._asked: dict[str, Any] = {}  # the recipe with the command line's values
+        self._resume = ExactResume()
+        self._rouge: Any = None  # training.rouge's callback, where the recipe asks for it
         self._trainer: Any = None
         self._steps = 0
         self._lock: Any = None
@@ -75,9 +83,10 @@ class SummarizationPlugin(BasePlugin):
     def register(self, cfg: dict[str, Any]) -> None:
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
         path, command = Path(cfg["axolotl_config_path"]), axolotl_command()
-        drop_passed_on(command, yaml.safe_load(path.read_text("utf-8")), cfg)
+        drop_flags(command, yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-        # read again, with what the merge overrides; in a recipe the key switches nothing off
+        # merge-lora reads the recipe twice, the second time with what the merge overrides; in a
+        # recipe this key switches nothing off
         if cfg.get("merge_lora") and command == "merge-lora":
             return
         with ending_with_one_line():
@@ -101,18 +110,18 @@ class SummarizationPlugin(BasePlugin):
                 self._use_prepared(cfg, recipe_of(cfg))
 
     def _use_adapter(self, cfg: dict[str, Any], command: str) -> None:
-        """Name the trained adapter, which Axolotl's other commands do not look for by themselves.
+        """Name the trained adapter for a command of Axolotl's that does not look for it.
 
         One that the user named is used as it is.
         """
         if cfg.get("lora_model_dir") is None:
-            asked = Recipe(
-                Path(cfg["axolotl_config_path"]), self._asked, recipe_of(cfg).summarization
-            )
-            cfg["lora_model_dir"] = str(find_adapter(asked))
-        note = {"evaluate": EVALUATE, "inference": INFERENCE}.get(command)
-        if note and is_first_process():
-            print(note.format(recipe=cfg["axolotl_config_path"]), file=sys.stderr)
+            cfg["lora_model_dir"] = str(find_adapter(self._asked_recipe(cfg)))
+        if command in NOTES and is_first_process():
+            print(NOTES[command].format(recipe=cfg["axolotl_config_path"]), file=sys.stderr)
+
+    def _asked_recipe(self, cfg: Any) -> Recipe:
+        """The recipe with the command line's values, without Axolotl's defaults."""
+        return dataclasses.replace(recipe_of(cfg), config=self._asked)
 
     def _use_cpu(self, cfg: dict[str, Any]) -> None:
         use_all_cores()
@@ -125,15 +134,20 @@ class SummarizationPlugin(BasePlugin):
             cfg["bf16"], cfg["fp16"] = before.get("bf16", bf16_is_faster()), False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Before the data are read: the rest of preflight, then where to go on from."""
+        """Before the data are read: the rest of preflight, then where to resume from."""
         if not torch.cuda.is_available():
             cfg["device_map"] = {"": "cpu"}  # Axolotl would give each process a GPU of its own
         with first_process_first(), ending_with_one_line():
             recipe = recipe_of(cfg)
             files = self._use_prepared(cfg, recipe)
-            if not preprocess:
-                self._preflight(recipe)  # before anything is written or renamed
-                self._begin(cfg, recipe, files)
+            if preprocess:
+                return
+            if is_first_process():  # before anything is written or renamed
+                report = Report()
+                check_recipe(self._asked_recipe(cfg), report, run_record.processes())
+                report.show()
+                refuse(report.problems)
+            self._choose_start(cfg, recipe, files)
 
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
@@ -143,11 +157,12 @@ class SummarizationPlugin(BasePlugin):
             set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
         return dict(files)
 
-    def _begin(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
-        processes = run_record.processes()
+    def _choose_start(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
+        """Resume, start again or start, whichever is right in this output folder; record it."""
+        folder, processes = recipe.output_dir, run_record.processes()
         settings = settings_of(self._asked, files, processes)
         if is_first_process():
-            self._lock = run_record.lock(recipe.output_dir)
+            self._lock = run_record.lock(folder)
         again = cfg["auto_resume_from_checkpoints"] is False
         explicit = cfg["resume_from_checkpoint"]
         cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
@@ -155,33 +170,23 @@ class SummarizationPlugin(BasePlugin):
         if explicit:
             run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
-            if is_first_process() and run_record.holds_a_run(recipe.output_dir):
-                print(f"the earlier run is now in {run_record.start_anew(recipe.output_dir)}")
-        elif changed := run_record.changes(recipe.output_dir, settings):
-            raise UserError(run_record.refusal(recipe.output_dir, changed))
-        elif not explicit:
-            cfg["resume_from_checkpoint"] = self._checkpoint(recipe, processes)
+            if is_first_process() and run_record.holds_a_run(folder):
+                print(f"the earlier run is now in {run_record.set_aside(folder)}")
+        else:
+            run_record.check_same_run(folder, settings)
+        if not again and not explicit:
+            cfg["resume_from_checkpoint"] = self._checkpoint(folder, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
-            run_record.write_run(recipe.output_dir, settings, precision)
-            run_record.write_recipe(recipe.output_dir, text)
+            run_record.write_run(folder, settings, precision)
+            run_record.write_recipe(folder, text)
 
-    def _preflight(self, recipe: Recipe) -> None:
-        """What `python -m training.preflight` looks at, with the command line's overrides."""
-        if is_first_process():
-            report = Report()
-            asked = Recipe(recipe.path, self._asked, recipe.summarization)
-            look(asked, report, run_record.processes())
-            show(report.lines)
-            refuse(report.problems)
-
-    def _checkpoint(self, recipe: Recipe, processes: int) -> str | None:
+    def _checkpoint(self, folder: Path, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""
-        folder = recipe.output_dir
         if (steps := finished(folder)) is not None:
             print(
                 f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
-                f"anew, add `{TRAIN_AGAIN}` (what stands there is set aside)"
+                f"again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
             )
             raise SystemExit(0)
         chosen = newest_whole(folder, processes)
@@ -189,7 +194,7 @@ class SummarizationPlugin(BasePlugin):
             for line in set_aside_others(folder, chosen, processes):
                 print(line, file=sys.stderr)
             if chosen:
-                print(f"going on from {chosen}", file=sys.stderr)
+                print(f"resuming from {chosen}", file=sys.stderr)
         return str(chosen) if chosen else None
 
     def pre_model_load(self, cfg: Any) -> None:
@@ -209,21 +214,21 @@ class SummarizationPlugin(BasePlugin):
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
         """Ours come before early stopping, which reads the ROUGE that they put there."""
-        self._callbacks = [ExactResume()]
         recipe = recipe_of(cfg)
-        if recipe.summarization.training_rouge.dialogues:
-            from training.rouge import TrainingRougeCallback
+        if not recipe.summarization.training_rouge.dialogues:
+            return [self._resume, Progress()]
+        from training.rouge import TrainingRougeCallback
 
-            with ending_with_one_line():
-                self._callbacks.append(TrainingRougeCallback(recipe))
-        return self._callbacks
+        with ending_with_one_line():
+            self._rouge = TrainingRougeCallback(recipe)
+        return [self._resume, Progress(), self._rouge]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Hand the trainer to the callbacks, and remember it until it has trained."""
         self._trainer = trainer
-        self._callbacks[0].attach(trainer)
-        for callback in self._callbacks[1:]:
-            callback.trainer = trainer
+        self._resume.attach(trainer)
+        if self._rouge:
+            self._rouge.trainer = trainer
 
     def post_train(self, cfg: Any, model: Any) -> None:
         """First call, after the last step: keep the log. Second, after the save: mark the end.
@@ -245,6 +250,42 @@ def recipe_of(cfg: Any) -> Recipe:
     """The recipe as Axolotl is going to train it, the command line's overrides included."""
     block = Summarization.model_validate(cfg["summarization"].to_dict())
     return Recipe(Path(cfg["axolotl_config_path"]), cfg.to_dict(), block)
+
+
+# ---- Axolotl's commands ----
+
+
+def axolotl_command() -> str:
+    """`train`, `preprocess`, `merge-lora` ...: `axolotl NAME` or `-m axolotl.cli.NAME`."""
+    program, *arguments = sys.argv
+    name = Path(program).stem
+    if name in ("axolotl", "main") and arguments:  # preprocess and merge-lora run in that process
+        name = arguments[0]
+    return name.replace("_", "-")
+
+
+def flags_of(command: str) -> set[str]:
+    """Names of the flags that Axolotl's command adds to the recipe's keys by itself."""
+    from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    classes: dict[str, type] = {"preprocess": PreprocessCliArgs, "evaluate": EvaluateCliArgs}
+    fields = dataclasses.fields(classes.get(command, TrainerCliArgs))
+    own = {"inference"} if command == "inference" else set()
+    return ({field.name for field in fields} | own) - AxolotlInputConfig.model_fields.keys()
+
+
+def drop_flags(command: str, in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
+    """Take out of the configuration what Axolotl's command added; a key of the file stays.
+
+    The command has read them from its command line before; as keys, no schema knows them.
+    """
+    for name in flags_of(command):
+        if name in cfg and name not in in_file:
+            del cfg[name]
+
+
+# ---- errors in one line, and several processes ----
 
 
 def refuse(problems: list[str]) -> None:
@@ -271,6 +312,40 @@ def ending_with_one_line() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
+def end_in_one_line(recipe: Recipe) -> None:
+    """From now on an error that the user can fix ends this process in one line, with code 2."""
+    plain = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        words = explain(recipe, error)
+        if words is None:
+            plain(kind, error, trace)
+            return
+        print(f"\nerror: {words}", file=sys.stderr, flush=True)  # a progress bar may be open
+        raise SystemExit(2)
+
+    sys.excepthook = hook
+
+
+def explain(recipe: Recipe, error: BaseException) -> str | None:
+    """One line for an error that the user can fix; None for any other, which is a bug.
+
+    Memory that ran out, and a model whose files are missing or damaged: an OSError without a number
+    that transformers or the hub's client raised, and not the disk.
+    """
+    if is_out_of_memory(error):
+        return out_of_memory(recipe, error)
+    trace, raised_in = error.__traceback__, ""
+    while trace:
+        raised_in = trace.tb_frame.f_globals.get("__name__", "")
+        trace = trace.tb_next
+    of_a_model = isinstance(error, OSError) and error.errno is None
+    of_a_model = of_a_model and raised_in.startswith(("transformers", "huggingface_hub"))
+    if of_a_model or isinstance(error, SafetensorError):
+        return model_unavailable(recipe, error)
+    return None
+
+
 @contextmanager
 def first_process_first() -> Iterator[None]:
     """Let the first process do something, then the others, which find what it has left.
@@ -278,8 +353,6 @@ def first_process_first() -> Iterator[None]:
     It looks at the data, sets aside what is broken, and must not meet another that writes already.
     Where it ends in an error, the launcher ends the others.
     """
-    from axolotl.utils.distributed import barrier
-
     if not is_first_process():
         barrier()
     try:

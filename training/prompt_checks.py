@@ -16,10 +16,11 @@ from data_prep.prompt import Example, PromptEncoder, read_examples
 from data_prep.recipe import Recipe, sequence_len
 from training.plan import SPLITS
 
-MEND_TEMPLATE = "take the model's own chat_template"
-MEND_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {MEND_TEMPLATE}"
-MEND_END = "name the token that ends a turn in `special_tokens: eos_token:`"
+FIX_TEMPLATE = "take the model's own chat_template"
+FIX_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {FIX_TEMPLATE}"
+FIX_END = "name the token that ends a turn in `special_tokens: eos_token:`"
 QUOTED = 60  # characters of a row's text in a message
+PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class EncodedRow:
 
 
 class RowChecks:
-    """The checks; each returns what is wrong with a row and how to mend it, or an empty text."""
+    """The checks; each returns what is wrong with a row and how to fix it, or an empty text."""
 
     def __init__(self, recipe: Recipe, encoder: PromptEncoder):
         """`recipe` and `encoder`: those that made the rows."""
@@ -78,7 +79,7 @@ class RowChecks:
             elif rows:
                 checked.append(f"{len(rows)} rows: {sentence}")
             if wrong and check == self.prefix:
-                break  # where the prompt ends nobody knows, so the others cannot be told
+                break  # it is unknown where the prompt ends, and the other checks need that
         return problems, checked
 
     def prefix(self, row: EncodedRow) -> str:
@@ -86,8 +87,8 @@ class RowChecks:
         if row.ids[: len(row.prompt)] == row.prompt:
             return ""
         return (
-            "the prompt that evaluation sends is not the start of what training sees (they part "
-            f"at token {_parting(row.prompt, row.ids)}); {MEND_TEMPLATE}"
+            "the prompt that evaluation sends is not the start of what training sees (they differ "
+            f"from token {_parting(row.prompt, row.ids)} on); {FIX_TEMPLATE}"
         )
 
     def one_bos(self, row: EncodedRow) -> str:
@@ -99,31 +100,31 @@ class RowChecks:
         found = "two of them side by side" if doubled else f"{count} of them"
         return (
             f"must start with one {self.tokenizer.bos_token} and hold no other, and has {found}; "
-            f"{MEND_TEMPLATE}"
+            f"{FIX_TEMPLATE}"
         )
 
     def prompt_without_loss(self, row: EncodedRow) -> str:
         """No token of the prompt has a label."""
         count = sum(label != -100 for label in row.labels[: len(row.prompt)])
-        return f"{count} tokens of the prompt are in the loss; {MEND_LOSS}" if count else ""
+        return f"{count} tokens of the prompt are in the loss; {FIX_LOSS}" if count else ""
 
     def loss(self, row: EncodedRow) -> str:
         """The loss covers the summary and the turn's end, on which generation stops."""
         trained, summary = row.trained, row.row.summary.strip()
         if not trained:
-            return f"nothing of the summary is in the loss; {MEND_LOSS}"
+            return f"nothing of the summary is in the loss; {FIX_LOSS}"
         if self._text(trained) == summary:
             return (
                 "the turn's end is not in the loss, so that the model never learns to stop; "
-                f"{MEND_END}, and leave train_on_eos out"
+                f"{FIX_END}, and leave train_on_eos out"
             )
         if self._text(trained[:-1]) != summary:
-            return f"the loss covers {self._text(trained)[:QUOTED]!r}, not the summary; {MEND_LOSS}"
+            return f"the loss covers {self._text(trained)[:QUOTED]!r}, not the summary; {FIX_LOSS}"
         if left_out := self._text(row.untrained):
-            return f"the loss leaves out {left_out[:QUOTED]!r} before the turn's end; {MEND_LOSS}"
+            return f"the loss leaves out {left_out[:QUOTED]!r} before the turn's end; {FIX_LOSS}"
         end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
         if end not in self.tokenizer.all_special_ids or end not in self.stops:
-            return f"the turn ends on {token!r}, on which generation does not stop; {MEND_END}"
+            return f"the turn ends on {token!r}, on which generation does not stop; {FIX_END}"
         return ""
 
     def as_mistral_common(self, row: EncodedRow) -> str:
@@ -132,36 +133,32 @@ class RowChecks:
         theirs = self.mistral(row.row.messages)
         if theirs == row.ids:
             return ""
-        fits = self.recipe.config.get("chat_template") == "mistral_v1"
-        mend = "leave its bos_token and eos_token alone" if fits else "set it to mistral_v1"
+        right = self.recipe.config.get("chat_template") == "mistral_v1"
+        fix = "leave its bos_token and eos_token alone" if right else "set it to mistral_v1"
         return (
-            "chat_template does not give the ids of mistral-common's own encoder (they part at "
-            f"token {_parting(theirs, row.ids)}); {mend}"
+            "chat_template does not give the ids of mistral-common's own encoder (they differ "
+            f"from token {_parting(theirs, row.ids)} on); {fix}"
         )
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False).strip()
 
 
-PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
-
-
 @dataclass(frozen=True)
 class Parity:
-    """What a look at some rows found; `problems` is empty where all is well."""
+    """What the checks of some rows found; `problems` is empty where all is well."""
 
     problems: list[str]  # one line each; of those that several rows have, the first row's
-    rows: int  # rows looked at
-    end: str  # the token that ends a turn, and on which generation stops
-    checked: list[str]  # sentences: what held for all of them
-    example: tuple[list[int], list[int]]  # ids and labels of the shortest of them
+    end: str = ""  # the token that ends a turn, and on which generation stops
+    checked: tuple[str, ...] = ()  # sentences: what was right in all of them
+    example: EncodedRow | None = None  # the shortest of them
 
 
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     """Compare, over `sample` prepared rows, what training sees with what evaluation will send.
 
-    Rows that training leaves out for their length are not looked at. Raises UserError where the
-    tokenizer or the rows cannot be had; what is wrong with the prompt goes into `problems`.
+    Rows that training leaves out for their length are not checked. Raises UserError where the
+    tokenizer or the rows cannot be read; what is wrong with the prompt goes into `problems`.
     """
     splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
     chosen = [row for rows in splits for row in spread(rows, sample // len(SPLITS))]
@@ -172,24 +169,22 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
         ]
     except (ValueError, TemplateError) as error:  # the template refuses a row or these tokens
         reason = " ".join(str(error).split())
-        problem = f"{recipe.path}: chat_template: {reason}; {MEND_TEMPLATE}"
-        return Parity([problem], 0, "", [], ([], []))
+        return Parity([f"{recipe.path}: chat_template: {reason}; {FIX_TEMPLATE}"])
     encoded = [row for row in encoded if len(row.ids) <= sequence_len(recipe.config)]
     problems, checked = RowChecks(recipe, encoder).run(encoded)
-    problems += _of_the_recipe(recipe, encoder, [row for rows in splits for row in rows])
+    problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])
     if not encoded:
         problems.append(
             f"{recipe.path}: sequence_len {sequence_len(recipe.config)} is shorter than each row "
-            "that was looked at; raise it"
+            "that was checked; raise it"
         )
     ends = {row.trained[-1] for row in encoded if row.trained}
     if len(ends) > 1:
-        problems.append(f"{recipe.path}: rows end on different tokens; {MEND_LOSS}")
+        problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
     ends &= set(encoder.tokenizer.all_special_ids)
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
     shortest = min(encoded, key=lambda row: len(row.ids), default=None)
-    example = (shortest.ids, shortest.labels) if shortest else ([], [])
-    return Parity(problems, len(encoded), end, checked, example)
+    return Parity(problems, end, tuple(checked), shortest)
 
 
 def spread(rows: list[Example], count: int) -> list[Example]:
@@ -203,27 +198,25 @@ def spread(rows: list[Example], count: int) -> list[Example]:
     return [rows[number] for number in sorted(chosen)]
 
 
-def _of_the_recipe(
-    recipe: Recipe, encoder: PromptEncoder, rows: list[Example]
-) -> Iterator[str]:
+def _recipe_problems(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -> Iterator[str]:
     """What is wrong whatever the sample."""
     try:
         encoder.check_neutral(rows)
     except UserError as error:
         yield f"{recipe.path}: {error}"
-    sets = recipe.config["datasets"][0], recipe.config["test_datasets"][0]
-    for key in sorted({*sets[0], *sets[1]} - PLACES):
-        train, validation = (part.get(key) for part in sets)
-        if train != validation:
+    train, validation = recipe.config["datasets"][0], recipe.config["test_datasets"][0]
+    for key in sorted({*train, *validation} - PLACES):
+        if train.get(key) != validation.get(key):
             yield (
-                f"{recipe.path}: datasets[0].{key} is {train!r}, test_datasets[0].{key} is "
-                f"{validation!r}; make them equal, or eval_loss is that of another prompt"
+                f"{recipe.path}: datasets[0].{key} is {train.get(key)!r}, test_datasets[0].{key} "
+                f"is {validation.get(key)!r}; make them equal, or eval_loss is that of another "
+                "prompt"
             )
     template = recipe.config.get("chat_template")
     if template == "mistral_v1" and not mistral_encoder(encoder.tokenizer):
         yield (
             f"{recipe.path}: chat_template mistral_v1 is that of Mistral-7B-Instruct v0.1 and "
-            f"v0.2, and {encoder.tokenizer.name_or_path} has another vocabulary; {MEND_TEMPLATE}"
+            f"v0.2, and {encoder.tokenizer.name_or_path} has another vocabulary; {FIX_TEMPLATE}"
         )
 
 

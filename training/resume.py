@@ -1,8 +1,8 @@
 """A callback that makes an interrupted training end in the very bytes of an uninterrupted one.
 
-What transformers does not keep by itself: the order of the rows in a later epoch (drawn from a
-random state that a restart does not have), the loss summed since the last log, the patience of
-early stopping, and that nothing is left to do. Ctrl-C saves a checkpoint and says how to go on.
+What transformers (5.x) does not keep by itself: the order of the rows in a later epoch (drawn from
+a random state that a restart does not have), the loss summed since the last log, the patience of
+early stopping, and that no step remains. Ctrl-C saves a checkpoint and says how to resume.
 """
 
 import signal
@@ -47,9 +47,8 @@ class EpochOrder(Sampler[int]):
 class ExactResume(TrainerCallback, ExportableState):
     """Keeps and restores what a restart would lose; needs `attach` once the trainer exists."""
 
-    def __init__(self, command: str = ""):
-        """`command`: what the user types to go on."""
-        self.command = command
+    def __init__(self) -> None:
+        """Nothing is known before `attach`."""
         self.trainer: Any = None
         self.order: EpochOrder | None = None
         self.epoch = -1
@@ -72,7 +71,7 @@ class ExactResume(TrainerCallback, ExportableState):
         trainer._get_train_sampler = ordered
 
     def state(self) -> dict[str, Any]:
-        """The loss since the last log, for `trainer_state.json`."""
+        """The loss since the last log; the trainer puts it into `trainer_state.json`."""
         loss = {name: float(getattr(self.trainer, name, 0)) for name in LOSS}
         return {"args": {}, "attributes": loss}
 
@@ -80,9 +79,7 @@ class ExactResume(TrainerCallback, ExportableState):
         """Restore what a checkpoint holds, find the epoch, and take over Ctrl-C."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        accumulation = args.gradient_accumulation_steps
-        batches = len(kwargs["train_dataloader"])
-        steps = max(batches // accumulation + (batches % accumulation > 0), 1)
+        steps = max(-(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps), 1)
         self.epoch = state.global_step // steps - 1
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         if state.global_step:
@@ -97,8 +94,7 @@ class ExactResume(TrainerCallback, ExportableState):
         for callback in trainer.callback_handler.callbacks:
             name = type(callback).__name__
             if isinstance(callback, EarlyStoppingCallback) and name in kept:
-                for attribute, value in kept[name]["attributes"].items():
-                    setattr(callback, attribute, value)
+                vars(callback).update(kept[name]["attributes"])
         stopped = kept.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop")
         if stopped or state.global_step >= state.max_steps:  # transformers would make one step more
             trainer._run_epoch = lambda **_: setattr(trainer.control, "should_training_stop", True)
@@ -116,13 +112,13 @@ class ExactResume(TrainerCallback, ExportableState):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After Ctrl-C: the checkpoint stands; say how to go on, and end."""
+        """After Ctrl-C: the checkpoint is written; say how to resume, and end."""
         if not self.interrupted:
             return
         if state.is_world_process_zero:
             place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            text = f"interrupted: {place} is saved; to go on, run the same command again"
-            print(text + (f": {self.command}" if self.command else ""), file=sys.stderr)
+            print(f"interrupted: {place} is saved; to resume, run the same command again",
+                  file=sys.stderr)  # fmt: skip
         raise SystemExit(130)
 
     def _on_signal(self, number: int, frame: Any) -> None:

@@ -5,15 +5,16 @@
 `trained_with.json` follows once the final adapter is saved.
 """
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from data_prep.errors import UserError, whole_file
 from data_prep.machine import usage
@@ -32,28 +33,33 @@ from eval.adapter import (
 from training.checkpoints import checkpoints, free_name, what_is_broken
 
 OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
+OR_AGAIN = (
+    f"set another output_dir, or train again with `{TRAIN_AGAIN}` (the earlier run is set aside)"
+)
+# What a training holds open from its start on, and the folders of `axolotl train --sweep`.
+NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}")
 
 
-def changes(folder: Path, settings: dict[str, Any]) -> list[str]:
-    """What differs between the run in `folder` and `settings`, a phrase each; [] for a new folder.
+def processes() -> int:
+    """How many processes train together, as the launcher says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
-    Raises UserError where a run is there of which nothing is known.
-    """
+
+def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise UserError where `folder` holds a run that was trained otherwise, or unknown how."""
     if not holds_a_run(folder):
-        return []
+        return
     before = settings_in(folder)
     if before is None:
-        raise UserError(
-            f"{folder}: holds a training, but no {RUN} that says of what; set another output_dir, "
-            f"or train again with `{TRAIN_AGAIN}` (what is there is set aside)"
-        )
-    return list(differences(before, settings).values())
+        raise UserError(f"{folder}: holds a training, but no {RUN} that says of what; {OR_AGAIN}")
+    if changed := list(differences(before, settings).values()):
+        raise UserError(f"{folder}: was trained otherwise: {listed(changed)}; {OR_AGAIN}")
 
 
 def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
-    """Raise UserError where training cannot go on from `checkpoint` as `settings` say.
+    """Raise UserError where training cannot resume from `checkpoint` as `settings` say.
 
-    The optimizer and the schedule come from the checkpoint: training would go on at the old rate
+    The optimizer and the schedule come from the checkpoint: training would continue at the old rate
     while `run.json` names the new one. `count`: processes that train together.
     """
     if not CHECKPOINT.fullmatch(checkpoint.resolve().name):
@@ -73,19 +79,6 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         )
 
 
-def refusal(folder: Path, changed: list[str]) -> str:
-    """One line that says why a training may not go on in `folder`, and how to."""
-    return (
-        f"{folder}: was trained otherwise: {listed(changed)}; set another output_dir, "
-        f"or train again with `{TRAIN_AGAIN}` (what is there is set aside)"
-    )
-
-
-def processes() -> int:
-    """How many processes train together, as the launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def holds_a_run(folder: Path) -> bool:
     """Whether a training has left anything in `folder` that another would mix with."""
     return bool(checkpoints(folder)) or any(
@@ -93,7 +86,7 @@ def holds_a_run(folder: Path) -> bool:
     )
 
 
-def start_anew(folder: Path) -> Path:
+def set_aside(folder: Path) -> Path:
     """Move an earlier run out of `folder`, into a new folder beside it; nothing is deleted."""
     folder = folder.resolve()  # a link may lead to another disk
     aside = free_name(folder.with_name(f"{folder.name}-set-aside"))
@@ -108,6 +101,14 @@ def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any])
     """Record what a training starts with."""
     with whole_file(folder / RUN) as file:
         json.dump({"settings": settings, "precision": precision}, file, indent=1, sort_keys=True)
+
+
+def precision_of(folder: Path) -> dict[str, Any]:
+    """Which precision the run in `folder` took for `bf16: auto`; {} where there is none."""
+    try:
+        return dict(json.loads((folder / RUN).read_text("utf-8"))["precision"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
 
 
 def recipe_text(path: Path, asked: dict[str, Any]) -> str:
@@ -130,35 +131,25 @@ def write_recipe(folder: Path, text: str) -> None:
         file.write(text)
 
 
-def precision_of(folder: Path) -> dict[str, Any]:
-    """Which precision the run in `folder` took for `bf16: auto`; {} where there is none."""
-    try:
-        return dict(json.loads((folder / RUN).read_text("utf-8"))["precision"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-
-
 def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
     """Leave beside the final adapter which prompt it learnt, its hash, and what it took."""
-    made = {"instruction": instruction, "steps": steps, "adapter": sha256_of(folder / ADAPTER)}
-    made |= usage()
+    record = {"instruction": instruction, "steps": steps, "adapter": sha256_of(folder / ADAPTER)}
     with whole_file(folder / TRAINED_WITH) as file:
-        json.dump(made, file)
+        json.dump(record | usage(), file)
 
 
-def lock(folder: Path) -> IO[str]:
+def lock(folder: Path) -> FileLock:
     """Hold the folder until the process ends; raises UserError where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / ".lock").open("w")
+    held = FileLock(folder / ".lock", blocking=False)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
+        held.acquire()
+    except Timeout as error:
         raise UserError(
             f"{folder}: another training or a merge is at work there; wait for it, or set another "
             "output_dir"
         ) from error
-    return file
+    return held
 
 
 def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -167,43 +158,46 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
     A training writes dozens of files there, and `TRAIN_AGAIN` moves everything in it aside.
     """
     folder = Path(str(config["output_dir"]))
-    place, here = folder.resolve(), Path.cwd().resolve()
-    why, above = "", next(p for p in (place, *place.parents) if p.exists())
-    if folder.exists() and not folder.is_dir():
-        why = "is a file"
-    elif not above.is_dir() or not os.access(above, os.W_OK):
-        why = f"cannot be made: {above} is not a folder that can be written"
-    elif CHECKPOINT.fullmatch(place.name):
-        why = "is named like a checkpoint"
-    elif place == here or place in here.parents or place == Path.home():
-        why = "is the folder in which this command runs, one above it, or your home"
-    else:
-        others = {"base model's": config.get("base_model")}
-        others["adapter's"] = config.get("lora_model_dir")
-        block = config.get("summarization")
-        others["source's"] = block.get("source") if isinstance(block, Mapping) else None
-        others["prepared data's"] = _data_folder(config)
-        for name, other in others.items():
-            used = Path(str(other)).resolve() if other and Path(str(other)).is_dir() else None
-            if used and (place == used or used in place.parents):
-                why = f"is the {name} folder {other}, or in it"
-            elif used and place in used.parents:
-                why = f"holds the {name} folder {other}"
-        if not why and (foreign := _foreign(folder)):
-            why = f"holds files that are not a training's ({', '.join(foreign[:3])})"
+    why = _unfit(folder) or _mixed(folder.resolve(), config) or _foreign(folder)
     return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
 
 
-def _data_folder(config: Mapping[str, Any]) -> Path | None:
-    try:
-        return Path(config["datasets"][0]["path"]).parent
-    except (KeyError, IndexError, TypeError):
-        return None
+def _unfit(folder: Path) -> str:
+    place, here = folder.resolve(), Path.cwd().resolve()
+    above = next(p for p in (place, *place.parents) if p.exists())
+    if folder.exists() and not folder.is_dir():
+        return "is a file"
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        return f"cannot be made: {above} is not a folder that can be written"
+    if CHECKPOINT.fullmatch(place.name):
+        return "is named like a checkpoint"
+    if place in (here, *here.parents, Path.home()):
+        return "is the folder in which this command runs, one above it, or your home"
+    return ""
 
 
-def _foreign(folder: Path) -> list[str]:
-    """Names of what no training of ours left in a folder; `axolotl train --sweep` makes folders."""
+def _mixed(place: Path, config: Mapping[str, Any]) -> str:
+    """Whether a folder that the training reads is the same, in it, or around it."""
+    block, data = config.get("summarization"), None
+    with suppress(KeyError, IndexError, TypeError):  # another check names what is wrong there
+        data = Path(config["datasets"][0]["path"]).parent
+    others = {
+        "base model's": config.get("base_model"),
+        "adapter's": config.get("lora_model_dir"),
+        "source's": block.get("source") if isinstance(block, Mapping) else None,
+        "prepared data's": data,
+    }
+    for name, other in others.items():
+        used = Path(str(other)).resolve()
+        if other and used.is_dir() and place in (used, *used.parents):
+            return f"is or holds the {name} folder {other}"
+        if other and used.is_dir() and used in place.parents:
+            return f"is in the {name} folder {other}"
+    return ""
+
+
+def _foreign(folder: Path) -> str:
     if not folder.is_dir() or holds_a_run(folder):
-        return []
-    own = re.compile(r"debug\.log|\.lock|sweep\d{4}")
-    return sorted(e.name for e in folder.iterdir() if not own.fullmatch(e.name))
+        return ""
+    names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
+    return f"holds files that are not a training's ({', '.join(names[:3])})" if names else ""

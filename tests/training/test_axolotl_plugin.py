@@ -11,7 +11,8 @@ from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
 from training import run_record
-from training.plugin import LORA_KERNELS, SummarizationPlugin
+from training.machine_checks import LORA_KERNELS
+from training.plugin import SummarizationPlugin
 
 needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is done without a GPU")
 
@@ -76,7 +77,7 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
 
 
 @needs_cpu
-def test_a_run_that_goes_on_keeps_its_measured_precision(recipe: Recipe) -> None:
+def test_a_resumed_run_keeps_its_measured_precision(recipe: Recipe) -> None:
     for measured in (True, False):
         run_record.write_run(recipe.output_dir, {}, {"bf16": measured})
         cfg = as_axolotl_gives_it(recipe)

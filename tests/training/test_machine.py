@@ -14,7 +14,6 @@ from transformers.utils import is_flash_attn_2_available
 from data_prep.strict.problems import find_problems
 from tests.conftest import ROOT, launch
 from training.machine_checks import cpu_overrides, machine_problems, old_card_overrides
-from training.plan import for_gpu
 
 PATH = Path("recipes/mistral_samsum.yml")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -81,16 +80,6 @@ def test_recipes_for_a_cpu_lack_nothing_there() -> None:
         ROOT / "recipes/smollm2_samsum_gpu.yml"
     }:
         assert machine_problems(path, config(path.stem)) == []
-
-
-@no_gpu
-def test_which_recipes_are_for_a_gpu() -> None:
-    """By what only a GPU has; preflight's figures are then those of an A100."""
-    for path in sorted((ROOT / "recipes").glob("*.yml")):
-        on_cpu = path.stem.startswith("smollm2") and not path.stem.endswith("_gpu")
-        assert for_gpu(config(path.stem)) is not on_cpu, path
-    plain = {"attn_implementation": "sdpa", "bf16": True}
-    assert not for_gpu(plain) and for_gpu({**plain, "lora_qkv_kernel": True})
 
 
 @no_gpu

@@ -1,4 +1,4 @@
-"""Whether a training may go on in an output folder, and where tokenised rows are kept."""
+"""Whether a training may continue in an output folder, and where tokenised rows are kept."""
 
 import json
 from pathlib import Path
@@ -26,53 +26,69 @@ def settings(recipe: Recipe, processes: int = 1, **changes: Any) -> dict[str, An
     return settings_of({**recipe.config, **changes}, files, processes)
 
 
-def test_what_shapes_the_weights_is_a_change_and_is_named(recipe: Recipe) -> None:
-    folder = recipe.output_dir
-    assert run_record.changes(folder, settings(recipe)) == []  # nothing there yet
-    run_record.write_run(folder, settings(recipe), {"bf16": True})
-    assert run_record.changes(folder, settings(recipe)) == []
-    assert run_record.changes(folder, settings(recipe, lora_r=32)) == ["lora_r was 16 and is 32"]
-    assert run_record.changes(folder, settings(recipe, warmup_ratio=None)) == [
-        "warmup_ratio was 0.05 and is null"
-    ]
-    assert run_record.changes(folder, settings(recipe, processes=2)) == ["processes was 1 and is 2"]
-    data = run_record.changes(folder, settings(recipe, files={"train.jsonl": "dddd"}))
-    assert data == ['data.train.jsonl was "aaaa" and is "dddd"']
-    block = {**recipe.config["summarization"], "instruction": "Sum up: {dialogue}"}
-    found = run_record.changes(folder, settings(recipe, summarization=block))
-    assert len(found) == 1 and found[0].startswith("summarization.instruction was ")
-    nested = [{**recipe.config["datasets"][0], "type": "alpaca"}]
-    assert run_record.changes(folder, settings(recipe, datasets=nested)) == [
-        'datasets[0].type was "chat_template" and is "alpaca"'
-    ]
+def changed(recipe: Recipe, **changes: Any) -> str:
+    """What is said of a run of the recipe that continues with `changes`; empty where it may."""
+    run_record.write_run(recipe.output_dir, settings(recipe), {})
+    try:
+        run_record.check_same_run(recipe.output_dir, settings(recipe, **changes))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_new_folder_and_the_same_settings_are_no_change(recipe: Recipe) -> None:
+    run_record.check_same_run(recipe.output_dir, settings(recipe))
+    assert changed(recipe) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lora_r": 32}, "lora_r was 16 and is 32;"),
+        ({"warmup_ratio": None}, "warmup_ratio was 0.05 and is null;"),
+        ({"processes": 2}, "processes was 1 and is 2;"),
+        ({"files": {"train.jsonl": "dddd"}}, 'data.train.jsonl was "aaaa" and is "dddd";'),
+        ({"summarization__instruction": "Sum up: {dialogue}"}, "summarization.instruction was "),
+        ({"datasets__type": "alpaca"}, 'datasets[0].type was "chat_template" and is "alpaca";'),
+    ],
+)
+def test_what_shapes_the_weights_is_a_change_and_is_named(
+    recipe: Recipe, changes: dict[str, Any], said: str
+) -> None:
+    ((key, value),) = changes.items()
+    block, _, inner = key.partition("__")
+    if block == "summarization":
+        changes = {block: {**recipe.config[block], inner: value}}
+    elif block == "datasets":
+        changes = {block: [{**recipe.config[block][0], inner: value}]}
+    text = changed(recipe, **changes)
+    assert f"{recipe.output_dir}: was trained otherwise: {said}" in text
+    assert text.count(" was ") == 2 and "--auto_resume_from_checkpoints false" in text
 
 
 def test_what_only_watches_or_evaluates_is_no_change(recipe: Recipe) -> None:
-    run_record.write_run(recipe.output_dir, settings(recipe), {})
     block = {**recipe.config["summarization"], "decoding": {"num_beams": 4}}
-    same = settings(
+    assert not changed(
         recipe, logging_steps=1, use_tensorboard=True, wandb_project="x", output_dir="elsewhere",
         resume_from_checkpoint="x", summarization=block, files={"test.jsonl": "other"},
     )  # fmt: skip
-    assert run_record.changes(recipe.output_dir, same) == []
 
 
 def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -> None:
     block = {**recipe.config["summarization"], "training_rouge": {"dialogues": 4}}
-    run_record.write_run(recipe.output_dir, settings(recipe, summarization=block), {})
+    recipe.config["summarization"] = block
     other = {**block, "decoding": {**block["decoding"], "max_new_tokens": 7}}
-    assert run_record.changes(recipe.output_dir, settings(recipe, summarization=other)) == [
-        "summarization.decoding.max_new_tokens was 128 and is 7"
-    ]
+    said = changed(recipe, summarization=other)
+    assert "summarization.decoding.max_new_tokens was 128 and is 7;" in said
 
 
-def test_a_run_of_which_nothing_is_known_is_refused(recipe: Recipe) -> None:
+def test_a_run_whose_settings_are_unknown_is_refused(recipe: Recipe) -> None:
     (recipe.output_dir / "checkpoint-10").mkdir(parents=True)
     with pytest.raises(UserError, match="but no run.json that says of what"):
-        run_record.changes(recipe.output_dir, settings(recipe))
+        run_record.check_same_run(recipe.output_dir, settings(recipe))
     (recipe.output_dir / "run.json").write_text('{"settings": ', "utf-8")
     with pytest.raises(UserError, match="train again with"):
-        run_record.changes(recipe.output_dir, settings(recipe))
+        run_record.check_same_run(recipe.output_dir, settings(recipe))
 
 
 def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
@@ -92,7 +108,7 @@ def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
     for start in (1, 2):
         run_record.write_run(folder, {"start": start}, {})
         (folder / "debug.log").write_text("open", "utf-8")
-        aside = run_record.start_anew(folder)
+        aside = run_record.set_aside(folder)
         assert [path.name for path in folder.iterdir()] == ["debug.log"]
         assert json.loads((aside / "run.json").read_text("utf-8"))["settings"] == {"start": start}
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -104,8 +120,8 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     held = run_record.lock(tmp_path / "run")
     with pytest.raises(UserError, match="another training or a merge is at work there"):
         run_record.lock(tmp_path / "run")
-    held.close()
-    run_record.lock(tmp_path / "run").close()
+    held.release()
+    run_record.lock(tmp_path / "run").release()
 
 
 def test_cache_is_keyed_on_rows_recipe_and_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
@@ -156,11 +172,11 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
         ("file.txt", "is a file"),
         ("file.txt/out", "file.txt is not a folder that can be written"),
         ("out/checkpoint-3", "is named like a checkpoint"),
-        ("above", "holds the adapter's folder above/adapter"),
-        ("model", "is the base model's folder"),
-        ("model/output", "is the base model's folder"),
-        ("data", "is the prepared data's folder"),
-        ("corpus/out", "is the source's folder"),
+        ("above", "is or holds the adapter's folder above/adapter"),
+        ("model", "is or holds the base model's folder"),
+        ("model/output", "is in the base model's folder"),
+        ("data", "is or holds the prepared data's folder"),
+        ("corpus/out", "is in the source's folder"),
         ("photos", "holds files that are not a training's (one.jpg, two.jpg)"),
     ],
 )

@@ -1,0 +1,143 @@
+"""The least memory, what was measured, and memory that runs out: said in one line."""
+
+import os
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState
+
+from data_prep.prepare import prepare
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import ROOT, command, derived_recipe, launch
+from training.memory import NF4, Progress, count_weights, least_memory, what_to_change
+from training.plugin import explain
+
+CUDA = "CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of 39.39 GiB"
+
+
+def with_keys(recipe: Recipe, **keys: Any) -> Recipe:
+    return replace(recipe, config={**recipe.config, **keys})
+
+
+@pytest.fixture(scope="module")
+def recipe(smollm2: Path) -> Recipe:
+    found = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
+    return with_keys(found, base_model=str(smollm2), bf16=False, optimizer="adamw_torch")
+
+
+def test_weights_are_those_of_the_model_and_of_its_adapter(recipe: Recipe) -> None:
+    weights = count_weights(recipe)
+    assert (weights.parameters, weights.adapter) == (134_515_008, 4_884_480)
+    assert weights.vocabulary == 49_152 and weights.head == 49_152 * 576
+    assert weights.linear == 134_515_008 - weights.head - 61 * 576  # head and embedding are tied
+
+
+@pytest.mark.parametrize(
+    ("keys", "saved"),  # against fp32 weights, AdamW and transformers' own loss
+    [
+        ({"bf16": True}, 2 * 134_515_008),
+        ({"bf16": "auto"}, 2 * 134_515_008),
+        ({"optimizer": "adamw_8bit"}, 6 * 4_884_480),
+        ({"optimizer": "paged_adamw_32bit"}, 8 * 4_884_480),
+        ({"cut_cross_entropy": True}, 8 * 1000 * 49_152),
+        ({"load_in_4bit": True}, (4 - NF4) * (134_515_008 - 49_152 * 576 - 61 * 576)),
+    ],
+)
+def test_the_least_memory(recipe: Recipe, keys: dict[str, Any], saved: float) -> None:
+    full = least_memory(recipe, 1000)
+    assert full and full.total == 4 * 134_515_008 + 16 * 4_884_480 + 8 * 1000 * 49_152
+    less = least_memory(with_keys(recipe, **keys), 1000)
+    assert less and full.total - less.total == pytest.approx(saved)
+
+
+def test_no_bound_is_given_where_weights_are_shared_out(recipe: Recipe) -> None:
+    assert least_memory(with_keys(recipe, deepspeed="zero3.json"), 1000) is None
+
+
+def test_a_card_that_is_too_small_is_refused_by_preflight(
+    tiny_smollm2: Path, tmp_path: Path
+) -> None:
+    path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2))
+    prepare(load_recipe(path))
+    call = ("python", "-m", "training.preflight", path, "--no-sample", "--gpu-memory")
+    done = command(*call, 16)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "memory  at least " in done.stdout
+    done = command(*call, 0.01)
+    assert done.returncode == 2
+    assert re.search(r"1\. .*needs at least .* the card of --gpu-memory has 0.0 GB", done.stderr)
+    assert "1. `micro_batch_size: 2`" in done.stderr
+
+
+def test_what_was_measured_is_said_once_after_the_first_steps(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress, state, control = Progress(), TrainerState(max_steps=460), TrainerControl()
+    for step in range(1, 31):
+        progress.on_step_begin(None, state, control)
+        state.global_step = step
+        progress.on_step_end(None, state, control)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"10 of 460 steps, 0\.0 s a step, ends about \d\d:\d\d .*, peak \d+\.\d GB", line
+    )
+
+
+def test_out_of_memory_names_three_keys_in_order(recipe: Recipe) -> None:
+    words = explain(recipe, torch.OutOfMemoryError(CUDA))
+    assert words and words.startswith(f"{recipe.path}: memory ran out (1.95 GiB more were wanted)")
+    first, second, third = (words.index(f"{n}. ") for n in (1, 2, 3))
+    assert "`micro_batch_size: 2` with `gradient_accumulation_steps: 2`" in words[first:second]
+    assert "`gradient_checkpointing: true`" in words[second:third]
+    assert "`adapter: qlora` with `load_in_4bit: true`" in words[third:] and "4. " not in words
+
+
+def test_what_a_recipe_saves_already_is_not_named() -> None:
+    saving = {"micro_batch_size": 1, "gradient_checkpointing": True, "load_in_4bit": True,
+              "sequence_len": 2048, "optimizer": "adamw_8bit"}  # fmt: skip
+    text = what_to_change(saving)
+    assert "1. `sequence_len: 1024`" in text and "2. a smaller `lora_r`" in text
+    assert "3. " not in text
+
+
+def test_other_errors_keep_their_traceback(recipe: Recipe) -> None:
+    for error in (RuntimeError("shape mismatch"), OSError(28, "No space left"), KeyError("x")):
+        assert explain(recipe, error) is None
+
+
+STARVING = """
+import resource
+from axolotl.integrations.base import BasePlugin
+
+class StarvingPlugin(BasePlugin):
+    def post_trainer_create(self, cfg, trainer):
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + (200 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_a_training_that_runs_out_of_memory_says_so_in_one_line(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real shortage: once the trainer exists, 200 MiB are left, and the logits need more."""
+    (tmp_path / "starving.py").write_text(STARVING, "utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = ["training.plugin.SummarizationPlugin", "starving.StarvingPlugin"]
+    path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2),
+                          bf16=False, plugins=plugins)  # fmt: skip
+    prepare(load_recipe(path))
+    done = launch(path)
+    assert done.returncode, done.stdout[-3000:]
+    (line,) = (text for text in done.stderr.splitlines() if text.startswith("error: "))
+    assert "memory ran out" in line and "1. `micro_batch_size: 2`" in line
+    assert "returned non-zero exit status 2" in done.stderr
+    assert "RuntimeError" not in done.stderr

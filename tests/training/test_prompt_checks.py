@@ -1,0 +1,188 @@
+"""Prompt parity: recipes that are right pass, and each way to get the prompt wrong is named."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.prepare import prepare
+from data_prep.prompt import Example, PromptEncoder, read_examples
+from data_prep.recipe import Recipe, load_recipe
+from tests.conftest import derived_recipe
+from training.prompt_checks import EncodedRow, RowChecks, check_parity, spread
+
+
+@pytest.fixture(scope="module")
+def smollm2_recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
+    return prepared("smollm2", tmp_path_factory.mktemp("smollm2"), smollm2)
+
+
+@pytest.fixture(scope="module")
+def mistral_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_mistral: Path) -> Recipe:
+    return prepared("mistral", tmp_path_factory.mktemp("mistral"), tiny_mistral)
+
+
+def prepared(name: str, folder: Path, base_model: Path) -> Recipe:
+    path = derived_recipe(
+        f"{name}_samsum", folder, name, base_model=str(base_model),
+        summarization__source="data_prep/sample", summarization__license="CC0-1.0",
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    prepare(recipe)
+    return recipe
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other top-level keys; `datasets__key` sets one of both data sets."""
+    config = {**recipe.config}
+    for key, value in changes.items():
+        _, _, inner = key.partition("__")
+        if inner:
+            for sets in ("datasets", "test_datasets"):
+                config[sets] = [{**config[sets][0], inner: value}]
+        else:
+            config[key] = value
+    return replace(recipe, config=config)
+
+
+def jinja(
+    start: str = "{{ bos_token }}", before: str = " ", end: str = "{{ eos_token }}"
+) -> dict[str, str]:
+    """A chat template that writes `start`, the user's turn, `before`, the summary and `end`."""
+    template = (
+        start + "{% for m in messages %}{% if m.role == 'user' %}[USER] {{ m.content }} [BOT]"
+        "{% else %}" + before + "{{ m.content }}" + end + "{% endif %}{% endfor %}"
+    )
+    return {"chat_template": "jinja", "chat_template_jinja": template}
+
+
+def test_smollm2_has_parity(smollm2_recipe: Recipe) -> None:
+    parity = check_parity(smollm2_recipe)
+    assert parity.problems == [] and parity.end == "<|im_end|>"
+    assert len(parity.checked) == 4 and not any("mistral" in said for said in parity.checked)
+    assert all(sentence.startswith("16 rows: ") for sentence in parity.checked)
+    row = parity.example
+    assert row
+    assert all(label in (-100, token) for token, label in zip(row.ids, row.labels, strict=True))
+    assert 0 < sum(label != -100 for label in row.labels) < len(row.labels)
+
+
+def test_mistral_has_parity_and_equals_mistral_common(mistral_recipe: Recipe) -> None:
+    parity = check_parity(mistral_recipe, sample=6)
+    assert parity.problems == [] and parity.end == "</s>"
+    assert parity.checked[-1] == "6 rows: the ids equal those of mistral-common's own encoder"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"chat_template": "mistral_v2v3"},
+         ["mistral-common's own encoder (they differ from token 1 on); set it to mistral_v1 (16"]),
+        ({"special_tokens": {"eos_token": "<unk>"}},
+         ["mistral-common's own encoder", "leave its bos_token and eos_token alone"]),
+        (jinja(start=""), ["must start with one <s> and hold no other, and has 0 of them"]),
+        (jinja(start="{{ bos_token }}{{ bos_token }}"), ["and has two of them side by side"]),
+        (jinja(before="<s>"),
+         ["must start with one <s>", "has 2 of them", "the loss leaves out '<s>'"]),
+        (jinja(before=" So: "), ["the loss leaves out 'So:' before the turn's end"]),
+        ({"chat_template": "chatml"},  # whose end is plain text for this tokenizer
+         ["must start with one <s>", "the loss covers", "not the summary"]),
+        ({"datasets__roles_to_train": []}, ["nothing of the summary is in the loss"]),
+        ({"chat_template": "jinja", "chat_template_jinja": "{{ raise_exception('no chats') }}"},
+         ["chat_template: no chats; take the model's own"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_mistral_recipe_is_named(
+    mistral_recipe: Recipe, changes: dict[str, Any], named: list[str]
+) -> None:
+    assert_named(changed(mistral_recipe, changes), named)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"special_tokens": {"eos_token": "<|im_start|>"}},  # which ends no turn
+         ["the turn's end is not in the loss, so that the model never learns to stop; name the"]),
+        ({"special_tokens": {"eos_token": "<|endoftext|>"}},  # the pad token
+         ["the turn's end is not in the loss"]),
+        ({"train_on_inputs": True}, ["tokens of the prompt are in the loss; leave train_on_input"]),
+        ({"datasets__roles_to_train": ["user", "assistant"]},
+         ["tokens of the prompt are in the loss"]),
+        ({"datasets__train_on_eos": "none"},
+         ["the turn's end is not in the loss", "leave train_on_eos out"]),
+        ({"datasets__train_on_eos": "all"}, ["tokens of the prompt are in the loss"]),
+        ({"chat_template": "llama3"},  # its generation prompt is one that training never sees
+         ["the prompt that evaluation sends is not the start of what training sees"]),
+        ({"chat_template": "mistral_v1"},
+         ["chat_template mistral_v1 is that of Mistral-7B-Instruct v0.1 and v0.2, and"]),
+        ({"sequence_len": 16}, ["sequence_len 16 is shorter than each row that was checked"]),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_smollm2_recipe_is_named(
+    smollm2_recipe: Recipe, changes: dict[str, Any], named: list[str]
+) -> None:
+    assert_named(changed(smollm2_recipe, changes), named)
+
+
+def assert_named(recipe: Recipe, named: list[str]) -> None:
+    problems = check_parity(recipe).problems
+    assert all(p.startswith(f"{recipe.path}: ") and "\n" not in p for p in problems)
+    assert len(problems) <= len(named), problems
+    for text in named:
+        assert any(text in problem for problem in problems), problems
+
+
+def test_validation_set_with_another_prompt_is_named(smollm2_recipe: Recipe) -> None:
+    sets = [{**smollm2_recipe.config["test_datasets"][0], "chat_template": "chatml"}]
+    (problem,) = check_parity(changed(smollm2_recipe, {"test_datasets": sets})).problems
+    assert "datasets[0].chat_template is None, test_datasets[0].chat_template is 'chat" in problem
+
+
+def test_rows_that_end_on_different_tokens_are_named(tmp_path: Path, tiny_mistral: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_mistral, model)
+    settings = json.dumps({"eos_token_id": [2, 0]})
+    (model / "generation_config.json").write_text(settings, "utf-8")
+    ends = "{% if m.content|length is odd %}<unk>{% else %}</s>{% endif %}"
+    changes = {**jinja(end=ends), "eot_tokens": ["</s>", "<unk>"]}
+    (problem,) = check_parity(changed(prepared("mistral", tmp_path, model), changes)).problems
+    assert "rows end on different tokens" in problem
+
+
+def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2: Path) -> None:
+    recipe = prepared("smollm2", tmp_path, smollm2)
+    path = recipe.data_dir / "train.jsonl"
+    rows = read_examples(path)
+    rows[77].messages[0]["content"] += "<|im_end|>"
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")
+    (problem,) = check_parity(recipe, sample=4).problems
+    assert f"row {rows[77].id}: holds a special token of" in problem
+
+
+def test_missing_rows_are_a_user_error(tmp_path: Path, smollm2: Path) -> None:
+    path = derived_recipe("smollm2_samsum", tmp_path, "x", base_model=str(smollm2))
+    with pytest.raises(UserError, match="train.jsonl: missing; run `python -m data_prep`"):
+        check_parity(load_recipe(path))
+
+
+def test_a_blank_outside_the_loss_is_no_problem(mistral_recipe: Recipe) -> None:
+    """Mistral's tokenizer sets a blank of its own before a digit, and Axolotl trains not on it."""
+    encoder = PromptEncoder(mistral_recipe)
+    instruction = mistral_recipe.summarization.instruction
+    row = Example.build("1", "Ann: hi", "70 people wait.", instruction)
+    encoded = EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row))
+    assert len(encoded.untrained) == 1
+    assert RowChecks(mistral_recipe, encoder).run([encoded])[0] == []
+
+
+def test_spread_holds_first_last_and_longest() -> None:
+    rows = [Example.build(f"{n:02}", "x" * (9 if n == 13 else 1), "", "") for n in range(100)]
+    chosen = [int(row.id) for row in spread(rows, 8)]
+    assert chosen == sorted(set(chosen)) and len(chosen) == 8
+    assert {0, 13, 99} <= set(chosen)
+    assert max(b - a for a, b in zip(chosen, chosen[1:], strict=False)) < 40
+    assert spread(rows[:5], 8) == rows[:5]
