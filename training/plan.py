@@ -6,7 +6,7 @@ print(plan(recipe, count_tokens(recipe)["train"]))
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
@@ -21,28 +21,6 @@ EFFECTS = {
     "truncate": "cut at their end, where the summary is",
     "raise": "they end training before its first step",
 }
-
-
-@dataclass(frozen=True)
-class Overlong:
-    """How many rows of a split have more than `limit` tokens, and what Axolotl does with them."""
-
-    split: str
-    rows: int
-    of: int
-    longest: int
-    limit: int
-    strategy: Literal["drop", "truncate", "raise"]
-
-    def __str__(self) -> str:
-        """One line for a person."""
-        if not self.rows:
-            return f"{self.split}: none of {self.of:,} rows has more than {self.limit:,} tokens"
-        return (
-            f"{self.split}: {self.rows:,} of {self.of:,} rows have more than {self.limit:,} tokens "
-            f"(the longest {self.longest:,}): {EFFECTS[self.strategy]} "
-            f"(excess_length_strategy: {self.strategy})"
-        )
 
 
 @dataclass(frozen=True)
@@ -185,14 +163,26 @@ def count_tokens(recipe: Recipe) -> dict[str, list[int]]:
     return {split: [count - tail for count in numbers] for split, numbers in counts.items()}
 
 
-def find_overlong(recipe: Recipe, counts: dict[str, list[int]]) -> list[Overlong]:
-    """The over-long rows of each split, of the result of `count_tokens`."""
+def overlong_lines(recipe: Recipe, counts: dict[str, list[int]]) -> list[str]:
+    """How many rows of each split are too long, and what Axolotl does with them.
+
+    `counts` as `count_tokens` gives them. Raises UserError where they end the training.
+    """
     config = recipe.config
-    limit = sequence_len(config)
-    limits = {"train": limit, "validation": config.get("eval_sequence_len") or limit}
-    strategy: Any = config.get("excess_length_strategy") or "drop"
-    return [
-        Overlong(split, sum(n > limits[split] for n in numbers), len(numbers),
-                 max(numbers, default=0), limits[split], strategy)
-        for split, numbers in counts.items()
-    ]  # fmt: skip
+    limits = dict.fromkeys(SPLITS, sequence_len(config))
+    limits["validation"] = config.get("eval_sequence_len") or limits["validation"]
+    strategy = config.get("excess_length_strategy") or "drop"
+    lines = []
+    for split, numbers in counts.items():
+        limit, rows = limits[split], sum(n > limits[split] for n in numbers)
+        line = f"{split}: none of {len(numbers):,} rows has more than {limit:,} tokens"
+        if rows:
+            line = (
+                f"{split}: {rows:,} of {len(numbers):,} rows have more than {limit:,} tokens (the "
+                f"longest {max(numbers):,}): {EFFECTS[strategy]} "
+                f"(excess_length_strategy: {strategy})"
+            )
+        if rows and strategy == "raise":
+            raise UserError(f"{recipe.path}: {line}")
+        lines.append(line)
+    return lines

@@ -22,7 +22,7 @@ from eval.adapter import finished, settings_of
 from training import run_record
 from training.checkpoints import newest_whole
 from training.machine_checks import machine_problems
-from training.plan import count_tokens, find_overlong, plan
+from training.plan import count_tokens, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
 
 
@@ -133,10 +133,7 @@ def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: floa
     from training.memory import least_memory, too_small
 
     lengths = count_tokens(recipe)
-    for found in find_overlong(recipe, lengths):
-        report.say("length", str(found))
-        if found.rows and found.strategy == "raise":
-            report.problems.append(f"{recipe.path}: {found}")
+    report.say("length", *overlong_lines(recipe, lengths))
     work = plan(recipe, lengths["train"], processes)
     report.say("steps", *work.lines)
     least = least_memory(recipe, work.largest_batch)

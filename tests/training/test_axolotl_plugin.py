@@ -49,15 +49,6 @@ def test_cpu_settings(recipe: Recipe) -> None:
 
 
 @needs_cpu
-def test_explicit_precision_is_kept(recipe: Recipe) -> None:
-    cfg = as_axolotl_gives_it(recipe)
-    cfg["bf16"] = not bf16_is_faster()
-    kept = cfg["bf16"]
-    SummarizationPlugin().register(cfg)
-    assert cfg["bf16"] is kept and cfg["fp16"] is None
-
-
-@needs_cpu
 def test_a_merge_is_neither_refused_nor_prepared_for(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +68,11 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
 
 
 @needs_cpu
-def test_a_resumed_run_keeps_its_measured_precision(recipe: Recipe) -> None:
+def test_a_precision_of_the_recipe_or_of_an_earlier_start_is_kept(recipe: Recipe) -> None:
+    cfg = as_axolotl_gives_it(recipe)
+    cfg["bf16"] = kept = not bf16_is_faster()
+    SummarizationPlugin().register(cfg)
+    assert cfg["bf16"] is kept and cfg["fp16"] is None
     for measured in (True, False):
         run_record.write_run(recipe.output_dir, {}, {"bf16": measured})
         cfg = as_axolotl_gives_it(recipe)
