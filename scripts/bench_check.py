@@ -3,8 +3,8 @@
     python -m scripts.bench_check
 
 What training and generation of the recipes depend on, each by itself, in seconds: the matrix
-product, a copy in memory, PyTorch's varlen attention (which `attn_implementation: sdpa` takes for packed
-rows on a GPU), Liger's and Axolotl's Triton kernels, NF4 and the 8-bit Adam of bitsandbytes.
+product, a copy in memory, PyTorch's varlen attention (which `attn_implementation: sdpa` takes for
+packed rows on a GPU), Liger's and Axolotl's Triton kernels, NF4 and the 8-bit Adam of bitsandbytes.
 Without a GPU, checks that need one are left out. Exit code 1 where a kernel is wrong or missing.
 """
 

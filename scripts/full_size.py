@@ -34,7 +34,7 @@ SIZE: dict[str, Any] = {  # everything else is the recipe's, or what a CPU can d
     "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
-DIALOGUES, PROVED = 3, 2  # that are evaluated; for the check of the merge
+DIALOGUES = 3  # that are evaluated
 BF16 = 2  # bytes
 BYTES_A_PARAMETER = 2.7  # the most that was measured: 19.3 GB at 7.24e9 (docs/full_size.md)
 PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher beside them
@@ -155,7 +155,7 @@ def _steps(
     yield "preflight", [*python, "training.preflight", path, "--no-sample"]
     yield "train", [*launch, "axolotl.cli.train", path]
     yield "evaluate", [*python, "eval.run", path, "--limit", str(DIALOGUES)]
-    yield "merge", [*python, "scripts.merge", path, "--dialogues", str(PROVED)]
+    yield "merge", [*python, "scripts.merge", path]
 
 
 def _is_whole(recipe: Recipe) -> bool:

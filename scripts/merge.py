@@ -1,103 +1,232 @@
-"""Merge a recipe's adapter into its base model by Axolotl's own command, and prove it equal.
+"""Merge a recipe's adapter into its base model by Axolotl's own command, and prove the weights.
 
-    python -m scripts.merge recipes/smollm2_samsum.yml [--dialogues 64] [--split validation]
+    python -m scripts.merge recipes/smollm2_samsum.yml
 
 Writes `<output_dir>/merged`, whole or not at all; a folder that was merged from this very adapter
-is only proved again. The proof goes to `merge_proof.json` in it: the adapter beside the base
-model's weights against the merged folder loaded anew, on the split's first dialogues. The bounds,
-and what they come from, are in scripts/merge_proof.py. Exit code 0 where all hold, 1 where one
-does not (`"good": false`), 2 for bad input.
+is only proved again. The proof goes to `merge_proof.json` in it (scripts/merge_proof.py). Exit code
+0 where all checks hold, 1 where one does not (`"good": false`), 2 for bad input.
 """
 
 import argparse
+import json
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.hub import model_unavailable
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
-from scripts.merged_folder import (
-    CHANGED,
-    PROOF,
-    check_fit,
-    end_token,
-    merged_folder,
-)
-from training import run_record
+from data_prep.sources import sha256_of
+from eval.adapter import find_adapter
+from eval.signature import quantization
+
+PROMPTS = 16  # validation rows whose prompts are compared
+WORDS = 2000  # characters of Axolotl's output, shown where it fails
+DISK = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system")
+MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # a token may look like a path
 
 
 def main() -> None:
-    """Merge, prove, print; exit code 1 where the two are not equal."""
-    args = _arguments()
-    recipe = load_recipe(args.recipe)
-    if args.dialogues < 2:
-        raise UserError(f"--dialogues: {args.dialogues} prove nothing; use 2 or more")
-    rows, data = _rows(recipe, args.split, args.dialogues)
-    proof = merge(recipe, rows, data, args.dtype)
-    if not proof["good"]:
-        folder = recipe.output_dir / "merged"
-        mend = "keep the adapter beside the base model, or merge with `merge_method: legacy`"
-        if CHANGED in proof["exceeded"]:
-            mend = "remove the folder, and the same command merges anew"
-        exceeded = "; ".join(proof["exceeded"])
-        print(f"not good: {folder}: beyond the bound: {exceeded}; {mend}", file=sys.stderr)
-        sys.exit(1)
-
-
-def merge(
-    recipe: Recipe, rows: list[dict[str, Any]], data: dict[str, str], dtype: str | None = None
-) -> dict[str, Any]:
-    """Merge where that is not done yet, prove, print; what merge_proof.json says.
-
-    `data`: the split's name and hash; `dtype` instead of the recipe's. Raises UserError for bad
-    input.
-    """
-    from eval.adapter import find_adapter
-    from eval.generate import resolve
-    from scripts.merge_proof import prove, tables
-
-    adapter = find_adapter(recipe)
-    check_fit(recipe, adapter)
-    encoder = PromptEncoder(recipe)
-    encoder.check_neutral(rows)
-    with writing_to(recipe.output_dir):
-        lock = run_record.lock(recipe.output_dir)
-    with lock:
-        folder, was_there = merged_folder(recipe, adapter, encoder, end_token(encoder, rows[0]))
-        print(f"{folder}: {'already merged from this adapter' if was_there else 'merged'}")
-        decoding = recipe.summarization.decoding
-        asked = {"engine": "hf", "do_sample": False, "dtype": dtype or decoding.dtype}
-        decoding = decoding.model_copy(update=asked)
-        proof, found = prove(recipe, resolve(decoding), rows, adapter, folder, data)
-    print(tables(proof, found))
-    print(f"{folder / PROOF}: the same, with the signatures")
-    return proof
-
-
-def _rows(recipe: Recipe, split: str, count: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The first rows of a prepared split, and its name and hash."""
-    manifest = check_prepared(recipe)
-    rows = read_examples(recipe.data_dir / f"{split}.jsonl")[:count]
-    if len(rows) < 2:
-        raise UserError(
-            f"{recipe.data_dir / split}.jsonl: has {len(rows)} dialogues; choose another --split"
-        )
-    return rows, {"name": split, "sha256": manifest["files"][f"{split}.jsonl"]}
-
-
-def _arguments() -> argparse.Namespace:
+    """Merge, prove, print; exit code 1 where a check does not hold."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.merge", description=__doc__.splitlines()[0]
     )
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--dialogues", type=int, default=64, help="how many prove it (default 64)")
-    parser.add_argument("--split", default="validation", choices=("train", "validation", "test"))
-    parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), help="compute in it, not in the recipe's"
+    recipe = load_recipe(parser.parse_args().recipe)
+    from scripts.merge_proof import CHANGED
+
+    proof = merge(recipe)
+    if not proof.good:
+        fix = "keep the adapter beside the base model, or merge with `merge_method: legacy`"
+        if CHANGED in proof.exceeded:
+            fix = "remove the folder and run the same command again"
+        exceeded = "; ".join(proof.exceeded)
+        folder = recipe.output_dir / "merged"
+        print(f"not good: {folder}: beyond the bound: {exceeded}; {fix}", file=sys.stderr)
+        sys.exit(1)
+
+
+def merge(recipe: Recipe) -> Any:
+    """Merge where that is not done yet, prove, print; the `Proof`.
+
+    Raises UserError for bad input; earlier files are then untouched.
+    """
+    from scripts.merge_proof import PROOF, end_token, made_of, prove, recorded
+    from training import run_record
+    from training.checkpoints import free_name
+
+    check_prepared(recipe)
+    examples = read_examples(recipe.data_dir / "validation.jsonl")[:PROMPTS]
+    adapter = find_adapter(recipe)
+    check_fit(recipe, adapter)
+    encoder = PromptEncoder(recipe)
+    encoder.check_neutral(examples)
+    target = recipe.output_dir / "merged"
+    with writing_to(recipe.output_dir):
+        lock = run_record.lock(recipe.output_dir)
+    with lock:
+        of_adapter = made_of(recipe, adapter)
+        there = recorded(target).made_of == of_adapter
+        if not there:
+            with _scratch(recipe.output_dir) as scratch:
+                fresh = scratch / "merged"
+                _run_axolotl(recipe, adapter, scratch)
+                complete(fresh, encoder, end_token(encoder, examples[0]))
+                files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
+                record = {"made_of": of_adapter, "files": files}
+                (fresh / "merge.json").write_text(json.dumps(record, indent=2), "utf-8")
+                if target.exists():
+                    aside = free_name(recipe.output_dir / "merged-set-aside")
+                    target.rename(aside)
+                    print(f"{target}: not of this adapter as it is now; set aside as {aside.name}")
+                fresh.rename(target)
+        print(f"{target}: {'already merged from this adapter' if there else 'merged'}")
+        with writing_to(target):
+            proof = prove(recipe, adapter, target, encoder, examples)
+    print(f"compared with {proof.compared}\n\n| what | found | bound | holds |\n|---|---:|---|---|")
+    for check in proof.checks:
+        holds = "yes" if check.holds else "NO"
+        print(f"| {check.what} | {check.found} | {check.bound} | {holds} |")
+    print(
+        f"{target / PROOF}: the same; `python -m eval.run {recipe.path} --models "
+        "base,tuned,merged` scores it"
     )
-    return parser.parse_args()
+    return proof
+
+
+@contextmanager
+def _scratch(output_dir: Path) -> Iterator[Path]:
+    """A folder next to the target, on its disk; always removed, also that of a killed merge."""
+    scratch = output_dir / ".merging"
+    try:
+        with writing_to(scratch):
+            if scratch.exists():
+                shutil.rmtree(scratch)
+            scratch.mkdir()
+        with writing_to(output_dir / "merged"):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _run_axolotl(recipe: Recipe, adapter: Path, scratch: Path) -> None:
+    base, target = Path(recipe.config["base_model"]), recipe.output_dir / "merged"
+    if base.is_dir():  # of the hub's cache the size is not known here
+        weights = (p for p in base.iterdir() if p.suffix in (".safetensors", ".bin"))
+        needed, free = sum(p.stat().st_size for p in weights), shutil.disk_usage(scratch).free
+        if free < needed:
+            raise UserError(
+                f"{target}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free "
+                "the space or set another output_dir"
+            )
+    command = [sys.executable, "-m", "axolotl.cli.merge_lora", str(recipe.path)]
+    command += ["--output_dir", str(scratch), "--lora_model_dir", str(adapter)]
+    if quantization(recipe.config) == "nf4" and not recipe.config.get("bnb_config_kwargs"):
+        # training rounds twice (weights, then their scales); without this the merge rounds once
+        command += ["--bnb_config_kwargs", "{'bnb_4bit_use_double_quant': True}"]
+    print(f"{target}: merging by axolotl.cli.merge_lora", file=sys.stderr)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if not done.returncode and any((scratch / "merged").glob("*.safetensors")):
+        return
+    for reason in DISK:
+        if reason in done.stderr:
+            raise OSError(reason)  # _scratch names the folder
+    print(done.stdout[-WORDS:], done.stderr[-WORDS:], sep="\n", file=sys.stderr)
+    raise UserError(
+        f"{recipe.path}: Axolotl's merge failed, the end of its output is above; fix what it names. "
+        "Earlier files are untouched"
+    )
+
+
+def complete(folder: Path, encoder: PromptEncoder, end: int) -> None:
+    """Save the recipe's tokenizer into `folder`, and remove paths of this machine from its files.
+
+    `end`: the token with which training ended a summary; generation from the folder stops there
+    too. Raises UserError where a path or an access token remains.
+    """
+    from scripts.merge_proof import stop_tokens
+    from scripts.publish import TEXT, check_file
+
+    encoder.tokenizer.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # the base model's card
+    if end not in (stops := stop_tokens(folder)):
+        path = folder / "generation_config.json"
+        settings = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        settings["eos_token_id"] = [end, *stops]
+        path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    for path in sorted(folder.glob("*.json")):
+        if path.name not in MANY_WORDS and not path.name.endswith(".index.json"):
+            before = json.loads(path.read_text("utf-8"))
+            if (after := _without_paths(before)) != before:
+                path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (*TEXT, ".json", ".safetensors"):
+            check_file(path)
+
+
+def _without_paths(value: Any) -> Any:
+    """The same JSON with each absolute path in it cut to its last name."""
+    if isinstance(value, dict):
+        return {key: _without_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner) for inner in value]
+    if isinstance(value, str) and "\n" not in value and Path(value).is_absolute():
+        return Path(value).name
+    return value
+
+
+def check_fit(recipe: Recipe, adapter: Path) -> None:
+    """Raise UserError where the adapter cannot be merged into this base model.
+
+    Axolotl's merge silently leaves out weights of the adapter that have no counterpart. And it
+    (0.19) merges wrongly where input and output embeddings are one matrix and the adapter changes
+    one of them.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base_model, revision = recipe.config["base_model"], recipe.config.get("revision_of_model")
+    try:
+        config = AutoConfig.from_pretrained(base_model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(model_unavailable(recipe, error)) from error
+    try:
+        settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+            names = file.keys()
+            saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        if settings.get("peft_type") != "LORA":
+            raise ValueError(f"it is {settings.get('peft_type')}, and only LORA is merged here")
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+            shared = (model.get_input_embeddings(), model.get_output_embeddings())
+            ends = [name for name, module in model.named_modules() if module in shared]
+            model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
+        wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
+        if saved != wanted:
+            wrong = sorted(key for key, _ in saved.items() ^ wanted.items())
+            raise ValueError(f"{wrong[0]} has no counterpart of its shape")
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{adapter}: this adapter does not fit {base_model} ({reason}); train it again or set "
+            "`output_dir`"
+        ) from error
+    touched = [end for end in ends if any(f".{end}." in name for name in saved)]
+    if touched and config.get_text_config().tie_word_embeddings:
+        raise UserError(
+            f"{adapter}: changes {' and '.join(touched)}, and input and output embeddings of "
+            f"{base_model} are one matrix: merged, both would change; keep the adapter beside the "
+            "base model"
+        )
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from eval.report import (
 from eval.scores import Scores
 from eval.signature import adapter_hash
 from eval.stats import percent, verdict
+from scripts.merge_proof import Proof
 
 BASE_LICENSES = {
     "mistralai/Mistral-7B-Instruct-v0.2": "apache-2.0",
@@ -102,7 +103,7 @@ INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the
 
 
 def model_card(
-    records: Records, names: Names, repo: str | None = None, proof: Data | None = None
+    records: Records, names: Names, repo: str | None = None, proof: Proof | None = None
 ) -> ModelCard:
     """The card, of the merged model where its `proof` is given.
 
@@ -175,7 +176,7 @@ def data_name(records: Records, names: Names) -> str:
     return source.replace("\\", "/").rstrip("/").split("/")[-1]
 
 
-def _text(records: Records, names: Names, repo: str | None, proof: Data | None) -> str:
+def _text(records: Records, names: Names, repo: str | None, proof: Proof | None) -> str:
     scores = Scores.model_validate(records.scores)
     pairs = {pair.systems: pair for pair in scores.comparisons}
     environment = Environment(
@@ -226,7 +227,7 @@ def read_records(recipe: Recipe) -> Records:
     """Read them all, in the order in which the three commands write them.
 
     Raises UserError, with the command to run, where one is missing, damaged, or tells of other
-    data, another training or another adapter than the ones that stand there.
+    data, another training or another adapter than those that are there.
     """
     manifest = check_prepared(recipe)
     adapter = find_adapter(recipe)
@@ -293,9 +294,9 @@ def _known(path: Path) -> Data:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore it, or train anew") from error
+        raise UserError(f"{path}: damaged ({error}); restore it, or train again") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged (no JSON object); restore it, or train anew")
+        raise UserError(f"{path}: damaged (no JSON object); restore it, or train again")
     return found
 
 

@@ -3,10 +3,10 @@
     python -m scripts.publish recipes/smollm2_samsum.yml --repo user/name [--merged]
 
 Writes `outputs/<recipe>/publish/`: the model card, the adapter (safetensors only), its tokenizer,
-the recipe and its scores. Only files of a list are published, and none that holds an absolute path
-or an access token; the recipe's comments are published as they are. With `--merged` the model that
-scripts.merge made and proved good, its proof in the card, in `publish-merged/`. Prepare, train and
-evaluate first. Without `--yes` nothing leaves this machine.
+the recipe and its scores. Only listed files are published, none of which holds an absolute path or
+an access token; the recipe's comments are published as they are. `--merged` publishes the model
+that scripts.merge made and proved, its proof in the card, from `publish-merged/`. Prepare, train
+and evaluate first. Without `--yes` nothing leaves this machine.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER
-from scripts.merged_folder import proved
+from scripts.merge_proof import proved
 from scripts.model_card import (
     Names,
     Records,
@@ -61,8 +61,8 @@ SECRET = re.compile(
 STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
     403: "the token has no right to write there; use one with the `write` role, or your own name",
-    404: "not found, or not to be seen with this token; check the name and the token",
-    409: "stands in the way of something that is there already; choose another name",
+    404: "not found, or not visible with this token; check the name and the token",
+    409: "conflicts with something that exists there; choose another name",
     413: "too large for the hub; leave files out",
     429: "too many requests; wait, and run the same command again",
 }
@@ -118,13 +118,9 @@ def show(folder: Path, metadata: str, repo: str, private: bool) -> None:
     print(f"{folder}:")
     for file in staged(folder):
         print(f"  {file.name:<28} {file.size:>13,} bytes  sha256 {file.sha256[:16]}")
-    print(f"metadata of the card:\n{_indented(metadata)}")
+    print("metadata of the card:", *metadata.splitlines(), sep="\n  ")
     visible = "private" if private else "public where it is new"
     print(f"target: {f'{repo}, {visible}' if repo else 'none named; add --repo user/name'}")
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _arguments() -> argparse.Namespace:
@@ -143,9 +139,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
-    """Write the folder and look through it; an earlier one stays whole until the new one stands.
+    """Write the folder and check its files; an earlier one stays until the new one is complete.
 
-    Raises UserError where the folder cannot be written, or would publish what it may not.
+    Raises UserError where the folder cannot be written, or a file must not be published.
     """
     folder = records.adapter / (FOLDER if merged is None else f"{FOLDER}-merged")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
@@ -153,11 +149,9 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
         with writing_to(folder):
             partial.mkdir(parents=True)
             _write_records(partial, records, names, card)
-            if merged is None:
-                _write_adapter(partial, records, names)
-            else:
-                _write_merged(partial, merged)
-        check_staged(partial)
+            _write_model(partial, records, names, merged)
+        for path in sorted(partial.iterdir()):
+            check_file(path)
         with writing_to(folder):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -175,7 +169,7 @@ def staged(folder: Path) -> list[Staged]:
 
 
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
-    """Card, recipe and scores, our names in place of this machine's paths."""
+    """Card, recipe and scores, with names instead of this machine's paths."""
     places = portable(records.recipe, names)
     (folder / "README.md").write_text(str(card), "utf-8")
     recipe = records.recipe.path.read_text("utf-8")
@@ -187,43 +181,24 @@ def _write_records(folder: Path, records: Records, names: Names, card: ModelCard
     _write_json(folder / "scores.json", scores)
 
 
-def _write_adapter(folder: Path, records: Records, names: Names) -> None:
-    """Copy what is on the list alone; Axolotl's own README is not."""
-    _take(records.adapter, folder, (ADAPTER, *TOKENIZER))
-    _write_json(folder / "adapter_config.json", _adapter_config(records, names))
-    _clean_tokenizer(folder)
-
-
-def _write_merged(folder: Path, merged: Path) -> None:
-    _take(merged, folder, (*MERGED, *TOKENIZER))
-    _clean_tokenizer(folder)
-
-
-def _take(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    for path in sorted(source.iterdir()):
+def _write_model(folder: Path, records: Records, names: Names, merged: Path | None) -> None:
+    """Copy the listed files alone: Axolotl's own README is not among them."""
+    patterns = (*(MERGED if merged else (ADAPTER,)), *TOKENIZER)
+    for path in sorted((merged or records.adapter).iterdir()):
         if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
             shutil.copyfile(path, folder / path.name)
-
-
-def _clean_tokenizer(folder: Path) -> None:
+    if not merged:
+        config = {**records.adapter_config, "base_model_name_or_path": names.base_model}
+        if names.local_base:
+            config["revision"] = None  # of the folder, not of the hub's model
+        _write_json(folder / "adapter_config.json", config)
     tokenizer = folder / "tokenizer_config.json"
-    if tokenizer.is_file():
-        _write_json(tokenizer, _tokenizer_config(json.loads(tokenizer.read_text("utf-8"))))
-
-
-def _adapter_config(records: Records, names: Names) -> dict[str, object]:
-    config = {**records.adapter_config, "base_model_name_or_path": names.base_model}
-    if names.local_base:
-        config["revision"] = None  # of the folder, not of the hub's model
-    return config
-
-
-def _tokenizer_config(config: dict[str, object]) -> dict[str, object]:
-    """Without where the tokenizer was loaded from, which would bind others to a folder too."""
-    dropped = {"is_local", "local_files_only"}
-    if is_absolute(str(config.get("name_or_path", ""))):
-        dropped.add("name_or_path")
-    return {key: value for key, value in config.items() if key not in dropped}
+    if tokenizer.is_file():  # where it was loaded from would bind others to that folder too
+        settings = json.loads(tokenizer.read_text("utf-8"))
+        dropped = {"is_local", "local_files_only"}
+        if is_absolute(str(settings.get("name_or_path", ""))):
+            dropped.add("name_or_path")
+        _write_json(tokenizer, {k: v for k, v in settings.items() if k not in dropped})
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -276,7 +251,7 @@ def upload(folder: Path, repo: str, private: bool) -> str:
 @contextmanager
 def _one_line(repo: str) -> Iterator[None]:
     """Turn what the hub's client raises into a UserError."""
-    mend = "nothing here was changed; run the same command again"
+    again = "nothing here was changed; run the same command again"
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -284,44 +259,35 @@ def _one_line(repo: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = error.server_message or f"status {status}"
-        why = STATUS.get(status, f"the hub answered {status}; {mend}")
+        why = STATUS.get(status, f"the hub answered {status}; {again}")
         raise UserError(f"{repo}: {why} (it says: {said})") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
             f"{repo}: the hub cannot be reached ({type(error).__name__}: {error}); check the "
-            f"network; {mend}"
+            f"network; {again}"
         ) from error
-    except (ValueError, RuntimeError) as error:  # a card, a file or an answer it will not have
-        raise UserError(f"{repo}: the hub's client gave up ({error}); {mend}") from error
+    except (ValueError, RuntimeError) as error:  # a card, a file or an answer that it refuses
+        raise UserError(f"{repo}: the hub's client gave up ({error}); {again}") from error
 
 
-def check_staged(folder: Path) -> None:
-    """Raise UserError where a file of `folder` holds a path of a machine or an access token."""
-    for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
-        name = path.relative_to(folder).as_posix()
-        try:
-            text = "\n".join(_strings(path, name))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name}: is not UTF-8 ({error.reason}); save it as that") from error
-        if found := _path_in(text):
-            raise UserError(
-                f"{name}: would publish the path `{found}`; make it relative where it comes from "
-                "(the recipe, or a file beside the adapter)"
-            )
-        if found := SECRET.search(text):
-            raise UserError(
-                f"{name}: would publish an access token (`{found[0][:6]}…`); revoke it, and take "
-                "it out where it comes from (the recipe, or a file beside the adapter)"
-            )
-
-
-def _path_in(text: str) -> str | None:
+def check_file(path: Path) -> None:
+    """Raise UserError where a file holds a path of a machine or an access token."""
+    try:
+        text = "\n".join(_strings(path, path.name))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
     own = [str(place) for place in (Path.cwd(), Path.home()) if len(place.parts) > 1]
-    for place in own:
-        if re.search(rf"(?<![\w.]){re.escape(place)}(?![\w.-])", text):
-            return place
-    found = PATH.search(text)
-    return found[0] if found else None
+    of_this_machine = rf"(?<![\w.])(?:{'|'.join(map(re.escape, own))})(?![\w.-])"
+    if found := (own and re.search(of_this_machine, text)) or PATH.search(text):
+        raise UserError(
+            f"{path.name}: would publish the path `{found[0]}`; make it relative where it comes "
+            "from (the recipe, or a file next to the adapter)"
+        )
+    if token := SECRET.search(text):
+        raise UserError(
+            f"{path.name}: would publish an access token (`{token[0][:6]}…`); revoke it, and "
+            "remove it where it comes from (the recipe, or a file next to the adapter)"
+        )
 
 
 def _strings(path: Path, name: str) -> Iterator[str]:
@@ -344,7 +310,7 @@ def _json(path: Path, name: str) -> Any:
     try:
         found = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise UserError(f"{name}: damaged ({error}); make it anew") from error
+        raise UserError(f"{name}: damaged ({error}); write it again") from error
     if (
         name == "tokenizer.json"
         and isinstance(found, dict)
@@ -374,7 +340,7 @@ def _in_safetensors(path: Path, name: str) -> Iterator[str]:
             yield from file.keys()
             yield from _in_json(file.metadata() or {})
     except SafetensorError as error:
-        raise UserError(f"{name}: is no whole safetensors file ({error}); train anew") from error
+        raise UserError(f"{name}: is no whole safetensors file ({error}); train again") from error
 
 
 if __name__ == "__main__":

@@ -8,7 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from data_prep.errors import UserError
-from scripts.publish import check_staged
+from scripts.publish import check_file
+
+
+def check_staged(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        check_file(path)
 
 
 @pytest.mark.parametrize(
