@@ -76,7 +76,7 @@ class TrainingRougeCallback(TrainerCallback):
         self.began, self.seconds = time.perf_counter(), 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock against which generation's cost is told."""
+        """Start the clock that the cost of generation is compared with."""
         self.began = time.perf_counter()
 
     def on_evaluate(

@@ -1,6 +1,7 @@
 """The real thing: Axolotl trains through the launch line, and the tuned model is evaluated."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,7 +28,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
     path = derived_recipe("smollm2_samsum", folder, "trained", num_epochs=0.5)
     recipe = load_recipe(path)
     prepare(recipe)
-    train(path)
+    done = train(path)
+    assert re.search(r"10 of 20 steps, .* ends about .* peak \d", done.stdout + done.stderr)
     return recipe
 
 
