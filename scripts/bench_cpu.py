@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24, help=f"0, or above {WARM_UP}; default 24")
     parser.add_argument("--dialogues", type=int, default=40, help="of the test split, 0 for all")
     parser.add_argument("--models", default="base,tuned", help="of generation, or `none`")
-    parser.add_argument("--dtype", default="auto", help="precision of our generation: auto, bfloat16, float32, several")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32, or several")
     parser.add_argument("--plain-seconds", type=float, help="then plain generation ends")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)

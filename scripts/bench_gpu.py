@@ -131,7 +131,7 @@ class Bench:
             kinds = {"check": self.check, "generation": self.generate}
             try:
                 kinds.get(name, self.train)(variant, row)
-            except (OSError, ValueError, LookupError) as error:  # the other variants may work: time is short
+            except (OSError, ValueError, LookupError) as error:  # the others may work
                 traceback.print_exc()
                 row.failed = f"{type(error).__name__}: {error}"[:200]
         row.seconds = time.monotonic() - begin
@@ -311,7 +311,7 @@ def main() -> None:
             raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not above 0")
     args.output = args.output.absolute()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running variant is ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the variant too
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).absolute()
         place.mkdir(parents=True, exist_ok=True)

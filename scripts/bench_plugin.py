@@ -20,7 +20,7 @@ class BenchPlugin(BasePlugin):
     """Caps memory before the model is loaded, and hands the trainer to `Clock`."""
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Axolotl calls it before loading: allow as much of the GPU as a smaller card would have."""
+        """Axolotl calls it before loading: limit memory to that of a smaller card."""
         if os.environ.get(CAP) and torch.cuda.is_available():
             whole = torch.cuda.get_device_properties(0).total_memory
             share = min(1.0, float(os.environ[CAP]) * 1e9 / whole)

@@ -139,8 +139,8 @@ def _run_axolotl(recipe: Recipe, adapter: Path, scratch: Path) -> None:
             raise OSError(reason)  # _scratch names the folder
     print(done.stdout[-WORDS:], done.stderr[-WORDS:], sep="\n", file=sys.stderr)
     raise UserError(
-        f"{recipe.path}: Axolotl's merge failed, the end of its output is above; fix what it names. "
-        "Earlier files are untouched"
+        f"{recipe.path}: Axolotl's merge failed, its output ends above; fix what it names; "
+        "earlier files are untouched"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data_prep.errors import UserError
 from data_prep.prepare import check_prepared
@@ -90,7 +90,7 @@ class Records(NamedTuple):
 
     recipe: Recipe
     manifest: Data
-    scores: Data
+    scores: Scores
     adapter: Path
     adapter_config: Data
     training: Data
@@ -105,18 +105,9 @@ INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the
 def model_card(
     records: Records, names: Names, repo: str | None = None, proof: Proof | None = None
 ) -> ModelCard:
-    """The card, of the merged model where its `proof` is given.
-
-    Raises UserError where scores.json has not this version's layout.
-    """
-    try:
-        text = _text(records, names, repo, proof)
-        data = metadata(records, names, repo, merged=proof is not None)
-    except (LookupError, TypeError, AttributeError, UndefinedError, ValueError) as error:
-        raise UserError(
-            f"results/{records.recipe.name}/scores.json: has not the layout of this version "
-            f"({' '.join(str(error).split())}); run `python -m eval.run {records.recipe.path}` again"
-        ) from error
+    """The card, of the merged model where its `proof` is given."""
+    text = _text(records, names, repo, proof)
+    data = metadata(records, names, repo, merged=proof is not None)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
@@ -144,8 +135,7 @@ def metadata(
 
 def eval_results(records: Records, names: Names) -> list[EvalResult]:
     """ROUGE of the tuned model, in percent, with the ends of its interval."""
-    scores = records.scores["systems"]["tuned"]["scores"]
-    confidence = records.scores["bootstrap"]["confidence"]
+    scores = records.scores.systems["tuned"].scores
     name = data_name(records, names)
     return [
         EvalResult(
@@ -153,17 +143,17 @@ def eval_results(records: Records, names: Names) -> list[EvalResult]:
             task_name="Dialogue summarization",
             dataset_type=names.dataset or name,
             dataset_name=name,
-            dataset_split=records.scores["split"],
+            dataset_split=records.scores.split,
             dataset_revision=records.manifest.get("revision") if names.dataset else None,
             metric_type="rouge",
             metric_name=HEADERS[metric],
-            metric_value=round(scores[metric]["f1"], 2),
+            metric_value=round(scores[metric].f1, 2),
             metric_config=metric,
             metric_args={
                 "use_stemmer": True,
-                "confidence": confidence,
-                "low": round(scores[metric]["low"], 2),
-                "high": round(scores[metric]["high"], 2),
+                "confidence": records.scores.bootstrap.confidence,
+                "low": round(scores[metric].low, 2),
+                "high": round(scores[metric].high, 2),
             },
         )
         for metric in METRICS
@@ -177,7 +167,7 @@ def data_name(records: Records, names: Names) -> str:
 
 
 def _text(records: Records, names: Names, repo: str | None, proof: Proof | None) -> str:
-    scores = Scores.model_validate(records.scores)
+    scores = records.scores
     pairs = {pair.systems: pair for pair in scores.comparisons}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -231,8 +221,7 @@ def read_records(recipe: Recipe) -> Records:
     """
     manifest = check_prepared(recipe)
     adapter = find_adapter(recipe)
-    scores = _scores(recipe)
-    _refuse_other_results(recipe, scores, adapter, manifest)
+    scores = _read_scores(recipe, adapter, manifest)
     return Records(
         recipe,
         manifest,
@@ -245,46 +234,30 @@ def read_records(recipe: Recipe) -> Records:
     )
 
 
-def _scores(recipe: Recipe) -> Data:
-    """The result on the whole test split; raises UserError where there is none."""
-    path = _scores_path(recipe)
+def _read_scores(recipe: Recipe, adapter: Path, manifest: Data) -> Scores:
+    """The result of this adapter on the whole test split; raises UserError where there is none."""
+    path = Path("results") / recipe.name / "scores.json"
     again = f"run `python -m eval.run {recipe.path}`"
-    try:
-        scores = json.loads(path.read_text("utf-8"))
-        found, split, examples = scores["recipe"], scores["split"], scores["examples"]
-        lacks = [name for name in ("base", "tuned") if name not in scores["systems"]]
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; {again} first") from error
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); {again} again") from error
-    if (found, split) != (recipe.name, "test"):
-        raise UserError(f"{path}: tells of recipe {found}, {split} split, {examples} rows; {again}")
-    if lacks:
+    scores = Scores.read(path)
+    if (scores.recipe, scores.split) != (recipe.name, "test"):
+        raise UserError(
+            f"{path}: is of recipe {scores.recipe}, {scores.split} split, {scores.examples} rows; "
+            f"{again}"
+        )
+    if lacks := [name for name in ("base", "tuned") if name not in scores.systems]:
         raise UserError(f"{path}: lacks the result of {' and '.join(lacks)}; {again}")
-    return scores
-
-
-def _refuse_other_results(recipe: Recipe, scores: Data, adapter: Path, manifest: Data) -> None:
-    path = _scores_path(recipe)
-    again = f"run `python -m eval.run {recipe.path}`"
-    try:
-        fields, written = scores["systems"]["tuned"]["fields"], manifest["counts"]["test"]
-        held = {
-            "adapter": (fields["adapter"], adapter_hash(adapter)[:8]),
-            "test data": (fields["data"], manifest["files"]["test.jsonl"][:8]),
-            "number of test dialogues": (scores["examples"], written["written"]),
-        }
-        asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
-        held |= {f"decoding.{key}": (scores["decoding"][key], asked[key]) for key in asked}
-    except (LookupError, TypeError) as error:
-        raise UserError(f"{path}: damaged (lacks {error}); {again} again") from error
-    for what, (scored, there) in held.items():
+    fields = scores.systems["tuned"].fields
+    compared = {
+        "adapter": (fields.get("adapter"), adapter_hash(adapter)[:8]),
+        "test data": (fields.get("data"), manifest["files"]["test.jsonl"][:8]),
+        "number of test dialogues": (scores.examples, manifest["counts"]["test"]["written"]),
+    }
+    asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
+    compared |= {f"decoding.{key}": (scores.decoding.get(key), asked[key]) for key in asked}
+    for what, (scored, there) in compared.items():
         if scored != there:
             raise UserError(f"{path}: {what} was {scored} and is {there}; {again} again")
-
-
-def _scores_path(recipe: Recipe) -> Path:
-    return Path("results") / recipe.name / "scores.json"
+    return scores
 
 
 def _known(path: Path) -> Data:
@@ -330,13 +303,13 @@ def settings_rows(config: Data, run: Data) -> Rows:
     return [*rows, ("precision", _precision(config, run.get("precision", {})))]
 
 
-def training_rows(state: Data, trained: Data, scores: Data) -> Rows:
+def training_rows(state: Data, trained: Data, scores: Scores) -> Rows:
     """What training and evaluation recorded; `not measured` where they did not."""
     history = [entry for entry in state.get("log_history", []) if isinstance(entry, dict)]
     runtime, memory = _last(history, "train_runtime"), trained.get("peak_memory_gb")
     losses = (_last(history, "train_loss"), _last(history, "eval_loss"))
-    seconds = [scores["systems"][name]["seconds"] for name in ("base", "tuned")]
-    machine = scores["environment"]
+    seconds = [scores.systems[name].seconds for name in ("base", "tuned")]
+    machine = scores.environment
     return [
         ("steps", str(state["global_step"]) if "global_step" in state else "not recorded"),
         ("mean training loss", _number(losses[0], ".3f", "not recorded")),

@@ -176,7 +176,7 @@ def _write_records(folder: Path, records: Records, names: Names, card: ModelCard
     (folder / "recipe.yml").write_text(replaced(recipe, places), "utf-8")
     scores = {
         key: replaced(value, places) if isinstance(value, str) else value
-        for key, value in records.scores.items()
+        for key, value in records.scores.model_dump().items()
     }
     _write_json(folder / "scores.json", scores)
 

@@ -1,4 +1,4 @@
-"""Generated ROUGE in training: the figures, that nothing else changes, the trackers, the best one."""
+"""Generated ROUGE in training: the figures, that nothing else changes, trackers, the best."""
 
 import json
 import random
