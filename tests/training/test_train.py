@@ -83,7 +83,7 @@ def test_second_evaluation_reuses_the_predictions(results: Path, trained: Recipe
     before = (results / "scores.json").read_bytes()
     for flags, made in (((), 2), (("--models", "tuned"), 1)):  # the other one stays in the report
         done = _evaluate(trained, results, *flags)
-        assert done.returncode == 0 and done.stdout.count("already made") == made
+        assert done.returncode == 0 and done.stdout.count("already generated") == made
         assert (results / "scores.json").read_bytes() == before
 
 
