@@ -16,7 +16,7 @@ TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
 class Cleaner:
     """Applies a recipe's cleaning to one row after another.
 
-    Feed it the test split, then validation, then train: what must not stand in train is known by
+    Feed it the test split, then validation, then train: what train must not hold is known by
     then. It keeps one 16-byte hash per distinct row and per evaluation dialogue, with the latter's
     ids, and no text.
     """
@@ -43,7 +43,7 @@ class Cleaner:
         return dialogue, summary, self._seen_before(split, row_id, dialogue, summary)
 
     def overlaps(self) -> dict[str, int]:
-        """How many distinct evaluation dialogues stand elsewhere, white space folded."""
+        """How many distinct evaluation dialogues are elsewhere too, white space folded."""
         test, validation = (self._held_out[split].keys() for split in ("test", "validation"))
         return {
             "test_in_train": len(test & self._seen_in_train),
@@ -52,7 +52,7 @@ class Cleaner:
         }
 
     def leaked(self) -> dict[str, list[str]]:
-        """Ids of the evaluation rows whose dialogue stands in the training rows of the source."""
+        """Ids of the evaluation rows whose dialogue is in the training rows of the source."""
         found: dict[str, list[str]] = {}
         for split, rows in self._held_out.items():
             leaks = (ids for dialogue, ids in rows.items() if dialogue in self._seen_in_train)
@@ -69,9 +69,9 @@ class Cleaner:
         if text is None:
             return ""
         if not isinstance(text, str):
-            raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; mend the row")
+            raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; fix the row")
         if HALF_PAIR.search(text):
-            raise UserError(f"{place}: `{column}` holds half of a surrogate pair; mend the row")
+            raise UserError(f"{place}: `{column}` holds half of a surrogate pair; fix the row")
         return self._normalize(text)
 
     def _normalize(self, text: str) -> str:
@@ -93,7 +93,7 @@ class Cleaner:
                 if folded in dialogues:
                     self._seen_in_train.add(folded)
                     if self._steps.decontaminate:
-                        return f"dialogue stands in {held_out}"
+                        return f"dialogue is in {held_out}"
         if self._steps.drop_duplicates:
             row = _digest(f"{dialogue}\0{summary}")
             if row in self._rows[split]:

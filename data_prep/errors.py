@@ -1,4 +1,4 @@
-"""Errors that the user can mend, and files that appear whole or not at all."""
+"""Errors that the user can fix, and files that appear whole or not at all."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
 
 
 class UserError(Exception):
-    """Bad input: one line that says what is wrong, where, and how to mend it."""
+    """Bad input: one line that says what is wrong, where, and how to fix it."""
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 def _quiet_libraries() -> None:
-    """Leave out what some packages say on import about kernels that a CPU has no use for."""
+    """Silence what some packages say on import about kernels that a CPU has no use for."""
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")

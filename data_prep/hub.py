@@ -1,4 +1,4 @@
-"""Why a base model or its tokenizer cannot be had, in one line that says what to do about it."""
+"""Why a base model or its tokenizer is not available, in one line that says what to do about it."""
 
 import json
 import zipfile
@@ -18,8 +18,8 @@ def model_unavailable(recipe: Recipe, error: BaseException) -> str:
     """
     base_model = str(recipe.config["base_model"])
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    what, mend = _cause(base_model, error) or (reason, _generic(base_model))
-    return f"{recipe.path}: base_model {base_model} cannot be loaded ({what}); {mend}"
+    what, fix = _cause(base_model, error) or (reason, _generic(base_model))
+    return f"{recipe.path}: base_model {base_model} cannot be loaded ({what}); {fix}"
 
 
 def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
@@ -31,24 +31,24 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
             return "its weights are cut short", "copy or download the folder again"
         return None
     if _is_path(base_model):
-        mend = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
-        return "no such folder", mend
+        fix = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
+        return "no such folder", fix
     again = f"`hf download {base_model}`"
     for link in _chain(error):
         if isinstance(link, errors.GatedRepoError):
             page = f"https://huggingface.co/{base_model}"
-            mend = f"accept its licence at {page}, then `hf auth login`, or set HF_TOKEN"
-            return "it is gated, and this account has no access", mend
+            fix = f"accept its licence at {page}, then `hf auth login`, or set HF_TOKEN"
+            return "it is gated, and this account has no access", fix
         if isinstance(link, errors.RepositoryNotFoundError):
-            mend = "correct the name; where it is private, `hf auth login`"
-            return "the hub knows no such model, or it is private", mend
+            fix = "correct the name; where it is private, `hf auth login`"
+            return "the hub knows no such model, or it is private", fix
         if isinstance(link, errors.RevisionNotFoundError):
             return "the hub knows no such revision", "correct `revision_of_model`"
         if isinstance(link, SafetensorError):
             return "its weights are cut short in the hub's cache", f"run {again} --force-download"
         if isinstance(link, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            mend = f"run {again} where there is a network, unset HF_HUB_OFFLINE, or name a folder"
-            return "the hub is offline, and its cache lacks files of it", mend
+            fix = f"run {again} where there is a network, unset HF_HUB_OFFLINE, or name a folder"
+            return "the hub is offline, and its cache lacks files of it", fix
     return None
 
 

@@ -81,9 +81,7 @@ class _Preparation:
             if length > limit:
                 spool(overlong, {"split": split, "id": row.id, "tokens": length})
 
-    def _cleaned(
-        self, split: str, counts: dict[str, Any], dropped: IO[str]
-    ) -> Generator[Example]:
+    def _cleaned(self, split: str, counts: dict[str, Any], dropped: IO[str]) -> Generator[Example]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -167,7 +165,7 @@ def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
     ):
         raise UserError(
             f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
-            f"{recipe.summarization.source} stands; let it point to another folder"
+            f"{recipe.summarization.source} is; let it point to another folder"
         )
 
 
@@ -208,7 +206,7 @@ def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
 def _refuse_repeated_ids(place: str, seen: set[str], rows: list[Example]) -> None:
     for row in rows:
         if row.id in seen:
-            raise UserError(f"{place}: id `{row.id}` stands twice; make the ids unique")
+            raise UserError(f"{place}: id `{row.id}` is there twice; make the ids unique")
         seen.add(row.id)
 
 
@@ -232,7 +230,7 @@ def _summary_of(lengths: Counter[int]) -> dict[str, float]:
 
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
-    """What of the recipe shapes the prepared rows; evaluation compares it with the manifest's."""
+    """The part of the recipe that shapes the prepared rows, as the manifest keeps it."""
     others = {"decoding", "metrics", "training_rouge", "publish", "eval_on_start"}
     return recipe.summarization.model_dump(exclude=others)
 
@@ -240,7 +238,7 @@ def data_settings(recipe: Recipe) -> dict[str, Any]:
 def check_prepared(recipe: Recipe) -> dict[str, Any]:
     """Return the manifest if the prepared files are whole and made by this recipe.
 
-    Raises UserError that says what differs and how to mend it.
+    Raises UserError that says what differs and how to fix it.
     """
     again = f"run `python -m data_prep {recipe.path}`"
     path = recipe.data_dir / "manifest.json"

@@ -128,7 +128,7 @@ class TokenCounter:
     """
 
     def __init__(self, recipe: Recipe):
-        """Raises OSError (or one of its kind) where the tokenizer cannot be had."""
+        """Raises OSError (or the like) where the tokenizer is not available."""
         from axolotl.utils.chat_templates import get_chat_template_from_config
         from transformers import PreTrainedTokenizerFast
 

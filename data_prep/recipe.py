@@ -1,4 +1,4 @@
-"""The one reader of recipes: an Axolotl YAML file with a `summarization:` block of ours.
+"""The one reader of recipes: an Axolotl YAML file with our block `summarization:`.
 
 Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.settings import Summarization
-from data_prep.strict.problems import find_problems, read_yaml
+from data_prep.strict import find_problems, read_yaml
 
 DEFAULT_RECIPE = Path("recipes/mistral_samsum.yml")
 
@@ -45,7 +45,7 @@ class Recipe:
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises UserError with the first of the problems that `data_prep.strict.problems` finds in it.
+    Raises UserError with the first of the problems that `data_prep.strict` finds in it.
     """
     path = Path(path)
     config = read_yaml(path)

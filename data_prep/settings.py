@@ -124,7 +124,7 @@ class Summarization(_Strict):
 
     @field_validator("metrics")
     @classmethod
-    def _rouge_and_what_stands_beside(cls, names: list[str]) -> list[str]:
+    def _rouge_and_others(cls, names: list[str]) -> list[str]:
         if "rouge" not in names or len(set(names)) < len(names):
             raise ValueError("must name `rouge`, and each metric once")
         return names

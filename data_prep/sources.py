@@ -107,7 +107,7 @@ def _open_hub(name: str, revision: str | None) -> tuple[Readers, str | None]:
     except Exception as error:  # the hub client raises a dozen unrelated types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"summarization.source: {name}: not to be had from the hub, and no such path "
+            f"summarization.source: {name}: not available on the hub, and no such path "
             f"({reason}); set `source` to a folder, archive or file of the corpus on this machine, "
             "or check the network, HF_HUB_OFFLINE and `hf auth login`"
         ) from error
@@ -230,11 +230,11 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
         ) from error
     except DAMAGED + (csv.Error, RecursionError) as error:
         raise UserError(
-            f"{shown}: cannot be read after row {number} ({error}); mend it or fetch it again"
+            f"{shown}: cannot be read after row {number} ({error}); fix it or fetch it again"
         ) from error
     except OSError as error:
         raise UserError(
-            f"{shown}: cannot be read ({error.strerror or error}); mend it or fetch it again"
+            f"{shown}: cannot be read ({error.strerror or error}); fix it or fetch it again"
         ) from error
 
 

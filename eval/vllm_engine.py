@@ -76,7 +76,7 @@ class VllmEngine:
             max_tokens=chosen.max_new_tokens,
             min_tokens=chosen.min_new_tokens,
             stop_token_ids=[self.end],
-            ignore_eos=True,  # the model's own end token may differ; the default engine uses this one
+            ignore_eos=True,  # the model's own end token may differ from training's
             seed=seed if chosen.do_sample else None,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompts]

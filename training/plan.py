@@ -40,7 +40,7 @@ class Plan:
 def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
     """Compute the plan from the token counts of all training rows, over-long ones included.
 
-    Raises UserError where no row is left to train on.
+    Raises UserError where no row remains to train on.
     """
     config = with_defaults(recipe.config)
     longest, shortest = config["sequence_len"], config.get("min_sample_len", SHORTEST)
@@ -55,7 +55,7 @@ def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
     if config.get("sample_packing"):
         packs = _pack(config, kept)
         batches, largest, unit = len(packs), max(packs), "packs"
-        of_a_process = batches // processes  # a batch that not every process would get is left out
+        of_a_process = batches // processes  # drops a batch that not every process would get
     else:
         batches, largest, unit = -(-len(kept) // micro), micro * max(kept), "rows"
         of_a_process = -(-batches // processes)  # there rows are repeated

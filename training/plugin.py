@@ -34,7 +34,7 @@ from data_prep.machine import (
 from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe
 from data_prep.settings import Summarization
-from data_prep.strict.problems import find_problems
+from data_prep.strict import find_problems
 from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
 from training.checkpoints import cache_folder, newest_whole, set_aside_cut_caches, set_aside_others

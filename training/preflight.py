@@ -84,8 +84,8 @@ def _arguments() -> argparse.Namespace:
 
 def _strict(path: Path, report: Report) -> Recipe | None:
     """The recipe, where nothing in it is wrong by itself."""
-    from data_prep.strict.problems import find_problems, read_yaml
-    from data_prep.strict.yaml_lines import YamlFile
+    from data_prep.recipe_file import YamlFile
+    from data_prep.strict import find_problems, read_yaml
 
     config = YamlFile(path).data
     report.problems += find_problems(path, config if isinstance(config, dict) else read_yaml(path))

@@ -69,18 +69,19 @@ MISSPELT = [
 ]  # fmt: skip
 
 TWICE = [
-    add("twice", "seed: 43", "`seed` stands twice; keep one"),
-    add("twice with the same value", "adapter: lora  # again", "`adapter` stands twice; keep one",
-        at="# again"),
+    add("twice", "seed: 43", "`seed` is in its block twice; keep one"),
+    add("twice with the same value", "adapter: lora  # again",
+        "`adapter` is in its block twice; keep one", at="# again"),
     BrokenRecipe("thrice", [("", "seed: 1\nseed: 2\n")], [
-        ("seed: 1", "`seed` stands twice; keep one"), ("seed: 2", "`seed` stands twice; keep one")
+        ("seed: 1", "`seed` is in its block twice; keep one"),
+        ("seed: 2", "`seed` is in its block twice; keep one"),
     ]),
     swap("twice in summarization", "  train_rows: all", "  train_rows: all\n  train_rows: 5",
-         "`train_rows` stands twice; keep one", at="train_rows: 5"),
+         "`train_rows` is in its block twice; keep one", at="train_rows: 5"),
     swap("twice in datasets", "    split: train", "    split: train\n    ds_type: csv",
-         "`ds_type` stands twice; keep one", at="ds_type: csv"),
+         "`ds_type` is in its block twice; keep one", at="ds_type: csv"),
     add("twice on one line", "special_tokens: {pad_token: <unk>, pad_token: <pad>}",
-        "`pad_token` stands twice; keep one"),
+        "`pad_token` is in its block twice; keep one"),
 ]  # fmt: skip
 
 PLUGINS = [
@@ -113,7 +114,7 @@ SEVERAL = [
         ("load_in_4bit",
          "`adapter: lora` with `load_in_4bit: true` trains a model that is not quantised; write "
          "`adapter: qlora`, or remove `load_in_4bit`"),
-        ("seed: 7", "`seed` stands twice; keep one"),
+        ("seed: 7", "`seed` is in its block twice; keep one"),
     ]),
     BrokenRecipe("several in our block", [
         ("  train_rows: all", "  train_rows: 0\n  cleaning:\n    drop_empty: 1"),

@@ -3,7 +3,7 @@
 from tests.data_prep.recipe_edits import BEST, FSDP, ROUGE_100, STEPS, BrokenRecipe, add, swap
 
 FIT = (
-    "set `eval_steps`, and `save_steps` to a multiple of it, in place of `eval_strategy` and "
+    "set `eval_steps`, and `save_steps` to a multiple of it, instead of `eval_strategy` and "
     "`save_strategy`"
 )
 
@@ -24,7 +24,7 @@ NUMBERS_AS_TEXT = [
         "`dpo_loss_weights[1]`: 5e-1 is text to YAML; write 0.5"),
     add("number of a free block", "lr_scheduler_kwargs:\n  min_lr: 15E-7",
         "`lr_scheduler_kwargs.min_lr`: 15E-7 is text to YAML; write 0.0000015", at="min_lr"),
-    swap("number of ours", "    max_new_tokens: 128", "    repetition_penalty: 11e-1",
+    swap("our number", "    max_new_tokens: 128", "    repetition_penalty: 11e-1",
          "`summarization.decoding.repetition_penalty`: 11e-1 is text to YAML; write 1.1"),
 ]  # fmt: skip
 
@@ -52,7 +52,7 @@ WRONG_VALUES = [
         "when auto_wrap_policy is SIZE_BASED_WRAP", at="auto_wrap_policy"),
     swap("no value", "output_dir: outputs/smollm2_samsum", "output_dir:",
          "`output_dir` is missing; set it"),
-    swap("no value of ours", "  license: CC0-1.0", "  license:",
+    swap("our key without a value", "  license: CC0-1.0", "  license:",
          "`summarization.license` is missing; set it"),
     swap("no learning", "learning_rate: 0.001", "learning_rate: 0",
          "`learning_rate` is 0; it must be above 0"),
@@ -71,9 +71,9 @@ WRONG_VALUES = [
     swap("two ways to warm up", "warmup_ratio: 0.05", "warmup_ratio: 0.05\nwarmup_steps: 5",
          "Axolotl refuses `warmup_steps`: warmup_steps and warmup_ratio are mutually exclusive",
          at="warmup_steps: 5"),
-    swap("rows of ours", "train_rows: all", "train_rows: some",
+    swap("our rows", "train_rows: all", "train_rows: some",
          "`summarization.train_rows`: must be `all` or a whole number above 0 (found 'some')"),
-    swap("switch of ours", "  train_rows: all", "  cleaning: {drop_empty: 'yes'}",
+    swap("our switch", "  train_rows: all", "  cleaning: {drop_empty: 'yes'}",
          "`summarization.cleaning.drop_empty`: must be a valid boolean (found 'yes')"),
     swap("no place for the dialogue", "    {dialogue}\n", "    the dialogue\n",
          "`summarization.instruction`: must hold {dialogue} once, where the dialogue goes "
@@ -142,7 +142,7 @@ CONTRADICTIONS = [
         "`load_best_model_at_end: true`, or remove it"),
     add("checkpoints without their optimizer", "save_only_model: true",
         "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run that "
-        "was interrupted cannot go on as it was; remove it"),
+        "was interrupted cannot resume as it was; remove it"),
     swap("test on the training rows", "validation.jsonl", "train.jsonl",
          "`test_datasets[0].path` is data/smollm2_samsum/train.jsonl; data_prep writes "
          "validation.jsonl, both sets into one folder",

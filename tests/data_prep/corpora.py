@@ -1,4 +1,4 @@
-"""Tiny corpora of our own in every format, recipes that read them, and the command that does."""
+"""Tiny corpora in every format, recipes that read them, and the command that does."""
 
 import csv
 import gzip
@@ -16,7 +16,7 @@ import py7zr
 import pyarrow
 import pyarrow.parquet
 
-from data_prep.prompt import dialogue_of, read_rows
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, derived_recipe
 
@@ -140,6 +140,6 @@ def manifest_of(recipe: Recipe) -> dict[str, Any]:
 def pairs(recipe: Recipe, split: str = "train") -> list[tuple[str, str]]:
     """The `(dialogue, summary)` of each prepared row."""
     return [
-        (dialogue_of(row, recipe.summarization.instruction), row["messages"][1]["content"])
-        for row in read_rows(recipe.data_dir / f"{split}.jsonl")
+        (example.dialogue, example.summary)
+        for example in read_examples(recipe.data_dir / f"{split}.jsonl")
     ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.strict.problems import find_problems
+from data_prep.strict import find_problems
 from tests.conftest import ROOT
 
 BASE = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
@@ -23,7 +23,7 @@ class BrokenRecipe:
     """One broken recipe.
 
     `edits` are (old, new) texts, where an empty old one means the end; `says` are the problems in
-    their order, each with a text that stands once and marks its line, or none for no line.
+    their order, each with a text that is there once and marks its line, or none for no line.
     `reaches_our_plugin` is false where Axolotl does not call our plugin, so that only preflight and
     the recipe reader can refuse it.
     """
@@ -34,7 +34,7 @@ class BrokenRecipe:
     reaches_our_plugin: bool = True
 
     def text(self) -> str:
-        """The recipe; fails where the text to replace does not stand once."""
+        """The recipe; fails unless the text to replace is there once."""
         text = BASE
         for old, new in self.edits:
             assert not old or text.count(old) == 1, f"{self.name}: {old!r}"
@@ -60,12 +60,12 @@ class BrokenRecipe:
 
 
 def add(name: str, lines: str, says: str, at: str = "") -> BrokenRecipe:
-    """A recipe with lines at its end; the problem is in the first, or where `at` stands."""
+    """A recipe with lines at its end; the problem is in the first, or in the line of `at`."""
     return BrokenRecipe(name, [("", lines + "\n")], [(at or lines.split("\n")[0], says)])
 
 
 def swap(name: str, old: str, new: str, says: str, at: str = "") -> BrokenRecipe:
-    """A recipe with one text in place of another; the problem is in it, or where `at` stands."""
+    """A recipe with one text instead of another; the problem is in it, or in the line of `at`."""
     return BrokenRecipe(name, [(old, new)], [(at or new, says)])
 
 

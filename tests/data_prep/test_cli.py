@@ -1,4 +1,4 @@
-"""Bad input at the command line: exit code 2 and one line that says what to mend."""
+"""Bad input at the command line: exit code 2 and one line that says what to fix."""
 
 import json
 import os
@@ -58,7 +58,7 @@ DATA_ERRORS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         lambda f: write_recipe(f, f / "nowhere.7z"), ["nowhere.7z: not found; give a hub id"]),
     "hub offline": (
         lambda f: write_recipe(f, "knkarthick/samsum"),
-        ["knkarthick/samsum: not to be had from the hub", "set `source` to a folder"]),
+        ["knkarthick/samsum: not available on the hub", "set `source` to a folder"]),
     "archive damaged": (
         lambda f: write_recipe(f, damaged(f)), ["corpus.7z: is damaged", "fetch it again"]),
     "column missing": (
@@ -96,19 +96,19 @@ RECIPE_ERRORS = {
     "key that is a list": (TEXT + "? [a, b]\n: 1\n", ["is not valid YAML"]),
     "key misspelt": (
         TEXT.replace("lora_r:", "lora_rank:"), ["unknown key `lora_rank`", f":{LORA_R}:"]),
-    "key of ours misspelt": (
+    "our key misspelt": (
         TEXT.replace("train_rows", "train_row"),
         ["unknown key `summarization.train_row`; did you mean `train_rows`?"]),
-    "required key of ours misspelt": (
+    "our required key misspelt": (
         TEXT.replace("license", "licence"),
         ["unknown key `summarization.licence`; did you mean `license`?"]),
     "cleaning step misspelt": (
         TEXT.replace("train_rows: all", "cleaning: {drop_duplicate: false}"),
         ["unknown key `summarization.cleaning.drop_duplicate`; did you mean `drop_duplicates`?"]),
-    "key twice": (TEXT + "seed: 7\n", ["`seed` stands twice; keep one"]),
-    "key of ours twice": (
+    "key twice": (TEXT + "seed: 7\n", ["`seed` is in its block twice; keep one"]),
+    "our key twice": (
         TEXT.replace("  train_rows", "  train_rows: 5\n  train_rows"),
-        ["`train_rows` stands twice"]),
+        ["`train_rows` is in its block twice"]),
     "no {dialogue}": (
         TEXT.replace("{dialogue}", "the dialogue"),
         ["`summarization.instruction`", "must hold {dialogue} once"]),

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from data_prep.prompt import read_rows
+from data_prep.prompt import Example, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from tests.data_prep.corpora import (
     OUTPUTS,
@@ -35,16 +35,12 @@ def test_rows_are_axolotl_s_chat_rows(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats(train=1))
     prepare(recipe)
     row = chat(0)
-    user = recipe.summarization.instruction.replace("{dialogue}", row["dialogue"])
-    assert read_rows(recipe.data_dir / "train.jsonl") == [
-        {
-            "messages": [
-                {"role": "user", "content": user},
-                {"role": "assistant", "content": row["summary"]},
-            ],
-            "id": "r0",
-        }
-    ]
+    expected = Example.build(
+        "r0", row["dialogue"], row["summary"], recipe.summarization.instruction
+    )
+    assert read_examples(recipe.data_dir / "train.jsonl") == [expected]
+    line = json.loads((recipe.data_dir / "train.jsonl").read_text("utf-8"))
+    assert list(line) == ["id", "dialogue", "summary", "messages"]
     assert sorted(path.name for path in recipe.data_dir.iterdir()) == list(OUTPUTS)
 
 
@@ -55,7 +51,7 @@ def test_train_rows_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
     counts = prepare(recipe)["counts"]
     assert counts["train"] == {"read": 4, "written": 3, "dropped": {"exact duplicate": 1}}
     assert counts["test"]["read"] == 2
-    assert [row["id"] for row in read_rows(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]
+    assert [row.id for row in read_examples(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]
 
 
 def test_train_rows_may_be_the_whole_corpus(tmp_path: Path) -> None:
@@ -82,7 +78,7 @@ def test_ids_are_kept_as_text_or_made_up(tmp_path: Path) -> None:
     del corpus["train"][2]["id"]
     recipe = recipe_for(tmp_path, corpus)
     prepare(recipe)
-    ids = [row["id"] for row in read_rows(recipe.data_dir / "train.jsonl")]
+    ids = [row.id for row in read_examples(recipe.data_dir / "train.jsonl")]
     assert ids == ["13828807", "train-00001", "train-00002"]
 
 
@@ -98,7 +94,7 @@ def test_repeated_ids_in_evaluation(tmp_path: Path, split: str) -> None:
     corpus = chats()
     corpus[split][1]["id"] = corpus[split][0]["id"]
     message = refusal(recipe_for(tmp_path, corpus))
-    assert f"{split}: id `{corpus[split][0]['id']}` stands twice" in message
+    assert f"{split}: id `{corpus[split][0]['id']}` is there twice" in message
     assert "make the ids unique" in message
 
 
@@ -108,7 +104,7 @@ def test_text_that_is_no_text(tmp_path: Path, value: object) -> None:
     corpus["train"][4]["dialogue"] = value
     message = refusal(recipe_for(tmp_path, corpus))
     assert f"{tmp_path}/corpus/train.json row 5: `dialogue` is {type(value).__name__}" in message
-    assert "mend the row" in message
+    assert "fix the row" in message
 
 
 def test_half_of_an_emoji(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data_prep.prepare import prepare
-from data_prep.prompt import read_rows
+from data_prep.prompt import read_examples
 from tests.data_prep.corpora import Row, chat, chats, manifest_of, pairs, recipe_for
 
 # A dirty row, what it becomes when the step is on, and what it is when the step is off.
@@ -53,15 +53,15 @@ DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Row]]], None], str]] =
         "exact duplicate"),
     "in test": (
         "decontaminate", lambda c: copied(c["train"], c["test"][0], summary="Another one."),
-        "dialogue stands in test"),
+        "dialogue is in test"),
     "in validation": (
         "decontaminate", lambda c: copied(c["train"], c["validation"][0], summary="Another one."),
-        "dialogue stands in validation"),
+        "dialogue is in validation"),
     "in test, other white space": (
         "decontaminate",
         lambda c: copied(
             c["train"], c["test"][0], dialogue=c["test"][0]["dialogue"].replace("\n", " \n\n  ")),
-        "dialogue stands in test"),
+        "dialogue is in test"),
 }  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_drop_steps_are_counted_and_switchable(tmp_path: Path, case: str) -> Non
     counts = prepare(on)["counts"]["train"]
     assert counts == {"read": 7, "written": 6, "dropped": {reason: 1}}
     assert manifest_of(on)["dropped"] == [{"split": "train", "id": "dirty", "reason": reason}]
-    assert [row["id"] for row in read_rows(on.data_dir / "train.jsonl")] == [
+    assert [row.id for row in read_examples(on.data_dir / "train.jsonl")] == [
         f"r{n}" for n in range(6)
     ]
     off = recipe_for(tmp_path, corpus, cleaning={step: False})
@@ -96,7 +96,7 @@ def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, corpus)
     counts = prepare(recipe)["counts"]["test"]
     assert counts["dropped"] == {"exact duplicate": 1, "empty dialogue": 1}
-    ids = [row["id"] for row in read_rows(recipe.data_dir / "test.jsonl")]
+    ids = [row.id for row in read_examples(recipe.data_dir / "test.jsonl")]
     assert ids == [corpus["test"][0]["id"], corpus["test"][1]["id"], "other"]
 
 
@@ -109,6 +109,6 @@ def test_overlaps_are_reported_either_way(tmp_path: Path, decontaminate: bool) -
     manifest = prepare(recipe_for(tmp_path, corpus, cleaning={"decontaminate": decontaminate}))
     assert manifest["overlaps"] == {
         "test_in_train": 2,
-        "validation_in_train": 2,  # one stands in test as well
+        "validation_in_train": 2,  # one is in test as well
         "test_in_validation": 1,
     }

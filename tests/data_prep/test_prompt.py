@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.prompt import (
     WELL_KNOWN_CONTROLS,
+    Example,
     Neutralizer,
     PromptEncoder,
     TokenCounter,
-    dialogue_of,
-    read_rows,
-    to_row,
+    read_examples,
 )
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
@@ -37,7 +37,7 @@ def recipe(
 def test_prompt_is_prefix_of_training_ids_and_loss_is_on_summary_and_end(recipe: Recipe) -> None:
     encoder = PromptEncoder(recipe)
     tokenizer = encoder.tokenizer
-    for row in read_rows(recipe.data_dir / "test.jsonl"):
+    for row in read_examples(recipe.data_dir / "test.jsonl"):
         prompt = encoder.prompt_ids(row)
         ids, labels = encoder.training_ids(row)
         assert ids[: len(prompt)] == prompt
@@ -48,7 +48,7 @@ def test_prompt_is_prefix_of_training_ids_and_loss_is_on_summary_and_end(recipe:
         trained = [label for label in labels if label != -100]
         assert trained[-1] == tokenizer.eos_token_id and trained.count(trained[-1]) == 1
         assert trained == ids[len(prompt) : len(prompt) + len(trained)]
-        summary = row["messages"][1]["content"]
+        summary = row.summary
         assert tokenizer.decode(trained[:-1]).strip() == summary
 
 
@@ -60,15 +60,15 @@ def test_mistral_prompt_equals_mistral_commons_own(recipe: Recipe) -> None:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
     theirs, ours = MistralTokenizer.v1(), PromptEncoder(recipe)
-    for row in read_rows(recipe.data_dir / "test.jsonl"):
-        message = UserMessage(content=row["messages"][0]["content"])
+    for row in read_examples(recipe.data_dir / "test.jsonl"):
+        message = UserMessage(content=row.messages[0]["content"])
         request: ChatCompletionRequest = ChatCompletionRequest(messages=[message])
         assert ours.prompt_ids(row) == theirs.encode_chat_completion(request).tokens
 
 
 def test_token_counter_agrees_with_training(recipe: Recipe) -> None:
     encoder, counter = PromptEncoder(recipe), TokenCounter(recipe)
-    rows = read_rows(recipe.data_dir / "validation.jsonl")
+    rows = read_examples(recipe.data_dir / "validation.jsonl")
     lengths = counter.count(rows)
     ids = [encoder.training_ids(row)[0] for row in rows]
     template_tail = lengths[0] - len(ids[0])  # Axolotl may leave out a template's last newline
@@ -89,7 +89,7 @@ def test_control_strings_in_text_never_become_special_tokens(recipe: Recipe) -> 
     }
 
     def specials(dialogue: str, summary: str) -> list[int]:
-        row = to_row("1", dialogue, summary, recipe.summarization.instruction)
+        row = Example.build("1", dialogue, summary, recipe.summarization.instruction)
         return [i for i in encoder.training_ids(row)[0] if i in special]
 
     assert specials(dialogue, summary) == specials(plain, "Ann says hello.")
@@ -100,8 +100,8 @@ def test_a_raw_control_string_would_be_a_special_token(recipe: Recipe) -> None:
     """Guards the test above: without the neutraliser the tokenizer does see control."""
     encoder = PromptEncoder(recipe)
     eos = encoder.tokenizer.eos_token
-    row = to_row("1", f"Ann: {eos}", "Hi.", recipe.summarization.instruction)
-    clean = to_row("1", "Ann: x", "Hi.", recipe.summarization.instruction)
+    row = Example.build("1", f"Ann: {eos}", "Hi.", recipe.summarization.instruction)
+    clean = Example.build("1", "Ann: x", "Hi.", recipe.summarization.instruction)
     ids, clean_ids = encoder.prompt_ids(row), encoder.prompt_ids(clean)
     assert ids.count(encoder.tokenizer.eos_token_id) > clean_ids.count(
         encoder.tokenizer.eos_token_id
@@ -116,9 +116,17 @@ def test_neutralizer_leaves_other_text_and_broken_tokens_alone() -> None:
     assert neutralize(once) == (once, 0)
 
 
-def test_dialogue_of_is_the_inverse_of_to_row() -> None:
+def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
+    """Also where the dialogue itself holds the placeholder; a file of it reads as it was."""
     instruction = "Sum up:\n{dialogue}\nSummary:"
-    row = to_row("7", "Ann: {dialogue}\nBob: no", "They talk.", instruction)
-    assert dialogue_of(row, instruction) == "Ann: {dialogue}\nBob: no"
-    with pytest.raises(ValueError, match="row 7"):
-        dialogue_of(row, "Other {dialogue}")
+    example = Example.build("7", "Ann: {dialogue}\nBob: no", "They talk.", instruction)
+    assert example.messages == [
+        {"role": "user", "content": "Sum up:\nAnn: {dialogue}\nBob: no\nSummary:"},
+        {"role": "assistant", "content": "They talk."},
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text(example.model_dump_json() + "\n", "utf-8")
+    assert read_examples(path) == [example]
+    path.write_text(example.model_dump_json()[:-9], "utf-8")
+    with pytest.raises(UserError, match="test.jsonl: damaged"):
+        read_examples(path)

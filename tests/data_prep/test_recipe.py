@@ -166,6 +166,6 @@ def test_reader_names_the_line_of_unknown_and_repeated_keys(tmp_path: Path) -> N
         load_recipe(path)
     path.write_text(text + "seed: 1\n", "utf-8")
     with pytest.raises(
-        UserError, match=f"bad.yml:{len(text.splitlines()) + 1}: `seed` stands twice"
+        UserError, match=f"bad.yml:{len(text.splitlines()) + 1}: `seed` is in its block twice"
     ):
         load_recipe(path)

@@ -1,6 +1,6 @@
 """Siblings: recipes whose headers say in which keys they differ from another, and in no other.
 
-What differs is computed from the files; each such key must stand in the header.
+What differs is computed from the files; each such key must be in the header.
 """
 
 import re

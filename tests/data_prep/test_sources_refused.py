@@ -1,4 +1,4 @@
-"""Every bad source gives one UserError with a mend."""
+"""Every bad source gives one UserError that says how to fix it."""
 
 import gzip
 import os
@@ -123,7 +123,7 @@ def test_invalid_json(tmp_path: Path, data: bytes) -> None:
     message = refusal(tmp_path)
     assert f"{path}: cannot be read after row" in message
     assert "JSON" in message
-    assert "mend" in message
+    assert "fix" in message
     assert "b'" not in message  # the reader's bytes, printed raw
 
 
@@ -135,7 +135,7 @@ def test_invalid_jsonl(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(encode([chat(1)], ".jsonl") + data)
     message = refusal(tmp_path)
     assert f"{path}: cannot be read after row 1" in message
-    assert "mend" in message
+    assert "fix" in message
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".jsonl.gz"])
@@ -158,7 +158,7 @@ def test_csv_row_with_a_wrong_number_of_fields(tmp_path: Path, line: bytes) -> N
     path.write_bytes(encode([chat(1)], ".csv") + line)
     message = refusal(tmp_path)
     assert f"{path}: cannot be read after row 1" in message
-    assert "mend" in message
+    assert "fix" in message
 
 
 @pytest.mark.parametrize("name", ["corpus.txt", "corpus.txt.gz", "corpus", "corpus.rar"])

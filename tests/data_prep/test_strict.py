@@ -8,7 +8,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from data_prep.strict.problems import find_problems, read_yaml
+from data_prep.strict import find_problems, read_yaml
 from tests.conftest import ROOT
 from tests.data_prep.broken_recipes import BROKEN
 from tests.data_prep.recipe_edits import (
@@ -121,8 +121,8 @@ def test_file_that_is_no_recipe(tmp_path: Path) -> None:
         "seed: 1\n? [a, b]\n: 1\n": f"{path}:2: is not valid YAML: a key must be one word",
         "seed: 1\nsummarization: &all\n  decoding: *all\n": f"{path}:2: is not valid YAML: ",
         "wandb_name: 2024-13-45\n": f"{path}: is not valid YAML: month must be",
-        "seed: 1\na:\n  b: 1\n  b: 2\n": f"{path}:4: `b` stands twice; keep one",
-        "seed: 1\nyes: 1\ntrue: 2\n": f"{path}:3: `true` stands twice; keep one",
+        "seed: 1\na:\n  b: 1\n  b: 2\n": f"{path}:4: `b` is in its block twice; keep one",
+        "seed: 1\nyes: 1\ntrue: 2\n": f"{path}:3: `true` is in its block twice; keep one",
         "- seed\n": f"{path}: is not a recipe",
         "": f"{path}: is not a recipe",
     }.items():

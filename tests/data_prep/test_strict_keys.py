@@ -82,7 +82,7 @@ def test_what_the_command_line_gives_has_no_line(tmp_path: Path) -> None:
         f"unknown key `summarization.train_row` (not in the file: {given}); "
         "did you mean `train_rows`?"
     ]
-    # a key that stands in the file keeps its line, whatever else is overridden
+    # a key that is in the file keeps its line, whatever else is overridden
     assert problems(tmp_path, BASE + "lora_rank: 1\n", learning_rate=0.1)[0].startswith(
         f"{END + 1}: "
     )

@@ -15,7 +15,7 @@ import torch
 
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
-from data_prep.strict.problems import find_problems
+from data_prep.strict import find_problems
 from scripts.bench_check import error_of, within_rows
 from scripts.bench_gpu import Measured, main, run_within, table
 from scripts.bench_variants import (

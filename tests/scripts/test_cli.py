@@ -41,7 +41,7 @@ def test_help_is_quick_and_says_nothing_else(module: str) -> None:
 
 
 def test_it_works_outside_the_repository(tmp_path: Path) -> None:
-    line = [SCRIPT, "score", "--predictions", "a.txt", "--references", "b.txt"]
+    line = [str(SCRIPT), "score", "--predictions", "a.txt", "--references", "b.txt"]
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text("Ana buys bread.\n" * 3, "utf-8")
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 if sys.argv[1] == "preflight":
     from training import preflight as preflight
-    from data_prep.strict import problems
+    from data_prep import strict as problems
     from data_prep.errors import run_cli
     import axolotl.utils.schemas.config
     def run(path):

@@ -15,15 +15,15 @@ Loc = tuple[Any, ...]  # the way to a value: ("datasets", 0, "path")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong at `loc`, and how to mend it where `what` does not say so.
+    """One thing that is wrong at `loc`, and how to `fix` it where `what` does not say so.
 
     `lacks` are the keys whose absence it complains of; `meant` is the key that an unknown one
-    probably stands for. What is lacking only because it is misspelt is one problem, not two.
+    probably means. What is lacking only because it is misspelt is one problem, not two.
     """
 
     loc: Loc
     what: str
-    mend: str = ""
+    fix: str = ""
     lacks: tuple[Loc, ...] = ()
     meant: Loc | None = None
 
@@ -35,7 +35,7 @@ def dotted(loc: Loc) -> str:
 
 
 class YamlFile:
-    """What a YAML file holds (`data`), where each key stands, and which keys stand twice.
+    """What a YAML file holds (`data`), the line of each key, and which keys are there twice.
 
     Raises UserError where the file is missing, is not UTF-8 or is not YAML.
     """
@@ -65,7 +65,7 @@ class YamlFile:
         node, line = self._root, None
         for part in loc:
             if isinstance(node, yaml.MappingNode):
-                # backwards: the keys that `<<` brought in stand before those that override them
+                # backwards: the keys that `<<` brought in come before those that override them
                 pairs = (p for p in reversed(node.value) if self._key(p[0]) == part)
                 key, node = next(pairs, (None, None))
             elif isinstance(node, yaml.SequenceNode) and type(part) is int:
@@ -91,8 +91,8 @@ class YamlFile:
         elif _at(self.data, problem.loc) != _at(config, problem.loc):
             line, note = None, " (given on the command line)"
         where = f"{self.path}:{line}" if line else str(self.path)
-        mend = f"; {problem.mend}" if problem.mend else ""
-        return line or float("inf"), _one_line(f"{where}: {problem.what}{note}{mend}")
+        fix = f"; {problem.fix}" if problem.fix else ""
+        return line or float("inf"), _one_line(f"{where}: {problem.what}{note}{fix}")
 
 
 def _text(path: Path) -> str:
@@ -106,7 +106,7 @@ def _text(path: Path) -> str:
 
 
 def _repeated_keys(root: yaml.Node | None, key_of: Any) -> Iterator[tuple[int, str]]:
-    """The line and the text of each key that stands in its block already."""
+    """The line and the text of each key that its block holds already."""
     waiting, visited = [root] if root else [], set()
     while waiting:
         node = waiting.pop()
