@@ -7,13 +7,16 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def use_all_cores() -> None:
     """Share the cores among the processes; `accelerate launch` asks for one thread each."""
+    import torch
+
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -36,9 +39,11 @@ def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
 
     It is three times as fast there and a third as fast elsewhere, so noise does not decide.
     """
+    import torch
+
     generator = torch.Generator().manual_seed(0)  # the training's own random numbers stay theirs
 
-    def best_time(dtype: torch.dtype) -> float:
+    def best_time(dtype: "torch.dtype") -> float:
         a, b = torch.randn(2, size, size, generator=generator).to(dtype)
         times = []
         for _ in range(rounds):

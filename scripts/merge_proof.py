@@ -7,9 +7,8 @@ base,tuned,merged`.
 import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -24,6 +23,9 @@ RECORD = "merge.json"
 PROOF = "merge_proof.json"
 LOADED = (".safetensors", ".bin", ".json", ".jinja", ".model")  # what a model is read from
 CHANGED = "files since the merge"  # the check of its files
+if TYPE_CHECKING:
+    import torch
+
 BLOCK = 1 << 24  # weights that are compared at a time: whole matrices of a 7B model took 7 GB more
 STEPS = 1.0  # a stored weight is rounded, by half a step; a whole one allows for both sides
 
@@ -231,6 +233,7 @@ def rounds_to_nf4(recipe: Recipe) -> bool:
 
 def _adapted(recipe: Recipe, adapter: Path) -> Any:
     """The base model as it is stored, with the adapter beside its weights."""
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -245,9 +248,10 @@ def _adapted(recipe: Recipe, adapter: Path) -> Any:
     return PeftModel.from_pretrained(model, str(adapter)).eval().get_base_model()
 
 
-@torch.inference_mode()
 def _check_weights(model: Any, folder: Path) -> list[Check]:
     """Compare `model`, the adapter beside its weights, with the merged folder's tensors."""
+    import torch
+
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     plain = dict(model.named_parameters())
     missing = {_merged_name(name) for name in plain if ".lora_" not in name}
@@ -259,7 +263,8 @@ def _check_weights(model: Any, folder: Path) -> list[Check]:
                 merged = file.get_tensor(name)
                 dtype = str(merged.dtype).removeprefix("torch.")
                 layer = layers.get(name.removesuffix(".weight"))
-                apart = _steps_apart(merged, name, layer, plain)
+                with torch.inference_mode():
+                    apart = _steps_apart(merged, name, layer, plain)
                 missing.discard(name)
                 changed += layer is not None
                 if not apart <= steps:  # NaN too
@@ -295,9 +300,11 @@ def _merged_name(name: str) -> str:
 
 
 def _steps_apart(
-    merged: torch.Tensor, name: str, layer: Any, plain: dict[str, torch.Tensor]
+    merged: "torch.Tensor", name: str, layer: Any, plain: "dict[str, torch.Tensor]"
 ) -> float:
     """Rounding steps of |base| + |change| between a merged tensor and base + change."""
+    import torch
+
     module, _, kind = name.rpartition(".")
     names = (name, f"{module}.base_layer.{kind}", f"{module}.modules_to_save.default.{kind}")
     found = [plain[one] for one in names if one in plain]
@@ -325,7 +332,6 @@ def _steps_apart(
     return float(torch.stack(steps).max())  # NaN where one is
 
 
-@torch.inference_mode()
 def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
     """Round weights to 4 bits and back, as Axolotl's merge does: every matrix, embeddings too."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
@@ -343,4 +349,4 @@ def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
             **{k: v for k, v in settings.items() if k == "blocksize"},
         )
         back = dequantize_4bit(rounded, state, quant_type="nf4")
-        weight.copy_(back.reshape(weight.shape).to(weight.dtype))
+        weight.data.copy_(back.reshape(weight.shape).to(weight.dtype))

@@ -78,5 +78,5 @@ def test_samsum_is_quick_and_small(samsum: tuple[Recipe, dict[str, float]]) -> N
     print(took)
     # Seconds with all imports; CPU time counts where other processes hold the cores. On an idle
     # machine `prepare`, which is without imports, is to stay under 5.
-    assert min(took["wall"], took["cpu"]) < 15, took
+    assert min(took["wall"], took["cpu"]) < 25, took
     assert took["MB"] < 500, took

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
 from tests.conftest import ROOT, command, derived_recipe
@@ -26,6 +28,7 @@ def generation(run: Path, module: str, *flags: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None:
     path = derived_recipe(
         "smollm2_samsum", tmp_path, "tiny", base_model=str(tiny_smollm2),
@@ -41,6 +44,7 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
     assert abs(axolotl / bare - ratio) < 0.02
 
 
+@pytest.mark.slow
 def test_generation_next_to_the_plain_way(run: Path) -> None:
     flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32")
     _, ours, _, _, plain, verdict = generation(run, "scripts.bench_cpu", *flags)[-6:]
@@ -49,6 +53,7 @@ def test_generation_next_to_the_plain_way(run: Path) -> None:
     assert re.fullmatch(r"  ratio \d+\.\d to float32; [0-3] of 3 the same", verdict)
 
 
+@pytest.mark.slow
 def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
     flags = ("--plain-seconds", "0", "--output", "bench.json")
     lines = generation(run, "scripts.bench_generate", *flags)

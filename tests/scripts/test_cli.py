@@ -37,7 +37,7 @@ def test_help_is_quick_and_says_nothing_else(module: str) -> None:
         took.append(time.perf_counter() - start)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"usage: python -m {module}")
-    assert min(took) < QUICK.get(module, 4)
+    assert min(took) < QUICK.get(module, 3)
 
 
 def test_it_works_outside_the_repository(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 from tests.conftest import ROOT, command
 from tests.data_prep.broken_recipes import BROKEN
 
+pytestmark = pytest.mark.slow  # tests/data_prep/test_strict.py has the same table, by function
+
 FORKS = """
 import json, os, sys, traceback
 from pathlib import Path
