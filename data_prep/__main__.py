@@ -19,11 +19,11 @@ def main() -> None:
     from data_prep.prepare import prepare
 
     manifest = prepare(recipe, args.overwrite)
-    for split, counts in manifest["counts"].items():
-        drops = [f"{n} dropped: {reason}" for reason, n in counts["dropped"].items()]
+    for split, counts in manifest.counts.items():
+        drops = [f"{n} dropped: {reason}" for reason, n in counts.dropped.items()]
         path = recipe.data_dir / f"{split}.jsonl"
-        print("; ".join([f"{path}: {counts['written']} rows", *drops]))
-    tokens = manifest["tokens"]
+        print("; ".join([f"{path}: {counts.written} rows", *drops]))
+    tokens = manifest.tokens
     if tokens["tokenizer"]:
         train = tokens["train"]
         print(f"train: {train['tokens']} tokens, {train['mean']} a row, longest {train['longest']}")

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections import Counter
+from typing import NamedTuple
 
 from data_prep.errors import UserError
 from data_prep.settings import Summarization
@@ -11,6 +12,14 @@ from data_prep.sources import SPLITS
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 
 TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
+
+
+class Cleaned(NamedTuple):
+    """A row's texts; a row with a `reason` is to be dropped."""
+
+    dialogue: str
+    summary: str
+    reason: str = ""
 
 
 class Cleaner:
@@ -30,17 +39,15 @@ class Cleaner:
         self._seen_in_train: set[bytes] = set()
         self.changed: Counter[str] = Counter()
 
-    def __call__(
-        self, split: str, place: str, row_id: str, row: dict[str, object]
-    ) -> tuple[str, str, str]:
-        """Return `(dialogue, summary, reason)`; a row with a reason is to be dropped."""
+    def __call__(self, split: str, place: str, row_id: str, row: dict[str, object]) -> Cleaned:
+        """Clean a row, and say whether it is to be dropped."""
         dialogue = self._text(place, row, self._settings.dialogue_column)
         summary = self._text(place, row, self._settings.summary_column)
         if self._steps.drop_empty:
             for text, name in ((dialogue, "dialogue"), (summary, "summary")):
                 if not text.strip():
-                    return dialogue, summary, f"empty {name}"
-        return dialogue, summary, self._seen_before(split, row_id, dialogue, summary)
+                    return Cleaned(dialogue, summary, f"empty {name}")
+        return Cleaned(dialogue, summary, self._seen_before(split, row_id, dialogue, summary))
 
     def overlaps(self) -> dict[str, int]:
         """How many distinct evaluation dialogues are elsewhere too, white space folded."""

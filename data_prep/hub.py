@@ -69,7 +69,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def look_at_weights(recipe: Recipe) -> tuple[list[str], str]:
+def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     """What is wrong with the model's files, and else a sentence on where they are."""
     name = str(recipe.config["base_model"])
     local = Path(name).is_dir()

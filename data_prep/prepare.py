@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
 from data_prep.clean import Cleaner
@@ -27,6 +28,37 @@ CHUNK = 1000
 READING_ORDER = ("test", "validation", "train")
 
 
+class SplitCounts(BaseModel):
+    """Rows of a split: read, written, and dropped by reason."""
+
+    read: int = 0
+    written: int = 0
+    dropped: Counter[str] = Counter()
+
+
+class Manifest(BaseModel):
+    """`manifest.json`, without its long lists `overlong` and `dropped`.
+
+    `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
+    `leaked` ids of evaluation rows whose dialogue is in the source's training rows.
+    """
+
+    recipe: str
+    source: str
+    revision: str | None
+    license: str
+    source_files: dict[str, str]
+    settings: dict[str, Any]
+    counts: dict[str, SplitCounts]
+    changed: dict[str, int]
+    overlaps: dict[str, int]
+    leaked: dict[str, list[str]] = {}
+    neutralized: dict[str, int]
+    tokens: dict[str, Any]
+    files: dict[str, str]
+    versions: dict[str, str]
+
+
 class _Preparation:
     """One run: its counts and its open files."""
 
@@ -35,12 +67,12 @@ class _Preparation:
         self.clean = Cleaner(self.settings)
         self.counter, self.no_counter = _token_counter(recipe)
         self.neutralize = Neutralizer(self.counter.special_tokens if self.counter else set())
-        self.counts: dict[str, dict[str, Any]] = {}
+        self.counts: dict[str, SplitCounts] = {}
         self.tokens: dict[str, Counter[int]] = {}
         self.hashes: dict[str, str] = {}
         self.neutralized: Counter[str] = Counter()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Manifest:
         folder = self.recipe.data_dir
         names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
         with whole_files(folder, *names) as files, spools() as (overlong, dropped):
@@ -52,7 +84,7 @@ class _Preparation:
         return manifest
 
     def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
-        counts: dict[str, Any] = {"read": 0, "written": 0, "dropped": Counter()}
+        counts = SplitCounts()
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
         digest = hashlib.sha256()
@@ -63,12 +95,12 @@ class _Preparation:
                 text = "".join(example.model_dump_json() + "\n" for example in chunk)
                 digest.update(text.encode("utf-8"))
                 out.write(text)
-                counts["written"] += len(chunk)
+                counts.written += len(chunk)
                 self._count_tokens(split, chunk, overlong)
-        if not counts["written"]:
+        if not counts.written:
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
-                f"({counts['read']} read); check the source and summarization.cleaning"
+                f"({counts.read} read); check the source and summarization.cleaning"
             )
         self.hashes[f"{split}.jsonl"] = digest.hexdigest()
 
@@ -81,7 +113,7 @@ class _Preparation:
             if length > limit:
                 spool(overlong, {"split": split, "id": row.id, "tokens": length})
 
-    def _cleaned(self, split: str, counts: dict[str, Any], dropped: IO[str]) -> Generator[Example]:
+    def _cleaned(self, split: str, counts: SplitCounts, dropped: IO[str]) -> Generator[Example]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -89,12 +121,12 @@ class _Preparation:
         for number, (place, row) in enumerate(
             tqdm(rows, desc=split, unit=" rows", mininterval=0.5)
         ):
-            counts["read"] += 1
+            counts.read += 1
             named = row.get("id") not in (None, "")
             row_id = str(row["id"]) if named else f"{split}-{number:05d}"
             dialogue, summary, reason = self.clean(split, place, row_id, row)
             if reason:
-                counts["dropped"][reason] += 1
+                counts.dropped[reason] += 1
                 spool(dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
             dialogue, in_dialogue = self.neutralize(dialogue)
@@ -103,35 +135,32 @@ class _Preparation:
                 self.neutralized["rows"] += 1
                 self.neutralized["strings"] += in_dialogue + in_summary
             yield Example.build(row_id, dialogue, summary, self.settings.instruction)
-        if isinstance(wanted, int) and counts["read"] < wanted:
+        if isinstance(wanted, int) and counts.read < wanted:
             raise UserError(
                 f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
-                f" has {counts['read']} training rows; lower it or write `all`"
+                f" has {counts.read} training rows; lower it or write `all`"
             )
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> Manifest:
         packages = ["datasets", "transformers", "tokenizers", "axolotl"]
         if any(name.endswith(".7z") for name in self.source.file_hashes):
             packages.append("py7zr")
-        return {
-            "recipe": self.recipe.name,
-            "source": self.settings.source,
-            "revision": self.source.commit or self.settings.revision,
-            "license": self.settings.license,
-            "source_files": self.source.file_hashes,
-            "settings": data_settings(self.recipe),
-            "counts": {split: self.counts[split] for split in ("train", "validation", "test")},
-            "changed": dict(self.clean.changed),
-            "overlaps": self.clean.overlaps(),
-            "leaked": self.clean.leaked(),
-            "neutralized": {
-                "rows": self.neutralized["rows"],
-                "strings": self.neutralized["strings"],
-            },
-            "tokens": self._token_statistics(),
-            "files": self.hashes,
-            "versions": {name: version(name) for name in packages},
-        }
+        return Manifest(
+            recipe=self.recipe.name,
+            source=self.settings.source,
+            revision=self.source.commit or self.settings.revision,
+            license=self.settings.license,
+            source_files=self.source.file_hashes,
+            settings=data_settings(self.recipe),
+            counts={split: self.counts[split] for split in ("train", "validation", "test")},
+            changed=self.clean.changed,
+            overlaps=self.clean.overlaps(),
+            leaked=self.clean.leaked(),
+            neutralized={name: self.neutralized[name] for name in ("rows", "strings")},
+            tokens=self._token_statistics(),
+            files=self.hashes,
+            versions={name: version(name) for name in packages},
+        )
 
     def _token_statistics(self) -> dict[str, Any]:
         if not self.counter:
@@ -145,8 +174,8 @@ class _Preparation:
         }
 
 
-def prepare(recipe: Recipe, overwrite: bool = False) -> dict[str, Any]:
-    """Write the prepared splits and return the manifest (without its list of dropped rows).
+def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
+    """Write the prepared splits and return the manifest.
 
     `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
     any input that cannot be used; earlier files then stay as they were.
@@ -235,7 +264,7 @@ def data_settings(recipe: Recipe) -> dict[str, Any]:
     return recipe.summarization.model_dump(exclude=others)
 
 
-def check_prepared(recipe: Recipe) -> dict[str, Any]:
+def check_prepared(recipe: Recipe) -> Manifest:
     """Return the manifest if the prepared files are whole and made by this recipe.
 
     Raises UserError that says what differs and how to fix it.
@@ -243,18 +272,18 @@ def check_prepared(recipe: Recipe) -> dict[str, Any]:
     again = f"run `python -m data_prep {recipe.path}`"
     path = recipe.data_dir / "manifest.json"
     try:
-        manifest = json.loads(path.read_text("utf-8"))
-        made_with, files = dict(manifest["settings"]), dict(manifest["files"])
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; {again}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error!r}); {again}") from error
+    except ValidationError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged ({reason}); {again}") from error
     for key, value in json.loads(json.dumps(data_settings(recipe))).items():
-        if made_with.get(key) != value:
+        if manifest.settings.get(key) != value:
             raise UserError(
                 f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
             )
-    for name, digest in files.items():
+    for name, digest in manifest.files.items():
         file = recipe.data_dir / name
         if not file.is_file() or sha256_of(file) != digest:
             raise UserError(f"{file}: missing or changed since it was prepared; {again}")
@@ -276,9 +305,9 @@ def spool(file: IO[str], entry: dict[str, Any]) -> None:
     file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def write_manifest(file: IO[str], head: dict[str, Any], lists: dict[str, IO[str]]) -> None:
+def write_manifest(file: IO[str], head: Manifest, lists: dict[str, IO[str]]) -> None:
     """JSON of `head` plus long lists that were spooled to disk, one entry a line."""
-    file.write(json.dumps(head, indent=2, ensure_ascii=False)[:-2])
+    file.write(head.model_dump_json(indent=2)[:-2])
     for name, spooled in lists.items():
         spooled.seek(0)
         file.write(f',\n  "{name}": [')

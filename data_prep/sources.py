@@ -1,6 +1,6 @@
 """Read a corpus, row by row, from the hub, an archive, a folder or a single file.
 
-Each split is a file, or several, in a format of `formats.py`; archives are `.zip` and `.7z`.
+Each split is a file, or several, in JSON, JSONL, CSV or Parquet; archives are `.zip` and `.7z`.
 """
 
 import csv
@@ -17,23 +17,31 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 from data_prep.errors import UserError
 
 DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
-Row = dict[str, Any]
 
 ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
-Readers = dict[str, Callable[[], Iterator[tuple[str, Row]]]]  # by split
+
+
+class SourceRow(NamedTuple):
+    """A row of a source: file and number, for messages, and its values by column."""
+
+    place: str
+    columns: dict[str, Any]
+
+
+Readers = dict[str, Callable[[], Iterator[SourceRow]]]  # by split
 
 
 class Source:
     """A corpus with the splits train, validation and test; use it in a `with` block.
 
-    `rows(split)` yields `(place, row)`, where `place` names file and row for error messages.
+    `rows(split)` yields its rows.
     """
 
     def __init__(self, source: str, revision: str | None = None):
@@ -65,7 +73,7 @@ class Source:
         """Remove what was unpacked."""
         self._cleanup.close()
 
-    def rows(self, split: str) -> Iterator[tuple[str, Row]]:
+    def rows(self, split: str) -> Iterator[SourceRow]:
         """Yield the rows of a split; raises UserError where the source has no such split."""
         if split not in self._readers:
             found = ", ".join(self._readers) or "none"
@@ -112,8 +120,10 @@ def _open_hub(name: str, revision: str | None) -> tuple[Readers, str | None]:
             "or check the network, HF_HUB_OFFLINE and `hf auth login`"
         ) from error
 
-    def reader(split: str) -> Callable[[], Iterator[tuple[str, Row]]]:
-        return lambda: ((f"{name} {split} row {n}", row) for n, row in enumerate(corpus[split], 1))
+    def reader(split: str) -> Callable[[], Iterator[SourceRow]]:
+        return lambda: (
+            SourceRow(f"{name} {split} row {n}", row) for n, row in enumerate(corpus[split], 1)
+        )
 
     files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
     commit = re.search(r"@([0-9a-f]{40})/", files)
@@ -169,7 +179,7 @@ def _files_by_split(folder: Path, shown: Path) -> dict[str, list[Path]]:
 
 
 def _open_folder(folder: Path, shown: Path) -> Readers:
-    def reader(files: list[Path]) -> Callable[[], Iterator[tuple[str, Row]]]:
+    def reader(files: list[Path]) -> Callable[[], Iterator[SourceRow]]:
         return lambda: (
             item for f in files for item in read_file(f, str(shown / f.relative_to(folder)))
         )
@@ -177,30 +187,30 @@ def _open_folder(folder: Path, shown: Path) -> Readers:
     return {split: reader(fs) for split, fs in _files_by_split(folder, shown).items()}
 
 
-def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[tuple[str, Row]]]:
+def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[SourceRow]]:
     """Rows of one split of a file: by its `split` column, else by a hash of the row (80/10/10)."""
 
-    def rows() -> Iterator[tuple[str, Row]]:
+    def rows() -> Iterator[SourceRow]:
         for place, row in read_file(path, str(path)):
             split = row["split"] if "split" in row else _split_by_hash(row)
             split = SPLIT_NAMES.get(str(split), split)
             if split not in SPLITS:
                 raise UserError(f"{place}: `split` is {split!r}; use {', '.join(SPLITS)}")
             if split == wanted:
-                yield place, row
+                yield SourceRow(place, row)
 
     return rows
 
 
-def _split_by_hash(row: Row) -> str:
+def _split_by_hash(row: dict[str, Any]) -> str:
     """Send about 10 % of the rows to test and to validation each, always the same ones."""
     text = json.dumps(row, sort_keys=True, default=str)
     first = hashlib.sha256(text.encode()).digest()[0]
     return "test" if first < 26 else "validation" if first < 52 else "train"
 
 
-def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
-    """Yield `(place, row)` of one JSON, JSONL, CSV or Parquet file, plain or gzipped.
+def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
+    """Yield the rows of one JSON, JSONL, CSV or Parquet file, plain or gzipped.
 
     Raises UserError that names `shown` where the file is not what its ending says.
     """
@@ -223,7 +233,7 @@ def read_file(path: Path, shown: str) -> Iterator[tuple[str, Row]]:
                         f"{shown} row {number}: is {_kind(row)}, not an object with columns; "
                         'each row must be like {"dialogue": ..., "summary": ...}'
                     )
-                yield f"{shown} row {number}", row
+                yield SourceRow(f"{shown} row {number}", row)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
@@ -289,7 +299,7 @@ def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
                 raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
-def _read_csv(file: IO[bytes]) -> Iterator[Row]:
+def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(1 << 30)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     for row in csv.DictReader(text, strict=True):
@@ -298,7 +308,7 @@ def _read_csv(file: IO[bytes]) -> Iterator[Row]:
         yield row
 
 
-def _read_parquet(file: IO[bytes]) -> Iterator[Row]:
+def _read_parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet
 
     if isinstance(file, gzip.GzipFile):  # Parquet is read from its end: unpack to disk, not memory

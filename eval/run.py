@@ -71,7 +71,7 @@ def evaluate(
     examples = read_examples(recipe.data_dir / f"{split}.jsonl")[:limit]
     if given and "tuned" not in models:
         raise UserError("--adapter: has no effect without the tuned model; remove it or --models")
-    data = f"{manifest['files'][f'{split}.jsonl']}[:{len(examples)}]"
+    data = f"{manifest.files[f'{split}.jsonl']}[:{len(examples)}]"
     folder = output or default_output(recipe, split, limit, given)
     wanted = Evaluation(recipe, models, split, examples, data, folder, given, limit)
     adapter = find_adapter(recipe, given) if "tuned" in models else None
@@ -80,7 +80,7 @@ def evaluate(
     _check_folder(folder, recipe, given)
     records = _predict(wanted, adapter)
     if records is not None:  # None: another process of this run writes the report
-        leaked = manifest.get("leaked", {}).get(split)  # the training split itself has none
+        leaked = manifest.leaked.get(split)  # the training split itself has none
         write_results(recipe, split, folder, records, leaked, given)
 
 

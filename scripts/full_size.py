@@ -21,7 +21,7 @@ import psutil
 import yaml
 
 from data_prep.errors import UserError, writing_to
-from data_prep.hub import look_at_weights
+from data_prep.hub import check_weights
 from data_prep.recipe import Recipe, load_recipe
 from scripts.random_model import describe
 from training.machine_checks import cpu_overrides
@@ -160,7 +160,7 @@ def _steps(
 
 def _is_whole(recipe: Recipe) -> bool:
     """Whether the weights are all there from an earlier run."""
-    problems, line = look_at_weights(recipe)
+    problems, line = check_weights(recipe)
     return not problems and "all whole" in line
 
 

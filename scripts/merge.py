@@ -17,14 +17,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.hub import model_unavailable
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.sources import sha256_of
-from eval.adapter import find_adapter
+from eval.adapter import ADAPTER, find_adapter
 from eval.signature import quantization
+from scripts.merge_proof import (
+    PROOF,
+    RECORD,
+    Proof,
+    Record,
+    changed_files,
+    end_token,
+    merge_key,
+    prove,
+    recorded,
+    stop_tokens,
+)
+from scripts.publish import TEXT, check_file
+from training import run_record
+from training.checkpoints import free_name
 
 PROMPTS = 16  # validation rows whose prompts are compared
 WORDS = 2000  # characters of Axolotl's output, shown where it fails
@@ -39,28 +56,22 @@ def main() -> None:
     )
     parser.add_argument("recipe", type=Path)
     recipe = load_recipe(parser.parse_args().recipe)
-    from scripts.merge_proof import CHANGED
-
     proof = merge(recipe)
     if not proof.good:
-        fix = "keep the adapter beside the base model, or merge with `merge_method: legacy`"
-        if CHANGED in proof.exceeded:
-            fix = "remove the folder and run the same command again"
-        exceeded = "; ".join(proof.exceeded)
-        folder = recipe.output_dir / "merged"
-        print(f"not good: {folder}: beyond the bound: {exceeded}; {fix}", file=sys.stderr)
+        print(
+            f"not good: {recipe.output_dir / 'merged'}: beyond the bound: "
+            f"{'; '.join(proof.exceeded)}; keep the adapter beside the base model, or merge with "
+            "`merge_method: legacy`",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
-def merge(recipe: Recipe) -> Any:
-    """Merge where that is not done yet, prove, print; the `Proof`.
+def merge(recipe: Recipe) -> Proof:
+    """Merge where that is not done yet, prove, print.
 
     Raises UserError for bad input; earlier files are then untouched.
     """
-    from scripts.merge_proof import PROOF, end_token, made_of, prove, recorded
-    from training import run_record
-    from training.checkpoints import free_name
-
     check_prepared(recipe)
     examples = read_examples(recipe.data_dir / "validation.jsonl")[:PROMPTS]
     adapter = find_adapter(recipe)
@@ -71,20 +82,20 @@ def merge(recipe: Recipe) -> Any:
     with writing_to(recipe.output_dir):
         lock = run_record.lock(recipe.output_dir)
     with lock:
-        of_adapter = made_of(recipe, adapter)
-        there = recorded(target).made_of == of_adapter
+        key = merge_key(recipe, adapter)
+        there = recorded(target).made_of == key and not changed_files(target)
         if not there:
             with _scratch(recipe.output_dir) as scratch:
                 fresh = scratch / "merged"
                 _run_axolotl(recipe, adapter, scratch)
                 complete(fresh, encoder, end_token(encoder, examples[0]))
                 files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
-                record = {"made_of": of_adapter, "files": files}
-                (fresh / "merge.json").write_text(json.dumps(record, indent=2), "utf-8")
+                record = Record(made_of=key, files=files)
+                (fresh / RECORD).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
                 if target.exists():
                     aside = free_name(recipe.output_dir / "merged-set-aside")
                     target.rename(aside)
-                    print(f"{target}: not of this adapter as it is now; set aside as {aside.name}")
+                    print(f"{target}: not the merge of this adapter; set aside as {aside.name}")
                 fresh.rename(target)
         print(f"{target}: {'already merged from this adapter' if there else 'merged'}")
         with writing_to(target):
@@ -150,9 +161,6 @@ def complete(folder: Path, encoder: PromptEncoder, end: int) -> None:
     `end`: the token with which training ended a summary; generation from the folder stops there
     too. Raises UserError where a path or an access token remains.
     """
-    from scripts.merge_proof import stop_tokens
-    from scripts.publish import TEXT, check_file
-
     encoder.tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the base model's card
     if end not in (stops := stop_tokens(folder)):
@@ -190,7 +198,6 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
     """
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
     base_model, revision = recipe.config["base_model"], recipe.config.get("revision_of_model")
@@ -200,7 +207,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
         raise UserError(model_unavailable(recipe, error)) from error
     try:
         settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-        with safe_open(adapter / "adapter_model.safetensors", framework="pt") as file:
+        with safe_open(adapter / ADAPTER, framework="pt") as file:
             names = file.keys()
             saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         if settings.get("peft_type") != "LORA":

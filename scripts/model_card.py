@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from data_prep.errors import UserError
-from data_prep.prepare import check_prepared
+from data_prep.prepare import Manifest, check_prepared
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID, Decoding
 from eval.adapter import RUN, TRAINED_WITH, find_adapter
@@ -89,7 +89,7 @@ class Records(NamedTuple):
     """
 
     recipe: Recipe
-    manifest: Data
+    manifest: Manifest
     scores: Scores
     adapter: Path
     adapter_config: Data
@@ -144,7 +144,7 @@ def eval_results(records: Records, names: Names) -> list[EvalResult]:
             dataset_type=names.dataset or name,
             dataset_name=name,
             dataset_split=records.scores.split,
-            dataset_revision=records.manifest.get("revision") if names.dataset else None,
+            dataset_revision=records.manifest.revision if names.dataset else None,
             metric_type="rouge",
             metric_name=HEADERS[metric],
             metric_value=round(scores[metric].f1, 2),
@@ -234,7 +234,7 @@ def read_records(recipe: Recipe) -> Records:
     )
 
 
-def _read_scores(recipe: Recipe, adapter: Path, manifest: Data) -> Scores:
+def _read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
     """The result of this adapter on the whole test split; raises UserError where there is none."""
     path = Path("results") / recipe.name / "scores.json"
     again = f"run `python -m eval.run {recipe.path}`"
@@ -249,8 +249,8 @@ def _read_scores(recipe: Recipe, adapter: Path, manifest: Data) -> Scores:
     fields = scores.systems["tuned"].fields
     compared = {
         "adapter": (fields.get("adapter"), adapter_hash(adapter)[:8]),
-        "test data": (fields.get("data"), manifest["files"]["test.jsonl"][:8]),
-        "number of test dialogues": (scores.examples, manifest["counts"]["test"]["written"]),
+        "test data": (fields.get("data"), manifest.files["test.jsonl"][:8]),
+        "number of test dialogues": (scores.examples, manifest.counts["test"].written),
     }
     asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
     compared |= {f"decoding.{key}": (scores.decoding.get(key), asked[key]) for key in asked}
@@ -357,7 +357,7 @@ def _number(value: float | None, form: str, missing: str) -> str:
     return missing if value is None else format(value, form)
 
 
-def names_of(recipe: Recipe, manifest: dict[str, Any], base_model: str | None = None) -> Names:
+def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | None = None) -> Names:
     """The names, `base_model` (an option of the command) before those of the recipe.
 
     Raises UserError where the base model has no hub id, or a licence that is not known.
@@ -380,7 +380,7 @@ def names_of(recipe: Recipe, manifest: dict[str, Any], base_model: str | None = 
             "summarization.publish.base_license, as the model's own card does (for instance mit)"
         )
     source = recipe.summarization.source
-    on_hub = not manifest.get("source_files") and is_hub_id(source)
+    on_hub = not source_files and is_hub_id(source)
     dataset = told.dataset or (source if on_hub else None)
     license_of_data = recipe.summarization.license
     return Names(base, base_license, dataset, license_of_data, local, not on_hub)

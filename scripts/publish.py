@@ -102,7 +102,7 @@ def main() -> None:
             raise UserError("--yes: where to? add --repo user/name")
         check_access(repo)
     records = read_records(recipe)
-    names = names_of(recipe, records.manifest, args.base_model)
+    names = names_of(recipe, records.manifest.source_files, args.base_model)
     merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
     card = model_card(records, names, repo, proof)
     folder = stage(records, names, card, merged)

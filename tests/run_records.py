@@ -25,7 +25,7 @@ def make_run(folder: Path, model: Path) -> Path:
     """Prepare, "train" and score in `folder`, which is the working directory; return the recipe."""
     recipe = _recipe(folder, model)
     prepare(recipe)
-    files = check_prepared(recipe)["files"]
+    files = check_prepared(recipe).files
     _adapter(recipe, model, files)
     write_scores(recipe, files)
     return recipe.path

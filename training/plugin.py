@@ -151,7 +151,7 @@ class SummarizationPlugin(BasePlugin):
 
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
-        files = check_prepared(recipe)["files"]
+        files = check_prepared(recipe).files
         cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
         if is_first_process():
             set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from data_prep.errors import UserError, run_cli
-from data_prep.hub import look_at_weights
+from data_prep.hub import check_weights
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -105,12 +105,12 @@ def check_recipe(
     `gpu_memory`: GB of the card that will train it, where it is not the one here.
     """
     try:
-        counts = check_prepared(recipe)["counts"]
-        rows = ", ".join(f"{n['written']:,} {split}" for split, n in counts.items())
+        counts = check_prepared(recipe).counts
+        rows = ", ".join(f"{n.written:,} {split}" for split, n in counts.items())
         report.say("data", f"{recipe.data_dir}: {rows} rows; the files are those of the manifest,")
         report.say("data", "and the manifest's settings those of the recipe")
 
-        problems, line = look_at_weights(recipe)
+        problems, line = check_weights(recipe)
         report.problems += problems
         report.say("model", *filter(None, [line]))
         if report.problems:
@@ -155,7 +155,7 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     if report.problems:
         return
     try:
-        settings = settings_of(recipe.config, check_prepared(recipe)["files"], processes)
+        settings = settings_of(recipe.config, check_prepared(recipe).files, processes)
         if explicit := recipe.config.get("resume_from_checkpoint"):
             run_record.check_resume(Path(str(explicit)), settings, processes)
         run_record.check_same_run(folder, settings)

@@ -20,12 +20,12 @@ from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, derived_recipe
 
-Row = dict[str, Any]
+Columns = dict[str, Any]
 FILES = {"train": "train", "validation": "val", "test": "test"}
 OUTPUTS = ("manifest.json", "test.jsonl", "train.jsonl", "validation.jsonl")
 
 
-def chat(number: int) -> Row:
+def chat(number: int) -> Columns:
     """One distinct row: id, dialogue of two turns, summary."""
     return {
         "id": f"r{number}",
@@ -34,7 +34,7 @@ def chat(number: int) -> Row:
     }
 
 
-def chats(train: int = 6, validation: int = 2, test: int = 2) -> dict[str, list[Row]]:
+def chats(train: int = 6, validation: int = 2, test: int = 2) -> dict[str, list[Columns]]:
     """Splits of distinct rows."""
     sizes = {"train": train, "validation": validation, "test": test}
     starts = {"train": 0, "validation": 10_000, "test": 20_000}
@@ -61,7 +61,7 @@ def encode(rows: Iterable[Any], ending: str) -> bytes:
     return buffer.getvalue()
 
 
-def write_folder(folder: Path, splits: dict[str, list[Row]], ending: str = ".json") -> Path:
+def write_folder(folder: Path, splits: dict[str, list[Columns]], ending: str = ".json") -> Path:
     """A corpus as a folder with `train`, `val` and `test` files."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
@@ -82,7 +82,7 @@ def write_archive(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def members(splits: dict[str, list[Row]], ending: str = ".json") -> dict[str, bytes]:
+def members(splits: dict[str, list[Columns]], ending: str = ".json") -> dict[str, bytes]:
     """The same files as `write_folder`, as members of an archive."""
     return {f"{FILES[split]}{ending}": encode(rows, ending) for split, rows in splits.items()}
 
@@ -126,7 +126,7 @@ def error_line(stderr: str) -> str:
 
 
 def recipe_for(
-    folder: Path, splits: dict[str, list[Row]], ending: str = ".json", **summarization: Any
+    folder: Path, splits: dict[str, list[Columns]], ending: str = ".json", **summarization: Any
 ) -> Recipe:
     """A loaded recipe whose source is a folder of these splits."""
     source = write_folder(folder / "corpus", splits, ending)

@@ -148,9 +148,9 @@ def test_good_recipe_says_what_it_wrote(tmp_path: Path) -> None:
 
 def test_a_corpus_that_is_no_7z_needs_no_py7zr(tmp_path: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, whole(tmp_path)))
-    assert "py7zr" not in prepare(recipe)["versions"]
+    assert "py7zr" not in prepare(recipe).versions
     archive = write_archive(tmp_path / "corpus.7z", members(chats()))
-    assert "py7zr" in prepare(load_recipe(write_recipe(tmp_path, archive)))["versions"]
+    assert "py7zr" in prepare(load_recipe(write_recipe(tmp_path, archive))).versions
 
 
 @pytest.mark.skipif(

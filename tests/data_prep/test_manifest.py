@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.prepare import check_prepared, prepare
+from data_prep.prepare import Manifest, check_prepared, prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.data_prep.corpora import (
     OUTPUTS,
@@ -39,7 +39,7 @@ def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2
         corpus[split][row]["dialogue"] = f"Ola: {split} " + "tram " * 300
     path = write_recipe(tmp_path, write_folder(tmp_path / "corpus", corpus), sequence_len=256)
     recipe = load_recipe(path)
-    tokens = prepare(recipe)["tokens"]
+    tokens = prepare(recipe).tokens
     overlong = manifest_of(recipe)["overlong"]
     assert [(entry["split"], entry["id"]) for entry in overlong] == [
         ("test", corpus["test"][1]["id"]),
@@ -54,7 +54,7 @@ def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2
 def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "corpus", chats())
     recipe = load_recipe(write_recipe(tmp_path, source, base_model=str(tmp_path / "nowhere")))
-    tokens = prepare(recipe)["tokens"]
+    tokens = prepare(recipe).tokens
     assert tokens["tokenizer"] is None
     assert "nowhere" in tokens["why"]
     assert manifest_of(recipe)["counts"]["train"]["written"] == 6
@@ -64,7 +64,7 @@ def test_manifest_names_source_and_versions(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats(), license="CC0-1.0", revision="abc")
     returned = prepare(recipe)
     written = manifest_of(recipe)
-    assert {**written, **json.loads(json.dumps(returned))} == written
+    assert {**written, **json.loads(returned.model_dump_json())} == written
     assert written["source"] == str(tmp_path / "corpus")
     assert (written["license"], written["revision"]) == ("CC0-1.0", "abc")
     files = (tmp_path / "corpus").iterdir()
@@ -89,7 +89,7 @@ def stale(recipe: Recipe) -> str:
 
 
 def test_check_prepared_returns_the_manifest(prepared: Recipe) -> None:
-    assert check_prepared(prepared) == manifest_of(prepared)
+    assert check_prepared(prepared) == Manifest.model_validate(manifest_of(prepared))
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

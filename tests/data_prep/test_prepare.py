@@ -48,14 +48,16 @@ def test_train_rows_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
     corpus = chats()
     corpus["train"].insert(1, {**corpus["train"][0], "id": "again"})
     recipe = recipe_for(tmp_path, corpus, train_rows=4)
-    counts = prepare(recipe)["counts"]
-    assert counts["train"] == {"read": 4, "written": 3, "dropped": {"exact duplicate": 1}}
-    assert counts["test"]["read"] == 2
+    counts = prepare(recipe).counts
+    assert counts["train"].model_dump() == {
+        "read": 4, "written": 3, "dropped": {"exact duplicate": 1}
+    }  # fmt: skip
+    assert counts["test"].read == 2
     assert [row.id for row in read_examples(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]
 
 
 def test_train_rows_may_be_the_whole_corpus(tmp_path: Path) -> None:
-    assert prepare(recipe_for(tmp_path, chats(), train_rows=6))["counts"]["train"]["read"] == 6
+    assert prepare(recipe_for(tmp_path, chats(), train_rows=6)).counts["train"].read == 6
 
 
 @pytest.mark.parametrize("ending", [".json", ".csv"])
@@ -159,7 +161,7 @@ def test_output_does_not_depend_on_the_format(tmp_path: Path) -> None:
     for ending in (".json", ".csv", ".parquet.gz"):
         folder = tmp_path / ending[1:]
         folder.mkdir()
-        found.append(prepare(recipe_for(folder, chats(), ending))["files"])
+        found.append(prepare(recipe_for(folder, chats(), ending)).files)
     assert found[0] == found[1] == found[2]
 
 
@@ -213,11 +215,11 @@ def test_disk_full(tmp_path: Path, file: str) -> None:
 def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "corpus.7z", members(chats(), ".csv.gz"))
     recipe = load_recipe(write_recipe(tmp_path, archive))
-    assert prepare(recipe)["counts"]["train"]["written"] == 6
+    assert prepare(recipe).counts["train"].written == 6
     rows = [{**row, "split": split} for split, part in chats().items() for row in part]
     (tmp_path / "one.json").write_bytes(encode(rows, ".json"))
     recipe = load_recipe(write_recipe(tmp_path, tmp_path / "one.json"))
-    assert prepare(recipe)["counts"]["test"]["written"] == 2
+    assert prepare(recipe).counts["test"].written == 2
 
 
 def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     assert f"holds rows that recipe {first.name} prepared; let `datasets`" in words
     assert "data/copy" in words and f"`python -m data_prep {copy} --overwrite`" in words
     assert outputs(first.data_dir) == before
-    assert prepare(second, overwrite=True)["recipe"] == "copy"
+    assert prepare(second, overwrite=True).recipe == "copy"
     prepare(second)  # its own by now
 
 

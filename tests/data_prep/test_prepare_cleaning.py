@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.prepare import prepare
+from data_prep.prepare import SplitCounts, prepare
 from data_prep.prompt import read_examples
-from tests.data_prep.corpora import Row, chat, chats, manifest_of, pairs, recipe_for
+from tests.data_prep.corpora import Columns, chat, chats, manifest_of, pairs, recipe_for
 
 # A dirty row, what it becomes when the step is on, and what it is when the step is off.
 TEXT_STEPS = {
@@ -23,19 +23,19 @@ def test_text_steps_are_counted_and_switchable(tmp_path: Path, step: str) -> Non
     corpus = chats()
     corpus["train"][2]["dialogue"] = dirty
     on = recipe_for(tmp_path, corpus)
-    assert prepare(on)["changed"][step] == 1
+    assert prepare(on).changed[step] == 1
     assert pairs(on)[2][0] == clean
     off = recipe_for(tmp_path, corpus, cleaning={step: False})
-    assert prepare(off)["changed"].get(step, 0) == 0
+    assert prepare(off).changed.get(step, 0) == 0
     assert pairs(off)[2][0] == dirty
 
 
-def copied(train: list[Row], of: Row, **changes: Any) -> None:
+def copied(train: list[Columns], of: Columns, **changes: Any) -> None:
     train.append({**of, "id": "dirty", **changes})
 
 
 # What a dirty training row is, and the reason for which it goes.
-DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Row]]], None], str]] = {
+DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Columns]]], None], str]] = {
     "empty dialogue": (
         "drop_empty", lambda c: copied(c["train"], chat(99), dialogue=" \r\n\t"), "empty dialogue"),
     "null dialogue": (
@@ -71,21 +71,21 @@ def test_drop_steps_are_counted_and_switchable(tmp_path: Path, case: str) -> Non
     corpus = chats()
     dirty(corpus)
     on = recipe_for(tmp_path, corpus)
-    counts = prepare(on)["counts"]["train"]
+    counts = prepare(on).counts["train"]
     assert counts == {"read": 7, "written": 6, "dropped": {reason: 1}}
     assert manifest_of(on)["dropped"] == [{"split": "train", "id": "dirty", "reason": reason}]
     assert [row.id for row in read_examples(on.data_dir / "train.jsonl")] == [
         f"r{n}" for n in range(6)
     ]
     off = recipe_for(tmp_path, corpus, cleaning={step: False})
-    assert prepare(off)["counts"]["train"] == {"read": 7, "written": 7, "dropped": {}}
+    assert prepare(off).counts["train"] == SplitCounts(read=7, written=7)
     assert manifest_of(off)["dropped"] == []
 
 
 def test_same_dialogue_with_another_summary_is_no_duplicate(tmp_path: Path) -> None:
     corpus = chats()
     copied(corpus["train"], corpus["train"][0], summary="Another one.")
-    assert prepare(recipe_for(tmp_path, corpus))["counts"]["train"]["written"] == 7
+    assert prepare(recipe_for(tmp_path, corpus)).counts["train"].written == 7
 
 
 def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
     corpus["test"].append({**corpus["test"][0], "id": "other", "summary": "Another one."})
     corpus["test"].append({"id": "void", "dialogue": None, "summary": "Nothing."})
     recipe = recipe_for(tmp_path, corpus)
-    counts = prepare(recipe)["counts"]["test"]
-    assert counts["dropped"] == {"exact duplicate": 1, "empty dialogue": 1}
+    counts = prepare(recipe).counts["test"]
+    assert counts.dropped == {"exact duplicate": 1, "empty dialogue": 1}
     ids = [row.id for row in read_examples(recipe.data_dir / "test.jsonl")]
     assert ids == [corpus["test"][0]["id"], corpus["test"][1]["id"], "other"]
 
@@ -107,7 +107,7 @@ def test_overlaps_are_reported_either_way(tmp_path: Path, decontaminate: bool) -
     corpus["train"] += [{**corpus["validation"][0], "id": f"v{n}"} for n in range(3)]
     corpus["validation"].append({**corpus["test"][0], "id": "both"})
     manifest = prepare(recipe_for(tmp_path, corpus, cleaning={"decontaminate": decontaminate}))
-    assert manifest["overlaps"] == {
+    assert manifest.overlaps == {
         "test_in_train": 2,
         "validation_in_train": 2,  # one is in test as well
         "test_in_validation": 1,

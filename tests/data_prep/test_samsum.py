@@ -10,6 +10,7 @@ from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, SHARED
 from tests.data_prep.corpora import (
+    manifest_of,
     pairs,
     write_recipe,
 )
@@ -45,20 +46,21 @@ def samsum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict[str, 
 
 
 def test_samsum_counts(samsum: tuple[Recipe, dict[str, float]]) -> None:
-    manifest = check_prepared(samsum[0])
-    read = {split: counts["read"] for split, counts in manifest["counts"].items()}
+    recipe = samsum[0]
+    manifest = check_prepared(recipe)
+    read = {split: counts.read for split, counts in manifest.counts.items()}
     assert read == {"train": 14_731, "validation": 818, "test": 819}
-    assert manifest["overlaps"] == {
+    assert manifest.overlaps == {
         "test_in_train": 42,
         "validation_in_train": 47,
         "test_in_validation": 4,
     }
-    assert len(set(manifest["leaked"]["test"])) == 42
-    assert len(set(manifest["leaked"]["validation"])) >= 47
-    train = manifest["counts"]["train"]
-    assert train["read"] - train["written"] == sum(train["dropped"].values())
-    assert len(manifest["dropped"]) == sum(train["dropped"].values())
-    assert manifest["counts"]["test"]["written"] == 819
+    assert len(set(manifest.leaked["test"])) == 42
+    assert len(set(manifest.leaked["validation"])) >= 47
+    train = manifest.counts["train"]
+    assert train.read - train.written == sum(train.dropped.values())
+    assert len(manifest_of(recipe)["dropped"]) == sum(train.dropped.values())
+    assert manifest.counts["test"].written == 819
 
 
 def test_samsum_train_holds_no_evaluation_dialogue(

@@ -99,7 +99,7 @@ def test_the_model_gives_the_figures_that_its_makers_document(embedder: Path) ->
 
 def test_similarity_is_a_column_of_scores_and_reports(run: Path, embedder: Path) -> None:
     recipe = load_recipe(with_embedding(Path(f"{NAME}.yml")))
-    write_scores(recipe, check_prepared(recipe)["files"])
+    write_scores(recipe, check_prepared(recipe).files)
     folder = Path(f"results/{NAME}")
     scores = Scores.read(folder / "scores.json")
     base, tuned = (scores.systems[name].scores["similarity"] for name in ("base", "tuned"))

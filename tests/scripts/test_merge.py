@@ -1,10 +1,8 @@
-"""Merging: Axolotl's command on a hand-made adapter, the proof, and what is refused."""
+"""scripts.merge: what it writes, what it keeps, and what it refuses before anything is written."""
 
 import json
 import re
-import resource
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,178 +11,180 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from data_prep.errors import run_cli
+from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.sources import sha256_of
 from eval.predictions import read_predictions
 from eval.scores import Scores
-from tests.conftest import ROOT, command
-from tests.scripts.tiny_merge import files, proof_of, run, save_adapter, tiny_recipe
+from scripts.merge import main
+from scripts.merge_proof import Proof
+from tests.conftest import ROOT, command, derived_recipe
 
-pytestmark = pytest.mark.slow  # each test starts from a merge by Axolotl
 SOMEWHERE = "/home/somebody/runs/7"
 
 
+def save_adapter(recipe: Recipe, **settings: Any) -> None:
+    """A PEFT adapter with random weights, as if Axolotl had trained it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(recipe.config["base_model"])
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+    tuned: Any = get_peft_model(base, config)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    tuned.save_pretrained(recipe.output_dir)
+
+
+def tiny_recipe(folder: Path, model: Path, of: str = "smollm2_samsum") -> Recipe:
+    """A prepared recipe on a small model, with an adapter."""
+    path = derived_recipe(
+        of, folder, "tiny", base_model=str(model), summarization__source="data_prep/sample",
+        summarization__decoding={"max_new_tokens": 8, "dtype": "float32"},
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    prepare(recipe)
+    save_adapter(recipe, target_modules=["q_proj", "o_proj", "down_proj"])
+    return recipe
+
+
+def run(capsys: pytest.CaptureFixture[str], recipe: Recipe) -> tuple[int, str, str]:
+    """The command in this process: exit code, what it printed, and its last line of errors."""
+    code = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["scripts.merge", str(recipe.path)])
+        try:
+            run_cli(main)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    printed = capsys.readouterr()
+    return code, printed.out, (printed.err.splitlines() or [""])[-1]
+
+
+def proof_of(recipe: Recipe) -> Proof:
+    path = recipe.output_dir / "merged/merge_proof.json"
+    return Proof.model_validate_json(path.read_bytes())
+
+
+def files(folder: Path) -> dict[str, str]:
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != ".lock")
+    return {str(p.relative_to(folder)): sha256_of(p) for p in found}
+
+
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    """The tiny model as a careless person saved it: with paths, and a wrong end of a text."""
-    folder = tmp_path_factory.mktemp("models") / "careless"
-    shutil.copytree(tiny_smollm2, folder)
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Recipe:
+    """A recipe on the tiny model as a careless person saved it: with paths and a wrong end."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = Path(shutil.copytree(tiny_smollm2, folder / "careless"))
     for name, more in (
         ("config.json", {"_name_or_path": SOMEWHERE}),
         ("generation_config.json", {"eos_token_id": 0}),
-        ("tokenizer_config.json", {"name_or_path": str(folder)}),
+        ("tokenizer_config.json", {"name_or_path": str(model)}),
     ):
-        settings = json.loads((folder / name).read_text("utf-8"))
-        (folder / name).write_text(json.dumps({**settings, **more}), "utf-8")
-    (folder / "README.md").write_text(f"Made in {folder}/here\n", "utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def merged(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[Recipe, str]:
-    """The tiny recipe, merged through the command line; what that printed."""
-    recipe = tiny_recipe(tmp_path_factory.mktemp("merged"), model)
-    before = files(recipe.output_dir)
-    done = command("python", "-m", "scripts.merge", recipe.path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    after = {k: v for k, v in files(recipe.output_dir).items() if not k.startswith("merged/")}
-    assert after == before  # training's own files
-    return recipe, done.stdout
+        settings = json.loads((model / name).read_text("utf-8"))
+        (model / name).write_text(json.dumps({**settings, **more}), "utf-8")
+    (model / "README.md").write_text(f"Made in {model}/here\n", "utf-8")
+    return tiny_recipe(folder, model)
 
 
 @pytest.fixture
-def copy(merged: tuple[Recipe, str], tmp_path: Path) -> Recipe:
-    """A copy of the merged recipe that a test may spoil."""
-    recipe = merged[0]
+def recipe(trained: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """A copy that a test may spoil; Axolotl merges in this process, which saves ten seconds."""
+
+    def merge(recipe: Recipe, adapter: Path, scratch: Path) -> None:
+        from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient
+
+        merge_lora_sharded_efficient(recipe.config["base_model"], adapter, scratch / "merged")
+
+    monkeypatch.setattr("scripts.merge._run_axolotl", merge)
     path = tmp_path / "tiny.yml"
-    text = recipe.path.read_text("utf-8").replace(str(recipe.path.parent), str(tmp_path))
-    path.write_text(text, "utf-8")
+    text = trained.path.read_text("utf-8")
     for name in ("data", "output"):
-        shutil.copytree(recipe.path.parent / name, tmp_path / name)
+        shutil.copytree(trained.path.parent / name, tmp_path / name)
+        text = text.replace(str(trained.path.parent / name), str(tmp_path / name))
+    path.write_text(text, "utf-8")
     return load_recipe(path)
 
 
-def test_adapter_and_merged_model_are_equal(merged: tuple[Recipe, str]) -> None:
-    recipe, printed = merged
-    proof = proof_of(recipe.output_dir / "merged")
-    assert proof["good"] is True and proof["exceeded"] == []
+def test_a_merge_is_proved_and_holds_no_path_of_this_machine(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files(recipe.output_dir)
+    (recipe.output_dir / ".merging").mkdir()  # of a merge that was killed
+    code, printed, error = run(capsys, recipe)
+    assert code == 0, error
+    after = files(recipe.output_dir)
+    assert {k: v for k, v in after.items() if not k.startswith("merged/")} == before
+    assert not (recipe.output_dir / ".merging").exists()
+    proof = proof_of(recipe)
+    assert proof.good and proof.exceeded == []
     assert "| matrices with the adapter's change | 6 of 6 | all | yes |" in printed
     assert "| its own chat template gives training's ids | 16 of 16 | all | yes |" in printed
-    assert re.search(r"weights \(float32\): greatest difference \| 0\.\d\d steps", printed)
-
-
-def test_what_is_published_holds_no_path_and_no_corpus_text(merged: tuple[Recipe, str]) -> None:
-    recipe, _ = merged
-    rows = [json.loads(x) for x in (recipe.data_dir / "validation.jsonl").open(encoding="utf-8")]
+    assert re.search(r"\(float32\): greatest difference \| 0\.\d\d steps", printed)
     for path in (recipe.output_dir / "merged").iterdir():
         text = path.read_text("utf-8", "replace")
         for word in (SOMEWHERE, str(ROOT), str(recipe.path.parent), recipe.config["base_model"]):
             assert word not in text, path.name
-        assert not any(row["messages"][1]["content"] in text for row in rows)
-
-
-def test_merged_folder_stops_where_training_did(merged: tuple[Recipe, str]) -> None:
-    """The base model's own settings would never stop it."""
-    folder = merged[0].output_dir / "merged"
-    settings = json.loads((folder / "generation_config.json").read_text("utf-8"))
+    # the base model's own settings would never stop it
+    settings = json.loads((recipe.output_dir / "merged/generation_config.json").read_text("utf-8"))
     assert settings["eos_token_id"] == [2, 0]
 
 
-def test_second_run_only_proves(
-    copy: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_second_run_only_proves(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = copy.output_dir / "merged/model.safetensors"
-    before = weights.stat().st_mtime_ns
+    assert run(capsys, recipe)[0] == 0
+    merged = files(recipe.output_dir / "merged")
+    (recipe.output_dir / "merged/merge_proof.json").unlink()
     monkeypatch.setattr("scripts.merge._run_axolotl", lambda *_: pytest.fail("merged"))
-    code, printed, _ = run(capsys, copy.path)
+    code, printed, _ = run(capsys, recipe)
     assert code == 0 and "already merged from this adapter" in printed
-    assert weights.stat().st_mtime_ns == before
-    assert proof_of(weights.parent)["good"] is True
+    assert files(recipe.output_dir / "merged").keys() == merged.keys()
+    assert proof_of(recipe).good
 
 
-def test_another_adapter_sets_the_merged_folder_aside(
-    copy: Recipe, model: Path, capsys: pytest.CaptureFixture[str]
+def another_adapter(recipe: Recipe) -> None:
+    save_adapter(recipe, target_modules=["v_proj"])
+
+
+def changed_weights(recipe: Recipe) -> None:
+    path = recipe.output_dir / "merged/model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def unfinished_record(recipe: Recipe) -> None:
+    (recipe.output_dir / "merged/merge.json").write_text("{", "utf-8")
+
+
+@pytest.mark.parametrize("change", [another_adapter, changed_weights, unfinished_record])
+def test_a_folder_that_is_not_this_merge_is_set_aside(
+    recipe: Recipe, change: Callable[[Recipe], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy.output_dir / "merged"
-    before = files(folder)
-    (copy.output_dir / ".merging").mkdir()  # of a merge that was killed
-    save_adapter(model, copy, target_modules=["v_proj"])
-    code, printed, error = run(capsys, copy.path)
-    assert "set aside as merged-set-aside" in printed
-    assert files(copy.output_dir / "merged-set-aside") == before
-    assert not (copy.output_dir / ".merging").exists()
+    assert run(capsys, recipe)[0] == 0
+    change(recipe)
+    before = files(recipe.output_dir / "merged")
+    code, printed, error = run(capsys, recipe)
     assert code == 0, error
-    assert proof_of(folder)["good"] is True
+    assert "set aside as merged-set-aside" in printed
+    assert files(recipe.output_dir / "merged-set-aside") == before
+    assert proof_of(recipe).good
 
 
-def tamper(folder: Path, by: float) -> None:
-    weights = load_file(folder / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"][3, 5] += by
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-
-
-@pytest.mark.parametrize("as_if_merged_so", [False, True])
-def test_one_changed_weight_is_refused(
-    copy: Recipe, as_if_merged_so: bool, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_merge_ends_with_1(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copy.output_dir / "merged"
-    tamper(folder, 1.0)
-    if as_if_merged_so:
-        record = json.loads((folder / "merge.json").read_text("utf-8"))
-        record["files"]["model.safetensors"] = sha256_of(folder / "model.safetensors")
-        (folder / "merge.json").write_text(json.dumps(record), "utf-8")
-    code, printed, error = run(capsys, copy.path)
-    assert code == 1
-    assert error.startswith("not good: ") and "weights (float32): greatest difference" in error
-    assert ("files since the merge" in error) is not as_if_merged_so
-    assert ("run the same command again" in error) is not as_if_merged_so
-    assert "in model.layers.1.mlp.down_proj.weight" in printed
-    assert proof_of(folder)["good"] is False
-
-
-def test_a_small_change_and_a_missing_tensor_are_found(
-    copy: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = copy.output_dir / "merged"
-    tamper(folder, 1e-5)
-    code, _, error = run(capsys, copy.path)
-    assert code == 1 and "weights" in error
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.norm.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    code, _, error = run(capsys, copy.path)
-    assert code == 1 and "tensors that are missing" in error
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"target_modules": ["v_proj", "lm_head"]},
-        {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
-        {"target_modules": ["v_proj", "embed_tokens"]},
-    ],
-    ids=["lm_head", "modules_to_save", "LoRA on the embedding"],
-)
-def test_an_adapter_on_tied_embeddings_is_refused(
-    copy: Recipe, model: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Axolotl merges each of the three wrongly, silently."""
-    save_adapter(model, copy, **settings)
-    before = files(copy.output_dir)
-    code, _, error = run(capsys, copy.path)
-    assert code == 2 and "embeddings of" in error and "are one matrix" in error
-    assert files(copy.output_dir) == before
-
-
-def test_a_merged_folder_that_was_cut_is_refused_and_no_longer_called_good(
-    copy: Recipe, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = copy.output_dir / "merged"
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-5000])
-    code, _, error = run(capsys, copy.path)
-    assert code == 2 and "model.safetensors changed since the merge, and cannot be read" in error
-    assert proof_of(folder)["good"] is False
+    base = recipe.config["base_model"]
+    monkeypatch.setattr(
+        "scripts.merge._run_axolotl", lambda _, __, to: shutil.copytree(base, to / "merged")
+    )
+    code, printed, error = run(capsys, recipe)
+    assert code == 1 and error.startswith("not good: ") and "merge_method: legacy" in error
+    assert "matrices with the adapter's change" in error and "| 0 of 6" in printed
+    assert not proof_of(recipe).good
 
 
 def no_adapter(recipe: Recipe) -> None:
@@ -199,12 +199,10 @@ def other_base(recipe: Recipe) -> None:
 
 def other_shape(recipe: Recipe) -> None:
     weights = recipe.output_dir / "adapter_model.safetensors"
-    save_file(
-        {key: value[:, :3].contiguous() for key, value in load_file(weights).items()}, weights
-    )
+    save_file({k: v[:, :3].contiguous() for k, v in load_file(weights).items()}, weights)
 
 
-def goes_nowhere(recipe: Recipe) -> None:
+def no_place(recipe: Recipe) -> None:
     weights = recipe.output_dir / "adapter_model.safetensors"
     renamed = {k.replace(".layers.1", ".layers.9"): v for k, v in load_file(weights).items()}
     save_file(renamed, weights)
@@ -219,72 +217,82 @@ def stale_data(recipe: Recipe) -> None:
     (recipe.data_dir / "validation.jsonl").write_text("", "utf-8")
 
 
-BAD: dict[str, tuple[Callable[[Recipe], None], str]] = {
-    "no adapter": (no_adapter, "no trained adapter there; train one with"),
-    "other base model": (other_base, "trained on somebody/else-7b, but the recipe's base_model"),
-    "other shape": (other_shape, "does not fit"),
-    "weights that go nowhere": (goes_nowhere, "does not fit"),
-    "cut short": (cut, "does not fit"),
-    "data changed": (stale_data, "missing or changed since it was prepared"),
-}
+# Axolotl merges each of the three wrongly, silently, where the embeddings are tied
+def lora_on_the_head(recipe: Recipe) -> None:
+    save_adapter(recipe, target_modules=["v_proj", "lm_head"])
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_nothing_is_lost(
-    name: str, copy: Recipe, capsys: pytest.CaptureFixture[str]
+def saved_embeddings(recipe: Recipe) -> None:
+    save_adapter(recipe, target_modules=["v_proj"], modules_to_save=["lm_head", "embed_tokens"])
+
+
+def lora_on_the_embedding(recipe: Recipe) -> None:
+    save_adapter(recipe, target_modules=["v_proj", "embed_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_adapter, "no trained adapter there; train one with"),
+        (other_base, "trained on somebody/else-7b, but the recipe's base_model"),
+        (other_shape, "does not fit"),
+        (no_place, "does not fit"),
+        (cut, "does not fit"),
+        (stale_data, "missing or changed since it was prepared"),
+        (lora_on_the_head, "changes lm_head"),
+        (saved_embeddings, "are one matrix"),
+        (lora_on_the_embedding, "changes model.embed_tokens"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    recipe: Recipe,
+    spoil: Callable[[Recipe], None],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    spoil, words = BAD[name]
-    spoil(copy)
-    before = files(copy.output_dir)
-    code, _, error = run(capsys, copy.path)
+    monkeypatch.setattr("scripts.merge._run_axolotl", lambda *_: pytest.fail("merged"))
+    spoil(recipe)
+    before = files(recipe.output_dir)
+    code, _, error = run(capsys, recipe)
     assert code == 2 and error.startswith("error: ") and words in error
-    assert files(copy.output_dir) == before
-
-
-def test_a_full_disk_leaves_the_earlier_folder_whole(copy: Recipe) -> None:
-    before = files(copy.output_dir)
-    record = copy.output_dir / "adapter_config.json"
-    config = json.loads(record.read_text("utf-8"))
-    record.write_text(json.dumps(config, indent=3), "utf-8")  # another adapter, by its hash
-    before[record.name] = sha256_of(record)
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.merge", str(copy.path)],
-        cwd=ROOT, capture_output=True, text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)),
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "merged: cannot be written (File too large); free the space" in done.stderr
-    assert files(copy.output_dir) == before
+    assert files(recipe.output_dir) == before
 
 
 def test_too_little_space_is_said_before_anything_is_written(
-    copy: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trained: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save = copy.output_dir / "merged/merge.json"
-    save.write_text("{}", "utf-8")  # an unfinished record: it is merged again
-    before = files(copy.output_dir)
+    before = files(trained.output_dir)
     monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    code, _, error = run(capsys, copy.path)
+    code, _, error = run(capsys, trained)
     assert code == 2 and "0.0 GB are free" in error
-    assert files(copy.output_dir) == before
+    assert files(trained.output_dir) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", ["mistral_samsum", "mistral_samsum_qlora"])
 def test_a_recipe_for_gpus_is_merged_on_a_cpu(of: str, tmp_path: Path, tiny_mistral: Path) -> None:
     """Keys that training refuses on a CPU are no hindrance; 4-bit weights are rounded alike."""
     recipe = tiny_recipe(tmp_path, tiny_mistral, of)
     done = command("python", "-m", "scripts.merge", recipe.path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    proof = proof_of(recipe.output_dir / "merged")
-    assert proof["good"] and proof["made_of"]["quantized"] == ("nf4" if "qlora" in of else None)
-    assert ("embeddings and head too" in proof["compared"]) is ("qlora" in of)
+    proof = proof_of(recipe)
+    assert proof.good and proof.made_of["quantized"] == ("nf4" if "qlora" in of else None)
+    assert ("embeddings and head too" in proof.compared) is ("qlora" in of)
 
 
+@pytest.mark.slow
 def test_the_real_model_is_merged_and_evaluated(tmp_path: Path, smollm2: Path) -> None:
     recipe = tiny_recipe(tmp_path, smollm2)
+    limited = f"ulimit -f 1000; exec {sys.executable} -m scripts.merge {recipe.path}"
+    before = files(recipe.output_dir)
+    done = command("bash", "-c", limited)  # as on a full disk
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "merged: cannot be written (File too large); free the space" in done.stderr
+    assert files(recipe.output_dir) == before
     done = command("python", "-m", "scripts.merge", recipe.path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert proof_of(recipe.output_dir / "merged")["good"] is True
+    assert proof_of(recipe).good
     output = tmp_path / "results"
     flags = ("--models", "base,tuned,merged", "--limit", 2, "--output", output)
     done = command("python", "-m", "eval.run", recipe.path, *flags)

@@ -20,7 +20,7 @@ def records(run: Path) -> Records:
 
 
 def card_of(records: Records, **changed: Any) -> ModelCard:
-    names = names_of(records.recipe, records.manifest)._replace(**changed)
+    names = names_of(records.recipe, records.manifest.source_files)._replace(**changed)
     return model_card(records, names, "user/name")
 
 
@@ -62,7 +62,7 @@ def test_every_record_is_in_the_text(records: Records) -> None:
     )
     assert "| train | 160 | 160 | none |" in text
     assert records.recipe.summarization.instruction in text
-    assert records.manifest["files"]["test.jsonl"][:16] in text
+    assert records.manifest.files["test.jsonl"][:16] in text
     assert "{{" not in text and "None" not in text
 
 
@@ -85,7 +85,7 @@ def test_leaked_dialogues_have_a_table(records: Records) -> None:
     records.scores.leaked = 3
     text = card_of(records).text
     assert "3 of the test dialogues are also in the source's training rows, from which" in text
-    records.manifest["settings"]["cleaning"]["decontaminate"] = False
+    records.manifest.settings["cleaning"]["decontaminate"] = False
     text = card_of(records).text
     assert "from which they were dropped" not in text and "none of which was trained" not in text
 

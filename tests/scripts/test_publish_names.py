@@ -21,7 +21,7 @@ def recipe_of(base_model: str, **block: Any) -> Recipe:
 
 
 def test_a_recipe_of_the_hub_needs_nothing_more() -> None:
-    names = names_of(recipe_of(MISTRAL), {"source_files": {}})
+    names = names_of(recipe_of(MISTRAL), {})
     expected = (MISTRAL, "apache-2.0", "knkarthick/samsum", "CC-BY-NC-ND-4.0", False, False)
     assert names == Names(*expected)
     assert names.noncommercial and names.license == "cc-by-nc-nd-4.0"
@@ -29,10 +29,10 @@ def test_a_recipe_of_the_hub_needs_nothing_more() -> None:
 
 def test_data_that_allow_all_leave_the_base_models_licence() -> None:
     for license in ("CC0-1.0", "CC-BY-4.0", "MIT", "sync-1.0"):
-        names = names_of(recipe_of(MISTRAL, license=license), {"source_files": {}})
+        names = names_of(recipe_of(MISTRAL, license=license), {})
         assert not names.noncommercial and names.license == "apache-2.0"
     for license in ("CC-BY-NC-4.0", "Research only, non-commercial"):
-        names = names_of(recipe_of(MISTRAL, license=license), {"source_files": {}})
+        names = names_of(recipe_of(MISTRAL, license=license), {})
         assert names.noncommercial and names.license == license.lower()
 
 
@@ -58,9 +58,9 @@ def test_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_data_read_from_a_file_have_the_id_that_the_recipe_names() -> None:
-    manifest = {"source_files": {"train.json": "0"}}
-    assert names_of(recipe_of(MISTRAL), manifest).dataset is None
-    named = names_of(recipe_of(MISTRAL, publish={"dataset": "x/y"}), manifest)
+    source_files = {"train.json": "0"}
+    assert names_of(recipe_of(MISTRAL), source_files).dataset is None
+    named = names_of(recipe_of(MISTRAL, publish={"dataset": "x/y"}), source_files)
     assert (named.dataset, named.local_data) == ("x/y", True)
 
 

@@ -18,7 +18,7 @@ PUBLISH = Path(f"outputs/{NAME}/publish")
 def staged_run() -> Path:
     recipe = load_recipe(f"{NAME}.yml")
     records = read_records(recipe)
-    names = names_of(recipe, records.manifest)
+    names = names_of(recipe, records.manifest.source_files)
     return stage(records, names, model_card(records, names))
 
 
@@ -57,7 +57,7 @@ def test_an_earlier_staging_stays_where_a_new_one_is_refused(run: Path) -> None:
 
 def test_an_adapter_that_was_cut_short(run: Path) -> None:
     records = read_records(load_recipe(f"{NAME}.yml"))
-    names = names_of(records.recipe, records.manifest)
+    names = names_of(records.recipe, records.manifest.source_files)
     adapter = records.adapter / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-100])
     with pytest.raises(UserError, match="adapter_model.safetensors: is no whole safetensors file"):

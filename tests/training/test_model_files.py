@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.hub import look_at_weights
+from data_prep.hub import check_weights
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, command, derived_recipe
@@ -36,9 +36,9 @@ def sharded(tiny_smollm2: Path, tmp_path: Path) -> Path:
 
 def test_whole_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> None:
     count = len(list(sharded.glob("model-*.safetensors")))
-    problems, line = look_at_weights(recipe_of(sharded, tmp_path))
+    problems, line = check_weights(recipe_of(sharded, tmp_path))
     assert problems == [] and line == f"{sharded}: {count} file(s) of weights, all whole"
-    assert look_at_weights(recipe_of(tiny_smollm2, tmp_path))[0] == []
+    assert check_weights(recipe_of(tiny_smollm2, tmp_path))[0] == []
 
 
 def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
@@ -46,13 +46,13 @@ def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
     first = min(sharded.glob("model-*.safetensors"))
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
-    ((problem,), _) = look_at_weights(recipe)
+    ((problem,), _) = check_weights(recipe)
     assert f"{first.name} is cut short; copy the folder again" in problem
     first.unlink()
-    ((problem,), _) = look_at_weights(recipe)
+    ((problem,), _) = check_weights(recipe)
     assert f"half of a download: {first.name} missing; copy the folder again" in problem
     (sharded / "model.safetensors.index.json").write_text("{", "utf-8")
-    ((problem,), _) = look_at_weights(recipe)
+    ((problem,), _) = check_weights(recipe)
     assert "model.safetensors.index.json is damaged" in problem
 
 
