@@ -107,10 +107,7 @@ def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
     if recorded(folder).made_of != merge_key(recipe, adapter):
         raise UserError(f"{folder}: holds no merge of this adapter; {again}")
     if changed := changed_files(folder):
-        raise UserError(
-            f"{folder}: {', '.join(changed[:3])} changed since the merge; remove the folder, and "
-            f"{again}"
-        )
+        raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")
     try:
         proof = Proof.model_validate_json((folder / PROOF).read_bytes())
     except (OSError, ValidationError) as error:

@@ -39,18 +39,15 @@ BASE_LICENSES = {
 }
 
 # Of the hub's own list, what data sets and models of dialogues come under.
-HUB_LICENSES = frozenset(
-    ["apache-2.0", "mit", "cc0-1.0", "openrail", "gpl-3.0", "gemma", "llama2", "llama3"]
-    + [
-        f"cc-by{kind}-{v}"
-        for kind in ("", "-sa", "-nc", "-nc-sa", "-nc-nd")
-        for v in ("3.0", "4.0")
-    ]
-    + ["llama3.1", "llama3.2", "llama3.3", "llama4", "cc-by-nd-4.0", "cc-by-nc-nd-3.0"]
-    + ["bsd", "bsd-2-clause", "bsd-3-clause", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-nc-2.0"]
-    + ["cc-by-nc-sa-2.0", "cc-by-sa-2.0", "gpl", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "odc-by"]
-    + ["odbl", "pddl", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "unlicense"]
-)
+HUB_LICENSES = {
+    "apache-2.0", "mit", "cc0-1.0", "gpl", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "bsd",
+    "bsd-2-clause", "bsd-3-clause", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-sa-2.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-3.0",
+    "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "openrail", "openrail++", "bigscience-openrail-m",
+    "creativeml-openrail-m", "unlicense", "gemma", "llama2", "llama3", "llama3.1", "llama3.2",
+    "llama3.3", "llama4",
+}  # fmt: skip
 
 
 class Names(NamedTuple):
@@ -75,11 +72,18 @@ class Names(NamedTuple):
         return self.data_license.lower() if self.noncommercial else self.base_license
 
 
-NOT_MEASURED = "not measured"
-Data = dict[str, Any]
+NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
+Data = dict[str, Any]  # a JSON file of the trainer's, or its part
 Rows = list[tuple[str, str]]
 
 OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
+# Keys of a recipe that shape the weights, in the card's order
+SETTINGS = (
+    "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
+    "lora_target_linear", "learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps",
+    "optimizer", "weight_decay", "max_grad_norm", "num_epochs", "max_steps", "micro_batch_size",
+    "gradient_accumulation_steps", "sequence_len", "sample_packing", "seed",
+)  # fmt: skip
 
 
 class Records(NamedTuple):
@@ -162,8 +166,7 @@ def eval_results(records: Records, names: Names) -> list[EvalResult]:
 
 def data_name(records: Records, names: Names) -> str:
     """What the data are called: the end of their hub id, or of the source's path."""
-    source = names.dataset or records.recipe.summarization.source
-    return source.replace("\\", "/").rstrip("/").split("/")[-1]
+    return PureWindowsPath(names.dataset or records.recipe.summarization.source).name
 
 
 def _text(records: Records, names: Names, repo: str | None, proof: Proof | None) -> str:
@@ -275,29 +278,7 @@ def _known(path: Path) -> Data:
 
 def settings_rows(config: Data, run: Data) -> Rows:
     """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
-    named = {
-        "adapter": "adapter",
-        "lora_r": "rank",
-        "lora_alpha": "alpha",
-        "lora_dropout": "dropout",
-        "lora_target_modules": "target modules",
-        "lora_target_linear": "all linear layers",
-        "learning_rate": "learning rate",
-        "lr_scheduler": "schedule",
-        "warmup_ratio": "warm-up ratio",
-        "warmup_steps": "warm-up steps",
-        "optimizer": "optimiser",
-        "weight_decay": "weight decay",
-        "max_grad_norm": "largest gradient norm",
-        "num_epochs": "epochs",
-        "max_steps": "most steps",
-        "micro_batch_size": "batch of a process",
-        "gradient_accumulation_steps": "accumulated batches",
-        "sequence_len": "longest row, tokens",
-        "sample_packing": "packing",
-        "seed": "seed",
-    }
-    rows = [(title, _shown(config[key])) for key, title in named.items() if key in config]
+    rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
     if processes := run.get("settings", {}).get("processes"):
         rows.append(("processes", str(processes)))
     return [*rows, ("precision", _precision(config, run.get("precision", {})))]
@@ -305,22 +286,25 @@ def settings_rows(config: Data, run: Data) -> Rows:
 
 def training_rows(state: Data, trained: Data, scores: Scores) -> Rows:
     """What training and evaluation recorded; `not measured` where they did not."""
-    history = [entry for entry in state.get("log_history", []) if isinstance(entry, dict)]
-    runtime, memory = _last(history, "train_runtime"), trained.get("peak_memory_gb")
-    losses = (_last(history, "train_loss"), _last(history, "eval_loss"))
-    seconds = [scores.systems[name].seconds for name in ("base", "tuned")]
-    machine = scores.environment
+    logged: Data = {}  # the last value of each name
+    for entry in state.get("log_history", []):
+        logged |= entry if isinstance(entry, dict) else {}
+    losses = [
+        f"{logged[k]:.3f}" if k in logged else NOT_RECORDED for k in ("train_loss", "eval_loss")
+    ]
+    memory, machine = trained.get("peak_memory_gb"), scores.environment
+    seconds = [_minutes(scores.systems[name].seconds) for name in ("base", "tuned")]
     return [
-        ("steps", str(state["global_step"]) if "global_step" in state else "not recorded"),
-        ("mean training loss", _number(losses[0], ".3f", "not recorded")),
-        ("last validation loss", _number(losses[1], ".3f", "not recorded")),
-        ("training time, since its last start", _minutes(runtime)),
+        ("steps", str(state.get("global_step", NOT_RECORDED))),
+        ("mean training loss", losses[0]),
+        ("last validation loss", losses[1]),
+        ("training time, since its last start", _minutes(logged.get("train_runtime"))),
         ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
-        ("machine of the training", trained.get("machine", "not recorded")),
+        ("machine of the training", trained.get("machine", NOT_RECORDED)),
         (
             "generation of the test summaries, all processes",
-            ", ".join(map(_minutes, seconds)) + " (base, tuned)",
+            f"{', '.join(seconds)} (base, tuned)",
         ),
         ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
@@ -342,19 +326,10 @@ def _precision(config: Data, taken: Data) -> str:
     return ", ".join([words, *quantised])
 
 
-def _last(history: list[Data], name: str) -> float | None:
-    found = [entry[name] for entry in history if isinstance(entry.get(name), (int, float))]
-    return found[-1] if found else None
-
-
 def _minutes(seconds: float | None) -> str:
     if seconds is None:
         return NOT_MEASURED
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _number(value: float | None, form: str, missing: str) -> str:
-    return missing if value is None else format(value, form)
 
 
 def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | None = None) -> Names:
@@ -393,18 +368,18 @@ def is_hub_id(name: str) -> bool:
 
 def portable(recipe: Recipe, names: Names) -> dict[str, str]:
     """Each absolute path that the recipe holds, the longest first, and what is published for it."""
-    config, name = recipe.config, recipe.name
-    source = recipe.summarization.source
-    places = {str(config["output_dir"]): f"outputs/{name}", source: f"data/{_last_part(source)}"}
-    places[str(config["base_model"])] = names.base_model
-    for block in ("datasets", "test_datasets"):
-        for entry in config.get(block) or []:
-            path = str(entry.get("path", ""))
-            places[path] = f"data/{name}/{_last_part(path)}"
-    if cache := config.get("dataset_prepared_path"):
-        places[str(cache)] = "last_run_prepared"
-    absolute = {path: place for path, place in places.items() if is_absolute(path)}
-    return dict(sorted(absolute.items(), key=lambda pair: -len(pair[0])))
+    config, name, source = recipe.config, recipe.name, recipe.summarization.source
+    places = {
+        str(config["output_dir"]): f"outputs/{name}",
+        source: f"data/{PureWindowsPath(source).name}",  # of either system's paths
+        str(config["base_model"]): names.base_model,
+        str(config.get("dataset_prepared_path") or ""): "last_run_prepared",
+    }
+    for entry in (config.get("datasets") or []) + (config.get("test_datasets") or []):
+        path = str(entry.get("path", ""))
+        places[path] = f"data/{name}/{PureWindowsPath(path).name}"
+    absolute = sorted(filter(is_absolute, places), key=len, reverse=True)
+    return {path: places[path] for path in absolute}
 
 
 def is_absolute(path: str) -> bool:
@@ -417,7 +392,3 @@ def replaced(text: str, places: dict[str, str]) -> str:
     for path, place in places.items():
         text = text.replace(path, place)
     return text
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

@@ -18,19 +18,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import yaml
 from huggingface_hub import HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER
-from scripts.merge_proof import proved
+from scripts.merge_proof import PROOF, proved
 from scripts.model_card import (
     Names,
     Records,
@@ -67,30 +68,32 @@ STATUS = {
     429: "too many requests; wait, and run the same command again",
 }
 
-FOLDER = "publish"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json") + (
-    "tokenizer.model",
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
     "chat_template.jinja",
-)
-MERGED = ("config.json", "generation_config.json", "model*.safetensors") + (
-    "model.safetensors.index.json",
-    "merge_proof.json",
-)
+)  # fmt: skip
+MERGED = (
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    PROOF,
+)  # fmt: skip
 RECORDS = ("README.md", "recipe.yml", "scores.json", "adapter_config.json")
 FILES = (*RECORDS, ADAPTER, *MERGED, *TOKENIZER)  # patterns of all that is ever published
 
 
-class Staged(NamedTuple):
-    """A file of the staging folder: name, bytes, SHA-256."""
-
-    name: str
-    size: int
-    sha256: str
-
-
 def main() -> None:
     """Stage, show, and upload where asked to."""
-    args = _arguments()
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.publish", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
+    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local")
+    parser.add_argument(
+        "--merged", action="store_true", help="the merged model instead of the adapter"
+    )
+    parser.add_argument("--private", action="store_true", help="where the repository is new")
+    parser.add_argument("--yes", action="store_true", help="upload")
+    args = parser.parse_args()
     if args.repo:
         check_repo(args.repo)  # before anything is read
     recipe = load_recipe(args.recipe)
@@ -106,36 +109,17 @@ def main() -> None:
     merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
     card = model_card(records, names, repo, proof)
     folder = stage(records, names, card, merged)
-    show(folder, card.data.to_yaml(), repo, args.private)
+    print(f"{folder}:")
+    for path in sorted(folder.iterdir()):
+        size, digest = path.stat().st_size, sha256_of(path)[:16]
+        print(f"  {path.name:<28} {size:>13,} bytes  sha256 {digest}")
+    print("metadata of the card:", *card.data.to_yaml().splitlines(), sep="\n  ")
+    visible = "private" if args.private else "public where it is new"
+    print(f"target: {f'{repo}, {visible}' if repo else 'none named; add --repo user/name'}")
     if args.yes:
         print(f"uploaded: {upload(folder, repo, args.private)}")
     else:
         print("nothing was uploaded; add --yes to do so")
-
-
-def show(folder: Path, metadata: str, repo: str, private: bool) -> None:
-    """Print the files with their sizes and hashes, the card's metadata and the target."""
-    print(f"{folder}:")
-    for file in staged(folder):
-        print(f"  {file.name:<28} {file.size:>13,} bytes  sha256 {file.sha256[:16]}")
-    print("metadata of the card:", *metadata.splitlines(), sep="\n  ")
-    visible = "private" if private else "public where it is new"
-    print(f"target: {f'{repo}, {visible}' if repo else 'none named; add --repo user/name'}")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.publish", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
-    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local")
-    parser.add_argument(
-        "--merged", action="store_true", help="the merged model instead of the adapter"
-    )
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
-    parser.add_argument("--yes", action="store_true", help="upload")
-    return parser.parse_args()
 
 
 def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
@@ -143,7 +127,7 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
 
     Raises UserError where the folder cannot be written, or a file must not be published.
     """
-    folder = records.adapter / (FOLDER if merged is None else f"{FOLDER}-merged")
+    folder = records.adapter / ("publish-merged" if merged else "publish")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with writing_to(folder):
@@ -159,13 +143,6 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
-
-
-def staged(folder: Path) -> list[Staged]:
-    """The files of the folder by name."""
-    return [
-        Staged(path.name, path.stat().st_size, sha256_of(path)) for path in sorted(folder.iterdir())
-    ]
 
 
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
@@ -270,12 +247,17 @@ def _one_line(repo: str) -> Iterator[None]:
         raise UserError(f"{repo}: the hub's client gave up ({error}); {again}") from error
 
 
+# ---- what no file may hold, published or merged ----
+
+
 def check_file(path: Path) -> None:
     """Raise UserError where a file holds a path of a machine or an access token."""
     try:
-        text = "\n".join(_strings(path, path.name))
+        text = "\n".join(_strings(_content(path)))
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
+    except (ValueError, SafetensorError) as error:
+        raise UserError(f"{path.name}: damaged ({error}); make it again") from error
     own = [str(place) for place in (Path.cwd(), Path.home()) if len(place.parts) > 1]
     of_this_machine = rf"(?<![\w.])(?:{'|'.join(map(re.escape, own))})(?![\w.-])"
     if found := (own and re.search(of_this_machine, text)) or PATH.search(text):
@@ -290,57 +272,36 @@ def check_file(path: Path) -> None:
         )
 
 
-def _strings(path: Path, name: str) -> Iterator[str]:
-    """All text of a file as a reader would see it, escapes resolved."""
+def _content(path: Path) -> Any:
+    """What a reader of the file would see: text, JSON, or names and metadata of weights."""
     if path.is_symlink():
-        raise UserError(f"{name}: is a link; put the file itself there")
+        raise UserError(f"{path.name}: is a link; put the file itself there")
+    if path.suffix == ".safetensors":
+        with safe_open(path, "numpy") as file:
+            return [list(file.keys()), file.metadata() or {}]
     if path.suffix == ".json":
-        yield from _in_json(_json(path, name))
-    elif path.suffix in TEXT:
-        yield (text := path.read_text("utf-8"))
-        if path.suffix == ".yml":  # once more without the escapes of its strings
-            yield from _in_json(yaml.safe_load(text))
-    elif path.suffix == ".safetensors":
-        yield from _in_safetensors(path, name)
-    elif path.name != "tokenizer.model":  # pieces of a vocabulary, in binary
-        raise UserError(f"{name}: is not published; only safetensors, text and JSON are")
-
-
-def _json(path: Path, name: str) -> Any:
-    try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{name}: damaged ({error}); write it again") from error
-    if (
-        name == "tokenizer.json"
-        and isinstance(found, dict)
-        and isinstance(found.get("model"), dict)
-    ):
-        found["model"] = {k: v for k, v in found["model"].items() if k not in ("vocab", "merges")}
-    return found
+        if path.name == "tokenizer.json" and isinstance(found, dict):
+            # a piece of a word may look like a path
+            model = found.get("model") or {}
+            found["model"] = {k: v for k, v in model.items() if k not in ("vocab", "merges")}
+        return found
+    if path.suffix in TEXT:
+        text = path.read_text("utf-8")  # YAML once more, without the escapes of its strings
+        return [text, yaml.safe_load(text)] if path.suffix == ".yml" else text
+    if path.name == "tokenizer.model":  # pieces of words, in binary
+        return None
+    raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
 
 
-def _in_json(value: Any) -> Iterator[str]:
+def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _in_json(item)
-    elif isinstance(value, list):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
         for item in value:
-            yield from _in_json(item)
+            yield from _strings(item)
     elif isinstance(value, str):
         yield value
-
-
-def _in_safetensors(path: Path, name: str) -> Iterator[str]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:
-            yield from file.keys()
-            yield from _in_json(file.metadata() or {})
-    except SafetensorError as error:
-        raise UserError(f"{name}: is no whole safetensors file ({error}); train again") from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""The model card: valid for the hub's own classes, and true to the records."""
+"""The model card: valid for the hub's own classes, and true to records that fit each other."""
 
+import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,31 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
-from data_prep.recipe import load_recipe
-from scripts.model_card import Names, Records, model_card, names_of, read_records
+from data_prep.errors import UserError
+from data_prep.recipe import Recipe, load_recipe
+from data_prep.settings import Summarization
+from eval.scores import Scores
+from scripts.model_card import (
+    Names,
+    Records,
+    is_absolute,
+    is_hub_id,
+    model_card,
+    names_of,
+    portable,
+    read_records,
+    replaced,
+    settings_rows,
+    training_rows,
+)
+from tests.conftest import ROOT
 from tests.run_records import BASE, NAME
+
+OUTPUT, SCORES = Path(f"outputs/{NAME}"), Path(f"results/{NAME}/scores.json")
+MISTRAL = "mistralai/Mistral-7B-Instruct-v0.2"
+
+
+# ---- the card ----
 
 
 @pytest.fixture
@@ -55,11 +80,9 @@ def test_every_record_is_in_the_text(records: Records) -> None:
         assert system.signature in text
     for row in ("| lead-3 |", "| base-cut |", "| tuned - base |", "| tuned - longest-3 |"):
         assert row in text
-    assert "| rank | 16 |" in text and "| precision | bf16 |" in text
-    assert (
-        "| training time, since its last start | 84 s |" in text
-        and "| energy | not measured |" in text
-    )
+    assert "| `lora_r` | 16 |" in text and "| precision | bf16 |" in text
+    assert "| training time, since its last start | 84 s |" in text
+    assert "| energy | not measured |" in text
     assert "| train | 160 | 160 | none |" in text
     assert records.recipe.summarization.instruction in text
     assert records.manifest.files["test.jsonl"][:16] in text
@@ -106,3 +129,210 @@ def test_what_the_recipe_tells_besides(records: Records) -> None:
     text = model_card(records, names).text
     assert "local copy of the base model" not in text
     assert "- Trained on weights restored from a Q4_1 GGUF file" in text
+
+
+# ---- figures of the training ----
+
+
+def test_settings_that_the_recipe_names() -> None:
+    config = {"lora_r": 16, "lora_target_modules": ["q_proj", "v_proj"], "sample_packing": True}
+    rows = settings_rows({**config, "bf16": True}, {"settings": {"processes": 2}})
+    assert rows == [
+        ("`lora_r`", "16"),
+        ("`lora_target_modules`", "q_proj, v_proj"),
+        ("`sample_packing`", "yes"),
+        ("processes", "2"),
+        ("precision", "bf16"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "taken", "expected"),
+    [
+        ({"bf16": "auto"}, {"bf16": True, "fp16": False}, "bf16"),
+        ({"bf16": "auto"}, {"bf16": False, "fp16": False}, "fp32"),
+        ({"bf16": "auto"}, {"bf16": "auto", "fp16": None}, "chosen by the machine (bf16: auto)"),
+        ({"bf16": "auto"}, {}, "chosen by the machine (bf16: auto)"),
+        ({"fp16": True}, {}, "fp16"),
+        ({}, {}, "fp32"),
+        ({"bf16": True, "load_in_4bit": True}, {}, "bf16, load_in_4bit"),
+    ],
+)
+def test_precision(config: dict[str, Any], taken: dict[str, Any], expected: str) -> None:
+    assert settings_rows(config, {"precision": taken})[-1] == ("precision", expected)
+
+
+def test_what_was_measured_and_what_was_not() -> None:
+    scores = Scores.read(ROOT / "results/smollm2_samsum_corpus/scores.json")
+    scores.environment = {"cpu": "AMD EPYC, 2 cores", "gpu": "A100 x 1"}
+    scores.systems["base"].seconds, scores.systems["tuned"].seconds = 742.1, None
+    history: list[Any] = [{"loss": 2.0}, "damaged"]
+    history += [{"eval_loss": 1.625}, {"train_runtime": 3540.0, "train_loss": 1.7512}]
+    trained = {"machine": "A100 x 2", "peak_memory_gb": 21.25}
+    rows = dict(training_rows({"global_step": 995, "log_history": history}, trained, scores))
+    assert rows["steps"] == "995" and rows["training time, since its last start"] == "59 min"
+    assert rows["mean training loss"] == "1.751" and rows["last validation loss"] == "1.625"
+    assert rows["peak memory of training"] == "21.2 GB"
+    assert rows["machine of the training"] == "A100 x 2"
+    assert "12 min, not measured (base, tuned)" in rows.values()
+    assert rows["machine of the evaluation"] == "A100 x 1"
+    nothing = dict(training_rows({}, {}, scores))
+    assert nothing["machine of the training"] == "not recorded"
+    assert nothing["steps"] == nothing["last validation loss"] == "not recorded"
+    assert nothing["training time, since its last start"] == nothing["energy"] == "not measured"
+    assert nothing["peak memory of training"] == "not measured"
+
+
+# ---- hub ids, licences and paths ----
+
+
+def recipe_of(base_model: str, **block: Any) -> Recipe:
+    block = {"source": "knkarthick/samsum", "license": "CC-BY-NC-ND-4.0", **block}
+    config = {"base_model": base_model, "output_dir": "outputs/r", "datasets": [{"path": "d/r/t"}]}
+    settings = Summarization.model_validate({"instruction": "{dialogue}", **block})
+    return Recipe(Path("r.yml"), config, settings)
+
+
+def test_a_recipe_of_the_hub_needs_nothing_more() -> None:
+    names = names_of(recipe_of(MISTRAL), {})
+    expected = (MISTRAL, "apache-2.0", "knkarthick/samsum", "CC-BY-NC-ND-4.0", False, False)
+    assert names == Names(*expected)
+    assert names.noncommercial and names.license == "cc-by-nc-nd-4.0"
+
+
+def test_data_that_allow_all_leave_the_base_models_licence() -> None:
+    for license in ("CC0-1.0", "CC-BY-4.0", "MIT", "sync-1.0"):
+        names = names_of(recipe_of(MISTRAL, license=license), {})
+        assert not names.noncommercial and names.license == "apache-2.0"
+    for license in ("CC-BY-NC-4.0", "Research only, non-commercial"):
+        names = names_of(recipe_of(MISTRAL, license=license), {})
+        assert names.noncommercial and names.license == license.lower()
+
+
+def test_a_local_model_is_named_by_the_recipe_or_the_option(tmp_path: Path) -> None:
+    told = {"base_model": "a/b", "base_license": "MIT"}
+    with pytest.raises(UserError, match="summarization.publish.base_model, or with --base-model"):
+        names_of(recipe_of(str(tmp_path)), {})
+    named = names_of(recipe_of(str(tmp_path), publish=told), {})
+    assert (named.base_model, named.base_license, named.local_base) == ("a/b", "mit", True)
+    assert names_of(recipe_of(str(tmp_path), publish=told), {}, MISTRAL).base_model == MISTRAL
+    with pytest.raises(UserError, match="--base-model: ../x is no hub id"):
+        names_of(recipe_of(str(tmp_path)), {}, "../x")
+    with pytest.raises(UserError, match="licence of a/b is not known here; name it in"):
+        names_of(recipe_of("a/b"), {})
+
+
+def test_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id("models/small") and is_hub_id(MISTRAL)
+    (tmp_path / "models").mkdir()
+    for name in ("models/small", "/models/small", "a/b/c", "../small", "small"):
+        assert not is_hub_id(name), name
+
+
+def test_data_read_from_a_file_have_the_id_that_the_recipe_names() -> None:
+    source_files = {"train.json": "0"}
+    assert names_of(recipe_of(MISTRAL), source_files).dataset is None
+    named = names_of(recipe_of(MISTRAL, publish={"dataset": "x/y"}), source_files)
+    assert (named.dataset, named.local_data) == ("x/y", True)
+
+
+def test_absolute_paths_become_relative_and_comments_stay() -> None:
+    recipe = recipe_of("/models/small", source="/data/corpus.7z", publish={"base_model": MISTRAL})
+    recipe.config["output_dir"] = "/data"
+    recipe.config["datasets"] = [{"path": "C:\\rows\\train.jsonl"}]
+    places = portable(recipe, names_of(recipe, {}))
+    text = "a: /data/corpus.7z  # why\nb: /data\nc: C:\\rows\\train.jsonl\nd: /models/small\n"
+    assert replaced(text, places) == (
+        f"a: data/corpus.7z  # why\nb: outputs/r\nc: data/r/train.jsonl\nd: {MISTRAL}\n"
+    )
+    assert not portable(recipe_of(MISTRAL), names_of(recipe_of(MISTRAL), {}))
+    assert is_absolute("~/x") and is_absolute("D:/x") and not is_absolute("data/x")
+
+
+# ---- records that do not fit each other ----
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), "utf-8")
+
+
+def test_all_of_a_finished_run(run: Path) -> None:
+    records = read_records(load_recipe(f"{NAME}.yml"))
+    assert records.scores.examples == 40
+    assert records.training["global_step"] == 40
+    assert records.run["precision"] == {"bf16": True, "fp16": False}
+    for name in ("trainer_state.json", "run.json", "trained_with.json"):
+        (OUTPUT / name).unlink()  # somebody else's training
+    records = read_records(load_recipe(f"{NAME}.yml"))
+    assert (records.training, records.run) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        (Path(f"data/{NAME}/manifest.json"), f"missing; run `python -m data_prep {NAME}.yml`"),
+        (
+            OUTPUT / "adapter_model.safetensors",
+            "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train "
+            f"{NAME}.yml`",
+        ),
+        (SCORES, "scores.json: No such file or directory; run `python -m eval.run`"),
+    ],
+)
+def test_a_step_that_was_not_taken(run: Path, missing: Path, message: str) -> None:
+    missing.unlink()
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_records(load_recipe(f"{NAME}.yml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.update(recipe="other"), "is of recipe other, test split, 40 rows; run"),
+        (lambda s: s.update(split="validation"), "validation split, 40 rows; run"),
+        (lambda s: s.update(examples=5), "number of test dialogues was 5 and is 40; run"),
+        (lambda s: s["systems"].pop("base"), "lacks the result of base; run"),
+        (lambda s: s.pop("systems"), "scores.json: cannot be read"),
+        (lambda s: s["systems"]["tuned"].pop("fields"), "scores.json: cannot be read"),
+        (lambda s: s["systems"]["tuned"]["fields"].update(adapter="0" * 8), "adapter was 00000000"),
+        (lambda s: s["systems"]["tuned"]["fields"].update(data="0" * 8), "test data was 00000000"),
+        (lambda s: s["decoding"].update(num_beams=4), "decoding.num_beams was 4 and is 1"),
+    ],
+)
+def test_results_of_something_else(run: Path, change: Callable, message: str) -> None:
+    edit(SCORES, change)
+    with pytest.raises(UserError, match=message) as raised:
+        read_records(load_recipe(f"{NAME}.yml"))
+    assert "run `python -m eval.run" in str(raised.value)
+
+
+def test_a_file_cut_short(run: Path) -> None:
+    for path in (OUTPUT / "trainer_state.json", SCORES):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:40])
+        with pytest.raises(UserError, match=f"{path.name}: (damaged|cannot be read)"):
+            read_records(load_recipe(f"{NAME}.yml"))
+        path.write_bytes(whole)
+    (OUTPUT / "trainer_state.json").write_text("[]", "utf-8")
+    with pytest.raises(UserError, match="trainer_state.json: damaged"):
+        read_records(load_recipe(f"{NAME}.yml"))
+
+
+def test_a_recipe_that_was_changed_since_training(run: Path) -> None:
+    recipe = Path(f"{NAME}.yml")
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("learning_rate: 0.001", "learning_rate: 0.002"), "utf-8")
+    with pytest.raises(UserError, match="not trained as .* says: learning_rate was 0.001 and is"):
+        read_records(load_recipe(f"{NAME}.yml"))
+    recipe.write_text(text.replace("base_model: Hugging", "base_model: Elsewhere"), "utf-8")
+    read_records(load_recipe(f"{NAME}.yml"))  # what is said of a model does not change it
+
+
+def test_an_adapter_that_training_did_not_end_with(run: Path) -> None:
+    adapter = OUTPUT / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes() + b"x")
+    with pytest.raises(UserError, match="is not the one that its training ended with"):
+        read_records(load_recipe(f"{NAME}.yml"))
