@@ -1,6 +1,8 @@
 """Read a corpus, row by row, from the hub, an archive, a folder or a single file.
 
 Each split is a file, or several, in JSON, JSONL, CSV or Parquet; archives are `.zip` and `.7z`.
+We read local files ourselves: `datasets` 4 turns the text `0012` of a CSV file into the number 12,
+and does not say which row of a file is damaged.
 """
 
 import csv
@@ -14,18 +16,19 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
 
 from data_prep.errors import UserError
 
+# What the readers and unpackers raise where bytes are damaged; EOFError: gzip that is cut short.
 DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
 
-ENDINGS = {".json", ".jsonl", ".csv", ".parquet", ".gz", ".zip", ".7z"}
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+SHARD = r"-\d+(-of-\d+)?"  # train-00000-of-00002.parquet, as the hub names the parts of a split
 
 
 class SourceRow(NamedTuple):
@@ -35,38 +38,45 @@ class SourceRow(NamedTuple):
     columns: dict[str, Any]
 
 
-Readers = dict[str, Callable[[], Iterator[SourceRow]]]  # by split
-
-
 class Source:
-    """A corpus with the splits train, validation and test; use it in a `with` block.
-
-    `rows(split)` yields its rows.
-    """
+    """A corpus with the splits train, validation and test; use it in a `with` block."""
 
     def __init__(self, source: str, revision: str | None = None):
         """`source`: a path, or a hub id read at `revision`."""
         self.source, self.revision = source, revision
         self.file_hashes: dict[str, str] = {}
         self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
+        self._hub: dict[str, Any] = {}  # the hub's data set of each split
+        self._files: dict[str, list[Path]] = {}  # of each split
+        self._one_file: Path | None = None  # which holds all splits
+        self._root = Path(source)  # shown as `source`: the same, or the folder of what is unpacked
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Source":
         """Find the splits; archives are unpacked into a temporary folder."""
-        path = Path(self.source)
-        if path.exists():
-            try:
-                self._readers = self._open_local(path)
-            except BaseException:
-                self._cleanup.close()
-                raise
-        elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source) and path.suffix not in ENDINGS:
-            self._readers, self.commit = _open_hub(self.source, self.revision)
-        else:
-            raise UserError(
-                f"summarization.source: {self.source}: not found; give a hub id (`owner/name`), a "
-                "folder, or a .7z, .zip, .json, .jsonl, .csv or .parquet file that exists"
-            )
+        path = self._root
+        with ExitStack() as undo:
+            undo.callback(self._cleanup.close)
+            if path.exists():
+                try:
+                    self._find_files(path)
+                except OSError as error:
+                    raise UserError(
+                        f"{error.filename or path}: cannot be read ({error.strerror or error}); "
+                        "check the path and its permissions"
+                    ) from error
+            elif (
+                re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source)
+                and not is_data(path.name)
+                and path.suffix not in (".zip", ".7z")
+            ):
+                self._load_from_hub()
+            else:
+                raise UserError(
+                    f"summarization.source: {self.source}: not found; give a hub id (`owner/name`),"
+                    " a folder, or a .7z, .zip, .json, .jsonl, .csv or .parquet file that exists"
+                )
+            undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,30 +85,56 @@ class Source:
 
     def rows(self, split: str) -> Iterator[SourceRow]:
         """Yield the rows of a split; raises UserError where the source has no such split."""
-        if split not in self._readers:
-            found = ", ".join(self._readers) or "none"
+        if self._one_file or split in self._files:
+            for file in [self._one_file] if self._one_file else self._files[split]:
+                shown = Path(self.source, file.relative_to(self._root))
+                for row in read_file(file, str(shown)):
+                    if not self._one_file or _split_of(row) == split:
+                        yield row
+        elif split in self._hub:
+            for number, row in enumerate(self._hub[split], 1):
+                yield SourceRow(f"{self.source} {split} row {number}", row)
+        else:
             raise UserError(
-                f"{self.source}: has no split `{split}` (found: {found}); name its file "
-                f"{split}.json, .jsonl, .csv or .parquet"
+                f"{self.source}: has no split `{split}` (found: "
+                f"{', '.join(self._files or self._hub) or 'none'}); name its file {split}.json, "
+                ".jsonl, .csv or .parquet"
             )
-        return self._readers[split]()
 
-    def _open_local(self, path: Path) -> Readers:
-        if path.suffix in (".7z", ".zip"):
-            folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-            _unpack(path, folder)
-            self.file_hashes[path.name] = sha256_of(path)
-            files = [f for f in folder.rglob("*") if f.is_file() and is_data(f.name)]
-            if len(files) == 1 and not _files_by_split(folder, path):
-                return {split: _single_file(files[0], split) for split in SPLITS}
-            return _open_folder(folder, path)
+    def _find_files(self, path: Path) -> None:
         if path.is_dir():
-            readers = _open_folder(path, path)
-            for file in (f for fs in _files_by_split(path, path).values() for f in fs):
+            self._files = _files_by_split(path, path)
+            for file in (file for files in self._files.values() for file in files):
                 self.file_hashes[str(file.relative_to(path))] = sha256_of(file)
-            return readers
+            return
         self.file_hashes[path.name] = sha256_of(path)
-        return {split: _single_file(path, split) for split in SPLITS}
+        if path.suffix not in (".7z", ".zip"):
+            self._one_file = path
+            return
+        folder = self._root = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+        _unpack(path, folder)
+        self._files = _files_by_split(folder, path)
+        files = [file for file in folder.rglob("*") if file.is_file() and is_data(file.name)]
+        if len(files) == 1 and not self._files:
+            self._one_file = files[0]
+
+    def _load_from_hub(self) -> None:
+        from datasets import load_dataset
+
+        try:
+            corpus = load_dataset(self.source, revision=self.revision)
+        except Exception as error:  # the hub client raises a dozen unrelated types
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"summarization.source: {self.source}: not available on the hub, and no such path "
+                f"({reason}); set `source` to a folder, archive or file of the corpus on this "
+                "machine, or check the network, HF_HUB_OFFLINE and `hf auth login`"
+            ) from error
+        self._hub = {SPLIT_NAMES.get(split, split): rows for split, rows in corpus.items()}
+        # the only place where `datasets` keeps the commit: addresses such as hf://…@<commit>/…
+        files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
+        commit = re.search(r"@([0-9a-f]{40})/", files)
+        self.commit = commit[1] if commit else None
 
 
 def sha256_of(path: Path) -> str:
@@ -107,46 +143,25 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open_hub(name: str, revision: str | None) -> tuple[Readers, str | None]:
-    from datasets import load_dataset
-
-    try:
-        corpus = load_dataset(name, revision=revision)
-    except Exception as error:  # the hub client raises a dozen unrelated types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"summarization.source: {name}: not available on the hub, and no such path "
-            f"({reason}); set `source` to a folder, archive or file of the corpus on this machine, "
-            "or check the network, HF_HUB_OFFLINE and `hf auth login`"
-        ) from error
-
-    def reader(split: str) -> Callable[[], Iterator[SourceRow]]:
-        return lambda: (
-            SourceRow(f"{name} {split} row {n}", row) for n, row in enumerate(corpus[split], 1)
-        )
-
-    files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
-    commit = re.search(r"@([0-9a-f]{40})/", files)
-    readers = {SPLIT_NAMES.get(split, split): reader(split) for split in corpus}
-    return readers, commit[1] if commit else None
-
-
 def _unpack(archive: Path, folder: Path) -> None:
     import py7zr
 
     try:
-        if archive.suffix == ".7z":
-            with py7zr.SevenZipFile(archive) as seven:
-                _refuse_outside(archive, seven.getnames())
-                seven.extractall(folder)
-        else:
-            with zipfile.ZipFile(archive) as zipped:
-                _refuse_outside(archive, zipped.namelist())
-                zipped.extractall(folder)
+        opener: Any = py7zr.SevenZipFile if archive.suffix == ".7z" else zipfile.ZipFile
+        with opener(archive) as packed:
+            # zipfile would write such a member elsewhere in the folder, without a word
+            for name in packed.namelist():
+                posix = PurePosixPath(name.replace("\\", "/"))
+                if posix.is_absolute() or ".." in posix.parts or re.match(r"[A-Za-z]:", name):
+                    raise UserError(
+                        f"{archive}: member `{name}` points outside the archive's folder; "
+                        "refused, fetch the archive from a source that you trust"
+                    )
+            packed.extractall(folder)
     except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
     except (py7zr.exceptions.PasswordRequired, RuntimeError) as error:  # zipfile's own for it
-        raise UserError(f"{archive}: wants a password; unpack it and name the folder") from error
+        raise UserError(f"{archive}: needs a password; unpack it and name the folder") from error
     except OSError as error:
         raise UserError(
             f"{archive}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
@@ -154,59 +169,30 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _refuse_outside(archive: Path, names: list[str]) -> None:
-    for name in names:
-        posix = PurePosixPath(name.replace("\\", "/"))
-        if posix.is_absolute() or ".." in posix.parts or re.match(r"[A-Za-z]:", name):
-            raise UserError(
-                f"{archive}: member `{name}` points outside the archive's folder; "
-                "refused, fetch the archive from a source that you trust"
-            )
-
-
 def _files_by_split(folder: Path, shown: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in sorted(f for f in folder.rglob("*") if f.is_file() and is_data(f.name)):
-        stem = re.sub(r"-\d+(-of-\d+)?$", "", file.name.split(".")[0].lower())
+        stem = re.sub(f"{SHARD}$", "", file.name.split(".")[0].lower())
         split = SPLIT_NAMES.get(stem, stem)
         if split in SPLITS:
             found.setdefault(split, []).append(file)
     for split, files in found.items():
-        if len(files) > 1 and not all(re.search(r"-\d+(-of-\d+)?\.", f.name) for f in files):
+        if len(files) > 1 and not all(re.search(rf"{SHARD}\.", f.name) for f in files):
             names = " and ".join(str(f.relative_to(folder)) for f in files)
             raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one")
     return found
 
 
-def _open_folder(folder: Path, shown: Path) -> Readers:
-    def reader(files: list[Path]) -> Callable[[], Iterator[SourceRow]]:
-        return lambda: (
-            item for f in files for item in read_file(f, str(shown / f.relative_to(folder)))
-        )
-
-    return {split: reader(fs) for split, fs in _files_by_split(folder, shown).items()}
-
-
-def _single_file(path: Path, wanted: str) -> Callable[[], Iterator[SourceRow]]:
-    """Rows of one split of a file: by its `split` column, else by a hash of the row (80/10/10)."""
-
-    def rows() -> Iterator[SourceRow]:
-        for place, row in read_file(path, str(path)):
-            split = row["split"] if "split" in row else _split_by_hash(row)
-            split = SPLIT_NAMES.get(str(split), split)
-            if split not in SPLITS:
-                raise UserError(f"{place}: `split` is {split!r}; use {', '.join(SPLITS)}")
-            if split == wanted:
-                yield SourceRow(place, row)
-
-    return rows
-
-
-def _split_by_hash(row: dict[str, Any]) -> str:
-    """Send about 10 % of the rows to test and to validation each, always the same ones."""
-    text = json.dumps(row, sort_keys=True, default=str)
-    first = hashlib.sha256(text.encode()).digest()[0]
-    return "test" if first < 26 else "validation" if first < 52 else "train"
+def _split_of(row: SourceRow) -> str:
+    """A row's `split` column, else by a hash of the row: 10 % each to test and validation."""
+    if "split" not in row.columns:
+        text = json.dumps(row.columns, sort_keys=True, default=str)
+        first = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
+        return "test" if first < 26 else "validation" if first < 52 else "train"
+    split = str(row.columns["split"])
+    if (split := SPLIT_NAMES.get(split, split)) not in SPLITS:
+        raise UserError(f"{row.place}: `split` is {split!r}; use {', '.join(SPLITS)}")
+    return split
 
 
 def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
@@ -225,12 +211,15 @@ def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
         raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number = 0
     try:
-        with _open(path) as file:
+        packed = path.suffix == ".gz"
+        with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
             for row in readers[suffix](file):
                 number += 1
                 if not isinstance(row, dict):
+                    kinds = {list: "a list", str: "a text", type(None): "null"}
+                    kind = kinds.get(type(row), type(row).__name__)
                     raise UserError(
-                        f"{shown} row {number}: is {_kind(row)}, not an object with columns; "
+                        f"{shown} row {number}: is {kind}, not an object with columns; "
                         'each row must be like {"dialogue": ..., "summary": ...}'
                     )
                 yield SourceRow(f"{shown} row {number}", row)
@@ -253,17 +242,8 @@ def is_data(name: str) -> bool:
     return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".parquet")
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
-
-
-def _kind(value: object) -> str:
-    return {list: "a list", str: "a text", type(None): "null"}.get(
-        type(value), type(value).__name__
-    )
-
-
 def _read_json(file: IO[bytes]) -> Iterator[Any]:
+    """A list of rows; ijson keeps one of them in memory, `json` would keep the whole file."""
     import ijson
 
     first = file.read(1)
@@ -276,7 +256,7 @@ def _read_json(file: IO[bytes]) -> Iterator[Any]:
     try:
         yield from ijson.items(_without_bom(file), "item", use_float=True)
     except ijson.JSONError as error:
-        said = error.args[0] if error.args else ""  # bytes where the C parser said it
+        said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
         said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
         reason = said.split("\n")[0]
         if "UTF" in reason.upper():
@@ -300,7 +280,7 @@ def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
 
 
 def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(1 << 30)  # Python's limit of 128 KiB is less than a long dialogue
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     for row in csv.DictReader(text, strict=True):
         if None in row or None in row.values():
