@@ -24,11 +24,10 @@ def main() -> None:
         path = recipe.data_dir / f"{split}.jsonl"
         print("; ".join([f"{path}: {counts.written} rows", *drops]))
     tokens = manifest.tokens
-    if tokens["tokenizer"]:
-        train = tokens["train"]
-        print(f"train: {train['tokens']} tokens, {train['mean']} a row, longest {train['longest']}")
+    if train := tokens.train:
+        print(f"train: {train.tokens} tokens, {train.mean} a row, longest {train.longest}")
     else:
-        print(f"no token counts, and only well-known control strings neutralised: {tokens['why']}")
+        print(f"no token counts, and only well-known control strings neutralised: {tokens.why}")
     print(f"{recipe.data_dir / 'manifest.json'}: counts, dropped and over-long rows, hashes")
 
 

@@ -7,10 +7,11 @@ when train is read. The same input gives the same bytes; files appear whole or n
 import hashlib
 import itertools
 import json
+import math
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,7 @@ from data_prep.prompt import Example, Neutralizer, TokenCounter
 from data_prep.recipe import Recipe
 from data_prep.sources import Source, sha256_of
 
-CHUNK = 1000
+CHUNK = 1000  # rows in memory at a time, which the tokenizer counts in one call
 READING_ORDER = ("test", "validation", "train")
 
 
@@ -34,6 +35,29 @@ class SplitCounts(BaseModel):
     read: int = 0
     written: int = 0
     dropped: Counter[str] = Counter()
+
+
+class Lengths(BaseModel):
+    """Tokens of a split's written rows."""
+
+    rows: int
+    tokens: int
+    mean: float
+    median: int
+    p99: int
+    longest: int
+
+
+class TokenStatistics(BaseModel):
+    """Lengths by the recipe's tokenizer; without one (None), `why` it could not be loaded."""
+
+    tokenizer: str | None
+    why: str | None = None
+    special_tokens: list[str] = []
+    sequence_len: int | None = None
+    train: Lengths | None = None
+    validation: Lengths | None = None
+    test: Lengths | None = None
 
 
 class Manifest(BaseModel):
@@ -54,7 +78,7 @@ class Manifest(BaseModel):
     overlaps: dict[str, int]
     leaked: dict[str, list[str]] = {}
     neutralized: dict[str, int]
-    tokens: dict[str, Any]
+    tokens: TokenStatistics
     files: dict[str, str]
     versions: dict[str, str]
 
@@ -65,7 +89,13 @@ class _Preparation:
     def __init__(self, recipe: Recipe, source: Source):
         self.recipe, self.source, self.settings = recipe, source, recipe.summarization
         self.clean = Cleaner(self.settings)
-        self.counter, self.no_counter = _token_counter(recipe)
+        self.counter: TokenCounter | None = None
+        self.no_counter = ""
+        try:
+            self.counter = TokenCounter(recipe)
+        except Exception as error:  # hub clients raise unrelated types; the manifest says which
+            reason = str(error).splitlines()[0] if str(error) else ""
+            self.no_counter = f"{type(error).__name__}: {reason}"
         self.neutralize = Neutralizer(self.counter.special_tokens if self.counter else set())
         self.counts: dict[str, SplitCounts] = {}
         self.tokens: dict[str, Counter[int]] = {}
@@ -75,28 +105,45 @@ class _Preparation:
     def run(self) -> Manifest:
         folder = self.recipe.data_dir
         names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
-        with whole_files(folder, *names) as files, spools() as (overlong, dropped):
+        with (
+            whole_files(folder, *names) as files,
+            # lists that may be as long as the corpus wait on the disk, one entry a line
+            tempfile.TemporaryFile("w+", encoding="utf-8") as self.overlong,
+            tempfile.TemporaryFile("w+", encoding="utf-8") as self.dropped,
+        ):
             for split in READING_ORDER:
-                self._write_split(split, files[f"{split}.jsonl"], dropped, overlong)
+                self._write_split(split, files[f"{split}.jsonl"])
             manifest = self._manifest()
-            lists = {"overlong": overlong, "dropped": dropped}
-            write_manifest(files["manifest.json"], manifest, lists)
+            file = files["manifest.json"]
+            file.write(manifest.model_dump_json(indent=2)[:-2])
+            for name, entries in (("overlong", self.overlong), ("dropped", self.dropped)):
+                entries.seek(0)
+                file.write(f',\n  "{name}": [')
+                for number, line in enumerate(entries):
+                    file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
+                file.write("]")
+            file.write("\n}\n")
         return manifest
 
-    def _write_split(self, split: str, out: IO[str], dropped: IO[str], overlong: IO[str]) -> None:
+    def _write_split(self, split: str, out: IO[str]) -> None:
         counts = SplitCounts()
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
         digest = hashlib.sha256()
-        with closing(self._cleaned(split, counts, dropped)) as rows:  # closes the bar on an error
+        with closing(self._cleaned(split, counts)) as rows:  # closes the bar on an error
             while chunk := list(itertools.islice(rows, CHUNK)):
-                if split != "train":
-                    _refuse_repeated_ids(f"{self.source.source}: {split}", ids, chunk)
+                for row in chunk if split != "train" else []:
+                    if row.id in ids:
+                        raise UserError(
+                            f"{self.source.source}: {split}: id `{row.id}` occurs twice; "
+                            "make the ids unique"
+                        )
+                    ids.add(row.id)
                 text = "".join(example.model_dump_json() + "\n" for example in chunk)
                 digest.update(text.encode("utf-8"))
                 out.write(text)
                 counts.written += len(chunk)
-                self._count_tokens(split, chunk, overlong)
+                self._count_tokens(split, chunk)
         if not counts.written:
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
@@ -104,16 +151,16 @@ class _Preparation:
             )
         self.hashes[f"{split}.jsonl"] = digest.hexdigest()
 
-    def _count_tokens(self, split: str, rows: list[Example], overlong: IO[str]) -> None:
+    def _count_tokens(self, split: str, rows: list[Example]) -> None:
         if self.counter is None:
             return
         limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
         for row, length in zip(rows, self.counter.count(rows), strict=True):
             self.tokens[split][length] += 1
             if length > limit:
-                spool(overlong, {"split": split, "id": row.id, "tokens": length})
+                _append(self.overlong, {"split": split, "id": row.id, "tokens": length})
 
-    def _cleaned(self, split: str, counts: SplitCounts, dropped: IO[str]) -> Generator[Example]:
+    def _cleaned(self, split: str, counts: SplitCounts) -> Generator[Example]:
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -127,7 +174,7 @@ class _Preparation:
             dialogue, summary, reason = self.clean(split, place, row_id, row)
             if reason:
                 counts.dropped[reason] += 1
-                spool(dropped, {"split": split, "id": row_id, "reason": reason})
+                _append(self.dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
             dialogue, in_dialogue = self.neutralize(dialogue)
             summary, in_summary = self.neutralize(summary)
@@ -162,16 +209,17 @@ class _Preparation:
             versions={name: version(name) for name in packages},
         )
 
-    def _token_statistics(self) -> dict[str, Any]:
+    def _token_statistics(self) -> TokenStatistics:
         if not self.counter:
-            return {"tokenizer": None, "why": self.no_counter}
-        splits = {s: _summary_of(self.tokens[s]) for s in ("train", "validation", "test")}
-        return {
-            "tokenizer": self.counter.name,
-            "special_tokens": sorted(self.counter.special_tokens),
-            "sequence_len": self.recipe.config.get("sequence_len"),
-            **splits,
-        }
+            return TokenStatistics(tokenizer=None, why=self.no_counter)
+        return TokenStatistics(
+            tokenizer=self.counter.name,
+            special_tokens=sorted(self.counter.special_tokens),
+            sequence_len=self.recipe.config.get("sequence_len"),
+            train=_lengths(self.tokens["train"]),
+            validation=_lengths(self.tokens["validation"]),
+            test=_lengths(self.tokens["test"]),
+        )
 
 
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
@@ -180,14 +228,6 @@ def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
     `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
     any input that cannot be used; earlier files then stay as they were.
     """
-    _refuse_to_overwrite_the_source(recipe)
-    if not overwrite:
-        _refuse_to_overwrite_other_rows(recipe)
-    with Source(recipe.summarization.source, recipe.summarization.revision) as source:
-        return _Preparation(recipe, source).run()
-
-
-def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
     source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
     if source.exists() and (
         folder == source or folder in source.parents or source in folder.parents
@@ -196,10 +236,14 @@ def _refuse_to_overwrite_the_source(recipe: Recipe) -> None:
             f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
             f"{recipe.summarization.source} is; let it point to another folder"
         )
+    if not overwrite:
+        _refuse_to_overwrite_other_rows(recipe)
+    with Source(recipe.summarization.source, recipe.summarization.revision) as opened:
+        return _Preparation(recipe, opened).run()
 
 
 def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
-    """The manifest names the recipe that made the rows beside it; without one they are a user's."""
+    """The manifest names the recipe that made the rows; without one they are a user's."""
     folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
     if manifest.is_file():
         try:
@@ -224,38 +268,20 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
     )
 
 
-def _token_counter(recipe: Recipe) -> tuple[TokenCounter | None, str]:
-    try:
-        return TokenCounter(recipe), ""
-    except Exception as error:  # hub clients raise unrelated types; the manifest says which
-        reason = str(error).splitlines()[0] if str(error) else ""
-        return None, f"{type(error).__name__}: {reason}"
+def _append(file: IO[str], entry: dict[str, str | int]) -> None:
+    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def _refuse_repeated_ids(place: str, seen: set[str], rows: list[Example]) -> None:
-    for row in rows:
-        if row.id in seen:
-            raise UserError(f"{place}: id `{row.id}` is there twice; make the ids unique")
-        seen.add(row.id)
-
-
-def _summary_of(lengths: Counter[int]) -> dict[str, float]:
-    total = sum(lengths.values())
-    ordered = sorted(lengths.items())
-
-    def quantile(q: float) -> int:
-        reached = itertools.accumulate(count for _, count in ordered)
-        return next(n for (n, _), r in zip(ordered, reached, strict=True) if r >= q * total)
-
-    tokens = sum(n * count for n, count in ordered)
-    return {
-        "rows": total,
-        "tokens": tokens,
-        "mean": round(tokens / total, 1),
-        "median": quantile(0.5),
-        "p99": quantile(0.99),
-        "longest": ordered[-1][0],
-    }
+def _lengths(counted: Counter[int]) -> Lengths:
+    each = sorted(counted.elements())
+    return Lengths(
+        rows=len(each),
+        tokens=sum(each),
+        mean=round(sum(each) / len(each), 1),
+        median=each[math.ceil(0.5 * len(each)) - 1],
+        p99=each[math.ceil(0.99 * len(each)) - 1],
+        longest=each[-1],
+    )
 
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
@@ -288,30 +314,3 @@ def check_prepared(recipe: Recipe) -> Manifest:
         if not file.is_file() or sha256_of(file) != digest:
             raise UserError(f"{file}: missing or changed since it was prepared; {again}")
     return manifest
-
-
-@contextmanager
-def spools() -> Iterator[tuple[IO[str], IO[str]]]:
-    """Two temporary files for lists that may be as long as the corpus."""
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8") as first,
-        tempfile.TemporaryFile("w+", encoding="utf-8") as second,
-    ):
-        yield first, second
-
-
-def spool(file: IO[str], entry: dict[str, Any]) -> None:
-    """Append an entry to one of the `spools`."""
-    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def write_manifest(file: IO[str], head: Manifest, lists: dict[str, IO[str]]) -> None:
-    """JSON of `head` plus long lists that were spooled to disk, one entry a line."""
-    file.write(head.model_dump_json(indent=2)[:-2])
-    for name, spooled in lists.items():
-        spooled.seek(0)
-        file.write(f',\n  "{name}": [')
-        for number, line in enumerate(spooled):
-            file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
-        file.write("]")
-    file.write("\n}\n")

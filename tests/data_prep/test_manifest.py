@@ -46,8 +46,8 @@ def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2
         ("train", "r3"),
     ]
     assert all(300 < entry["tokens"] < 450 for entry in overlong)
-    assert tokens["train"]["longest"] == overlong[1]["tokens"]
-    assert tokens["train"]["rows"] == 6
+    assert tokens.train and tokens.train.rows == 6
+    assert tokens.train.longest == overlong[1]["tokens"]
     assert pairs(recipe)[3][0].count("tram") == 300
 
 
@@ -55,8 +55,8 @@ def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "corpus", chats())
     recipe = load_recipe(write_recipe(tmp_path, source, base_model=str(tmp_path / "nowhere")))
     tokens = prepare(recipe).tokens
-    assert tokens["tokenizer"] is None
-    assert "nowhere" in tokens["why"]
+    assert tokens.tokenizer is None and tokens.train is None
+    assert tokens.why and "nowhere" in tokens.why
     assert manifest_of(recipe)["counts"]["train"]["written"] == 6
 
 

@@ -96,7 +96,7 @@ def test_repeated_ids_in_evaluation(tmp_path: Path, split: str) -> None:
     corpus = chats()
     corpus[split][1]["id"] = corpus[split][0]["id"]
     message = refusal(recipe_for(tmp_path, corpus))
-    assert f"{split}: id `{corpus[split][0]['id']}` is there twice" in message
+    assert f"{split}: id `{corpus[split][0]['id']}` occurs twice" in message
     assert "make the ids unique" in message
 
 
