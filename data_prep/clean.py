@@ -10,7 +10,6 @@ from data_prep.settings import Summarization
 from data_prep.sources import SPLITS
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
-
 TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
 
 
@@ -25,9 +24,9 @@ class Cleaned(NamedTuple):
 class Cleaner:
     """Applies a recipe's cleaning to one row after another.
 
-    Feed it the test split, then validation, then train: what train must not hold is known by
-    then. It keeps one 16-byte hash per distinct row and per evaluation dialogue, with the latter's
-    ids, and no text.
+    Feed it the test split, then validation, then train, which must not hold a dialogue of the
+    other two. It keeps a 16-byte hash of each distinct row and of each evaluation dialogue, with
+    the ids of the latter, and no text.
     """
 
     def __init__(self, settings: Summarization):
@@ -79,9 +78,6 @@ class Cleaner:
             raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; fix the row")
         if HALF_PAIR.search(text):
             raise UserError(f"{place}: `{column}` holds half of a surrogate pair; fix the row")
-        return self._normalize(text)
-
-    def _normalize(self, text: str) -> str:
         if self._steps.normalize_newlines and "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
             self.changed["normalize_newlines"] += 1

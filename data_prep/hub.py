@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,16 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 def model_unavailable(recipe: Recipe, error: BaseException) -> str:
     """One line for a base model (or its tokenizer) that cannot be loaded.
 
-    transformers wraps what huggingface_hub raised, so that the whole chain is looked at.
+    transformers wraps what huggingface_hub raised, so the whole chain of causes is searched.
     """
     base_model = str(recipe.config["base_model"])
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    what, fix = _cause(base_model, error) or (reason, _generic(base_model))
+    if cause := _cause(base_model, error):
+        what, fix = cause
+    else:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        fix = "set it to a local folder, or check the network and `hf auth login`"
+        if Path(base_model).is_dir():
+            fix = "the folder must hold config.json, the tokenizer and all weights"
     return f"{recipe.path}: base_model {base_model} cannot be loaded ({what}); {fix}"
 
 
@@ -26,15 +30,21 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
     from huggingface_hub import errors
     from safetensors import SafetensorError
 
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
     if Path(base_model).is_dir():
-        if any(isinstance(link, SafetensorError) for link in _chain(error)):
+        if any(isinstance(link, SafetensorError) for link in chain):
             return "its weights are cut short", "copy or download the folder again"
         return None
-    if _is_path(base_model):
+    # a hub's id is `owner/name` or `name`, so that this can only be a folder
+    if base_model.startswith(("/", ".", "models/")) or base_model.count("/") > 1:
         fix = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
         return "no such folder", fix
     again = f"`hf download {base_model}`"
-    for link in _chain(error):
+    for link in chain:
         if isinstance(link, errors.GatedRepoError):
             page = f"https://huggingface.co/{base_model}"
             fix = f"accept its licence at {page}, then `hf auth login`, or set HF_TOKEN"
@@ -52,25 +62,10 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
     return None
 
 
-def _generic(base_model: str) -> str:
-    if Path(base_model).is_dir():
-        return "the folder must hold config.json, the tokenizer and all weights"
-    return "set it to a local folder, or check the network and `hf auth login`"
-
-
-def _is_path(name: str) -> bool:
-    """Whether a name can only be a folder: a hub's id is `owner/name` or `name`."""
-    return Path(name).is_absolute() or name.startswith((".", "models/")) or name.count("/") > 1
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     """What is wrong with the model's files, and else a sentence on where they are."""
+    from huggingface_hub import constants
+
     name = str(recipe.config["base_model"])
     local = Path(name).is_dir()
     folder = Path(name) if local else snapshot(name, recipe.config)
@@ -84,7 +79,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     again = "copy the folder again" if local else f"run `hf download {name} --force-download`"
     if broken:
         return [f"{recipe.path}: base_model {name}: {broken[0]} is cut short; {again}"], ""
-    if missing and (local or _offline()):
+    if missing and (local or constants.HF_HUB_OFFLINE):
         if not local:
             again = f"run `hf download {name}` where there is a network"
         many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
@@ -122,27 +117,16 @@ def snapshot(name: str, config: dict[str, Any]) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 def is_whole(path: Path) -> bool:
     """Whether a file of weights or states ends where its own header says that it ends."""
     if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            header = file.read(8)
-            length = int.from_bytes(header, "little")
-            size = path.stat().st_size
-            if len(header) < 8 or length > size - 8:
-                return False
-            try:
-                tensors = json.loads(file.read(length))
-            except ValueError:
-                return False
-        ends = [v["data_offsets"][1] for k, v in tensors.items() if k != "__metadata__"]
-        return size == 8 + length + max(ends, default=0)
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "numpy"):  # reads the header, and compares it with the size
+                return True
+        except SafetensorError:
+            return False
     if path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files, the directory last
         return zipfile.is_zipfile(path)
     return True

@@ -64,13 +64,17 @@ def shard_on_cpu() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory or a computer's ran out."""
+    """Whether a GPU's memory or a computer's ran out.
+
+    accelerate 1.x's `should_reduce_batch_size` misses `MemoryError` and `CUDA error: out of memory`
+    (from outside PyTorch's allocator), and takes a missing cuDNN kernel for a lack of memory.
+    """
     import torch
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    words = str(error)
-    return "can't allocate memory" in words or "CUDA error: out of memory" in words
+    words = ("can't allocate memory", "CUDA error: out of memory")
+    return any(part in str(error) for part in words)
 
 
 def usage() -> dict[str, Any]:

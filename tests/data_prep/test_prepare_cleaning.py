@@ -1,5 +1,6 @@
 """Preparing a recipe's data: what each cleaning step changes, drops and counts."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def test_drop_steps_are_counted_and_switchable(tmp_path: Path, case: str) -> Non
     dirty(corpus)
     on = recipe_for(tmp_path, corpus)
     counts = prepare(on).counts["train"]
-    assert counts == {"read": 7, "written": 6, "dropped": {reason: 1}}
+    assert counts == SplitCounts(read=7, written=6, dropped=Counter({reason: 1}))
     assert manifest_of(on)["dropped"] == [{"split": "train", "id": "dirty", "reason": reason}]
     assert [row.id for row in read_examples(on.data_dir / "train.jsonl")] == [
         f"r{n}" for n in range(6)
