@@ -11,7 +11,6 @@ that sees the packages of the Python which runs this file, and ours before them.
 
 import argparse
 import hashlib
-import io
 import json
 import os
 import re
@@ -21,13 +20,12 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import venv
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 CODE = "samsum-lora"
-BLOCK = 1 << 20
 # Axolotl's packing asks numba for `njit` alone; where the machine's numba and numpy do not fit each
 # other, plain Python packs a SAMSum of rows in a minute
 STAND_IN = """def njit(function=None, **_):
@@ -49,33 +47,6 @@ class Failure(Exception):
     """What is wrong with the bundle or this machine, in one line."""
 
 
-class Stream(io.RawIOBase):
-    """Bytes `offset` to `offset + size` of all parts, one after the other."""
-
-    def __init__(self, folder: Path, parts: list[dict], offset: int, size: int):
-        """`parts` are the manifest's, of which only those in this range must be there."""
-        self.folder, self.parts, self.at, self.end = folder, parts, offset, offset + size
-
-    def readable(self) -> bool:
-        """As a file that is open for reading."""
-        return True
-
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        """Fill `buffer` as far as the part in hand goes."""
-        start = 0
-        for part in self.parts:
-            if start <= self.at < min(start + part["size"], self.end):
-                wanted = min(len(buffer), start + part["size"] - self.at, self.end - self.at)
-                with (self.folder / part["name"]).open("rb") as file:
-                    file.seek(self.at - start)
-                    data = file.read(wanted)
-                buffer[: len(data)] = data
-                self.at += len(data)
-                return len(data)
-            start += part["size"]
-        return 0
-
-
 def main() -> None:
     """Check, unpack, install, import; one line and exit code 2 for whatever is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -92,48 +63,40 @@ def main() -> None:
 
 def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> None:
     """Bring everything that is asked for and not yet there into `target`."""
-    manifest = read_manifest(bundle)
-    names = [content["name"] for content in manifest["contents"]]
+    path = bundle / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        made_for, contents, parts = (manifest[key] for key in ("python", "contents", "parts"))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if here != made_for:
+        raise Failure(f"the bundle is for Python {made_for}, and this is {here}: use the other")
+    names = [content["name"] for content in contents]
     wanted = only.split(",") if only else names
     if unknown := sorted(set(wanted) - set(names)):
         raise Failure(f"--only: no {', '.join(unknown)} in this bundle; it holds {','.join(names)}")
-    done = target / ".unpacked"
-    before = done.read_text("utf-8").split() if done.is_file() else []
-    chosen = [
-        content
-        for content in manifest["contents"]
-        if content["name"] in wanted and content["sha256"] not in before
-    ]
-    check_parts(bundle, manifest["parts"], chosen)
+    done, this = target / ".unpacked", sha256_of(path)
+    before = done.read_text("utf-8").splitlines() if done.is_file() else []
+    todo = [c for c in contents if c["name"] in wanted and f"{this} {c['name']}" not in before]
+    check_parts(bundle, parts, todo)
     target.mkdir(parents=True, exist_ok=True)
-    for content in chosen:
-        extract(bundle, manifest["parts"], content, target)
-        if content["name"] == "code":
-            restore_index(target / CODE)
+    for content in todo:
+        extract(bundle, parts, content, target)
+        if content["name"] == "code" and shutil.which("git"):
+            # git sees that the files are those of the commit, so that scores.json can name it
+            git = ["git", "-c", f"safe.directory={target / CODE}", "-C", str(target / CODE)]
+            subprocess.run([*git, "reset", "--quiet"], check=False)
         elif content["name"] == "packages":
             install(target, manifest)
         with done.open("a", encoding="utf-8") as file:
-            file.write(content["sha256"] + "\n")
+            file.write(f"{this} {content['name']}\n")
         print(f"{content['name']}: unpacked", flush=True)
     paths = {"code": target / CODE, "venv": target / "venv", "wheels": target / "wheels"}
     (target / "env.sh").write_text(ENVIRONMENT.format(**paths), "utf-8")
     if (target / "venv").is_dir() and not no_verify:
         verify(target)
     print(f"ready: . {target / 'env.sh'}")
-
-
-def read_manifest(bundle: Path) -> dict:
-    """The bundle's list of contents and parts; it must be for this Python."""
-    path = bundle / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text("utf-8"))
-        wanted = manifest["python"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if here != wanted:
-        raise Failure(f"the bundle is for Python {wanted}, and this is {here}: run it with another")
-    return manifest
 
 
 def check_parts(bundle: Path, parts: list[dict], contents: list[dict]) -> None:
@@ -159,21 +122,22 @@ def sha256_of(path: Path) -> str:
 
 
 def extract(bundle: Path, parts: list[dict], content: dict, target: Path) -> None:
-    """Unpack one tar of the stream."""
-    stream = io.BufferedReader(Stream(bundle, parts, content["offset"], content["size"]), BLOCK)
-    mode: Literal["r|xz", "r|"] = "r|xz" if content["compression"] else "r|"
-    with tarfile.open(fileobj=stream, mode=mode) as tar:
-        if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
-            tar.extractall(target, filter="data")
-        else:
-            tar.extractall(target)
-
-
-def restore_index(code: Path) -> None:
-    """Let git see that the files are those of the commit, so that scores.json can name it."""
-    if shutil.which("git"):
-        safe = ["git", "-c", f"safe.directory={code}", "-C", str(code)]
-        subprocess.run([*safe, "reset", "--quiet"], check=False)
+    """Join what the parts hold of one tar, and unpack it."""
+    begin, end, start = content["offset"], content["offset"] + content["size"], 0
+    with tempfile.TemporaryFile(dir=target) as whole:
+        for part in parts:
+            first, last = max(begin, start), min(end, start + part["size"])
+            if first < last:
+                with (bundle / part["name"]).open("rb") as file:
+                    file.seek(first - start)
+                    whole.write(file.read(last - first))
+            start += part["size"]
+        whole.seek(0)
+        with tarfile.open(fileobj=whole) as tar:
+            if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
+                tar.extractall(target, filter="data")
+            else:
+                tar.extractall(target)
 
 
 def install(target: Path, manifest: dict) -> None:
