@@ -9,8 +9,8 @@
 recipe's model with random weights (speed and memory do not depend on their values), with Mistral's
 real tokenizer, on rows as long as SAMSum's; `generation` compares ours with one dialogue at a time.
 `results/bench_gpu.json` is written after every variant, and the same call again measures what is
-missing for this card and these settings (`--again`: all). A variant that runs out of memory keeps
-its row; one that exceeds a limit is ended with all its processes. On a CPU, `--width 64` makes the
+missing for this card and these settings. A variant that runs out of memory keeps its row; one that
+exceeds a limit is ended with all its processes. On a CPU, `--width 64` makes the
 model tiny, which runs all of this and measures nothing of interest.
 """
 
@@ -48,10 +48,6 @@ COLUMNS = (
 SPARE = 5  # seconds of the whole limit, kept for the table and the end
 MODEL_SECONDS = 600  # of making the random model, which no variant's limit counts
 NO_MEMORY = "out of memory"
-GENERATED = (
-    "  {way}, {dtype}: {dialogues} dialogues, {dialogues_per_second:.2f} a second, "
-    "{tokens_per_second:,.0f} tokens/s, {peak_gb:.1f} GB"
-)
 
 
 class Measured(BaseModel):
@@ -92,22 +88,26 @@ class Bench:
     """One call: its folder, its limits, and the record that it adds to."""
 
     def __init__(self, args: argparse.Namespace, place: Path):
-        """Read the record of an earlier call, unless `--again`."""
+        """Read the record of an earlier call, if there is one."""
         self.args, self.place, self.start = args, place, time.monotonic()
         gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
         self.gpus, self.model = max(1, gpus), place / f"model-{args.width or 'whole'}"
-        self.rows = args.rows * self.gpus
-        self.also = dict(_pair(text) for text in args.set)
-        self.log = place / "variant.log"
+        self.rows, self.also = args.rows * self.gpus, {}
+        for text in args.set:
+            key, equals, value = text.partition("=")
+            if not (key and equals):
+                raise UserError(f"--set: {text!r} is not of the form key=value")
+            self.also[key] = yaml.safe_load(value)
         self.found: list[Measured] = []  # of the record
         self.asked: list[Measured] = []  # of this call
-        if args.output.is_file() and not args.again:
+        if args.output.is_file():
             try:
                 record = json.loads(args.output.read_text("utf-8"))
                 self.found = [Measured(**row) for row in record["variants"]]
             except (ValueError, LookupError, TypeError, ValidationError) as error:
                 raise UserError(
-                    f"{args.output}: no record of this benchmark; move it, or add --again"
+                    f"{args.output}: is no record of this benchmark; move it, or choose another "
+                    "--output"
                 ) from error
 
     def left(self, at_most: float | None = None) -> float:
@@ -121,7 +121,7 @@ class Bench:
         settings = self.settings(variant)
         for row in self.found:
             if row.variant == name and row.settings == settings and row.is_final:
-                print(f"{name}: measured already; --again measures it again", flush=True)
+                print(f"{name}: measured already, see {self.args.output}", flush=True)
                 return self.asked.append(row)
         row = Measured(variant=name, what=variant.what, settings=settings)
         begin = time.monotonic()
@@ -137,7 +137,10 @@ class Bench:
         row.seconds = time.monotonic() - begin
         self.found = [r for r in self.found if (r.variant, r.settings) != (name, settings)] + [row]
         self.asked.append(row)
-        self.write()
+        rows = [one.model_dump(exclude_none=True) for one in self.found]
+        record = {"environment": environment(), "variants": rows}
+        with whole_file(self.args.output) as file:
+            json.dump(record, file, indent=1)
         speed = row.tokens_per_second
         said = row.failed or (f"{speed:,.0f} tokens/s" if speed else "done")
         print(f"{name} ({variant.what}): {said}, {row.seconds:.0f} s", flush=True)
@@ -149,13 +152,11 @@ class Bench:
         cap = self.args.memory_cap if self.args.memory_cap is not None else variant.card_gb
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         found = {"card": card, "gpus": self.gpus, "width": self.args.width}
-        if variant.name == "check":
-            return found
-        if variant.name == "generation":
-            return {**found, "rows": self.rows, "plain_seconds": self.args.plain_seconds}
-        steps, overrides = self.args.steps * variant.steps, {**self.also, **variant.overrides}
-        return {**found, "rows": self.rows, "cap_gb": cap or None, "steps": steps,
-                "overrides": overrides}  # fmt: skip
+        if variant.name != "check":
+            overrides = {**self.also, **variant.overrides}
+            found |= {"rows": self.rows, "cap_gb": cap or None, "overrides": overrides}
+            found["steps"] = self.args.steps * variant.steps
+        return found
 
     def folder(self, variant: Variant) -> Path:
         """The folder of the rows for a variant's recipe; rows and random model are made once."""
@@ -192,7 +193,7 @@ class Bench:
         if result.is_file():  # what was over before a limit was reached counts
             row.figures = json.loads(result.read_text("utf-8"))
             for way in row.figures:
-                print(GENERATED.format(**way), flush=True)
+                print("  " + ", ".join(f"{k} {_cell(k, v)}" for k, v in way.items()), flush=True)
 
     def train(self, variant: Variant, row: Measured) -> None:
         """Some steps through Axolotl's launch line."""
@@ -203,11 +204,12 @@ class Bench:
         result.unlink(missing_ok=True)
         shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume a run that was cut
         row.operations_a_token = variants.operations_a_token(recipe)
-        row.matrix_rate = self.product()
-        cap = row.settings["cap_gb"]
+        for other in self.found:  # the rate of a matrix product, as `check` has timed it here
+            if other.variant == "check" and other.settings["card"] == row.settings["card"]:
+                row.matrix_rate = ((other.figures or {}).get("speed") or {}).get("product")
         steps = row.settings["steps"]
         command = variants.training_command(recipe, changed, folder, stem, steps, self.gpus)
-        env = {RESULT: str(result), CAP: str(cap or "")}
+        env = {RESULT: str(result), CAP: str(row.settings["cap_gb"] or "")}
         row.failed = self.run(command, folder, env)
         if row.failed is None and not result.is_file():
             row.failed = "ended without a result"
@@ -221,14 +223,6 @@ class Bench:
             done = row.tokens_per_second * row.operations_a_token
             row.mfu = done / row.matrix_rate / self.gpus
 
-    def product(self) -> float | None:
-        """Operations a second of a matrix product on this card, as `check` has timed it."""
-        card = self.settings(VARIANTS["check"])["card"]
-        for row in self.found:
-            if row.variant == "check" and row.settings["card"] == card and row.figures:
-                return dict(row.figures.get("speed", {})).get("product")
-        return None
-
     def run(
         self, command: list[str], folder: Path, more: dict[str, str], at_most: float | None = None
     ) -> str | None:
@@ -239,12 +233,12 @@ class Bench:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
                "PYTHONPATH": path, **more}  # fmt: skip
-        limit = self.left(at_most)
-        code = run_within(command, folder, env, self.log, limit)
+        limit, log = self.left(at_most), self.place / "variant.log"
+        code = run_within(command, folder, env, log, limit)
         if code == 0:
             return None
-        text = self.log.read_text("utf-8", "replace")
-        shutil.copyfile(self.log, self.args.output.with_suffix(".failed.log"))
+        text = log.read_text("utf-8", "replace")
+        shutil.copyfile(log, self.args.output.with_suffix(".failed.log"))
         if code is None:
             return f"over the limit of {limit:.0f} s"
         if "memory ran out" in text or "OutOfMemoryError" in text:
@@ -252,13 +246,6 @@ class Bench:
         lines = [line for line in text.splitlines() if "rror" in line] or [text[-200:] or "?"]
         print(text[-3000:], file=sys.stderr)
         return next((line for line in lines if line.startswith("error:")), lines[-1])[:200]
-
-    def write(self) -> None:
-        """The record so far, whole at every moment."""
-        rows = [row.model_dump(exclude_none=True) for row in self.found]
-        record = {"environment": environment(), "variants": rows}
-        with whole_file(self.args.output) as file:
-            json.dump(record, file, indent=1)
 
 
 def run_within(
@@ -280,22 +267,16 @@ def run_within(
         except subprocess.TimeoutExpired:
             return None
         finally:
-            end_tree(child)
-
-
-def end_tree(child: "subprocess.Popen[Any]") -> None:
-    """Kill a process, all that it has started, and wait until they are gone."""
-    try:
-        tree = psutil.Process(child.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        tree = []
-    with contextlib.suppress(ProcessLookupError):  # all of its group have ended
-        os.killpg(child.pid, signal.SIGKILL)
-    for process in tree:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    child.wait()
-    psutil.wait_procs(tree, timeout=10)
+            tree: list[psutil.Process] = []
+            with contextlib.suppress(psutil.NoSuchProcess):
+                tree = psutil.Process(child.pid).children(recursive=True)
+            with contextlib.suppress(ProcessLookupError):  # all of its group have ended
+                os.killpg(child.pid, signal.SIGKILL)
+            for process in tree:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            child.wait()
+            psutil.wait_procs(tree, timeout=10)
 
 
 def main() -> None:
@@ -320,14 +301,6 @@ def main() -> None:
             bench.measure(name)
     print(table(bench.asked))
     print(f"{args.output}: the same, with the environment")
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    """`key=value`, the value as YAML reads it."""
-    key, equals, value = text.partition("=")
-    if not (key and equals):
-        raise UserError(f"--set: {text!r} is not of the form key=value")
-    return key, yaml.safe_load(value)
 
 
 def table(found: list[Measured]) -> str:
@@ -373,7 +346,6 @@ def _arguments() -> argparse.Namespace:
     add("--plain-seconds", type=float, default=20, help="of generation one dialogue at a time")
     add("--variant-seconds", type=float, default=1800, help="a process of a variant at most")
     add("--limit-seconds", type=float, default=86400, help="all at most")
-    add("--again", action="store_true", help="measure what the record holds, too")
     add("--output", type=Path, default=Path("results/bench_gpu.json"))
     return parser.parse_args()
 

@@ -11,8 +11,9 @@ output are in a temporary folder, which is removed.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml --full-size [--keep FOLDER]
 
-makes the model at its real size and runs every step with it, from preparing to merging
-(scripts/full_size.py); docs/full_size.md has what that took.
+makes the model at its real size, with random weights, and takes a recipe derived from the given one
+the whole way by the documented commands, from preparing to merging; docs/full_size.md has what that
+took.
 """
 
 import argparse
@@ -20,43 +21,41 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import disk_usage
+from typing import Any
 
-from data_prep.errors import UserError, run_cli
+import psutil
+import yaml
+
+from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.hub import check_weights
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from scripts.full_size import full_size
-from scripts.random_model import save
+from scripts.random_model import describe, save
 from training.machine_checks import cpu_overrides
+from training.memory import count_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_prep/sample"
 WIDTH = 64
 SIZE = {"max_steps": 4, "sequence_len": 1024, "logging_steps": 1}
+FULL_SIZE: dict[str, Any] = {
+    "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
+    "max_steps": 2, "logging_steps": 1,
+    "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far more; eval.run follows anyway
+    "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
+}  # fmt: skip
+DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
+BYTES_A_PARAMETER = 2.7  # the most that was measured: 19.3 GB at 7.24e9 (docs/full_size.md)
+PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher
 
 
 def main() -> None:
     """Prepare, train, and say what the last log line was; or the whole way at full size."""
-    args, flags = _arguments()
-    with tempfile.TemporaryDirectory() as temporary:
-        if args.full_size:
-            folder = (args.keep or Path(temporary)).resolve()
-            recipe = load_recipe(args.recipe)
-            full_size(recipe, folder, args.source, args.width, _environment(1))
-            return
-        done = dry_run(args.recipe, Path(temporary), args.processes, flags)
-        if done.returncode:
-            print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
-            raise UserError(f"{args.recipe}: the dry run failed; its last words are above")
-        print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
-        adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
-        print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
-
-
-def _arguments() -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and the flags that are passed on to the launch line."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.dry_run", description=__doc__.splitlines()[0]
     )
@@ -65,14 +64,25 @@ def _arguments() -> tuple[argparse.Namespace, list[str]]:
     whole = parser.add_argument_group("the whole way at the model's real size")
     whole.add_argument("--full-size", action="store_true", help="prepare, train, evaluate, merge")
     whole.add_argument("--keep", type=Path, metavar="FOLDER", help="keep model and results there")
-    whole.add_argument("--source", type=Path, default=SAMPLE, help="a corpus (default our sample)")
     whole.add_argument("--width", type=int, help="of a small model instead, with two layers")
     args, flags = parser.parse_known_args()
     if args.full_size and (flags or args.processes > 1):
         raise UserError("--full-size is one process, and takes no flags of the launch line")
-    if not args.full_size and (args.keep or args.width or args.source != SAMPLE):
-        raise UserError("--keep, --source and --width need --full-size")
-    return args, flags
+    if not args.full_size and (args.keep or args.width):
+        raise UserError("--keep and --width need --full-size")
+    with tempfile.TemporaryDirectory() as temporary:
+        if args.full_size:
+            full_size(
+                load_recipe(args.recipe), (args.keep or Path(temporary)).resolve(), args.width
+            )
+            return
+        done = dry_run(args.recipe, Path(temporary), args.processes, flags)
+        if done.returncode:
+            print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
+            raise UserError(f"{args.recipe}: the dry run failed; its last words are above")
+        print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
+        adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
+        print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
 
 
 def dry_run(
@@ -85,13 +95,21 @@ def dry_run(
     recipe = load_recipe(path)
     model = folder / "model"
     save(recipe.config["base_model"], model, WIDTH)
-    before = Path.cwd()
+    block = recipe.summarization.model_copy(update={"source": str(SAMPLE), "train_rows": "all"})
+    config = {**recipe.config, "base_model": str(model), **SIZE}
+    bin_dir, before = Path(sys.executable).parent, Path.cwd()
+    launch = [str(bin_dir / "accelerate"), "launch"]
+    if processes > 1:
+        launch = [str(bin_dir / "torchrun"), "--nproc-per-node", str(processes)]
+    launch += ["-m", "axolotl.cli.train", str(before / path), *overrides(recipe, model)]
+    environment = _environment()
+    if processes > 1:
+        environment["ACCELERATE_USE_CPU"] = "true"
     os.chdir(folder)  # so that the recipe's relative paths are in there
     try:
-        prepare(_on_the_sample(recipe, model))
-        command = [*_launcher(processes), str(before / path), *overrides(recipe, model)]
-        command += flags or []
-        return subprocess.run(command, env=_environment(processes), capture_output=True, text=True)
+        prepare(replace(recipe, config=config, summarization=block))
+        command = [*launch, *(flags or [])]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
     finally:
         os.chdir(before)
 
@@ -107,26 +125,98 @@ def overrides(recipe: Recipe, model: Path) -> Iterator[str]:
         yield from (f"--{key}", str(value))
 
 
-def _on_the_sample(recipe: Recipe, model: Path) -> Recipe:
-    block = recipe.summarization.model_copy(update={"source": str(SAMPLE), "train_rows": "all"})
-    config = {**recipe.config, "base_model": str(model), **SIZE}
-    return replace(recipe, config=config, summarization=block)
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
 
 
-def _launcher(processes: int) -> list[str]:
-    bin_dir = Path(sys.executable).parent
-    if processes == 1:
-        return [str(bin_dir / "accelerate"), "launch", "-m", "axolotl.cli.train"]
-    return [str(bin_dir / "torchrun"), "--nproc-per-node", str(processes), "-m",
-            "axolotl.cli.train"]  # fmt: skip
+# ---- the whole way at full size ----
 
 
-def _environment(processes: int) -> dict[str, str]:
-    more = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    more["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    if processes > 1:
-        more["ACCELERATE_USE_CPU"] = "true"
-    return {**os.environ, **more}
+def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
+    """Make model and data in `folder`, train, evaluate, merge; print a line a step.
+
+    Raises UserError where memory or disk do not suffice (before anything large is made), or where a
+    step fails.
+    """
+    given = recipe.config["summarization"]
+    block = {**given, "source": str(SAMPLE), "train_rows": "all",
+             "decoding": {**given.get("decoding", {}), **DECODING}}  # fmt: skip
+    block.pop("revision", None)  # of a hub's data set
+    model, path = folder / "model", folder / f"{recipe.name}.yml"
+    config = {**recipe.config, **cpu_overrides(recipe.config), **FULL_SIZE,
+              "summarization": block, "base_model": str(model)}  # fmt: skip
+    if (folder / "outputs" / recipe.name).exists():
+        raise UserError(
+            f"{folder}: holds an earlier run of {recipe.name}; remove outputs/ in it, or "
+            "choose another --keep"
+        )
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
+    derived = load_recipe(path)
+    describe(recipe.config["base_model"], model, width)
+    check_room(derived, folder)
+    steps = {
+        "model": ["-m", "scripts.random_model", str(recipe.path.resolve()), str(model)],
+        "prepare": ["-m", "data_prep", str(path)],
+        "preflight": ["-m", "training.preflight", str(path), "--no-sample"],
+        "train": ["-m", "accelerate.commands.launch", "-m", "axolotl.cli.train", str(path)],
+        "evaluate": ["-m", "eval.run", str(path), "--limit", "3"],
+        "merge": ["-m", "scripts.merge", str(path)],
+    }
+    if width:
+        steps["model"] += ["--width", str(width)]
+    problems, line = check_weights(derived)
+    if not problems and "all whole" in line:  # of an earlier run
+        steps.pop("model")
+    print(f"{'step':<10}{'seconds':>8}{'GB of its largest process':>27}", flush=True)
+    for name, words in steps.items():
+        log, start = folder / f"{recipe.name}-{name}.log", time.monotonic()
+        with log.open("w", encoding="utf-8") as out:
+            command = [sys.executable, *words]
+            process = subprocess.Popen(
+                command, cwd=folder, env=_environment(), stdout=out, stderr=subprocess.STDOUT
+            )
+        try:
+            _, status, usage = os.wait4(process.pid, 0)  # of its children too
+        except BaseException:
+            process.kill()
+            raise
+        seconds, peak = time.monotonic() - start, usage.ru_maxrss * 1024 / 1e9
+        print(f"{name:<10}{seconds:>8.0f}{peak:>27.1f}", flush=True)
+        if code := os.waitstatus_to_exitcode(status):
+            print(log.read_text("utf-8", "replace")[-3000:], file=sys.stderr)
+            raise UserError(f"{log}: {name} ended with {code}; the end of its log is above")
+
+
+def check_room(recipe: Recipe, folder: Path) -> None:
+    """Raise UserError where the run needs more memory or disk than there is.
+
+    `recipe`: the derived one, whose model is described in `folder` already.
+    """
+    weights = count_weights(recipe)
+    needed = BYTES_A_PARAMETER * weights.parameters + PROGRAM
+    there, free = psutil.virtual_memory().available, disk_usage(folder).free
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():
+        there = min(there, int(text))
+    lacks = []
+    if there < needed:
+        lacks.append(
+            f"about {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} GB are available (end "
+            "other programs, or use a larger machine)"
+        )
+    made = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
+    # bf16: the model and the merged one; adapter and optimiser state of a checkpoint and of the end
+    wanted = 4 * weights.parameters - made + 16 * weights.adapter
+    if free < wanted:
+        lacks.append(
+            f"{wanted / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free at {folder} (free "
+            "the space, or choose a folder on another disk with --keep)"
+        )
+    if lacks:
+        raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
 
 
 if __name__ == "__main__":

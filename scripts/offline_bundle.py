@@ -115,7 +115,7 @@ def resolve(wanted: list[str], python: str, have: dict[str, str], cache: Path) -
             run([*uv, str(asked), "-o", str(lines)], f"a list of packages for Python {python}")
             shutil.move(lines, answer)
     pins = [line.split(" ;")[0].strip() for line in answer.read_text("utf-8").splitlines()]
-    return [pin for pin in pins if there.get(pin.split("==")[0]) != pin.split("==")[-1]]
+    return sorted(set(pins) - {f"{name}=={version}" for name, version in there.items()})
 
 
 def download(wanted: list[str], python: str, cache: Path) -> list[Path]:
@@ -260,7 +260,8 @@ def write(
         if not re.fullmatch(r"part\.\d+|unpack\.py|manifest\.json|stream", path.name):
             raise UserError(f"{folder} holds something else; name a new or an empty folder")
         path.unlink()
-    stream, packed, parts = folder / "stream", [], []
+    stream, packed = folder / "stream", []
+    parts: list[dict[str, str | int]] = []
     for name, files in contents.items():
         if files:
             begin = stream.stat().st_size if stream.is_file() else 0

@@ -158,7 +158,7 @@ def test_children_of_a_finished_process_are_gone(tmp_path: Path) -> None:
         (("--variants", "ours,other"), r"--variants: unknown \['other'\]; choose from check,ours"),
         (("--set", "bf16"), "--set: 'bf16' is not of the form key=value"),
         (("--limit-seconds", "0"), "--limit-seconds: 0.0 is not above 0"),
-        ((), "old.json: no record of this benchmark; move it, or add --again"),
+        ((), "old.json: is no record of this benchmark; move it"),
     ],
 )
 def test_wrong_calls_are_refused(
