@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,8 @@ def main() -> None:
 
 def packages() -> dict[str, Any]:
     """Versions of what the figures depend on."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    there = {dist.name.lower(): dist.version for dist in distributions()}
+    return {name: there.get(name, "missing") for name in PACKAGES}
 
 
 def card() -> dict[str, Any]:

@@ -11,7 +11,7 @@ import gc
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -69,45 +69,60 @@ def compare_generation(
     adapter = find_adapter(recipe) if "tuned" in models else None
     found: list[Way] = []
     outputs: dict[tuple[str, str], Outputs] = {}
+    gpu = torch.cuda.is_available()
 
-    def note(way: Way) -> None:
-        found.append(way)
+    def measure(
+        way: str, model: str, dtype: str, make: Callable[[], Iterator[Prediction]]
+    ) -> Outputs:
+        """Time it, print it, and write all figures so far."""
+        if gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        made = {prediction.id: prediction for prediction in make()}
+        seconds = time.perf_counter() - start
+        tokens = sum(prediction.tokens for prediction in made.values())
+        now = Way(
+            way=way, model=model, dtype=dtype, dialogues=len(made), seconds=seconds, tokens=tokens,
+            dialogues_per_second=len(made) / seconds, tokens_per_second=tokens / seconds,
+            peak_gb=torch.cuda.max_memory_reserved() / 1e9 if gpu else 0.0,
+        )  # fmt: skip
+        found.append(now)
         print(
-            f"{way.model}, {way.way}, {way.dtype}: {way.dialogues} dialogues in "
-            f"{way.seconds:.1f} s, {way.dialogues_per_second:.2f} dialogues/s, "
-            f"{way.tokens_per_second:.0f} tokens/s",
+            f"{model}, {way}, {dtype}: {len(made)} dialogues in {seconds:.1f} s, "
+            f"{now.dialogues_per_second:.2f} dialogues/s, {now.tokens_per_second:.0f} tokens/s",
             flush=True,
         )
         if output:
             with whole_file(output) as file:
-                json.dump([way.model_dump() for way in found], file, indent=1)
+                json.dump([one.model_dump() for one in found], file, indent=1)
+        return made
 
     for dtype in dtypes:
         chosen = resolve(recipe.summarization.decoding.model_copy(update={"dtype": dtype}))
         ours = Summarizer(recipe, chosen, adapter)
         for model in models:
             ours.use(model)
-            if torch.cuda.is_available():
+            if gpu:
                 list(ours.summaries(examples[:WARM_UP]))
-            made, way = timed(partial(all_at_once, ours, examples))
-            outputs[model, chosen.dtype] = made
-            note(Way(way="ours", model=model, dtype=chosen.dtype, **way))
+            make = partial(ours.summaries, examples)
+            outputs[model, chosen.dtype] = measure("ours", model, chosen.dtype, make)
         ours.engine = None  # type: ignore[assignment]  # its memory goes to what follows
     gc.collect()
     for dtype in plain_dtypes:
         plain: Any = AutoModelForCausalLM.from_pretrained(
             recipe.config["base_model"],
             dtype=getattr(torch, dtype),
-            device_map="cuda" if torch.cuda.is_available() else "cpu",
+            device_map="cuda" if gpu else "cpu",
         ).eval()
         for model in models:
             if model == "tuned":
                 plain = PeftModel.from_pretrained(plain, str(adapter)).eval()
-            if torch.cuda.is_available():
-                one_by_one(plain, examples[:1], ours, WARM_UP, None)
+            if gpu:
+                list(one_by_one(plain, examples[:1], ours, WARM_UP, None))
             limit = chosen.max_new_tokens
-            made, way = timed(partial(one_by_one, plain, examples, ours, limit, plain_seconds))
-            note(Way(way="plain", model=model, dtype=dtype, **way))
+            make = partial(one_by_one, plain, examples, ours, limit, plain_seconds)
+            made = measure("plain", model, dtype, make)
             for other in [w for w in found if w.way == "ours" and w.model == model]:
                 quick = outputs[model, other.dtype]
                 same = sum(one.prediction == quick[id].prediction for id, one in made.items())
@@ -117,19 +132,13 @@ def compare_generation(
         gc.collect()
 
 
-def all_at_once(ours: Summarizer, examples: list[Example]) -> Outputs:
-    """Our way: the batches of `eval.run`."""
-    return {prediction.id: prediction for prediction in ours.summaries(examples)}
-
-
 def one_by_one(
     model: Any, examples: list[Example], ours: Summarizer, limit: int, seconds: float | None
-) -> Outputs:
+) -> Iterator[Prediction]:
     """The plain way: a call of `generate` for each dialogue, in random order, until time is up."""
     config = GenerationConfig(
         do_sample=False, max_new_tokens=limit, eos_token_id=ours.end, pad_token_id=ours.end
     )
-    outputs: Outputs = {}
     start = time.perf_counter()
     for example in random.Random(0).sample(examples, len(examples)):
         ids = torch.tensor([ours.encoder.prompt_ids(example)], device=model.device)
@@ -137,29 +146,9 @@ def one_by_one(
             made = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
             )
-        outputs[example.id] = ours.read_output(example, made[0, ids.shape[1] :].tolist())
+        yield ours.read_output(example, made[0, ids.shape[1] :].tolist())  # waits for the GPU
         if seconds is not None and time.perf_counter() - start > seconds:
             break
-    return outputs
-
-
-def timed(generate: Callable[[], Outputs]) -> tuple[Outputs, dict[str, Any]]:
-    """Outputs, and the figures of a `Way`."""
-    gpu = torch.cuda.is_available()
-    if gpu:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    outputs = generate()
-    if gpu:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    tokens = sum(one.tokens for one in outputs.values())
-    return outputs, {
-        "dialogues": len(outputs), "seconds": seconds, "tokens": tokens,
-        "dialogues_per_second": len(outputs) / seconds, "tokens_per_second": tokens / seconds,
-        "peak_gb": torch.cuda.max_memory_reserved() / 1e9 if gpu else 0.0,
-    }  # fmt: skip
 
 
 def main() -> None:

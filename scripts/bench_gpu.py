@@ -38,7 +38,8 @@ from data_prep.recipe import load_recipe
 from eval.results import environment
 from scripts import bench_variants as variants
 from scripts.bench_plugin import CAP, RESULT
-from scripts.bench_variants import FALLBACKS, ROOT, VARIANTS, Variant
+from scripts.bench_variants import FALLBACKS, OURS, ROOT, VARIANTS, Variant
+from training.plan import with_defaults
 
 COLUMNS = (
     ("variant", "variant"), ("tokens/s", "tokens_per_second"), ("trained/s", "trained_per_second"),
@@ -163,7 +164,7 @@ class Bench:
         if not self.model.is_dir():  # a folder of this name is whole
             partial = self.model.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            command = [sys.executable, "-m", "scripts.random_model", str(variants.OURS)]
+            command = [sys.executable, "-m", "scripts.random_model", str(OURS)]
             command.append(str(partial))
             command += ["--width", str(self.args.width)] if self.args.width else []
             if failed := self.run(command, self.place, {}, MODEL_SECONDS):
@@ -182,13 +183,20 @@ class Bench:
         row.failed = f"{', '.join(wrong)}: {row.figures[wrong[0]]['failed']}" if wrong else failed
 
     def generate(self, variant: Variant, row: Measured) -> None:
-        """Dialogues a second, ours and one at a time."""
+        """Dialogues a second: ours in bf16; one at a time in fp32, as the notebook, and in bf16."""
         folder = self.folder(variant)
         result = folder / "generation.json"
         result.unlink(missing_ok=True)
-        command = variants.generation_command(
-            self.model, folder, result, self.args.plain_seconds, bool(self.args.width)
-        )
+        config = yaml.safe_load(OURS.read_text("utf-8"))
+        block = config["summarization"]
+        config["base_model"] = str(self.model)
+        block |= {"source": str(folder / "source"), "train_rows": "all"}
+        if self.args.width:
+            block["decoding"] |= {"max_new_tokens": 8, "batch_tokens": 4096}
+        path = folder / OURS.name
+        path.write_text(yaml.safe_dump(config), "utf-8")
+        command = [sys.executable, "-m", "scripts.bench_generate", str(path), "--output"]
+        command += [str(result), "--plain-seconds", str(self.args.plain_seconds)]
         row.failed = self.run(command, folder, {})
         if result.is_file():  # what was over before a limit was reached counts
             row.figures = json.loads(result.read_text("utf-8"))
@@ -218,7 +226,10 @@ class Bench:
         for key, value in json.loads(result.read_text("utf-8")).items():
             setattr(row, key, value)
         assert row.tokens_per_second and row.operations_a_token
-        row.minutes = variants.full_tokens(recipe) / row.tokens_per_second / 60
+        rows = recipe.summarization.train_rows
+        epochs = float(with_defaults(recipe.config)["num_epochs"])
+        tokens = (variants.ROWS if rows == "all" else rows) * variants.TOKENS_A_ROW * epochs
+        row.minutes = tokens / row.tokens_per_second / 60
         if row.matrix_rate:
             done = row.tokens_per_second * row.operations_a_token
             row.mfu = done / row.matrix_rate / self.gpus

@@ -15,14 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data_prep.prepare import prepare
 from data_prep.prompt import Example, TokenCounter
 from data_prep.recipe import Recipe, load_recipe
 from training.machine_checks import cpu_overrides
 from training.memory import count_weights
-from training.plan import with_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, TOKENS_A_ROW = 14_637, 216.6  # of SAMSum decontaminated, with Mistral's tokenizer
@@ -90,15 +87,6 @@ FALLBACKS = {variant.otherwise for variant in VARIANTS.values()}
 # ---- model and rows ----
 
 
-def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
-    """The folder in which the recipe's data are: `count` random training rows, made once."""
-    folder = place / f"{recipe.name}-{count}"
-    if not list((folder / "data").glob("*/manifest.json")):
-        shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped while it made them
-        prepare_rows(recipe, model, folder, count)
-    return folder
-
-
 def row_lengths(count: int, seed: int = 0) -> list[int]:
     """Tokens of each row, prompt and summary together."""
     rng = random.Random(seed)
@@ -110,38 +98,38 @@ def row_lengths(count: int, seed: int = 0) -> list[int]:
     return found
 
 
-def prepare_rows(recipe: Recipe, model: Path, folder: Path, count: int) -> None:
-    """Write a corpus of such rows to `folder/source`, and prepare it for the recipe in `folder`."""
+def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
+    """The folder in which the recipe's data are: `count` random training rows, made once.
+
+    A row's words are random ones of `WORDS`, each of which is a token of Mistral's.
+    """
+    folder = place / f"{recipe.name}-{count}"
+    if list((folder / "data").glob("*/manifest.json")):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped while it made them
     source = folder / "source"
     source.mkdir(parents=True)
-    changed = {"source": str(source), "train_rows": "all"}
-    block = recipe.summarization.model_copy(update=changed)
+    block = recipe.summarization.model_copy(update={"source": str(source), "train_rows": "all"})
     config = {**recipe.config, "base_model": str(model)}
     random_rows = replace(recipe, config=config, summarization=block)
-    bare = Example.build("0", "", "", block.instruction)
-    fixed = TokenCounter(random_rows).count([bare])[0]
-    few = min(count, TEST_ROWS)
-    for split, rows in (("train", count), ("validation", 64), ("test", few)):
-        made = [_row(f"{split}{i}", n - fixed) for i, n in enumerate(row_lengths(rows, rows))]
-        (source / f"{split}.jsonl").write_text("\n".join(map(json.dumps, made)), "utf-8")
+    fixed = TokenCounter(random_rows).count([Example.build("0", "", "", block.instruction)])[0]
+    sizes = {"train": count, "validation": 64, "test": min(count, TEST_ROWS)}
+    for split, size in sizes.items():
+        rng, lines = random.Random(split), []
+        for number, tokens in enumerate(row_lengths(size, size)):
+            words = rng.choices(WORDS, k=max(8, tokens - fixed))
+            cut = max(3, round(SUMMARY * len(words)))
+            dialogue, summary = f"Ann: {' '.join(words[cut:])}", " ".join(words[:cut])
+            row = {"id": f"{split}{number}", "dialogue": dialogue, "summary": summary}
+            lines.append(json.dumps(row))
+        (source / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
     before = Path.cwd()
     os.chdir(folder)  # so that the recipe's relative paths are in there
     try:
         prepare(random_rows)
     finally:
         os.chdir(before)
-
-
-def _row(row_id: str, tokens: int) -> dict[str, Any]:
-    """Dialogue and summary of about `tokens` tokens together: each word is one of Mistral's."""
-    rng = random.Random(row_id)
-    words = [rng.choice(WORDS) for _ in range(max(8, tokens))]
-    cut = max(3, round(SUMMARY * len(words)))
-    return {
-        "id": row_id,
-        "dialogue": f"Ann: {' '.join(words[cut:])}",
-        "summary": " ".join(words[:cut]),
-    }
+    return folder
 
 
 # ---- commands ----
@@ -184,22 +172,6 @@ def training_command(
     return [*launcher, "-m", "axolotl.cli.train", str(recipe.path), *words]
 
 
-def generation_command(
-    model: Path, folder: Path, result: Path, plain_seconds: float, tiny: bool
-) -> list[str]:
-    """Our generation in bf16, one at a time in fp32 as the notebook does, and in bf16."""
-    config = yaml.safe_load(OURS.read_text("utf-8"))
-    block = config["summarization"]
-    config["base_model"] = str(model)
-    block |= {"source": str(folder / "source"), "train_rows": "all"}
-    if tiny:
-        block["decoding"] |= {"max_new_tokens": 8, "batch_tokens": 4096}
-    path = folder / OURS.name
-    path.write_text(yaml.safe_dump(config), "utf-8")
-    return [sys.executable, "-m", "scripts.bench_generate", str(path),
-            "--plain-seconds", str(plain_seconds), "--output", str(result)]  # fmt: skip
-
-
 def operations_a_token(recipe: Recipe) -> float:
     """Floating-point operations of training for each token, attention aside.
 
@@ -211,10 +183,3 @@ def operations_a_token(recipe: Recipe) -> float:
     if recipe.config.get("gradient_checkpointing"):
         operations += 2 * (weights.linear + weights.adapter)
     return operations
-
-
-def full_tokens(recipe: Recipe) -> float:
-    """Tokens of the whole run on SAMSum, padding aside."""
-    rows = recipe.summarization.train_rows
-    epochs = float(with_defaults(recipe.config)["num_epochs"])
-    return (ROWS if rows == "all" else rows) * TOKENS_A_ROW * epochs

@@ -104,7 +104,11 @@ def describe(base_model: str, target: Path, width: int | None = None) -> Any:
     kind = published.pop("model_type")
     tokenizer = mistral_tokenizer(CONTROLS.get(kind))
     if width:
-        published |= _small(width, len(tokenizer))
+        published |= {
+            "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": LAYERS,
+            "num_attention_heads": width // HEAD, "num_key_value_heads": max(1, width // HEAD // 2),
+            "head_dim": HEAD, "vocab_size": len(tokenizer),
+        }  # fmt: skip
     if kind in CONTROLS:
         for name in ("bos", "eos", "pad"):
             published[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
@@ -113,14 +117,6 @@ def describe(base_model: str, target: Path, width: int | None = None) -> Any:
         config.save_pretrained(target)
         tokenizer.save_pretrained(target)
     return config
-
-
-def _small(width: int, vocabulary: int) -> dict[str, Any]:
-    return {
-        "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": LAYERS,
-        "num_attention_heads": width // HEAD, "num_key_value_heads": max(1, width // HEAD // 2),
-        "head_dim": HEAD, "vocab_size": vocabulary,
-    }  # fmt: skip
 
 
 def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
