@@ -35,18 +35,6 @@ def damaged(folder: Path) -> Path:
     return path
 
 
-def latin1(folder: Path) -> Path:
-    corpus = write_folder(folder / "corpus", chats(), ".csv")
-    (corpus / "train.csv").write_bytes("id,dialogue,summary\n1,Zoë: hi,ok\n".encode("latin-1"))
-    return corpus
-
-
-def no_test_rows(folder: Path) -> Path:
-    corpus = write_folder(folder / "corpus", chats())
-    (corpus / "test.json").write_text("[]")
-    return corpus
-
-
 def whole(folder: Path) -> Path:
     return write_folder(folder / "corpus", chats())
 
@@ -61,16 +49,6 @@ DATA_ERRORS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
         ["knkarthick/samsum: not available on the hub", "set `source` to a folder"]),
     "archive damaged": (
         lambda f: write_recipe(f, damaged(f)), ["corpus.7z: is damaged", "fetch it again"]),
-    "column missing": (
-        lambda f: write_recipe(f, whole(f), {"dialogue_column": "chat"}),
-        ["test.json row 1: has no column `chat` (found: id, dialogue, summary)"]),
-    "split with no rows": (
-        lambda f: write_recipe(f, no_test_rows(f)), ["corpus: split `test` has no usable row"]),
-    "not UTF-8": (
-        lambda f: write_recipe(f, latin1(f)), ["train.csv: is not UTF-8", "convert it to UTF-8"]),
-    "train_rows too large": (
-        lambda f: write_recipe(f, whole(f), {"train_rows": 7}),
-        ["train_rows is 7, but the source has 6 training rows", "lower it or write `all`"]),
 }  # fmt: skip
 
 
@@ -86,7 +64,6 @@ def test_bad_data(tmp_path: Path, case: str) -> None:
 
 
 # A recipe's text, and what the error line must hold; read in this process, which is quicker.
-LORA_R = TEXT[: TEXT.index("lora_r:")].count("\n") + 1
 RECIPE_ERRORS = {
     "not YAML": ("summarization: [\n", ["is not valid YAML"]),
     "a list": ("- summarization\n", ["is not a recipe"]),
@@ -94,27 +71,6 @@ RECIPE_ERRORS = {
     "not UTF-8": ("# Zo\udceb\n" + TEXT, ["is not UTF-8", "save it as UTF-8"]),
     "bad date": (TEXT + "wandb_name: 2024-13-45\n", ["is not valid YAML"]),
     "key that is a list": (TEXT + "? [a, b]\n: 1\n", ["is not valid YAML"]),
-    "key misspelt": (
-        TEXT.replace("lora_r:", "lora_rank:"), ["unknown key `lora_rank`", f":{LORA_R}:"]),
-    "our key misspelt": (
-        TEXT.replace("train_rows", "train_row"),
-        ["unknown key `summarization.train_row`; did you mean `train_rows`?"]),
-    "our required key misspelt": (
-        TEXT.replace("license", "licence"),
-        ["unknown key `summarization.licence`; did you mean `license`?"]),
-    "cleaning step misspelt": (
-        TEXT.replace("train_rows: all", "cleaning: {drop_duplicate: false}"),
-        ["unknown key `summarization.cleaning.drop_duplicate`; did you mean `drop_duplicates`?"]),
-    "key twice": (TEXT + "seed: 7\n", ["`seed` is in its block twice; keep one"]),
-    "our key twice": (
-        TEXT.replace("  train_rows", "  train_rows: 5\n  train_rows"),
-        ["`train_rows` is in its block twice"]),
-    "no {dialogue}": (
-        TEXT.replace("{dialogue}", "the dialogue"),
-        ["`summarization.instruction`", "must hold {dialogue} once"]),
-    "{dialogue} twice": (
-        TEXT.replace("{dialogue}", "{dialogue} {dialogue}"), ["must hold {dialogue} once"]),
-    "train_rows of 0": (TEXT.replace("train_rows: all", "train_rows: 0"), ["whole number above 0"]),
     "no block": ("seed: 7\n", ["has no `summarization:` block"]),
 }  # fmt: skip
 
