@@ -5,25 +5,22 @@ what is wrong and how to fix it. The schema of the installed Axolotl is read, ne
 Axolotl brings its own keys. By itself it silently drops a key that it does not know.
 """
 
-import collections.abc
 import difflib
 import functools
 import logging
 import pydoc
 import re
 import reprlib
-import types
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args
 
-from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import AliasChoices, BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from data_prep.contradictions import contradictions
 from data_prep.errors import UserError
@@ -31,326 +28,8 @@ from data_prep.recipe_file import Loc, Problem, YamlFile, dotted
 from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
-
-
-# ---- a walk through a recipe along the schema, key by key ----
-
-Keys = dict[str, Any]  # the names of a block, and the annotation of each one's value
-Schema = type[BaseModel]
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """A key that its block does not have, and those that it has."""
-
-    loc: Loc
-    value: Any
-    known: Keys
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A value that is no block with keys of its own, and the annotation that it must fit."""
-
-    loc: Loc
-    value: Any
-    annotation: Any
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block with keys, and the schema that it is read with."""
-
-    loc: Loc
-    value: dict[str, Any]
-    schema: Schema
-
-
-@functools.cache
-def keys_of(schema: Schema) -> Keys:
-    """Every name under which a recipe can set a schema's fields."""
-    keys = {}
-    for name, field in schema.model_fields.items():
-        # the limits of a field are next to its annotation
-        annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else None
-        for key in _names(field.validation_alias) or [name]:
-            keys[key] = annotation or field.annotation
-    return keys
-
-
-def _names(alias: str | AliasPath | AliasChoices | None) -> list[str]:
-    if isinstance(alias, AliasChoices):
-        return [name for choice in alias.choices for name in _names(choice)]
-    if isinstance(alias, AliasPath):
-        return [str(alias.path[0])]
-    return [alias] if alias else []
-
-
-def walk(block: dict[str, Any], keys: Keys, loc: Loc = ()) -> Iterator[Unknown | Leaf | Block]:
-    """Go through a recipe along the schema, to the last value."""
-    for key, value in block.items():
-        if key in keys:
-            yield from _walk_value(value, keys[key], (*loc, key))
-        else:
-            yield Unknown((*loc, key), value, keys)
-
-
-def _walk_value(value: Any, annotation: Any, loc: Loc) -> Iterator[Unknown | Leaf | Block]:
-    options = list(options_of(annotation))
-    schemas = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-    if isinstance(value, dict) and schemas:
-        # of a union's members, the one with a place for most keys; the first of equals
-        schema = min(schemas, key=lambda s: _misplaced(value, s))
-        yield Block(loc, value, schema)
-        yield from walk(value, keys_of(schema), loc)
-    elif isinstance(value, dict) and (inside := _inside(options, collections.abc.Mapping)):
-        for key, item in value.items():
-            yield from _walk_value(item, inside, (*loc, key))
-    elif isinstance(value, list) and (inside := _inside(options, collections.abc.Collection)):
-        for index, item in enumerate(value):
-            yield from _walk_value(item, inside, (*loc, index))
-    else:
-        yield Leaf(loc, value, annotation)
-
-
-def _misplaced(block: dict[str, Any], schema: Schema) -> int:
-    return sum(isinstance(step, Unknown) for step in walk(block, keys_of(schema)))
-
-
-def options_of(annotation: Any) -> Iterator[Any]:
-    """What a value may be: the members of a union, without what `Annotated` adds."""
-    if get_origin(annotation) is Annotated:
-        yield from options_of(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for option in get_args(annotation):
-            yield from options_of(option)
-    else:
-        yield annotation
-
-
-def _inside(options: list[Any], container: type) -> Any:
-    """The annotation of a container's values: Any where it is free, None where none is allowed."""
-    inside: list[Any] = [Any] if Any in options else []
-    for option in options:
-        kind = get_origin(option) or option
-        is_mapping = isinstance(kind, type) and issubclass(kind, collections.abc.Mapping)
-        if not isinstance(kind, type) or not issubclass(kind, container) or kind in (str, bytes):
-            continue
-        if is_mapping == (container is collections.abc.Mapping):
-            args = [arg for arg in get_args(option) if arg is not ...]
-            inside += (args[1:] if is_mapping else args) or [Any]
-    return Union[tuple(inside)] if inside else None  # noqa: UP007 - `|` takes no list
-
-
-# ---- what pydantic and Axolotl's own checks say ----
-
-
-@functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)
-
-
-def misfit(leaf: Leaf) -> str | None:
-    """What pydantic says of a value that does not fit its annotation, in a few words."""
-    with _quiet():
-        try:
-            _adapter(leaf.annotation).validate_python(leaf.value)
-        except ValidationError as error:
-            first, *others = dict.fromkeys(short(problem["msg"]) for problem in error.errors())
-            return " or ".join([first, *(words.removeprefix("must be ") for words in others)])
-        except Exception:  # a check of a block was given something else
-            return "must be `key: value` lines"
-    return None
-
-
-def short(message: str) -> str:
-    """Shorten pydantic's message."""
-    message = re.sub(r", (unable to|got a) .*", "", message.removeprefix("Value error, "))
-    return message.replace("Input should", "must")
-
-
-def is_renamed(loc: Loc, value: Any) -> bool:
-    """Whether Axolotl reads a key that its schema lacks, as it does `fsdp_config.fsdp_...`.
-
-    It does so where the key makes a difference that an impossible one does not make.
-    """
-    outcomes = [_outcome(_alone(way, value)) for way in (loc, (*loc[:-1], "?"))]
-    return all(isinstance(o, dict) for o in outcomes) and outcomes[0] != outcomes[1]
-
-
-def refusal(loc: Loc, value: Any) -> str | None:
-    """Axolotl's own words on a key that it no longer has, such as `unsloth_lora_mlp`."""
-    outcome = _outcome(_alone(loc, value))
-    return outcome if isinstance(outcome, str) and f"`{loc[-1]}`" in outcome else None
-
-
-def _alone(loc: Loc, value: Any) -> dict[str, Any]:
-    for part in reversed(loc):
-        value = [value] if type(part) is int else {part: value}
-    return {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}], **value}
-
-
-def _outcome(config: dict[str, Any]) -> dict[str, Any] | str:
-    """What Axolotl makes of a recipe, or its first complaint."""
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    with _quiet():
-        try:
-            return AxolotlInputConfig.model_validate(deepcopy(config)).model_dump()
-        except Exception as error:  # its checks raise what they like
-            return complaints(error)[0][1]
-
-
-def complaints(error: Exception) -> list[tuple[Loc, str]]:
-    """The place and the words of each complaint in an error that validation has raised."""
-    if isinstance(error, ValidationError):
-        return [(problem["loc"], short(problem["msg"])) for problem in error.errors()]
-    return [((), str(error))]
-
-
-def validate(schema: Schema, block: dict[str, Any]) -> list[tuple[Loc, str]]:
-    """Let a schema check a block silently, as Axolotl will; return its complaints."""
-    with _quiet():
-        try:
-            schema.model_validate(deepcopy(block))
-        except Exception as error:
-            return complaints(error)
-    return []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Axolotl's checks: they log, and log again when Axolotl runs them itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-# ---- values ----
-
 EXPONENT = re.compile(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+")
-
-
-def value_problems(leaves: list[Leaf], block: Any) -> list[Problem]:
-    """One problem a value, the most telling; `block` is the `summarization:` block."""
-    found: dict[Loc, Problem] = {}
-    for problem in (
-        *(_number_as_text(leaf) for leaf in leaves),
-        *_block_problems(block),
-        *(_misfit(leaf) for leaf in leaves),
-    ):
-        if problem:
-            found.setdefault(problem.loc, problem)
-    return list(found.values())
-
-
-def missing(loc: Loc) -> Problem:
-    """A key that must be set."""
-    return Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
-
-
-def _number_as_text(leaf: Leaf) -> Problem | None:
-    """YAML reads `2e-4`, and what is in quotes, as text."""
-    options = list(options_of(leaf.annotation))
-    if not isinstance(leaf.value, str):
-        return None
-    if Any in options:  # free-form: text that looks like a number may be meant as text
-        is_number = bool(EXPONENT.fullmatch(leaf.value))
-    else:
-        is_number = bool({int, float} & set(options)) and _is_float(leaf.value)
-    if not is_number:
-        return None
-    what = f"`{dotted(leaf.loc)}`: {leaf.value} is text to YAML"
-    if not isfinite(float(leaf.value)):
-        return Problem(leaf.loc, what, "write a finite number")
-    decimal = f"{Decimal(leaf.value.strip()):f}"
-    quotes = " without quotes" if decimal == leaf.value else ""
-    return Problem(leaf.loc, what, f"write {decimal}{quotes}")
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _misfit(leaf: Leaf) -> Problem | None:
-    words = misfit(leaf)
-    if words and leaf.value is None:
-        return missing(leaf.loc)
-    return Problem(leaf.loc, _found(leaf.loc, words, leaf.value)) if words else None
-
-
-def _found(loc: Loc, words: str, value: Any) -> str:
-    found = "" if isinstance(value, dict) else f" (found {reprlib.repr(value)})"
-    return f"`{dotted(loc)}`: {words}{found}"
-
-
-def _block_problems(block: Any) -> Iterator[Problem]:
-    """All that our own schema, which is strict about types, says of the `summarization:` block."""
-    loc: Loc = ("summarization",)
-    if not isinstance(block, dict):
-        what = "has no `summarization:` block"
-        yield Problem(loc, what, "see recipes/smollm2_samsum.yml", lacks=(loc,))
-        return
-    try:
-        Summarization.model_validate(block)
-    except ValidationError as error:
-        for problem in error.errors():
-            loc = ("summarization", *problem["loc"])
-            if problem["type"] == "missing" or problem["input"] is None:
-                yield missing(loc)
-            elif problem["type"] != "extra_forbidden":  # the walk along the schema names these
-                for words in short(problem["msg"]).splitlines():
-                    place = (*loc, *_mentioned(words, problem["input"]))
-                    yield Problem(place, _found(loc, words, problem["input"]))
-
-
-def axolotls_own(blocks: Iterable[Block]) -> list[Problem]:
-    """What the checks of Axolotl say of these blocks, at the key of which they speak."""
-    found: dict[Any, Problem] = {}
-    for block in blocks:
-        for loc, words in validate(block.schema, block.value):
-            way, value = _follow(block.value, loc)
-            place = (*block.loc, *way, *_mentioned(words, value))
-            what = f"Axolotl refuses `{dotted(place)}`: {words}" if place else f"Axolotl: {words}"
-            problem = Problem(place, what, lacks=() if place else ((),))
-            if words == "Field required":
-                problem = missing((*block.loc, *way, loc[-1]))
-            found.setdefault(problem.loc or what, problem)  # of a union's complaints, the first
-    return list(found.values())
-
-
-def _follow(value: Any, loc: Loc) -> tuple[Loc, Any]:
-    """The way that `loc` means: pydantic puts the names of a union's members in between."""
-    way: Loc = ()
-    for part in loc:
-        keys = value if isinstance(value, dict) else range(len(value) if type(value) is list else 0)
-        if part in keys:
-            way, value = (*way, part), value[part]
-    return way, value
-
-
-def _mentioned(words: str, block: Any) -> Loc:
-    """The first key of a block that a message names."""
-    names = re.findall(r"\w+", words) if isinstance(block, dict) else []
-    return tuple(name for name in names if name in block)[:1]
-
-
-def required(schema: Schema, config: dict[str, Any]) -> list[Problem]:
-    """The keys without which a schema cannot be."""
-    fields = schema.model_fields.items()
-    return [missing((k,)) for k, field in fields if field.is_required() and k not in config]
-
-
-# ---- all problems of a recipe ----
+Schema = type[BaseModel]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -374,19 +53,19 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     file = YamlFile(path)
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
-    plugins, bad_plugins = _plugins(config.get("plugins"))
-    schema = _schema(plugins)
-    steps = list(walk(config, _keys(schema, config)))
-    found = [
-        _unknown(step)
-        for step in steps
-        if isinstance(step, Unknown)
-        and not (isinstance(step.loc[-1], str) and is_renamed(step.loc, step.value))
-    ]
-    leaves = [step for step in steps if isinstance(step, Leaf)]
-    found += value_problems(leaves, config.get("summarization"))
-    found += [*required(schema, config), *bad_plugins]
+    plugins, found = _plugins(config.get("plugins"))
+    declared = tuple(name for plugin in plugins if (name := plugin.get_input_args()))
+    schema = _schema(declared, bool(config.get("rl")))
+    found += _numbers_as_text(schema, config)
     places = {problem.loc for problem in found}
+    own = []  # what Axolotl's checks say of a block
+    for loc, errors in _errors(schema, config).items():
+        for problem in _problems(schema, loc, errors):
+            if loc[:1] != ("summarization",) and errors[0]["type"] == "value_error":
+                own.append(problem)
+            elif problem.loc not in places:
+                places.add(problem.loc)
+                found.append(problem)
     found += [problem for problem in contradictions(config) if problem.loc not in places]
     found = _without_echoes(found)
     twice = [
@@ -396,21 +75,45 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     if not found and not twice:  # what Axolotl says is often a consequence of what is above
         adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
         if config.get("adapter") not in adapters:  # which Axolotl knows once training has begun
-            inner = [s for s in steps if isinstance(s, Block) and s.loc[0] != "summarization"]
-            found = axolotls_own([Block((), config, schema), *inner])
+            axolotls = _axolotls(declared)
+            complaints = _errors(axolotls, config, extra="ignore").items()
+            own += [p for loc, said in complaints for p in _problems(axolotls, loc, said)]
+            found = list(
+                {problem.loc or problem.what: problem for problem in reversed(own)}.values()
+            )
     said = [*twice, *(file.say(problem, config) for problem in found)]
     return [line for _, line in sorted(said, key=lambda pair: pair[0])]
 
 
-def _keys(schema: Schema, config: dict[str, Any]) -> Keys:
-    """The top level: Axolotl's keys, those of the recipe's other plugins, and our block."""
+# ---- schemas ----
+
+
+@functools.cache
+def _axolotls(declared: tuple[str, ...]) -> Schema:
+    """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it."""
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    others: list[Any] = [pydoc.locate(name) for name in declared]
+    return create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others))
+
+
+@functools.cache
+def _schema(declared: tuple[str, ...], rl: bool) -> Schema:
+    """The keys of `_axolotls` and our block, strict, without checks of the recipe as a whole.
+
+    Those would hide what is wrong with single keys, for they run before or stop at the first.
+    """
     from axolotl.utils.schemas.datasets import SFTDataset
 
-    keys = {**keys_of(schema), "summarization": Summarization}
-    if not config.get("rl"):
+    fields: dict[str, Any] = {
+        name: (field.annotation, field) for name, field in _axolotls(declared).model_fields.items()
+    }
+    fields["summarization"] = (Summarization, ...)
+    if not rl:
         # Axolotl reads them so, although its schema allows the keys of DPO and others here too
-        keys |= dict.fromkeys(("datasets", "test_datasets"), list[SFTDataset] | None)
-    return keys
+        fields |= dict.fromkeys(("datasets", "test_datasets"), (list[SFTDataset] | None, None))
+    strict = ConfigDict(extra="forbid", validate_by_name=True, protected_namespaces=())
+    return create_model("Recipe", __config__=strict, **fields)
 
 
 def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
@@ -418,20 +121,28 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
 
     Ours is not imported for that: it is known, and brings Axolotl's trainer with it.
     """
-    plugins, found = [], []
+    plugins: list[Any] = []
+    found: list[Problem] = []
     names = [] if names is None else names
     if not isinstance(names, list):
-        return [], []
+        return plugins, found
     for index, name in enumerate(names):
-        if name != OUR_PLUGIN:
-            from axolotl.integrations.base import load_plugin
+        if name == OUR_PLUGIN:
+            continue
+        from axolotl.integrations.base import load_plugin
 
-            try:
-                plugin = load_plugin(name)
-                plugin.get_input_args()
-                plugins.append(plugin)
-            except Exception as error:  # whatever a module does on import
-                found.append(_bad_plugin(("plugins", index), name, error))
+        try:
+            plugin = load_plugin(name)
+            plugin.get_input_args()
+            plugins.append(plugin)
+        except Exception as error:  # whatever a module does on import
+            reason = error if "." in str(name) else "it names no module"
+            what = f"plugin `{name}` cannot be loaded ({reason}), and Axolotl may train without it"
+            close = difflib.get_close_matches(str(name), [OUR_PLUGIN])
+            fix = "correct its name, install its package, or remove it"
+            fix = f"did you mean `{OUR_PLUGIN}`?" if close else fix
+            meant = ("plugins",) if close else None
+            found.append(Problem(("plugins", index), what, fix, meant=meant))
     if OUR_PLUGIN not in names:
         what = "our plugin is not under `plugins:`, so that training would check nothing of this"
         fix = f"add `- {OUR_PLUGIN}` there"
@@ -439,45 +150,181 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     return plugins, found
 
 
-def _schema(plugins: list[Any]) -> Schema:
-    """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it."""
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    names = [plugin.get_input_args() for plugin in plugins]
-    others: list[Any] = [pydoc.locate(name) for name in names if name]
-    if not others:
-        return AxolotlInputConfig
-    return create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others))
+# ---- what pydantic and Axolotl's own checks say ----
 
 
-def _bad_plugin(loc: Loc, name: Any, error: Exception) -> Problem:
-    reason = error if "." in str(name) else "it names no module"
-    what = f"plugin `{name}` cannot be loaded ({reason}), and Axolotl may train without it"
-    if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
-        return Problem(loc, what, f"did you mean `{OUR_PLUGIN}`?", meant=("plugins",))
-    return Problem(loc, what, "correct its name, install its package, or remove it")
+def _errors(schema: Schema, config: Any, extra: Any = "forbid") -> dict[Loc, list[dict[str, Any]]]:
+    """The errors of a recipe by the way to their value.
+
+    pydantic names the member of a union within the way, and has the errors of every member. Of a
+    block's, those of the member that it fits best are kept.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # Axolotl's checks log, and log again when Axolotl runs them
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            schema.model_validate(deepcopy(config), extra=extra)
+        return {}
+    except ValidationError as error:
+        errors: list[Any] = error.errors()
+    except Exception as error:  # Axolotl's checks raise what they like
+        errors = [{"loc": (), "type": "value_error", "msg": str(error), "input": config}]
+    finally:
+        logging.disable(before)
+    unions: dict[Loc, dict[str, list[tuple[Loc, dict[str, Any]]]]] = {}
+    for entry in errors:
+        way: Loc = ()
+        union: Loc = ()
+        value, member = config, ""
+        for part in entry["loc"]:
+            is_index = isinstance(value, list) and type(part) is int and part < len(value)
+            if is_index or (isinstance(value, dict) and part in value):
+                way, value = (*way, part), value[part]
+            elif entry["type"] == "missing" and part == entry["loc"][-1]:
+                way = (*way, part)
+            elif not member:
+                union, member = way, str(part)
+        if entry["type"] == "invalid_key":  # a date or null, say
+            way, member = (*way, entry["input"]), ""
+        unions.setdefault(union, {}).setdefault(member, []).append((way, entry))
+    found: dict[Loc, list[dict[str, Any]]] = {}
+    for union, members in unions.items():
+        blocks = [m for m in members if m and any(way != union for way, _ in members[m])]
+        best = min(blocks, key=lambda m: len(members[m]), default="")
+        for member, located in members.items():
+            if member in ("", best) or not best:
+                for way, entry in located:
+                    found.setdefault(way, []).append(entry)
+    return found
 
 
-def _unknown(step: Unknown) -> Problem:
-    close = _nearest(str(step.loc[-1]), step.known)
-    what, meant = f"unknown key `{dotted(step.loc)}`", (*step.loc[:-1], *close) if close else None
-    if isinstance(step.loc[-1], str) and (words := refusal(step.loc, step.value)):
-        return Problem(step.loc, what, words)
-    if close:
-        return Problem(step.loc, what, f"did you mean `{close[0]}`?", meant=meant)
-    if len(step.known) < 20:
-        return Problem(step.loc, what, f"known there: {', '.join(step.known)}")
-    return Problem(step.loc, what, "remove it, or see Axolotl's documentation")
+def _problems(schema: Schema, loc: Loc, errors: list[dict[str, Any]]) -> Iterator[Problem]:
+    """What the errors of one value come to."""
+    kind, value = errors[0]["type"], errors[0]["input"]
+    words = list(dict.fromkeys(_short(error["msg"]) for error in errors))
+    if kind in ("extra_forbidden", "invalid_key"):
+        yield from _unknown(schema, loc, value)
+    elif kind == "missing" or value is None:
+        yield missing(loc)
+    elif kind != "value_error":
+        said = " or ".join([words[0], *(word.removeprefix("must be ") for word in words[1:])])
+        yield Problem(loc, f"`{dotted(loc)}`: {said}{_found(value)}")
+    else:
+        for line in words[0].splitlines():
+            # the first key of the block that the message names
+            names = re.findall(r"\w+", line) if isinstance(value, dict) else []
+            place = (*loc, *[name for name in names if name in value][:1])
+            if loc[:1] == ("summarization",):
+                yield Problem(place, f"`{dotted(loc)}`: {line}{_found(value)}")
+            else:
+                what = f"Axolotl refuses `{dotted(place)}`: {line}" if place else f"Axolotl: {line}"
+                yield Problem(place, what, lacks=() if place else ((),))
 
 
-def _nearest(key: str, known: Keys) -> list[str]:
-    """The one valid name that a key probably means, or none."""
-    return (
-        difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+def _short(message: str) -> str:
+    message = re.sub(r", (unable to|got a) .*", "", message.removeprefix("Value error, "))
+    return message.replace("Input should", "must")
+
+
+def _found(value: Any) -> str:
+    return "" if isinstance(value, dict) else f" (found {reprlib.repr(value)})"
+
+
+def missing(loc: Loc) -> Problem:
+    """A key that must be set."""
+    return Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
+
+
+def _numbers_as_text(schema: Schema, config: dict[str, Any]) -> Iterator[Problem]:
+    """YAML reads `2e-4`, and what is in quotes, as text."""
+
+    def takes(loc: Loc, value: Any) -> bool:
+        changed = block = deepcopy(config)
+        for part in loc[:-1]:
+            block = block[part]
+        block[loc[-1]] = value
+        return not any(way[: len(loc)] == loc for way in _errors(schema, changed))
+
+    def texts(value: Any, loc: Loc) -> Iterator[tuple[Loc, str]]:
+        if isinstance(value, str):
+            yield loc, value
+        elif isinstance(value, (dict, list)):
+            for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from texts(item, (*loc, key))
+
+    for loc, text in texts(config, ()):
+        try:
+            number = float(text)
+        except ValueError:
+            continue
+        if takes(loc, object()):  # free-form: what looks like a number may be meant as text
+            is_number = bool(EXPONENT.fullmatch(text))
+        else:  # a switch takes 0 and 1 too, and the words for them
+            is_number = takes(loc, number) and not (text in ("0", "1") and takes(loc, "yes"))
+        if is_number:
+            what = f"`{dotted(loc)}`: {text} is text to YAML"
+            decimal = f"{Decimal(text.strip()):f}" if isfinite(number) else "a finite number"
+            quotes = " without quotes" if decimal == text else ""
+            yield Problem(loc, what, f"write {decimal}{quotes}")
+
+
+# ---- unknown keys ----
+
+
+def _unknown(schema: Schema, loc: Loc, value: Any) -> Iterator[Problem]:
+    """An unknown key, unless Axolotl reads it nevertheless, as it does `fsdp_config.version`."""
+    key, what = loc[-1], f"unknown key `{dotted(loc)}`"
+    outcome = _outcome(loc, value) if isinstance(key, str) else ""
+    if not isinstance(outcome, str) and outcome != _outcome((*loc[:-1], "?"), value):
+        return
+    known = dict(_fields(schema, loc[:-1]))
+    close = (
+        difflib.get_close_matches(str(key), known, n=1, cutoff=0.9)
         # for `lora_rank` the name that it begins with: `lora_r`, although `local_rank` is closer
-        or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
-        or difflib.get_close_matches(key, known, n=1)
+        or sorted((k for k in known if len(k) > 3 and str(key).startswith(k)), key=len)[-1:]
+        or difflib.get_close_matches(str(key), known, n=1)
     )
+    if isinstance(outcome, str) and f"`{key}`" in outcome:  # in Axolotl's words, why it is gone
+        yield Problem(loc, what, outcome)
+    elif close:
+        meant = (*loc[:-1], close[0])
+        yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=meant)
+    elif len(known) < 20:
+        yield Problem(loc, what, f"known there: {', '.join(known)}")
+    else:
+        yield Problem(loc, what, "remove it, or see Axolotl's documentation")
+
+
+def _outcome(loc: Loc, value: Any) -> dict[str, Any] | str:
+    """What Axolotl makes of a recipe with this key alone, or its first complaint."""
+    for part in reversed(loc):
+        value = [value] if type(part) is int else {part: value}
+    config = {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}], **value}
+    if errors := _errors(_axolotls(()), config, extra="ignore"):
+        return _short(next(iter(errors.values()))[0]["msg"])
+    return _axolotls(()).model_validate(config).model_dump()
+
+
+def _fields(schema: Schema, way: Loc) -> Iterator[tuple[str, FieldInfo]]:
+    """The keys of the blocks at the end of a way, under every name that a recipe can use."""
+
+    def blocks(annotation: Any) -> Iterator[Schema]:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield annotation
+        for inner in get_args(annotation):
+            yield from blocks(inner)
+
+    schemas = [schema]
+    for part in way:
+        if type(part) is not int:
+            fields = [f for one in schemas for name, f in _fields(one, ()) if name == part]
+            schemas = [block for field in fields for block in blocks(field.annotation)]
+    for one in schemas:
+        for name, field in one.model_fields.items():
+            alias = field.validation_alias
+            choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+            yield from ((str(choice), field) for choice in choices)
 
 
 def _without_echoes(found: list[Problem]) -> list[Problem]:
