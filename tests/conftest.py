@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import colorama
 import pytest
 import yaml
@@ -17,6 +18,9 @@ from tests.browser import CHROMIUM
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
 # importing axolotl.cli calls it, and it wraps stdout as it is then: a test's, which pytest closes
 colorama.init = lambda *_, **__: None
+# importing it also closes every handler of logging, of which absl's (rouge_score imports absl)
+# closes the stream that pytest captures, where a test has put another in its place
+absl.logging.get_absl_handler().python_handler.close = lambda: None
 
 ROOT = Path(__file__).parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
