@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import absl.logging
+import absl.logging  # type: ignore[import-untyped]
 import colorama
 import pytest
 import yaml
