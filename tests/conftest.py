@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import absl.logging  # type: ignore[import-untyped]
+import absl.logging
 import colorama
 import pytest
 import yaml
@@ -20,7 +20,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # befor
 colorama.init = lambda *_, **__: None
 # importing it also closes every handler of logging, of which absl's (rouge_score imports absl)
 # closes the stream that pytest captures, where a test has put another in its place
-absl.logging.get_absl_handler().python_handler.close = lambda: None
+absl.logging.get_absl_handler().python_handler.close = lambda: None  # type: ignore[method-assign]
 
 ROOT = Path(__file__).parent.parent
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
