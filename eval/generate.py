@@ -56,26 +56,26 @@ class Summarizer:
         recipe: Recipe,
         decoding: Decoding,
         adapter: Path | None = None,
-        engine: Callable[[Recipe, Decoding, int, int], Any] | None = None,
+        engine: Callable[[Recipe, Decoding, list[int], int], Any] | None = None,
     ):
         """Load tokenizer and base model; raises UserError where either cannot be loaded.
 
         `adapter`: its folder, where `use("tuned")` follows. `engine`: makes another one than
-        `decoding.engine`, from the ids of the token that ends a summary and of padding.
+        `decoding.engine`, from the ids of the tokens that end a summary and of padding.
         """
         self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
-        self.end, pad = self._end_and_pad(recipe.summarization.instruction)
+        self.ends, pad = self._ends_and_pad(recipe)
         self.engine: Engine
         if engine:
-            self.engine = engine(recipe, decoding, self.end, pad)
+            self.engine = engine(recipe, decoding, self.ends, pad)
         elif decoding.engine == "vllm":
             from eval.vllm_engine import VllmEngine
 
-            self.engine = VllmEngine(recipe, decoding, self.end, pad, adapter)
+            self.engine = VllmEngine(recipe, decoding, self.ends, pad, adapter)
         else:
             from eval.hf_engine import HfEngine
 
-            self.engine = HfEngine(recipe, decoding, self.end, pad)
+            self.engine = HfEngine(recipe, decoding, self.ends, pad)
 
     def use(self, model: str) -> None:
         """Choose `base` or `tuned`; after `tuned` the base model is no longer available."""
@@ -109,9 +109,9 @@ class Summarizer:
         ]
 
     def read_output(self, example: Example, output: list[int]) -> Prediction:
-        """The prediction that new token ids are, up to the end token."""
-        stopped = self.end in output
-        length = output.index(self.end) + 1 if stopped else len(output)
+        """The prediction that new token ids are, up to the first end token."""
+        place = next((n for n, token in enumerate(output) if token in self.ends), None)
+        length = len(output) if place is None else place + 1
         text = self.encoder.tokenizer.decode(output[:length], skip_special_tokens=True)
         return Prediction(
             id=example.id,
@@ -119,16 +119,29 @@ class Summarizer:
             reference=example.summary,
             prediction=text.strip(),
             tokens=length,
-            stopped=stopped,
+            stopped=place is not None,
         )
 
-    def _end_and_pad(self, instruction: str) -> tuple[int, int]:
-        """Ids of the token that ends a summary, as training learns it, and of padding."""
-        example = Example.build("", "Ana: hi", "Ana says hi.", instruction)
+    def _ends_and_pad(self, recipe: Recipe) -> tuple[list[int], int]:
+        """Ids of the tokens that end a summary, and of padding.
+
+        The first end is the one that training learns; the others are those of the model's own
+        generation config (Llama 3 has three), of which the base model may write any.
+        """
+        from transformers import GenerationConfig
+
+        example = Example.build("", "Ana: hi", "Ana says hi.", recipe.summarization.instruction)
         _, labels = self.encoder.training_ids(example)
         end = [label for label in labels if label != -100][-1]
+        revision = recipe.config.get("revision_of_model") or "main"
+        try:
+            own = GenerationConfig.from_pretrained(recipe.config["base_model"], revision=revision)
+        except (OSError, ValueError):  # it has none, or the model cannot be loaded either
+            own = GenerationConfig()
+        others = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+        ends = [end, *(other for other in others if other not in (None, end))]
         pad = self.encoder.tokenizer.pad_token_id
-        return end, end if pad is None else pad
+        return ends, end if pad is None else pad
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:

@@ -3,11 +3,11 @@
 Three things make it quick: summaries that have ended leave the batch (`generate`), attention copies
 no keys and values (`grouped_attention`), and the adapter is merged into the weights. A base model
 that is trained in 4 or 8 bits is evaluated in them too, with the adapter beside the weights, since
-merging would round it to them.
+merging would round it to them; so is one whose tied embeddings the adapter changes.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
+    DynamicCache,
     GenerationConfig,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -43,10 +44,10 @@ Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a model is asked for; `end` and `pad` are token ids, `device` is where prompts go."""
+    """What a model is asked for; `ends` and `pad` are token ids, `device` is where prompts go."""
 
     decoding: Decoding
-    end: int
+    ends: list[int]
     pad: int
     device: str | torch.device
 
@@ -55,14 +56,14 @@ class HfEngine:
     """A base model; after `attach_adapter` the same weights with the adapter merged or beside."""
 
     def __init__(
-        self, recipe: Recipe, decoding: Decoding, end: int, pad: int, beside: bool = False
+        self, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int, beside: bool = False
     ):
         """Load the base model; raises UserError where it cannot be loaded.
 
-        `decoding.dtype` must not be `auto`; `end` and `pad` are token ids; `beside` keeps the
+        `decoding.dtype` must not be `auto`; `ends` and `pad` are token ids; `beside` keeps the
         adapter out of the weights.
         """
-        self.recipe, self.decoding, self.end, self.pad = recipe, decoding, end, pad
+        self.recipe, self.decoding, self.ends, self.pad = recipe, decoding, ends, pad
         self.beside = beside or quantization(recipe.config) is not None
         self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
         self.tuned = False
@@ -79,6 +80,7 @@ class HfEngine:
                 dtype=getattr(torch, decoding.dtype),
                 device_map=self.device,
                 quantization_config=_quantization(recipe.config, decoding.dtype),
+                attn_implementation=_attention(recipe.config),
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
@@ -88,8 +90,10 @@ class HfEngine:
         """Merge the adapter in, or keep it beside; raises UserError where it does not fit."""
         if self.tuned:
             return
+        adapted = load_peft_weights(str(folder), device="cpu").keys()
+        beside = self.beside or tied_ends(self.model, adapted)
         model = self.attach_beside(folder)
-        if not self.beside:
+        if not beside:
             self.model = model.merge_and_unload()
 
     def attach_beside(self, folder: Path) -> PeftModel:
@@ -119,10 +123,31 @@ class HfEngine:
 
         Where memory runs out, this batch and every later one is halved.
         """
-        settings = Settings(self.decoding, self.end, self.pad, self.device)
+        settings = Settings(self.decoding, self.ends, self.pad, self.device)
         make = partial(generate, self.model, settings=settings)
         outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
+
+
+def _attention(config: dict[str, Any]) -> str | None:
+    """`eager` where training took it, else the model's default.
+
+    For Gemma 2 the two differ: sdpa leaves its soft-capping of the attention's logits out.
+    """
+    eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
+    return "eager" if eager else None
+
+
+def tied_ends(model: Any, adapted: Iterable[str]) -> list[str]:
+    """Input and output embeddings that are one matrix, and that an adapter changes.
+
+    `adapted`: names of the adapter's weights. Merged, both embeddings would change.
+    """
+    if not model.config.get_text_config().tie_word_embeddings:
+        return []
+    shared = (model.get_input_embeddings(), model.get_output_embeddings())
+    ends = [name for name, module in model.named_modules() if module in shared]
+    return [end for end in ends if any(f".{end}." in name for name in adapted)]
 
 
 def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | None:
@@ -149,20 +174,26 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
     mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
     outputs: Ids = [[] for _ in prompts]
     rows, cache, done = torch.arange(len(prompts)), None, 0
+    # generate cannot continue a beam search, and the state of Mamba's layers cannot lose rows
+    layers = DynamicCache(config=model.config).layers
+    whole = settings.decoding.num_beams > 1
+    whole = whole or not all(hasattr(layer, "batch_select_indices") for layer in layers)
+    stride = 0 if whole else STRIDE
     while len(rows) and done < settings.decoding.max_new_tokens:
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
-            generation_config=_config(settings, done),
+            generation_config=_config(settings, done, stride),
         )
         new = output.sequences[:, width:]
         for row, made in zip(rows.tolist(), new.tolist(), strict=True):
             outputs[row] = made
         done = new.shape[1]
-        if settings.decoding.num_beams > 1:  # generate cannot continue a beam search
+        if whole:
             break
-        open_ = (new != settings.end).all(dim=1).cpu().nonzero()[:, 0]
+        ended = torch.isin(new, torch.tensor(settings.ends, device=device)).any(dim=1)
+        open_ = (~ended).cpu().nonzero()[:, 0]
         rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
         mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
         cache.batch_select_indices(open_.to(device))
@@ -200,8 +231,8 @@ def within_memory(
         tqdm.write(f"memory ran out: continuing with {size} dialogues at a time", file=sys.stderr)
 
 
-def _config(settings: Settings, done: int) -> GenerationConfig:
-    """Settings for the next tokens after `done` new ones."""
+def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:
+    """Settings for the next `stride` tokens after `done` new ones; 0: for all the others."""
     chosen = settings.decoding
     special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
     if chosen.do_sample:
@@ -210,13 +241,13 @@ def _config(settings: Settings, done: int) -> GenerationConfig:
     if chosen.num_beams > 1:
         special |= {"length_penalty": chosen.length_penalty}
     left = chosen.max_new_tokens - done
-    step = left if chosen.num_beams > 1 else min(STRIDE, left)
+    step = min(stride, left) if stride else left
     return GenerationConfig(
         max_new_tokens=step,
         min_new_tokens=min(step, max(0, chosen.min_new_tokens - done)) or None,
         no_repeat_ngram_size=chosen.no_repeat_ngram_size,
         repetition_penalty=chosen.repetition_penalty,
-        eos_token_id=settings.end,
+        eos_token_id=settings.ends,
         pad_token_id=settings.pad,
         use_cache=True,  # the config of a model in training says no
         return_dict_in_generate=True,

@@ -7,12 +7,14 @@ from the same folder.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Decoding
+from eval.signature import quantization
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts
 
@@ -21,10 +23,16 @@ class VllmEngine:
     """vLLM with the base model; a request names the adapter, so that both models are available."""
 
     def __init__(
-        self, recipe: Recipe, decoding: Decoding, end: int, pad: int, adapter: Path | None
+        self, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int, adapter: Path | None
     ):
         """Start vLLM; raises UserError where it is not installed or does not start."""
-        self.decoding, self.end, self.lora = decoding, end, None
+        self.decoding, self.ends, self.lora = decoding, ends, None
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # on a GPU it sends usage data
+        if kind := quantization(recipe.config):
+            raise UserError(
+                f"{recipe.path}: engine vllm runs the base model as it is saved, and this recipe "
+                f"trains and evaluates it in {kind}; set `engine: hf`"
+            )
         try:
             from vllm import LLM
         except ImportError as error:
@@ -75,7 +83,7 @@ class VllmEngine:
             frequency_penalty=0.0,
             max_tokens=chosen.max_new_tokens,
             min_tokens=chosen.min_new_tokens,
-            stop_token_ids=[self.end],
+            stop_token_ids=self.ends,
             ignore_eos=True,  # the model's own end token may differ from training's
             seed=seed if chosen.do_sample else None,
         )

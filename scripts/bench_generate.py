@@ -137,7 +137,7 @@ def one_by_one(
 ) -> Iterator[Prediction]:
     """The plain way: a call of `generate` for each dialogue, in random order, until time is up."""
     config = GenerationConfig(
-        do_sample=False, max_new_tokens=limit, eos_token_id=ours.end, pad_token_id=ours.end
+        do_sample=False, max_new_tokens=limit, eos_token_id=ours.ends, pad_token_id=ours.ends[0]
     )
     start = time.perf_counter()
     for example in random.Random(0).sample(examples, len(examples)):

@@ -200,6 +200,8 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from eval.hf_engine import tied_ends
+
     base_model, revision = recipe.config["base_model"], recipe.config.get("revision_of_model")
     try:
         config = AutoConfig.from_pretrained(base_model, revision=revision)
@@ -214,8 +216,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
             raise ValueError(f"it is {settings.get('peft_type')}, and only LORA is merged here")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-            shared = (model.get_input_embeddings(), model.get_output_embeddings())
-            ends = [name for name, module in model.named_modules() if module in shared]
+            touched = tied_ends(model, saved)
             model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
         wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
         if saved != wanted:
@@ -227,8 +228,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
             f"{adapter}: this adapter does not fit {base_model} ({reason}); train it again or set "
             "`output_dir`"
         ) from error
-    touched = [end for end in ends if any(f".{end}." in name for name in saved)]
-    if touched and config.get_text_config().tie_word_embeddings:
+    if touched:
         raise UserError(
             f"{adapter}: changes {' and '.join(touched)}, and input and output embeddings of "
             f"{base_model} are one matrix: merged, both would change; keep the adapter beside the "

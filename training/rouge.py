@@ -36,10 +36,10 @@ from eval.metrics import METRICS, mean_f1, score
 class ModelInTraining:
     """An engine for `eval.generate.Summarizer`; to be used inside `undisturbed`."""
 
-    def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, end: int, pad: int):
-        """`end` and `pad` are token ids."""
+    def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int):
+        """`ends` and `pad` are token ids."""
         self.trainer, self.path = trainer, recipe.path
-        self.settings = Settings(decoding, end, pad, trainer.accelerator.device)
+        self.settings = Settings(decoding, ends, pad, trainer.accelerator.device)
         self.pieces = 1
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:

@@ -104,7 +104,7 @@ class Numbered(ChatSummarizer):
 
         def generate(prompts: list[list[int]], seed: int) -> list[list[int]]:
             assert all(len(prompt) + 8 <= 160 for prompt in prompts), "more than sequence_len holds"
-            tokenizer, end = self.summarizer.encoder.tokenizer, self.summarizer.end
+            tokenizer, end = self.summarizer.encoder.tokenizer, self.summarizer.ends[0]
             return [[*tokenizer(f"note {next(numbers)}\n.").input_ids, end] for _ in prompts]
 
         self.summarizer.engine.generate = generate  # type: ignore[method-assign]
@@ -142,7 +142,7 @@ def test_the_last_pass_reads_the_parts_summaries_a_line_each(numbered: Numbered)
 
 
 def test_a_part_of_which_the_model_says_nothing_is_no_line(numbered: Numbered) -> None:
-    end = numbered.summarizer.end
+    end = numbered.summarizer.ends[0]
     numbered.summarizer.engine.generate = (  # type: ignore[method-assign]
         lambda prompts, seed: [[end] for _ in prompts]
     )

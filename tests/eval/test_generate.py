@@ -52,7 +52,7 @@ def generate(
         made = engine.generate(prompts, seed)
     finally:
         engine.decoding = before
-    return [cut(ids, summarizer.end) for ids in made]
+    return [cut(ids, summarizer.ends[0]) for ids in made]
 
 
 def cut(ids: list[int], end: int) -> list[int]:
@@ -66,7 +66,7 @@ def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[lis
     ).eval()
     config = GenerationConfig(
         **{"do_sample": False, "max_new_tokens": 24, **settings},
-        eos_token_id=summarizer.end, pad_token_id=summarizer.end,
+        eos_token_id=summarizer.ends[0], pad_token_id=summarizer.ends[0],
     )  # fmt: skip
     made = []
     for prompt in prompts:
@@ -75,7 +75,7 @@ def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[lis
             out = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
             )
-        made.append(cut(out[0, len(prompt) :].tolist(), summarizer.end))
+        made.append(cut(out[0, len(prompt) :].tolist(), summarizer.ends[0]))
     return made
 
 

@@ -73,7 +73,8 @@ torch.distributed.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
 base = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
 adapter = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
-model, settings = get_peft_model(base, adapter), Settings(Decoding(max_new_tokens=12), 2, 2, "cpu")
+model = get_peft_model(base, adapter)
+settings = Settings(Decoding(max_new_tokens=12), [2], 2, "cpu")
 prompts = [[1, 733, 16289, 28793], [1, 733]]
 with undisturbed(model):
     whole = generate(base, prompts, settings)
