@@ -53,10 +53,10 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     file = YamlFile(path)
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
-    plugins, found = _plugins(config.get("plugins"))
+    plugins, bad_plugins = _plugins(config.get("plugins"))
     declared = tuple(name for plugin in plugins if (name := plugin.get_input_args()))
     schema = _schema(declared, bool(config.get("rl")))
-    found += _numbers_as_text(schema, config)
+    found = list(_numbers_as_text(schema, config))
     places = {problem.loc for problem in found}
     own = []  # what Axolotl's checks say of a block
     for loc, errors in _errors(schema, config).items():
@@ -66,6 +66,7 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
             elif problem.loc not in places:
                 places.add(problem.loc)
                 found.append(problem)
+    found += bad_plugins
     found += [problem for problem in contradictions(config) if problem.loc not in places]
     found = _without_echoes(found)
     twice = [
@@ -105,10 +106,9 @@ def _schema(declared: tuple[str, ...], rl: bool) -> Schema:
     """
     from axolotl.utils.schemas.datasets import SFTDataset
 
-    fields: dict[str, Any] = {
-        name: (field.annotation, field) for name, field in _axolotls(declared).model_fields.items()
-    }
-    fields["summarization"] = (Summarization, ...)
+    fields: dict[str, Any] = {"summarization": (Summarization, ...)}
+    for name, field in _axolotls(declared).model_fields.items():
+        fields[name] = (field.annotation, field)
     if not rl:
         # Axolotl reads them so, although its schema allows the keys of DPO and others here too
         fields |= dict.fromkeys(("datasets", "test_datasets"), (list[SFTDataset] | None, None))
@@ -205,6 +205,9 @@ def _problems(schema: Schema, loc: Loc, errors: list[dict[str, Any]]) -> Iterato
     words = list(dict.fromkeys(_short(error["msg"]) for error in errors))
     if kind in ("extra_forbidden", "invalid_key"):
         yield from _unknown(schema, loc, value)
+    elif loc == ("summarization",) and (kind == "missing" or not isinstance(value, dict)):
+        what = "has no `summarization:` block"
+        yield Problem(loc, what, "see recipes/smollm2_samsum.yml", lacks=(loc,))
     elif kind == "missing" or value is None:
         yield missing(loc)
     elif kind != "value_error":

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -112,13 +111,6 @@ def runs(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def wait_for(condition: Any, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.2)
-
-
 SPAWN = """
 import os, subprocess, sys, time
 inner = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
@@ -149,7 +141,10 @@ def test_children_of_a_finished_process_are_gone(tmp_path: Path) -> None:
     )
     assert code == 0
     pid = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not runs(pid), 5)
+    end = time.monotonic() + 5
+    while runs(pid):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +215,7 @@ def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
 @pytest.mark.slow
 def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
-    flags = map(str, (*TINY, "--variant-seconds", 30, "--output", result, "--steps", 100_000))
+    flags = map(str, (*TINY, "--variant-seconds", 15, "--output", result, "--steps", 100_000))
     call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--keep", str(tmp_path / "keep")]
     process = subprocess.Popen(
         [*call, "--variants", "ours,notebook"], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -231,28 +226,6 @@ def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_pat
             seen[child.pid] = child
         time.sleep(0.2)
     rows = json.loads(result.read_text("utf-8"))["variants"]
-    assert [row["failed"] for row in rows] == ["over the limit of 30 s"] * 2
+    assert [row["failed"] for row in rows] == ["over the limit of 15 s"] * 2
     assert len(seen) > 2 and not [child for child in seen.values() if child.is_running()]
     assert process.returncode == 0 and result.with_suffix(".failed.log").is_file()
-
-
-@pytest.mark.slow
-def test_killed_between_variants_it_resumes(tmp_path: Path) -> None:
-    result, keep = tmp_path / "bench.json", tmp_path / "keep"
-    flags = [str(flag) for flag in (*TINY, "--keep", keep, "--output", result)]
-    call = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--variants", "check,generation"]
-    process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.DEVNULL)
-    wait_for(result.is_file, 300)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for child in children:  # their parent is gone
-        child.kill()
-    assert [row["variant"] for row in json.loads(result.read_text("utf-8"))["variants"]] == [
-        "check"
-    ]
-    done = command(*call)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "check: measured already" in done.stdout
-    variants = [row["variant"] for row in json.loads(result.read_text("utf-8"))["variants"]]
-    assert variants == ["check", "generation"]
