@@ -5,25 +5,22 @@ what is wrong and how to fix it. The schema of the installed Axolotl is read, ne
 Axolotl brings its own keys. By itself it silently drops a key that it does not know.
 """
 
-import collections.abc
 import difflib
 import functools
 import logging
 import pydoc
 import re
 import reprlib
-import types
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from decimal import Decimal
 from math import isfinite
+from operator import getitem
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any, get_args
 
-from pydantic import AliasChoices, AliasPath, BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from data_prep.contradictions import contradictions
 from data_prep.errors import UserError
@@ -31,326 +28,9 @@ from data_prep.recipe_file import Loc, Problem, YamlFile, dotted
 from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
-
-
-# ---- a walk through a recipe along the schema, key by key ----
-
-Keys = dict[str, Any]  # the names of a block, and the annotation of each one's value
-Schema = type[BaseModel]
-
-
-@dataclass(frozen=True)
-class Unknown:
-    """A key that its block does not have, and those that it has."""
-
-    loc: Loc
-    value: Any
-    known: Keys
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A value that is no block with keys of its own, and the annotation that it must fit."""
-
-    loc: Loc
-    value: Any
-    annotation: Any
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block with keys, and the schema that it is read with."""
-
-    loc: Loc
-    value: dict[str, Any]
-    schema: Schema
-
-
-@functools.cache
-def keys_of(schema: Schema) -> Keys:
-    """Every name under which a recipe can set a schema's fields."""
-    keys = {}
-    for name, field in schema.model_fields.items():
-        # the limits of a field are next to its annotation
-        annotation = Annotated[(field.annotation, *field.metadata)] if field.metadata else None
-        for key in _names(field.validation_alias) or [name]:
-            keys[key] = annotation or field.annotation
-    return keys
-
-
-def _names(alias: str | AliasPath | AliasChoices | None) -> list[str]:
-    if isinstance(alias, AliasChoices):
-        return [name for choice in alias.choices for name in _names(choice)]
-    if isinstance(alias, AliasPath):
-        return [str(alias.path[0])]
-    return [alias] if alias else []
-
-
-def walk(block: dict[str, Any], keys: Keys, loc: Loc = ()) -> Iterator[Unknown | Leaf | Block]:
-    """Go through a recipe along the schema, to the last value."""
-    for key, value in block.items():
-        if key in keys:
-            yield from _walk_value(value, keys[key], (*loc, key))
-        else:
-            yield Unknown((*loc, key), value, keys)
-
-
-def _walk_value(value: Any, annotation: Any, loc: Loc) -> Iterator[Unknown | Leaf | Block]:
-    options = list(options_of(annotation))
-    schemas = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
-    if isinstance(value, dict) and schemas:
-        # of a union's members, the one with a place for most keys; the first of equals
-        schema = min(schemas, key=lambda s: _misplaced(value, s))
-        yield Block(loc, value, schema)
-        yield from walk(value, keys_of(schema), loc)
-    elif isinstance(value, dict) and (inside := _inside(options, collections.abc.Mapping)):
-        for key, item in value.items():
-            yield from _walk_value(item, inside, (*loc, key))
-    elif isinstance(value, list) and (inside := _inside(options, collections.abc.Collection)):
-        for index, item in enumerate(value):
-            yield from _walk_value(item, inside, (*loc, index))
-    else:
-        yield Leaf(loc, value, annotation)
-
-
-def _misplaced(block: dict[str, Any], schema: Schema) -> int:
-    return sum(isinstance(step, Unknown) for step in walk(block, keys_of(schema)))
-
-
-def options_of(annotation: Any) -> Iterator[Any]:
-    """What a value may be: the members of a union, without what `Annotated` adds."""
-    if get_origin(annotation) is Annotated:
-        yield from options_of(get_args(annotation)[0])
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for option in get_args(annotation):
-            yield from options_of(option)
-    else:
-        yield annotation
-
-
-def _inside(options: list[Any], container: type) -> Any:
-    """The annotation of a container's values: Any where it is free, None where none is allowed."""
-    inside: list[Any] = [Any] if Any in options else []
-    for option in options:
-        kind = get_origin(option) or option
-        is_mapping = isinstance(kind, type) and issubclass(kind, collections.abc.Mapping)
-        if not isinstance(kind, type) or not issubclass(kind, container) or kind in (str, bytes):
-            continue
-        if is_mapping == (container is collections.abc.Mapping):
-            args = [arg for arg in get_args(option) if arg is not ...]
-            inside += (args[1:] if is_mapping else args) or [Any]
-    return Union[tuple(inside)] if inside else None  # noqa: UP007 - `|` takes no list
-
-
-# ---- what pydantic and Axolotl's own checks say ----
-
-
-@functools.cache
-def _adapter(annotation: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(annotation)
-
-
-def misfit(leaf: Leaf) -> str | None:
-    """What pydantic says of a value that does not fit its annotation, in a few words."""
-    with _quiet():
-        try:
-            _adapter(leaf.annotation).validate_python(leaf.value)
-        except ValidationError as error:
-            first, *others = dict.fromkeys(short(problem["msg"]) for problem in error.errors())
-            return " or ".join([first, *(words.removeprefix("must be ") for words in others)])
-        except Exception:  # a check of a block was given something else
-            return "must be `key: value` lines"
-    return None
-
-
-def short(message: str) -> str:
-    """Shorten pydantic's message."""
-    message = re.sub(r", (unable to|got a) .*", "", message.removeprefix("Value error, "))
-    return message.replace("Input should", "must")
-
-
-def is_renamed(loc: Loc, value: Any) -> bool:
-    """Whether Axolotl reads a key that its schema lacks, as it does `fsdp_config.fsdp_...`.
-
-    It does so where the key makes a difference that an impossible one does not make.
-    """
-    outcomes = [_outcome(_alone(way, value)) for way in (loc, (*loc[:-1], "?"))]
-    return all(isinstance(o, dict) for o in outcomes) and outcomes[0] != outcomes[1]
-
-
-def refusal(loc: Loc, value: Any) -> str | None:
-    """Axolotl's own words on a key that it no longer has, such as `unsloth_lora_mlp`."""
-    outcome = _outcome(_alone(loc, value))
-    return outcome if isinstance(outcome, str) and f"`{loc[-1]}`" in outcome else None
-
-
-def _alone(loc: Loc, value: Any) -> dict[str, Any]:
-    for part in reversed(loc):
-        value = [value] if type(part) is int else {part: value}
-    return {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}], **value}
-
-
-def _outcome(config: dict[str, Any]) -> dict[str, Any] | str:
-    """What Axolotl makes of a recipe, or its first complaint."""
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    with _quiet():
-        try:
-            return AxolotlInputConfig.model_validate(deepcopy(config)).model_dump()
-        except Exception as error:  # its checks raise what they like
-            return complaints(error)[0][1]
-
-
-def complaints(error: Exception) -> list[tuple[Loc, str]]:
-    """The place and the words of each complaint in an error that validation has raised."""
-    if isinstance(error, ValidationError):
-        return [(problem["loc"], short(problem["msg"])) for problem in error.errors()]
-    return [((), str(error))]
-
-
-def validate(schema: Schema, block: dict[str, Any]) -> list[tuple[Loc, str]]:
-    """Let a schema check a block silently, as Axolotl will; return its complaints."""
-    with _quiet():
-        try:
-            schema.model_validate(deepcopy(block))
-        except Exception as error:
-            return complaints(error)
-    return []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Axolotl's checks: they log, and log again when Axolotl runs them itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-# ---- values ----
-
 EXPONENT = re.compile(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+")
-
-
-def value_problems(leaves: list[Leaf], block: Any) -> list[Problem]:
-    """One problem a value, the most telling; `block` is the `summarization:` block."""
-    found: dict[Loc, Problem] = {}
-    for problem in (
-        *(_number_as_text(leaf) for leaf in leaves),
-        *_block_problems(block),
-        *(_misfit(leaf) for leaf in leaves),
-    ):
-        if problem:
-            found.setdefault(problem.loc, problem)
-    return list(found.values())
-
-
-def missing(loc: Loc) -> Problem:
-    """A key that must be set."""
-    return Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
-
-
-def _number_as_text(leaf: Leaf) -> Problem | None:
-    """YAML reads `2e-4`, and what is in quotes, as text."""
-    options = list(options_of(leaf.annotation))
-    if not isinstance(leaf.value, str):
-        return None
-    if Any in options:  # free-form: text that looks like a number may be meant as text
-        is_number = bool(EXPONENT.fullmatch(leaf.value))
-    else:
-        is_number = bool({int, float} & set(options)) and _is_float(leaf.value)
-    if not is_number:
-        return None
-    what = f"`{dotted(leaf.loc)}`: {leaf.value} is text to YAML"
-    if not isfinite(float(leaf.value)):
-        return Problem(leaf.loc, what, "write a finite number")
-    decimal = f"{Decimal(leaf.value.strip()):f}"
-    quotes = " without quotes" if decimal == leaf.value else ""
-    return Problem(leaf.loc, what, f"write {decimal}{quotes}")
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _misfit(leaf: Leaf) -> Problem | None:
-    words = misfit(leaf)
-    if words and leaf.value is None:
-        return missing(leaf.loc)
-    return Problem(leaf.loc, _found(leaf.loc, words, leaf.value)) if words else None
-
-
-def _found(loc: Loc, words: str, value: Any) -> str:
-    found = "" if isinstance(value, dict) else f" (found {reprlib.repr(value)})"
-    return f"`{dotted(loc)}`: {words}{found}"
-
-
-def _block_problems(block: Any) -> Iterator[Problem]:
-    """All that our own schema, which is strict about types, says of the `summarization:` block."""
-    loc: Loc = ("summarization",)
-    if not isinstance(block, dict):
-        what = "has no `summarization:` block"
-        yield Problem(loc, what, "see recipes/smollm2_samsum.yml", lacks=(loc,))
-        return
-    try:
-        Summarization.model_validate(block)
-    except ValidationError as error:
-        for problem in error.errors():
-            loc = ("summarization", *problem["loc"])
-            if problem["type"] == "missing" or problem["input"] is None:
-                yield missing(loc)
-            elif problem["type"] != "extra_forbidden":  # the walk along the schema names these
-                for words in short(problem["msg"]).splitlines():
-                    place = (*loc, *_mentioned(words, problem["input"]))
-                    yield Problem(place, _found(loc, words, problem["input"]))
-
-
-def axolotls_own(blocks: Iterable[Block]) -> list[Problem]:
-    """What the checks of Axolotl say of these blocks, at the key of which they speak."""
-    found: dict[Any, Problem] = {}
-    for block in blocks:
-        for loc, words in validate(block.schema, block.value):
-            way, value = _follow(block.value, loc)
-            place = (*block.loc, *way, *_mentioned(words, value))
-            what = f"Axolotl refuses `{dotted(place)}`: {words}" if place else f"Axolotl: {words}"
-            problem = Problem(place, what, lacks=() if place else ((),))
-            if words == "Field required":
-                problem = missing((*block.loc, *way, loc[-1]))
-            found.setdefault(problem.loc or what, problem)  # of a union's complaints, the first
-    return list(found.values())
-
-
-def _follow(value: Any, loc: Loc) -> tuple[Loc, Any]:
-    """The way that `loc` means: pydantic puts the names of a union's members in between."""
-    way: Loc = ()
-    for part in loc:
-        keys = value if isinstance(value, dict) else range(len(value) if type(value) is list else 0)
-        if part in keys:
-            way, value = (*way, part), value[part]
-    return way, value
-
-
-def _mentioned(words: str, block: Any) -> Loc:
-    """The first key of a block that a message names."""
-    names = re.findall(r"\w+", words) if isinstance(block, dict) else []
-    return tuple(name for name in names if name in block)[:1]
-
-
-def required(schema: Schema, config: dict[str, Any]) -> list[Problem]:
-    """The keys without which a schema cannot be."""
-    fields = schema.model_fields.items()
-    return [missing((k,)) for k, field in fields if field.is_required() and k not in config]
-
-
-# ---- all problems of a recipe ----
+Schema = type[BaseModel]
+Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -374,43 +54,25 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     file = YamlFile(path)
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
-    plugins, bad_plugins = _plugins(config.get("plugins"))
-    schema = _schema(plugins)
-    steps = list(walk(config, _keys(schema, config)))
-    found = [
-        _unknown(step)
-        for step in steps
-        if isinstance(step, Unknown)
-        and not (isinstance(step.loc[-1], str) and is_renamed(step.loc, step.value))
-    ]
-    leaves = [step for step in steps if isinstance(step, Leaf)]
-    found += value_problems(leaves, config.get("summarization"))
-    found += [*required(schema, config), *bad_plugins]
-    places = {problem.loc for problem in found}
-    found += [problem for problem in contradictions(config) if problem.loc not in places]
+    plugins, found = _plugins(config.get("plugins"))
+    others = tuple(plugin.get_input_args() for plugin in plugins)
+    schema, fields = _schemas(others, bool(config.get("rl")))
+    for more in (_numbers_as_text(fields, config), _complaints(fields, config, extra="forbid"),
+                 contradictions(config)):  # fmt: skip
+        places = {problem.loc for problem in found}
+        found += [problem for problem in more if problem.loc not in places]
     found = _without_echoes(found)
     twice = [
         (line, f"{path}:{line}: `{key}` is in its block twice; keep one")
         for line, key in file.repeated
     ]
-    if not found and not twice:  # what Axolotl says is often a consequence of what is above
-        adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
-        if config.get("adapter") not in adapters:  # which Axolotl knows once training has begun
-            inner = [s for s in steps if isinstance(s, Block) and s.loc[0] != "summarization"]
-            found = axolotls_own([Block((), config, schema), *inner])
+    # what Axolotl's own checks say is often a consequence of what is above; and an adapter of a
+    # plugin is one that Axolotl knows only once training has begun
+    adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
+    if not found and not twice and config.get("adapter") not in adapters:
+        found = _complaints(schema, config)
     said = [*twice, *(file.say(problem, config) for problem in found)]
     return [line for _, line in sorted(said, key=lambda pair: pair[0])]
-
-
-def _keys(schema: Schema, config: dict[str, Any]) -> Keys:
-    """The top level: Axolotl's keys, those of the recipe's other plugins, and our block."""
-    from axolotl.utils.schemas.datasets import SFTDataset
-
-    keys = {**keys_of(schema), "summarization": Summarization}
-    if not config.get("rl"):
-        # Axolotl reads them so, although its schema allows the keys of DPO and others here too
-        keys |= dict.fromkeys(("datasets", "test_datasets"), list[SFTDataset] | None)
-    return keys
 
 
 def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
@@ -423,15 +85,21 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     if not isinstance(names, list):
         return [], []
     for index, name in enumerate(names):
-        if name != OUR_PLUGIN:
-            from axolotl.integrations.base import load_plugin
+        if name == OUR_PLUGIN:
+            continue
+        from axolotl.integrations.base import load_plugin
 
-            try:
-                plugin = load_plugin(name)
-                plugin.get_input_args()
-                plugins.append(plugin)
-            except Exception as error:  # whatever a module does on import
-                found.append(_bad_plugin(("plugins", index), name, error))
+        try:
+            plugin = load_plugin(name)
+            plugin.get_input_args()
+            plugins.append(plugin)
+        except Exception as error:  # whatever a module does on import
+            reason = error if "." in str(name) else "it names no module"
+            what = f"plugin `{name}` cannot be loaded ({reason}), and Axolotl may train without it"
+            fix, meant = "correct its name, install its package, or remove it", None
+            if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
+                fix, meant = f"did you mean `{OUR_PLUGIN}`?", ("plugins",)
+            found.append(Problem(("plugins", index), what, fix, meant=meant))
     if OUR_PLUGIN not in names:
         what = "our plugin is not under `plugins:`, so that training would check nothing of this"
         fix = f"add `- {OUR_PLUGIN}` there"
@@ -439,45 +107,213 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     return plugins, found
 
 
-def _schema(plugins: list[Any]) -> Schema:
-    """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it."""
+# ---- what pydantic says along Axolotl's schema ----
+
+
+@functools.cache
+def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Schema]:
+    """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it.
+
+    The second has the same fields and our block, and none of the checks of the top level: those
+    rename keys, and stop at the first that they refuse.
+    """
     from axolotl.utils.schemas.config import AxolotlInputConfig
+    from axolotl.utils.schemas.datasets import SFTDataset
 
-    names = [plugin.get_input_args() for plugin in plugins]
-    others: list[Any] = [pydoc.locate(name) for name in names if name]
-    if not others:
-        return AxolotlInputConfig
-    return create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others))
-
-
-def _bad_plugin(loc: Loc, name: Any, error: Exception) -> Problem:
-    reason = error if "." in str(name) else "it names no module"
-    what = f"plugin `{name}` cannot be loaded ({reason}), and Axolotl may train without it"
-    if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
-        return Problem(loc, what, f"did you mean `{OUR_PLUGIN}`?", meant=("plugins",))
-    return Problem(loc, what, "correct its name, install its package, or remove it")
+    others: list[Any] = [pydoc.locate(name) for name in of_plugins if name]
+    schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others))
+    fields: dict[str, Any] = {key: (f.annotation, f) for key, f in schema.model_fields.items()}
+    fields["summarization"] = (Summarization, ...)
+    if not rl:  # Axolotl reads them so, although its schema has the keys of DPO and others here too
+        fields |= dict.fromkeys(("datasets", "test_datasets"), (list[SFTDataset] | None, None))
+    return schema, create_model("Fields", __config__=ConfigDict(populate_by_name=True), **fields)
 
 
-def _unknown(step: Unknown) -> Problem:
-    close = _nearest(str(step.loc[-1]), step.known)
-    what, meant = f"unknown key `{dotted(step.loc)}`", (*step.loc[:-1], *close) if close else None
-    if isinstance(step.loc[-1], str) and (words := refusal(step.loc, step.value)):
-        return Problem(step.loc, what, words)
-    if close:
-        return Problem(step.loc, what, f"did you mean `{close[0]}`?", meant=meant)
-    if len(step.known) < 20:
-        return Problem(step.loc, what, f"known there: {', '.join(step.known)}")
-    return Problem(step.loc, what, "remove it, or see Axolotl's documentation")
+def _validate(schema: Schema, config: dict[str, Any], **how: Any) -> BaseModel | list[Any] | str:
+    """What a schema makes of a recipe, or its complaints, or the words with which a check ended.
+
+    Silently: Axolotl's checks log, and log again when Axolotl runs them itself.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return schema.model_validate(deepcopy(config), **how)
+    except ValidationError as error:
+        return error.errors()
+    except Exception as error:  # Axolotl's checks raise what they like
+        return str(error)
+    finally:
+        logging.disable(before)
 
 
-def _nearest(key: str, known: Keys) -> list[str]:
-    """The one valid name that a key probably means, or none."""
-    return (
+def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
+    outcome = _validate(schema, config, **how)
+    if isinstance(outcome, BaseModel):
+        return []
+    if isinstance(outcome, list):
+        return _places([(error["loc"], error) for error in outcome], config)
+    # a check ended at a value that it did not expect: which one is it, and what of the others?
+    bad = [k for k, v in config.items() if isinstance(_validate(schema, {k: v}, **how), str)]
+    if not bad:
+        return [((), {"type": "value_error", "msg": outcome})]
+    error = {"type": "", "msg": "has a value of the wrong kind"}
+    others = {key: value for key, value in config.items() if key not in bad}
+    return [*(((key,), error) for key in bad), *_errors(schema, others, **how)]
+
+
+def _places(errors: Errors, value: Any) -> Errors:
+    """Each complaint with its place in `value`.
+
+    Where pydantic has a union, it puts the names of the members in between, with what each says. Of
+    those that look inside the value, the one with the least to say counts, otherwise all.
+    """
+    found: Errors = []
+    below: dict[Any, Errors] = {}
+    for loc, error in errors:
+        if error["type"] == "invalid_key":  # no text
+            found.append(((error["input"],), error))
+        elif not loc or (len(loc) == 1 and error["type"] == "missing"):
+            found.append((loc, error))
+        else:
+            below.setdefault(loc[0], []).append((loc[1:], error))
+    keys = value if isinstance(value, dict) else range(len(value)) if type(value) is list else ()
+    members = []
+    for part, inner in below.items():
+        if part in keys:
+            found += [((part, *loc), error) for loc, error in _places(inner, value[part])]
+        else:
+            members.append(_places(inner, value))
+    inside = [member for member in members if any(loc for loc, _ in member)]
+    return found + (min(inside, key=lambda member: len(member)) if inside else sum(members, []))
+
+
+def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> list[Problem]:
+    """What a schema says of a recipe, one problem a place.
+
+    With `extra="forbid"` it is about keys and values, and what Axolotl's checks say is left out.
+    """
+    together: dict[Loc, list[Any]] = {}
+    for loc, error in _errors(schema, config, **how):
+        together.setdefault(loc, []).append(error)
+    found: dict[Any, Problem | None] = {}
+    for loc, errors in together.items():
+        kind, is_ours = errors[0]["type"], loc[:1] == ("summarization",)
+        value = None if kind == "missing" else functools.reduce(getitem, loc, config)
+        is_check = kind in ("value_error", "assertion_error") and not is_ours
+        if kind == "extra_forbidden":
+            found[loc] = _unknown(loc, value, _known(schema, errors[0]["loc"]))
+        elif value is None and kind != "invalid_key":
+            found[loc] = Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
+        elif not (is_check and how):
+            said = [error["msg"].removeprefix("Value error, ") for error in errors]
+            said = [re.sub(r", (unable to|got a) .*", "", words) for words in said]
+            said = [words.replace("Input should", "must") for words in dict.fromkeys(said)]
+            words = " or ".join(said).replace(" or must be ", " or ")
+            for line in words.splitlines() if is_ours else [words]:
+                # a check of a block names the key that it means
+                names = re.findall(r"\w+", line) if isinstance(value, dict) else []
+                place = (*loc, *[name for name in names if name in value][:1])
+                what = f"`{dotted(loc)}`: {line}"
+                if is_check:
+                    what = f"Axolotl refuses `{dotted(place)}`: {line}" if place else line
+                elif not isinstance(value, dict):
+                    what += f" (found {reprlib.repr(value)})"
+                found.setdefault(place or what, Problem(place, what, lacks=() if place else ((),)))
+    return [problem for problem in found.values() if problem]
+
+
+# ---- text that is meant as a number ----
+
+
+def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem]:
+    """YAML reads `2e-4`, and what is in quotes, as text, and pydantic may take it for a number."""
+    texts: dict[Loc, str] = {}
+    numbers, anything = deepcopy(config), deepcopy(config)
+    for loc, text in _texts(config):
+        try:
+            number = float(text)
+        except ValueError:
+            continue
+        texts[loc] = text
+        number = int(number) if number.is_integer() else number
+        functools.reduce(getitem, loc[:-1], numbers)[loc[-1]] = number
+        functools.reduce(getitem, loc[:-1], anything)[loc[-1]] = object()
+    if not texts:
+        return
+    no_number = {loc for loc, _ in _errors(fields, numbers, extra="forbid", strict=True)}
+    not_free = {loc for loc, _ in _errors(fields, anything, extra="forbid")}
+    for loc, text in texts.items():
+        # where anything is taken, text such as '12' may be meant as text
+        is_number = loc in not_free or EXPONENT.fullmatch(text)
+        if is_number and not any(loc[:end] in no_number for end in range(len(loc) + 1)):
+            fix = "write a finite number"
+            if isfinite(float(text)):
+                decimal = f"{Decimal(text.strip()):f}"
+                fix = f"write {decimal}{' without quotes' if decimal == text else ''}"
+            yield Problem(loc, f"`{dotted(loc)}`: {text} is text to YAML", fix)
+
+
+def _texts(block: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
+    items = block.items() if isinstance(block, dict) else enumerate(block)
+    for key, value in items:
+        if isinstance(value, str):
+            yield (*loc, key), value
+        elif isinstance(value, (dict, list)):
+            yield from _texts(value, (*loc, key))
+
+
+# ---- unknown keys ----
+
+
+def _unknown(loc: Loc, value: Any, known: list[str]) -> Problem | None:
+    """What is to be said of a key that the schema lacks; None where Axolotl reads it all the same.
+
+    As it does `fsdp_config.fsdp_...`: then the key makes a difference that an impossible one does
+    not make. On some that it no longer has, such as `unsloth_lora_mlp`, it has words of its own.
+    """
+    outcomes = []
+    for way in (loc, (*loc[:-1], "?")):
+        alone = value
+        for part in reversed(way):
+            alone = [alone] if type(part) is int else {part: alone}
+        needed = {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}]}
+        outcomes.append(_validate(_schemas((), False)[0], {**needed, **alone}))
+    outcome, without = outcomes
+    if isinstance(outcome, BaseModel) and isinstance(without, BaseModel) and outcome != without:
+        return None
+    key, what = str(loc[-1]), f"unknown key `{dotted(loc)}`"
+    if isinstance(outcome, list) and f"`{key}`" in outcome[0]["msg"]:
+        return Problem(loc, what, outcome[0]["msg"].removeprefix("Value error, "))
+    close = (
         difflib.get_close_matches(key, known, n=1, cutoff=0.9)
         # for `lora_rank` the name that it begins with: `lora_r`, although `local_rank` is closer
         or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
         or difflib.get_close_matches(key, known, n=1)
     )
+    if close:
+        return Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
+    if len(known) < 20:
+        return Problem(loc, what, f"known there: {', '.join(known)}")
+    return Problem(loc, what, "remove it, or see Axolotl's documentation")
+
+
+def _known(schema: Schema, loc: Loc) -> list[str]:
+    """The keys beside the one that pydantic names by `loc`."""
+    schemas = [schema]
+    for part in loc[:-1]:
+        fields = [s.model_fields[part] for s in schemas if part in s.model_fields]
+        inside = [inner for field in fields for inner in _schemas_in(field.annotation)]
+        # else an index, or the name of a union's member
+        schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
+    return [field.alias or name for s in schemas for name, field in s.model_fields.items()]
+
+
+def _schemas_in(annotation: Any) -> list[Schema]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [schema for part in get_args(annotation) for schema in _schemas_in(part)]
 
 
 def _without_echoes(found: list[Problem]) -> list[Problem]:
