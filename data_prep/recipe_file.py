@@ -48,7 +48,10 @@ class YamlFile:
             root = loader.get_single_node()
             self._key = loader.construct_object
             # before the next step, which copies the keys of `<<` in beside those that override them
-            self.repeated = sorted(_repeated_keys(root, self._key))
+            self.twice = [
+                (line, f"{path}:{line}: `{key}` is in its block twice; keep one")
+                for line, key in sorted(_repeated_keys(root, self._key))
+            ]
             # deep: a block that holds itself is an error, not an endless walk
             self.data = loader.construct_object(root, deep=True) if root else None
         except yaml.MarkedYAMLError as error:
@@ -86,7 +89,7 @@ class YamlFile:
         if line is None and problem.loc in problem.lacks:
             above = (self.line(problem.loc[:end]) for end in reversed(range(len(problem.loc))))
             line = next(filter(None, above), None)
-        elif line is None:
+        elif line is None and problem.loc:
             note = " (not in the file: given on the command line)"
         elif _at(self.data, problem.loc) != _at(config, problem.loc):
             line, note = None, " (given on the command line)"

@@ -29,6 +29,7 @@ from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
 EXPONENT = re.compile(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+")
+
 Schema = type[BaseModel]
 Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
 
@@ -40,8 +41,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     block, or holds no `key: value` lines.
     """
     file = YamlFile(path)
-    for line, key in file.repeated:
-        raise UserError(f"{path}:{line}: `{key}` is in its block twice; keep one")
+    for _, message in file.twice:
+        raise UserError(message)
     if not isinstance(file.data, dict):
         raise UserError(f"{path}: is not a recipe: expected `key: value` lines at the top level")
     return file.data
@@ -54,24 +55,29 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     file = YamlFile(path)
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
-    plugins, found = _plugins(config.get("plugins"))
-    others = tuple(plugin.get_input_args() for plugin in plugins)
-    schema, fields = _schemas(others, bool(config.get("rl")))
-    for more in (_numbers_as_text(fields, config), _complaints(fields, config, extra="forbid"),
-                 contradictions(config)):  # fmt: skip
-        places = {problem.loc for problem in found}
-        found += [problem for problem in more if problem.loc not in places]
-    found = _without_echoes(found)
-    twice = [
-        (line, f"{path}:{line}: `{key}` is in its block twice; keep one")
-        for line, key in file.repeated
-    ]
+    plugins, bad_plugins = _plugins(config.get("plugins"))
+    schema, fields = _schemas(tuple(p.get_input_args() for p in plugins), bool(config.get("rl")))
+    at: dict[Loc, Problem] = {}
+    for problem in (
+        *_numbers_as_text(fields, config),
+        *_complaints(fields, config, extra="forbid"),
+        *bad_plugins,
+        *contradictions(config),
+    ):
+        at.setdefault(problem.loc, problem)
+    # without what is lacking only because its key is misspelt or its value is wrong
+    meant = {problem.meant for problem in at.values() if problem.meant}
+    found = []
+    for loc, problem in at.items():
+        causes = meant | (at.keys() - {loc})
+        if not any(lack[:end] in causes for lack in problem.lacks for end in range(len(lack) + 1)):
+            found.append(problem)
     # what Axolotl's own checks say is often a consequence of what is above; and an adapter of a
     # plugin is one that Axolotl knows only once training has begun
     adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
-    if not found and not twice and config.get("adapter") not in adapters:
-        found = _complaints(schema, config)
-    said = [*twice, *(file.say(problem, config) for problem in found)]
+    if not found and not file.twice and config.get("adapter") not in adapters:
+        found = list(_complaints(schema, config))
+    said = [*file.twice, *(file.say(problem, config) for problem in found)]
     return [line for _, line in sorted(said, key=lambda pair: pair[0])]
 
 
@@ -81,9 +87,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     Ours is not imported for that: it is known, and brings Axolotl's trainer with it.
     """
     plugins, found = [], []
-    names = [] if names is None else names
-    if not isinstance(names, list):
-        return [], []
+    names = names if isinstance(names, list) else []
     for index, name in enumerate(names):
         if name == OUR_PLUGIN:
             continue
@@ -107,9 +111,6 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     return plugins, found
 
 
-# ---- what pydantic says along Axolotl's schema ----
-
-
 @functools.cache
 def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Schema]:
     """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it.
@@ -121,46 +122,38 @@ def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Sche
     from axolotl.utils.schemas.datasets import SFTDataset
 
     others: list[Any] = [pydoc.locate(name) for name in of_plugins if name]
-    schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others))
+    # the schema allows the keys of DPO and others in any data set, and Axolotl reads only these
+    sets = {} if rl else dict.fromkeys(("datasets", "test_datasets"), list[SFTDataset] | None)
+    data: dict[str, Any] = {key: (annotation, None) for key, annotation in sets.items()}
+    schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others), **data)
     fields: dict[str, Any] = {key: (f.annotation, f) for key, f in schema.model_fields.items()}
     fields["summarization"] = (Summarization, ...)
-    if not rl:  # Axolotl reads them so, although its schema has the keys of DPO and others here too
-        fields |= dict.fromkeys(("datasets", "test_datasets"), (list[SFTDataset] | None, None))
     return schema, create_model("Fields", __config__=ConfigDict(populate_by_name=True), **fields)
 
 
-def _validate(schema: Schema, config: dict[str, Any], **how: Any) -> BaseModel | list[Any] | str:
-    """What a schema makes of a recipe, or its complaints, or the words with which a check ended.
-
-    Silently: Axolotl's checks log, and log again when Axolotl runs them itself.
-    """
+def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
+    """What a schema complains of; silently, since Axolotl's checks log again in Axolotl itself."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return schema.model_validate(deepcopy(config), **how)
+            schema.model_validate(deepcopy(config), **how)
+        return []
     except ValidationError as error:
-        return error.errors()
+        return _places([(complaint["loc"], complaint) for complaint in error.errors()], config)
     except Exception as error:  # Axolotl's checks raise what they like
-        return str(error)
+        words = str(error)
     finally:
         logging.disable(before)
-
-
-def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
-    outcome = _validate(schema, config, **how)
-    if isinstance(outcome, BaseModel):
-        return []
-    if isinstance(outcome, list):
-        return _places([(error["loc"], error) for error in outcome], config)
-    # a check ended at a value that it did not expect: which one is it, and what of the others?
-    bad = [k for k, v in config.items() if isinstance(_validate(schema, {k: v}, **how), str)]
-    if not bad:
-        return [((), {"type": "value_error", "msg": outcome})]
-    error = {"type": "", "msg": "has a value of the wrong kind"}
-    others = {key: value for key, value in config.items() if key not in bad}
-    return [*(((key,), error) for key in bad), *_errors(schema, others, **how)]
+    # a check met a value that it did not expect: which one is it, and what of the others?
+    if len(config) == 1:
+        return [((*config,), {"type": "wrong kind", "msg": "has a value of the wrong kind"})]
+    alone = [e for key in config for e in _errors(schema, {key: config[key]}, **how)]
+    if bad := [e for e in alone if e[1]["type"] == "wrong kind"]:
+        others = {key: value for key, value in config.items() if ((key,), bad[0][1]) not in bad}
+        return [*bad, *_errors(schema, others, **how)]
+    return [((), {"type": "value_error", "msg": words})]
 
 
 def _places(errors: Errors, value: Any) -> Errors:
@@ -172,7 +165,7 @@ def _places(errors: Errors, value: Any) -> Errors:
     found: Errors = []
     below: dict[Any, Errors] = {}
     for loc, error in errors:
-        if error["type"] == "invalid_key":  # no text
+        if error["type"] == "invalid_key":  # a key that is no text
             found.append(((error["input"],), error))
         elif not loc or (len(loc) == 1 and error["type"] == "missing"):
             found.append((loc, error))
@@ -189,57 +182,56 @@ def _places(errors: Errors, value: Any) -> Errors:
     return found + (min(inside, key=lambda member: len(member)) if inside else sum(members, []))
 
 
-def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> list[Problem]:
-    """What a schema says of a recipe, one problem a place.
+def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[Problem]:
+    """What a schema says of a recipe.
 
     With `extra="forbid"` it is about keys and values, and what Axolotl's checks say is left out.
     """
     together: dict[Loc, list[Any]] = {}
     for loc, error in _errors(schema, config, **how):
         together.setdefault(loc, []).append(error)
-    found: dict[Any, Problem | None] = {}
     for loc, errors in together.items():
-        kind, is_ours = errors[0]["type"], loc[:1] == ("summarization",)
+        kind, name, is_ours = errors[0]["type"], dotted(loc), loc[:1] == ("summarization",)
         value = None if kind == "missing" else functools.reduce(getitem, loc, config)
         is_check = kind in ("value_error", "assertion_error") and not is_ours
         if kind == "extra_forbidden":
-            found[loc] = _unknown(loc, value, _known(schema, errors[0]["loc"]))
+            yield from _unknown(loc, value, _known(schema, errors[0]["loc"]))
         elif value is None and kind != "invalid_key":
-            found[loc] = Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
+            yield Problem(loc, f"`{name}` is missing", "set it", lacks=(loc,))
         elif not (is_check and how):
-            said = [error["msg"].removeprefix("Value error, ") for error in errors]
-            said = [re.sub(r", (unable to|got a) .*", "", words) for words in said]
-            said = [words.replace("Input should", "must") for words in dict.fromkeys(said)]
-            words = " or ".join(said).replace(" or must be ", " or ")
+            noise = r"^Value error, |, (unable to|got a) .*"
+            said = [re.sub(noise, "", e["msg"]).replace("Input should", "must") for e in errors]
+            words = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
             for line in words.splitlines() if is_ours else [words]:
                 # a check of a block names the key that it means
-                names = re.findall(r"\w+", line) if isinstance(value, dict) else []
-                place = (*loc, *[name for name in names if name in value][:1])
-                what = f"`{dotted(loc)}`: {line}"
+                keys = re.findall(r"\w+", line) if isinstance(value, dict) else []
+                place = (*loc, *[key for key in keys if key in value][:1])
                 if is_check:
-                    what = f"Axolotl refuses `{dotted(place)}`: {line}" if place else line
-                elif not isinstance(value, dict):
-                    what += f" (found {reprlib.repr(value)})"
-                found.setdefault(place or what, Problem(place, what, lacks=() if place else ((),)))
-    return [problem for problem in found.values() if problem]
-
-
-# ---- text that is meant as a number ----
+                    whom = f"Axolotl refuses `{dotted(place)}`" if place else "Axolotl"
+                    yield Problem(place, f"{whom}: {line}")
+                else:
+                    found = "" if isinstance(value, dict) else f" (found {reprlib.repr(value)})"
+                    yield Problem(place, f"`{name}`: {line}{found}")
 
 
 def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem]:
     """YAML reads `2e-4`, and what is in quotes, as text, and pydantic may take it for a number."""
     texts: dict[Loc, str] = {}
     numbers, anything = deepcopy(config), deepcopy(config)
-    for loc, text in _texts(config):
-        try:
-            number = float(text)
-        except ValueError:
-            continue
-        texts[loc] = text
-        number = int(number) if number.is_integer() else number
-        functools.reduce(getitem, loc[:-1], numbers)[loc[-1]] = number
-        functools.reduce(getitem, loc[:-1], anything)[loc[-1]] = object()
+    todo: list[tuple[Loc, Any]] = [((), config)]
+    for loc, value in todo:
+        if isinstance(value, (dict, list)):
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            todo += [((*loc, key), inner) for key, inner in items]
+        elif isinstance(value, str):
+            try:
+                number = float(value)
+            except ValueError:
+                continue
+            texts[loc] = value
+            whole = number.is_integer()
+            functools.reduce(getitem, loc[:-1], numbers)[loc[-1]] = int(number) if whole else number
+            functools.reduce(getitem, loc[:-1], anything)[loc[-1]] = object()
     if not texts:
         return
     no_number = {loc for loc, _ in _errors(fields, numbers, extra="forbid", strict=True)}
@@ -255,74 +247,45 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
             yield Problem(loc, f"`{dotted(loc)}`: {text} is text to YAML", fix)
 
 
-def _texts(block: Any, loc: Loc = ()) -> Iterator[tuple[Loc, str]]:
-    items = block.items() if isinstance(block, dict) else enumerate(block)
-    for key, value in items:
-        if isinstance(value, str):
-            yield (*loc, key), value
-        elif isinstance(value, (dict, list)):
-            yield from _texts(value, (*loc, key))
+def _unknown(loc: Loc, value: Any, known: list[str]) -> Iterator[Problem]:
+    """A key that the schema lacks, unless Axolotl reads it all the same, as `fsdp_config.fsdp_...`.
 
-
-# ---- unknown keys ----
-
-
-def _unknown(loc: Loc, value: Any, known: list[str]) -> Problem | None:
-    """What is to be said of a key that the schema lacks; None where Axolotl reads it all the same.
-
-    As it does `fsdp_config.fsdp_...`: then the key makes a difference that an impossible one does
-    not make. On some that it no longer has, such as `unsloth_lora_mlp`, it has words of its own.
+    On some that it no longer has, such as `unsloth_lora_mlp`, it has words of its own.
     """
-    outcomes = []
-    for way in (loc, (*loc[:-1], "?")):
-        alone = value
-        for part in reversed(way):
-            alone = [alone] if type(part) is int else {part: alone}
-        needed = {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}]}
-        outcomes.append(_validate(_schemas((), False)[0], {**needed, **alone}))
-    outcome, without = outcomes
-    if isinstance(outcome, BaseModel) and isinstance(without, BaseModel) and outcome != without:
-        return None
-    key, what = str(loc[-1]), f"unknown key `{dotted(loc)}`"
-    if isinstance(outcome, list) and f"`{key}`" in outcome[0]["msg"]:
-        return Problem(loc, what, outcome[0]["msg"].removeprefix("Value error, "))
+    alone = value
+    for part in reversed(loc):
+        alone = [alone] if type(part) is int else {part: alone}
+    needed = {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}]}
+    errors = _errors(_schemas((), False)[0], {**needed, **alone}, extra="forbid")
+    if not errors:
+        return
+    key, fix, meant = str(loc[-1]), "remove it, or see Axolotl's documentation", None
     close = (
         difflib.get_close_matches(key, known, n=1, cutoff=0.9)
         # for `lora_rank` the name that it begins with: `lora_r`, although `local_rank` is closer
         or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
         or difflib.get_close_matches(key, known, n=1)
     )
-    if close:
-        return Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
-    if len(known) < 20:
-        return Problem(loc, what, f"known there: {', '.join(known)}")
-    return Problem(loc, what, "remove it, or see Axolotl's documentation")
+    words = errors[0][1]["msg"]
+    if f"`{key}`" in words:
+        fix = words.removeprefix("Value error, ")
+    elif close:
+        fix, meant = f"did you mean `{close[0]}`?", (*loc[:-1], *close)
+    elif len(known) < 20:
+        fix = f"known there: {', '.join(known)}"
+    yield Problem(loc, f"unknown key `{dotted(loc)}`", fix, meant=meant)
 
 
 def _known(schema: Schema, loc: Loc) -> list[str]:
     """The keys beside the one that pydantic names by `loc`."""
     schemas = [schema]
     for part in loc[:-1]:
-        fields = [s.model_fields[part] for s in schemas if part in s.model_fields]
-        inside = [inner for field in fields for inner in _schemas_in(field.annotation)]
+        annotations: list[Any] = [
+            s.model_fields[part].annotation for s in schemas if part in s.model_fields
+        ]
+        for annotation in annotations:
+            annotations += get_args(annotation)
+        inside = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
         # else an index, or the name of a union's member
         schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
     return [field.alias or name for s in schemas for name, field in s.model_fields.items()]
-
-
-def _schemas_in(annotation: Any) -> list[Schema]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [schema for part in get_args(annotation) for schema in _schemas_in(part)]
-
-
-def _without_echoes(found: list[Problem]) -> list[Problem]:
-    """Leave out what is lacking only because its key is misspelt or its value is wrong."""
-    meant = {problem.meant for problem in found if problem.meant}
-    places = {problem.loc for problem in found}
-
-    def is_echo(problem: Problem) -> bool:
-        causes = meant | (places - {problem.loc})
-        return any(lack[: len(loc)] == loc for lack in problem.lacks for loc in causes)
-
-    return [problem for problem in found if not is_echo(problem)]
