@@ -35,11 +35,7 @@ Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its plac
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe's keys.
-
-    Raises UserError where the file is missing, is not UTF-8, is not YAML, holds a key twice in one
-    block, or holds no `key: value` lines.
-    """
+    """Read a recipe's keys; UserError where it holds none, or one of them twice in a block."""
     file = YamlFile(path)
     for _, message in file.twice:
         raise UserError(message)
@@ -123,8 +119,8 @@ def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Sche
 
     others: list[Any] = [pydoc.locate(name) for name in of_plugins if name]
     # the schema allows the keys of DPO and others in any data set, and Axolotl reads only these
-    sets = {} if rl else dict.fromkeys(("datasets", "test_datasets"), list[SFTDataset] | None)
-    data: dict[str, Any] = {key: (annotation, None) for key, annotation in sets.items()}
+    rows = (list[SFTDataset] | None, None)
+    data: dict[str, Any] = {} if rl else {"datasets": rows, "test_datasets": rows}
     schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others), **data)
     fields: dict[str, Any] = {key: (f.annotation, f) for key, f in schema.model_fields.items()}
     fields["summarization"] = (Summarization, ...)
@@ -147,13 +143,15 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
     finally:
         logging.disable(before)
     # a check met a value that it did not expect: which one is it, and what of the others?
+    wrong = {"type": "", "msg": "has a value of the wrong kind"}
     if len(config) == 1:
-        return [((*config,), {"type": "wrong kind", "msg": "has a value of the wrong kind"})]
-    alone = [e for key in config for e in _errors(schema, {key: config[key]}, **how)]
-    if bad := [e for e in alone if e[1]["type"] == "wrong kind"]:
-        others = {key: value for key, value in config.items() if ((key,), bad[0][1]) not in bad}
-        return [*bad, *_errors(schema, others, **how)]
-    return [((), {"type": "value_error", "msg": words})]
+        return [((*config,), wrong)]
+    alone = {key: _errors(schema, {key: value}, **how) for key, value in config.items()}
+    bad = [((key,), wrong) for key, errors in alone.items() if ((key,), wrong) in errors]
+    if not bad:
+        return [((), {"type": "value_error", "msg": words})]
+    others = {key: value for key, value in config.items() if ((key,), wrong) not in bad}
+    return bad + _errors(schema, others, **how)
 
 
 def _places(errors: Errors, value: Any) -> Errors:
@@ -191,66 +189,61 @@ def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[
     for loc, error in _errors(schema, config, **how):
         together.setdefault(loc, []).append(error)
     for loc, errors in together.items():
-        kind, name, is_ours = errors[0]["type"], dotted(loc), loc[:1] == ("summarization",)
+        kind, is_ours = errors[0]["type"], loc[:1] == ("summarization",)
         value = None if kind == "missing" else functools.reduce(getitem, loc, config)
         is_check = kind in ("value_error", "assertion_error") and not is_ours
         if kind == "extra_forbidden":
-            yield from _unknown(loc, value, _known(schema, errors[0]["loc"]))
+            yield from _unknown(loc, value, schema, errors[0]["loc"])
         elif value is None and kind != "invalid_key":
-            yield Problem(loc, f"`{name}` is missing", "set it", lacks=(loc,))
+            yield Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
         elif not (is_check and how):
             noise = r"^Value error, |, (unable to|got a) .*"
             said = [re.sub(noise, "", e["msg"]).replace("Input should", "must") for e in errors]
             words = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
+            block = value if isinstance(value, dict) else {}
             for line in words.splitlines() if is_ours else [words]:
                 # a check of a block names the key that it means
-                keys = re.findall(r"\w+", line) if isinstance(value, dict) else []
-                place = (*loc, *[key for key in keys if key in value][:1])
+                place = (*loc, *[key for key in re.findall(r"\w+", line) if key in block][:1])
+                what = f"`{dotted(loc)}`: {line}"
                 if is_check:
-                    whom = f"Axolotl refuses `{dotted(place)}`" if place else "Axolotl"
-                    yield Problem(place, f"{whom}: {line}")
-                else:
-                    found = "" if isinstance(value, dict) else f" (found {reprlib.repr(value)})"
-                    yield Problem(place, f"`{name}`: {line}{found}")
+                    what = f"Axolotl{f' refuses `{dotted(place)}`' if place else ''}: {line}"
+                elif not block:
+                    what += f" (found {reprlib.repr(value)})"
+                yield Problem(place, what)
 
 
 def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem]:
     """YAML reads `2e-4`, and what is in quotes, as text, and pydantic may take it for a number."""
-    texts: dict[Loc, str] = {}
-    numbers, anything = deepcopy(config), deepcopy(config)
+
+    def takes(loc: Loc, value: Any, **how: Any) -> bool:
+        changed = deepcopy(config)
+        functools.reduce(getitem, loc[:-1], changed)[loc[-1]] = value
+        errors = _errors(fields, changed, extra="forbid", **how)
+        return not any(loc[: len(place)] == place for place, _ in errors)
+
     todo: list[tuple[Loc, Any]] = [((), config)]
-    for loc, value in todo:
-        if isinstance(value, (dict, list)):
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            todo += [((*loc, key), inner) for key, inner in items]
-        elif isinstance(value, str):
-            try:
-                number = float(value)
-            except ValueError:
-                continue
-            texts[loc] = value
-            whole = number.is_integer()
-            functools.reduce(getitem, loc[:-1], numbers)[loc[-1]] = int(number) if whole else number
-            functools.reduce(getitem, loc[:-1], anything)[loc[-1]] = object()
-    if not texts:
-        return
-    no_number = {loc for loc, _ in _errors(fields, numbers, extra="forbid", strict=True)}
-    not_free = {loc for loc, _ in _errors(fields, anything, extra="forbid")}
-    for loc, text in texts.items():
+    for loc, text in todo:
+        if isinstance(text, (dict, list)):
+            items = text.items() if isinstance(text, dict) else enumerate(text)
+            todo += [((*loc, key), value) for key, value in items]
+        try:
+            number = float(text if isinstance(text, str) else "none")
+        except ValueError:
+            continue
         # where anything is taken, text such as '12' may be meant as text
-        is_number = loc in not_free or EXPONENT.fullmatch(text)
-        if is_number and not any(loc[:end] in no_number for end in range(len(loc) + 1)):
+        is_number = EXPONENT.fullmatch(text) or not takes(loc, object())
+        if is_number and takes(loc, int(number) if number.is_integer() else number, strict=True):
             fix = "write a finite number"
-            if isfinite(float(text)):
+            if isfinite(number):
                 decimal = f"{Decimal(text.strip()):f}"
                 fix = f"write {decimal}{' without quotes' if decimal == text else ''}"
             yield Problem(loc, f"`{dotted(loc)}`: {text} is text to YAML", fix)
 
 
-def _unknown(loc: Loc, value: Any, known: list[str]) -> Iterator[Problem]:
+def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem]:
     """A key that the schema lacks, unless Axolotl reads it all the same, as `fsdp_config.fsdp_...`.
 
-    On some that it no longer has, such as `unsloth_lora_mlp`, it has words of its own.
+    `way` is its place as pydantic names it.
     """
     alone = value
     for part in reversed(loc):
@@ -259,33 +252,29 @@ def _unknown(loc: Loc, value: Any, known: list[str]) -> Iterator[Problem]:
     errors = _errors(_schemas((), False)[0], {**needed, **alone}, extra="forbid")
     if not errors:
         return
-    key, fix, meant = str(loc[-1]), "remove it, or see Axolotl's documentation", None
+    key, what, words = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
+    if f"`{key}`" in words:  # Axolotl had it once, such as `unsloth_lora_mlp`
+        yield Problem(loc, what, words.removeprefix("Value error, "))
+        return
+    schemas = [schema]  # of the block, at last
+    for part in way[:-1]:
+        fields = [s.model_fields[part] for s in schemas if part in s.model_fields]
+        inside: list[Any] = [field.annotation for field in fields]
+        for annotation in inside:
+            inside += get_args(annotation)
+        inside = [a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)]
+        # else an index, or the name of a union's member
+        schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
+    known = [field.alias or name for s in schemas for name, field in s.model_fields.items()]
     close = (
         difflib.get_close_matches(key, known, n=1, cutoff=0.9)
         # for `lora_rank` the name that it begins with: `lora_r`, although `local_rank` is closer
         or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
         or difflib.get_close_matches(key, known, n=1)
     )
-    words = errors[0][1]["msg"]
-    if f"`{key}`" in words:
-        fix = words.removeprefix("Value error, ")
-    elif close:
-        fix, meant = f"did you mean `{close[0]}`?", (*loc[:-1], *close)
+    if close:
+        yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
     elif len(known) < 20:
-        fix = f"known there: {', '.join(known)}"
-    yield Problem(loc, f"unknown key `{dotted(loc)}`", fix, meant=meant)
-
-
-def _known(schema: Schema, loc: Loc) -> list[str]:
-    """The keys beside the one that pydantic names by `loc`."""
-    schemas = [schema]
-    for part in loc[:-1]:
-        annotations: list[Any] = [
-            s.model_fields[part].annotation for s in schemas if part in s.model_fields
-        ]
-        for annotation in annotations:
-            annotations += get_args(annotation)
-        inside = [a for a in annotations if isinstance(a, type) and issubclass(a, BaseModel)]
-        # else an index, or the name of a union's member
-        schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
-    return [field.alias or name for s in schemas for name, field in s.model_fields.items()]
+        yield Problem(loc, what, f"known there: {', '.join(known)}")
+    else:
+        yield Problem(loc, what, "remove it, or see Axolotl's documentation")
