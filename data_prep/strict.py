@@ -195,7 +195,8 @@ def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[
         if kind == "extra_forbidden":
             yield from _unknown(loc, value, schema, errors[0]["loc"])
         elif value is None and kind != "invalid_key":
-            yield Problem(loc, f"`{dotted(loc)}` is missing", "set it", lacks=(loc,))
+            fix = "set it" if loc != ("summarization",) else "see recipes/smollm2_samsum.yml"
+            yield Problem(loc, f"`{dotted(loc)}` is missing", fix, lacks=(loc,))
         elif not (is_check and how):
             noise = r"^Value error, |, (unable to|got a) .*"
             said = [re.sub(noise, "", e["msg"]).replace("Input should", "must") for e in errors]

@@ -145,7 +145,7 @@ def test_default_recipe_exists() -> None:
         ({"summarization__train_rows": "some"}, "`summarization.train_rows`"),
         ({"summarization__instruction": "Sum up."}, "must hold {dialogue} once"),
         ({"summarization__cleaning": {"drop_empty": "yes"}}, "`summarization.cleaning.drop_empty`"),
-        ({"summarization": None}, "no `summarization:` block"),
+        ({"summarization": None}, "`summarization` is missing"),
         ({"output_dir": None}, "`output_dir` is missing"),
         ({"datasets": []}, "`datasets[0].path` is missing"),
         ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into one folder"),
