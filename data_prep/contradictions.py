@@ -15,8 +15,7 @@ Config = dict[str, Any]
 
 def contradictions(config: Config) -> Iterator[Problem]:
     """All of them in a recipe."""
-    checks = (_ranges, _quantisation, _packing, _single, _data, _no_best_checkpoint, _metric)
-    for check in checks:
+    for check in (_ranges, _switches, _packing, _data, _no_best_checkpoint, _metric):
         yield from check(config)
 
 
@@ -38,7 +37,7 @@ def _ranges(config: Config) -> Iterator[Problem]:
                 yield Problem((key,), f"`{key}` is {config[key]}", fix)
 
 
-def _quantisation(config: Config) -> Iterator[Problem]:
+def _switches(config: Config) -> Iterator[Problem]:
     adapter, four_bit = config.get("adapter"), is_on(config.get("load_in_4bit"))
     if adapter == "lora" and four_bit:
         yield Problem(
@@ -53,6 +52,22 @@ def _quantisation(config: Config) -> Iterator[Problem]:
             "set `load_in_4bit: true`, or write `adapter: lora`",
             lacks=(("load_in_4bit",),),
         )
+    if is_on(config.get("lora_target_linear")) and config.get("lora_target_modules"):
+        yield Problem(
+            ("lora_target_linear",),
+            "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
+            "keep one of the two",
+        )
+    if is_on(config.get("save_only_model")):
+        yield Problem(
+            ("save_only_model",),
+            "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run "
+            "that was interrupted cannot resume as it was",
+            "remove it",
+        )
+    if config.get("output_dir") is None:
+        what = "`output_dir` is missing"
+        yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
 
 
 def _packing(config: Config) -> Iterator[Problem]:
@@ -82,35 +97,13 @@ def _packing(config: Config) -> Iterator[Problem]:
             )
 
 
-def _single(config: Config) -> Iterator[Problem]:
-    if is_on(config.get("lora_target_linear")) and config.get("lora_target_modules"):
-        yield Problem(
-            ("lora_target_linear",),
-            "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
-            "keep one of the two",
-        )
-    if is_on(config.get("save_only_model")):
-        yield Problem(
-            ("save_only_model",),
-            "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run "
-            "that was interrupted cannot resume as it was",
-            "remove it",
-        )
-    if config.get("output_dir") is None:
-        what = "`output_dir` is missing"
-        yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
-
-
 def _data(config: Config) -> Iterator[Problem]:
     """Where data_prep writes them, and evaluation reads them; and no test rows in the training."""
     paths: dict[str, list[Path | None]] = {}
     for key in ("datasets", "test_datasets"):
-        blocks = config.get(key)
-        found = (
-            [b.get("path") if isinstance(b, dict) else None for b in blocks]
-            if isinstance(blocks, list)
-            else []
-        )
+        sets = config.get(key)
+        blocks = sets if isinstance(sets, list) else []
+        found = [block.get("path") if isinstance(block, dict) else None for block in blocks]
         paths[key] = [Path(path) if isinstance(path, str) else None for path in found]
     folder = None
     for key, split in (("datasets", "train"), ("test_datasets", "validation")):
@@ -159,21 +152,19 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
     if not wanted:
         return
     steps = {kind: number(config.get(f"{kind}_steps")) for kind in ("eval", "save")}
-    epochs = number(config.get("num_epochs", 1.0))
-    for kind in steps if epochs and not patience else ():
-        # so many an epoch are a fraction of all steps; for early stopping Axolotl looks at the
-        # steps themselves
-        an_epoch = number(config.get(f"{kind}s_per_epoch"))
-        if an_epoch and 1.0 / (an_epoch * epochs) < 1.0:
-            steps[kind] = 1.0 / (an_epoch * epochs)
+    epochs = number(config.get("num_epochs", 1.0)) or 0.0
+    for kind in () if patience else steps:  # early stopping looks at the steps themselves
+        of_a_run = (number(config.get(f"{kind}s_per_epoch")) or 0.0) * epochs
+        if of_a_run > 1.0:  # a fraction of all steps
+            steps[kind] = 1.0 / of_a_run
     save, evaluate = steps["save"], steps["eval"]
     lacks = [(f"{kind}_steps",) for kind, value in steps.items() if not value]
     if not config.get("test_datasets") and not number(config.get("val_set_size")):
         why, fix = "there are no evaluation data", "set `test_datasets`"
         lacks = [("test_datasets",), ("val_set_size",)]
     elif not save or not evaluate:
-        why = " and ".join(f"`{key}`" for (key,) in lacks)
-        why += f" {'is' if len(lacks) == 1 else 'are'} not set"
+        verb = "is" if len(lacks) == 1 else "are"
+        why = f"{' and '.join(f'`{key}`' for (key,) in lacks)} {verb} not set"
         fix = "set `eval_steps`, and `save_steps` to a multiple of it, instead of `eval_strategy`"
         fix += " and `save_strategy`"
     elif save % evaluate:
@@ -181,8 +172,7 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
         fix = "set `save_steps` to a multiple of `eval_steps`"
     else:
         return
-    names = " and ".join(f"`{key}`" for key in wanted)
-    what = f"{names} would be turned off: {why}"
+    what = f"{' and '.join(f'`{key}`' for key in wanted)} would be turned off: {why}"
     yield Problem((wanted[0],), what, fix, lacks=tuple(lacks))
 
 

@@ -37,21 +37,18 @@ def dotted(loc: Loc) -> str:
 class _Loader(yaml.SafeLoader):
     """Notes the lines of keys that their block holds already, before those of `<<` come in."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.twice: list[tuple[int, str]] = []
-        self._done: list[yaml.Node] = []  # a block with a name comes here again for each `<<`
+    twice: list[tuple[int, str]]
 
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
         seen: list[Any] = []
-        for key_node, _ in [] if node in self._done else node.value:
+        for key_node, _ in node.value:
             is_merge = key_node.tag == "tag:yaml.org,2002:merge"
-            key = key_node.value if is_merge else self.construct_object(key_node, deep=True)
+            key = key_node.value if is_merge else self.construct_object(key_node)
             if key in seen:
                 self.twice.append((key_node.start_mark.line + 1, key_node.value))
             seen.append(key)
-        self._done.append(node)
-        super().flatten_mapping(node)
+        return node
 
 
 class YamlFile:
@@ -65,6 +62,7 @@ class YamlFile:
         self.path = path
         try:
             loader = _Loader(path.read_text("utf-8"))
+            loader.twice = []
             root = loader.get_single_node()
             # deep: a block that holds itself is an error, not an endless walk
             self.data = loader.construct_object(root, deep=True) if root else None
@@ -72,9 +70,8 @@ class YamlFile:
             found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
             raise UserError(f"{path}: {error.strerror}; recipes there: {found}") from error
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
-            ) from error
+            message = f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
+            raise UserError(message) from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a bad date
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -99,10 +96,7 @@ class YamlFile:
                 todo.append(((*loc, key), value))
 
     def say(self, problem: Problem, config: dict[str, Any]) -> tuple[float, str]:
-        """The line of a problem in `config`, and the whole message; infinity is "no line".
-
-        `config` is what the file holds, with the command line's values on top.
-        """
+        """The line of a problem in `config` (infinity where it has none), and the whole message."""
         loc, note = problem.loc, ""
         line = self._lines.get(loc)
         if line is None and loc in problem.lacks:

@@ -28,8 +28,6 @@ from data_prep.recipe_file import Loc, Problem, YamlFile, dotted
 from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
-EXPONENT = re.compile(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+")
-
 Schema = type[BaseModel]
 Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
 
@@ -146,12 +144,11 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
     wrong = {"type": "", "msg": "has a value of the wrong kind"}
     if len(config) == 1:
         return [((*config,), wrong)]
-    alone = {key: _errors(schema, {key: value}, **how) for key, value in config.items()}
-    bad = [((key,), wrong) for key, errors in alone.items() if ((key,), wrong) in errors]
+    bad = [key for key in config if ((key,), wrong) in _errors(schema, {key: config[key]}, **how)]
     if not bad:
         return [((), {"type": "value_error", "msg": words})]
-    others = {key: value for key, value in config.items() if ((key,), wrong) not in bad}
-    return bad + _errors(schema, others, **how)
+    others = {key: value for key, value in config.items() if key not in bad}
+    return [((key,), wrong) for key in bad] + _errors(schema, others, **how)
 
 
 def _places(errors: Errors, value: Any) -> Errors:
@@ -181,10 +178,7 @@ def _places(errors: Errors, value: Any) -> Errors:
 
 
 def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[Problem]:
-    """What a schema says of a recipe.
-
-    With `extra="forbid"` it is about keys and values, and what Axolotl's checks say is left out.
-    """
+    """What a schema says of a recipe; with `extra="forbid"`, without what Axolotl's checks say."""
     together: dict[Loc, list[Any]] = {}
     for loc, error in _errors(schema, config, **how):
         together.setdefault(loc, []).append(error)
@@ -232,7 +226,7 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
         except ValueError:
             continue
         # where anything is taken, text such as '12' may be meant as text
-        is_number = EXPONENT.fullmatch(text) or not takes(loc, object())
+        is_number = re.fullmatch(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+", text) or not takes(loc, object())
         if is_number and takes(loc, int(number) if number.is_integer() else number, strict=True):
             fix = "write a finite number"
             if isfinite(number):
@@ -242,10 +236,7 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
 
 
 def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem]:
-    """A key that the schema lacks, unless Axolotl reads it all the same, as `fsdp_config.fsdp_...`.
-
-    `way` is its place as pydantic names it.
-    """
+    """A key that the schema lacks, unless Axolotl reads it all the same: `fsdp_config.fsdp_...`."""
     alone = value
     for part in reversed(loc):
         alone = [alone] if type(part) is int else {part: alone}
@@ -254,13 +245,11 @@ def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem
     if not errors:
         return
     key, what, words = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
-    if f"`{key}`" in words:  # Axolotl had it once, such as `unsloth_lora_mlp`
-        yield Problem(loc, what, words.removeprefix("Value error, "))
-        return
-    schemas = [schema]  # of the block, at last
+    schemas: list[Any] = [
+        schema
+    ]  # of the block, in the end; `way` is pydantic's name for the place
     for part in way[:-1]:
-        fields = [s.model_fields[part] for s in schemas if part in s.model_fields]
-        inside: list[Any] = [field.annotation for field in fields]
+        inside = [s.model_fields[part].annotation for s in schemas if part in s.model_fields]
         for annotation in inside:
             inside += get_args(annotation)
         inside = [a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)]
@@ -273,7 +262,9 @@ def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem
         or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
         or difflib.get_close_matches(key, known, n=1)
     )
-    if close:
+    if f"`{key}`" in words:  # Axolotl had it once, such as `unsloth_lora_mlp`
+        yield Problem(loc, what, words.removeprefix("Value error, "))
+    elif close:
         yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
     elif len(known) < 20:
         yield Problem(loc, what, f"known there: {', '.join(known)}")
