@@ -11,8 +11,6 @@ MISSPELT = [
          "unknown key `lora_rank`; did you mean `lora_r`?"),
     swap("required key", "learning_rate:", "learning_rat:",
          "unknown key `learning_rat`; did you mean `learning_rate`?"),
-    swap("base model", "base_model: models", "base_modle: models",
-         "unknown key `base_modle`; did you mean `base_model`?"),
     swap("output folder", "output_dir:", "output_dirs:",
          "unknown key `output_dirs`; did you mean `output_dir`?"),
     add("nothing like it", "zzzzzz: 1",
@@ -38,8 +36,6 @@ MISSPELT = [
          "unknown key `test_datasets[0].splits`; did you mean `split`?", at="splits:"),
     add("in special_tokens", "special_tokens:\n  pad_tokn: <unk>",
         "unknown key `special_tokens.pad_tokn`; did you mean `pad_token`?", at="pad_tokn"),
-    add("in special_tokens on one line", 'special_tokens: {eos_token: "</s>", pad_tokn: <unk>}',
-        "unknown key `special_tokens.pad_tokn`; did you mean `pad_token`?"),
     add("in fsdp_config", FSDP + "  auto_wrap_polcy: TRANSFORMER_BASED_WRAP",
         "unknown key `fsdp_config.auto_wrap_polcy`; did you mean `auto_wrap_policy`?",
         at="auto_wrap_polcy"),
@@ -70,8 +66,6 @@ MISSPELT = [
 
 TWICE = [
     add("twice", "seed: 43", "`seed` is in its block twice; keep one"),
-    add("twice with the same value", "adapter: lora  # again",
-        "`adapter` is in its block twice; keep one", at="# again"),
     BrokenRecipe("thrice", [("", "seed: 1\nseed: 2\n")], [
         ("seed: 1", "`seed` is in its block twice; keep one"),
         ("seed: 2", "`seed` is in its block twice; keep one"),

@@ -66,6 +66,19 @@ def test_names_of_fields_with_another_name_in_the_recipe_are_known(tmp_path: Pat
     assert not problems(tmp_path, BASE + "revision_of_model: main\n")
 
 
+def test_data_sets_of_rl_have_the_keys_of_rl(tmp_path: Path) -> None:
+    sets = "{field_prompt: a, field_chosen: b}"
+    text = BASE.replace("    ds_type: json\n    type: chat_template", f"    type: {sets}")
+    assert "`datasets[0].type.field_prompt`" in problems(tmp_path, text)[0]
+    assert problems(tmp_path, text + "rl: dpo\n") == []
+    said = problems(
+        tmp_path, text.replace("chosen: b}\n    split", "chosn: b}\n    split") + "rl: dpo\n"
+    )
+    assert [p.split(": ", 1)[1] for p in said] == [
+        "unknown key `test_datasets[0].type.field_chosn`; did you mean `field_chosen`?"
+    ]
+
+
 def test_what_the_command_line_gives_has_no_line(tmp_path: Path) -> None:
     given = "given on the command line"
     assert problems(tmp_path, BASE, axolotl_config_path=Path("a.yml")) == []
