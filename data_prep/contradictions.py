@@ -15,10 +15,7 @@ Config = dict[str, Any]
 
 def contradictions(config: Config) -> Iterator[Problem]:
     """All of them in a recipe."""
-    for check in (
-        _ranges, _quantisation, _packing, _lora_targets, _resuming, _paths, _own_test_rows,
-        _best_checkpoint_conditions, _metric_is_used, _metric_is_computed, _direction,
-    ):  # fmt: skip
+    for check in (_ranges, _switches, _packing, _data, _no_best_checkpoint, _metric):
         yield from check(config)
 
 
@@ -40,7 +37,7 @@ def _ranges(config: Config) -> Iterator[Problem]:
                 yield Problem((key,), f"`{key}` is {config[key]}", fix)
 
 
-def _quantisation(config: Config) -> Iterator[Problem]:
+def _switches(config: Config) -> Iterator[Problem]:
     adapter, four_bit = config.get("adapter"), is_on(config.get("load_in_4bit"))
     if adapter == "lora" and four_bit:
         yield Problem(
@@ -55,6 +52,22 @@ def _quantisation(config: Config) -> Iterator[Problem]:
             "set `load_in_4bit: true`, or write `adapter: lora`",
             lacks=(("load_in_4bit",),),
         )
+    if is_on(config.get("lora_target_linear")) and config.get("lora_target_modules"):
+        yield Problem(
+            ("lora_target_linear",),
+            "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
+            "keep one of the two",
+        )
+    if is_on(config.get("save_only_model")):
+        yield Problem(
+            ("save_only_model",),
+            "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run "
+            "that was interrupted cannot resume as it was",
+            "remove it",
+        )
+    if config.get("output_dir") is None:
+        what = "`output_dir` is missing"
+        yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
 
 
 def _packing(config: Config) -> Iterator[Problem]:
@@ -84,36 +97,19 @@ def _packing(config: Config) -> Iterator[Problem]:
             )
 
 
-def _lora_targets(config: Config) -> Iterator[Problem]:
-    if is_on(config.get("lora_target_linear")) and config.get("lora_target_modules"):
-        yield Problem(
-            ("lora_target_linear",),
-            "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
-            "keep one of the two",
-        )
-
-
-def _resuming(config: Config) -> Iterator[Problem]:
-    if is_on(config.get("save_only_model")):
-        yield Problem(
-            ("save_only_model",),
-            "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run "
-            "that was interrupted cannot resume as it was",
-            "remove it",
-        )
-
-
-def _paths(config: Config) -> Iterator[Problem]:
-    """What data preparation and evaluation need, and where data_prep writes it."""
-    if config.get("output_dir") is None:
-        what = "`output_dir` is missing"
-        yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
+def _data(config: Config) -> Iterator[Problem]:
+    """Where data_prep writes them, and evaluation reads them; and no test rows in the training."""
+    paths: dict[str, list[Path | None]] = {}
+    for key in ("datasets", "test_datasets"):
+        sets = config.get(key)
+        blocks = sets if isinstance(sets, list) else []
+        found = [block.get("path") if isinstance(block, dict) else None for block in blocks]
+        paths[key] = [Path(path) if isinstance(path, str) else None for path in found]
     folder = None
     for key, split in (("datasets", "train"), ("test_datasets", "validation")):
         loc = (key, 0, "path")
-        try:
-            path = Path(config[key][0]["path"])
-        except (KeyError, IndexError, TypeError):
+        path = next(iter(paths[key]), None)
+        if path is None:
             yield Problem(loc, f"`{key}[0].path` is missing", "set it", lacks=(loc,))
             continue
         folder = folder or path.parent
@@ -123,22 +119,13 @@ def _paths(config: Config) -> Iterator[Problem]:
                 f"`{key}[0].path` is {path}",
                 f"data_prep writes {split}.jsonl, both sets into one folder",
             )
-
-
-def _own_test_rows(config: Config) -> Iterator[Problem]:
-    tests = [d.get("path") for d in _blocks(config, "test_datasets") if d.get("path")]
-    for index, dataset in enumerate(_blocks(config, "datasets")):
-        if index > 0 and dataset.get("path") in tests:  # the first is checked with the paths
+    for index, path in enumerate(paths["datasets"]):
+        if index > 0 and path and path in paths["test_datasets"]:
             yield Problem(
                 ("datasets", index, "path"),
-                f"`datasets[{index}].path` is {dataset['path']}, which is in `test_datasets` too",
+                f"`datasets[{index}].path` is {path}, which is in `test_datasets` too",
                 "a model must not be tested on what it learns: remove it",
             )
-
-
-def _blocks(config: Config, key: str) -> list[Config]:
-    blocks = config.get(key)
-    return blocks if isinstance(blocks, list) and all(isinstance(b, dict) for b in blocks) else []
 
 
 # ---- the best checkpoint ----
@@ -158,90 +145,71 @@ def is_on(value: Any) -> bool:
     return str(value).lower() in {"true", "1", "yes", "on", "y", "t"}
 
 
-def _steps(config: Config, kind: str) -> float | None:
-    """As Axolotl counts them: so many an epoch are a fraction of all steps."""
-    an_epoch, epochs = number(config.get(f"{kind}s_per_epoch")), config.get("num_epochs", 1.0)
-    if an_epoch and number(epochs) and (fraction := 1.0 / (an_epoch * epochs)) < 1.0:
-        return fraction
-    return number(config.get(f"{kind}_steps"))
-
-
-def _best_checkpoint_conditions(config: Config) -> Iterator[Problem]:
-    wanted = [
-        *(["load_best_model_at_end"] if is_on(config.get("load_best_model_at_end")) else []),
-        *(["early_stopping_patience"] if number(config.get("early_stopping_patience")) else []),
-    ]
+def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
+    patience = number(config.get("early_stopping_patience"))
+    wanted = ["load_best_model_at_end"] if is_on(config.get("load_best_model_at_end")) else []
+    wanted += ["early_stopping_patience"] if patience else []
     if not wanted:
         return
-    if "early_stopping_patience" in wanted:  # Axolotl looks at the numbers themselves
-        save, evaluate = number(config.get("save_steps")), number(config.get("eval_steps"))
-    else:
-        save, evaluate = _steps(config, "save"), _steps(config, "eval")
-    unset = [key for key, steps in (("eval_steps", evaluate), ("save_steps", save)) if not steps]
-    lacks = [(key,) for key in unset]
+    steps = {kind: number(config.get(f"{kind}_steps")) for kind in ("eval", "save")}
+    epochs = number(config.get("num_epochs", 1.0)) or 0.0
+    for kind in () if patience else steps:  # early stopping looks at the steps themselves
+        of_a_run = (number(config.get(f"{kind}s_per_epoch")) or 0.0) * epochs
+        if of_a_run > 1.0:  # a fraction of all steps
+            steps[kind] = 1.0 / of_a_run
+    save, evaluate = steps["save"], steps["eval"]
+    lacks = [(f"{kind}_steps",) for kind, value in steps.items() if not value]
     if not config.get("test_datasets") and not number(config.get("val_set_size")):
         why, fix = "there are no evaluation data", "set `test_datasets`"
         lacks = [("test_datasets",), ("val_set_size",)]
-    elif unset:
-        why = f"{' and '.join(f'`{key}`' for key in unset)} {'is' if len(unset) == 1 else 'are'}"
-        why += " not set"
+    elif not save or not evaluate:
+        verb = "is" if len(lacks) == 1 else "are"
+        why = f"{' and '.join(f'`{key}`' for (key,) in lacks)} {verb} not set"
         fix = "set `eval_steps`, and `save_steps` to a multiple of it, instead of `eval_strategy`"
         fix += " and `save_strategy`"
-    elif save and evaluate and save % evaluate:
+    elif save % evaluate:
         why = f"saving every {save:g} steps is no multiple of evaluating every {evaluate:g}"
         fix = "set `save_steps` to a multiple of `eval_steps`"
     else:
         return
-    names = " and ".join(f"`{key}`" for key in wanted)
-    what = f"{names} would be turned off: {why}"
+    what = f"{' and '.join(f'`{key}`' for key in wanted)} would be turned off: {why}"
     yield Problem((wanted[0],), what, fix, lacks=tuple(lacks))
 
 
-def _metric_is_used(config: Config) -> Iterator[Problem]:
-    metric = config.get("metric_for_best_model")
+def _metric(config: Config) -> Iterator[Problem]:
+    """`metric_for_best_model` is there, is used, and is better in the direction that is given."""
+    metric, greater = config.get("metric_for_best_model"), config.get("greater_is_better")
+    loc, name = ("metric_for_best_model",), f"`metric_for_best_model: {metric}`"
     used = is_on(config.get("load_best_model_at_end")) or config.get("early_stopping_patience")
     # the two schedulers that step on the metric
     used = used or config.get("lr_scheduler") in ("reduce_lr_on_plateau", "greedy")
+    rouge = config.get("summarization")
+    for key in ("training_rouge", "dialogues"):
+        rouge = rouge.get(key) if isinstance(rouge, dict) else None
     if metric is not None and not used and config.get("save_strategy") != "best":
         yield Problem(
-            ("metric_for_best_model",),
-            f"`metric_for_best_model: {metric}` chooses nothing: the last weights are kept",
+            loc,
+            f"{name} chooses nothing: the last weights are kept",
             "set `load_best_model_at_end: true`, or remove it",
             lacks=(("load_best_model_at_end",), ("early_stopping_patience",)),
         )
-
-
-def _metric_is_computed(config: Config) -> Iterator[Problem]:
-    metric, loc = config.get("metric_for_best_model"), ("metric_for_best_model",)
-    if not isinstance(metric, str) or "rouge" not in metric.lower():
-        return
-    if metric not in GENERATED and f"eval_{metric}" not in GENERATED:
-        what = f"`metric_for_best_model: {metric}` is unknown"
-        yield Problem(loc, what, f"use one of {', '.join(GENERATED)}")
-        return
-    block = config.get("summarization")
-    rouge = block.get("training_rouge") if isinstance(block, dict) else None
-    if not isinstance(rouge, dict) or not rouge.get("dialogues"):
-        place = ("summarization", "training_rouge")
-        yield Problem(
-            loc,
-            f"`metric_for_best_model: {metric}` is never computed: "
-            "`summarization.training_rouge.dialogues` is 0",
-            "set it, to 100 for instance",
-            lacks=(place, (*place, "dialogues")),
-        )
-
-
-def _direction(config: Config) -> Iterator[Problem]:
-    """Axolotl passes `greater_is_better: true` on, and drops `false`."""
-    metric, greater = config.get("metric_for_best_model") or "loss", config.get("greater_is_better")
-    if not isinstance(metric, str) or type(greater) is not bool:
-        return
-    is_loss = metric.endswith("loss")
-    if is_loss and greater:
+    elif isinstance(metric, str) and "rouge" in metric.lower():
+        if f"eval_{metric.removeprefix('eval_')}" not in GENERATED:
+            yield Problem(loc, f"{name} is unknown", f"use one of {', '.join(GENERATED)}")
+        elif not rouge:
+            place = ("summarization", "training_rouge")
+            yield Problem(
+                loc,
+                f"{name} is never computed: `summarization.training_rouge.dialogues` is 0",
+                "set it, to 100 for instance",
+                lacks=(place, (*place, "dialogues")),
+            )
+    metric, loc = metric or "loss", ("greater_is_better",)
+    # Axolotl passes `true` on, and drops `false`
+    if isinstance(metric, str) and metric.endswith("loss") and greater is True:
         what = f"`greater_is_better: true` would keep the checkpoint with the highest {metric}"
-        yield Problem(("greater_is_better",), what, "remove it")
-    if not is_loss and not greater:
+        yield Problem(loc, what, "remove it")
+    elif isinstance(metric, str) and not metric.endswith("loss") and greater is False:
         what = f"`greater_is_better: false` is dropped by Axolotl: a higher {metric} still wins"
         fix = "remove it" if "rouge" in metric else "choose a metric of which more is better"
-        yield Problem(("greater_is_better",), what, fix)
+        yield Problem(loc, what, fix)

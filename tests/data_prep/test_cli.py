@@ -71,7 +71,7 @@ RECIPE_ERRORS = {
     "not UTF-8": ("# Zo\udceb\n" + TEXT, ["is not UTF-8", "save it as UTF-8"]),
     "bad date": (TEXT + "wandb_name: 2024-13-45\n", ["is not valid YAML"]),
     "key that is a list": (TEXT + "? [a, b]\n: 1\n", ["is not valid YAML"]),
-    "no block": ("seed: 7\n", ["has no `summarization:` block"]),
+    "no block": ("seed: 7\n", ["`summarization` is missing; see recipes/smollm2_samsum.yml"]),
 }  # fmt: skip
 
 

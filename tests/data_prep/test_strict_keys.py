@@ -14,7 +14,7 @@ NO_KEY = "zzz_no_such_key"
 def axolotls_keys() -> dict[str, Any]:
     """Every key that Axolotl describes in its JSON schema, with null for each value.
 
-    That is pydantic's own walk, not ours: blocks are dicts, lists have one item.
+    A way to the keys that data_prep.strict does not take: blocks are dicts, lists have one item.
     """
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from pydantic.json_schema import GenerateJsonSchema
@@ -64,6 +64,19 @@ def test_every_key_of_axolotls_schema_is_known_and_no_other_at_any_level(tmp_pat
 def test_names_of_fields_with_another_name_in_the_recipe_are_known(tmp_path: Path) -> None:
     assert not problems(tmp_path, BASE + "overrides_of_model_config: {any: 1}\n")
     assert not problems(tmp_path, BASE + "revision_of_model: main\n")
+
+
+def test_data_sets_of_rl_have_the_keys_of_rl(tmp_path: Path) -> None:
+    sets = "{field_prompt: a, field_chosen: b}"
+    text = BASE.replace("    ds_type: json\n    type: chat_template", f"    type: {sets}")
+    assert "`datasets[0].type.field_prompt`" in problems(tmp_path, text)[0]
+    assert problems(tmp_path, text + "rl: dpo\n") == []
+    said = problems(
+        tmp_path, text.replace("chosen: b}\n    split", "chosn: b}\n    split") + "rl: dpo\n"
+    )
+    assert [p.split(": ", 1)[1] for p in said] == [
+        "unknown key `test_datasets[0].type.field_chosn`; did you mean `field_chosen`?"
+    ]
 
 
 def test_what_the_command_line_gives_has_no_line(tmp_path: Path) -> None:
