@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +196,16 @@ def test_a_single_dialogue_that_does_not_fit_is_one_line(recipe: Recipe) -> None
 def test_vllm_engine_says_what_is_missing(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="engine is vllm, which is not installed"):
         Summarizer(recipe, Decoding(engine="vllm", dtype="float32"))
+
+
+def test_vllm_would_run_a_quantised_recipe_unquantised(recipe: Recipe) -> None:
+    qlora = replace(recipe, config={**recipe.config, "adapter": "qlora", "load_in_4bit": True})
+    with pytest.raises(UserError, match="trains and evaluates it in nf4; set `engine: hf`"):
+        Summarizer(qlora, Decoding(engine="vllm", dtype="float32"))
+
+
+def test_eager_attention_is_evaluated_as_it_was_trained(recipe: Recipe) -> None:
+    eager = replace(recipe, config={**recipe.config, "attn_implementation": "eager"})
+    engine = Summarizer(eager, Decoding(**FP32)).engine
+    assert isinstance(engine, HfEngine)
+    assert engine.model.config._attn_implementation == "eager"
