@@ -1,19 +1,21 @@
-"""The report's charts: bars, differences, length, training; each function gives one `<svg>`.
+"""The report's charts: bars, differences, length, training; each is one `<svg>`.
 
 `templates/report.css` styles them: the classes `first` (the base model), `last` (the tuned one),
 `other` and `worse` are colours, which the page has twice, for its light and its dark theme.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
 
+import numpy as np
 from markupsafe import Markup
 
 from eval.analysis import Analysis
 from eval.diagnosis import groups
-from eval.metrics import METRICS
+from eval.metrics import METRICS, Array
+from eval.report import HEADERS
 from eval.scores import PRIMARY, Scores
 from eval.stats import signed
 
@@ -34,15 +36,33 @@ class TrainingCurves:
     eval_rouge: dict[str, Points] = field(default_factory=dict)
 
 
-def bars(scores: Scores, titles: Mapping[str, str]) -> Markup:
-    """Each system's score with its interval, a panel for each metric (`{"rouge1": "ROUGE-1"}`)."""
+def draw(result: Analysis, curves: TrainingCurves | None) -> dict[str, Markup]:
+    """The charts that the data allow, by name."""
+    scores = result.scores
+    drawn = {"bars": _bars(scores)}
+    if scores.main != scores.models[0]:
+        drawn["differences"] = _differences(result)
+    if scores.groups:
+        drawn["length"] = _by_length(result)
+    if curves and (curves.loss or curves.eval_loss):
+        losses = {"training": curves.loss, "validation": curves.eval_loss}
+        drawn["loss"] = _curves(losses, "loss")
+    if curves and curves.eval_rouge:
+        rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
+        drawn["rouge"] = _curves(rouge, "ROUGE on validation rows")
+    return drawn
+
+
+def _bars(scores: Scores) -> Markup:
+    """Each system's score with its interval, a panel for each metric."""
+    shown = [metric for metric in scores.metrics if metric != "rougeLsum"]
     left = LETTER * max(map(len, scores.systems)) + 10.0
-    highest = max(s.scores[metric].high for s in scores.systems.values() for metric in titles)
+    highest = max(s.scores[metric].high for s in scores.systems.values() for metric in shown)
     unit = (WIDTH - left - 50) / max(1.0, highest)
     parts, y = [], 0
-    for metric, title in titles.items():
+    for metric in shown:
         y += LINE
-        parts.append(_text(title, 0, y - 5, "title"))
+        parts.append(_text(HEADERS[metric], 0, y - 5, "title"))
         for name, system in scores.systems.items():
             y += LINE
             score = system.scores[metric]
@@ -59,15 +79,11 @@ def bars(scores: Scores, titles: Mapping[str, str]) -> Markup:
     return _svg(y, "Bars of each system's scores in percent, as in the table.", parts)
 
 
-def differences(result: Analysis) -> Markup:
+def _differences(result: Analysis) -> Markup:
     """Histogram of the examples' differences in ROUGE-L, tuned minus base, in points."""
     first, last = result.scores.models[0], result.scores.main
-    pairs = zip(_percents(result, first), _percents(result, last), strict=True)
-    values = [after - before for before, after in pairs]
-    counts: dict[int, int] = {}
-    for value in values:
-        start = min(100 - BIN, math.floor(value / BIN) * BIN)
-        counts[start] = counts.get(start, 0) + 1
+    values = _rouge_l(result, last) - _rouge_l(result, first)
+    counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
     frame = _Frame(
         (min(0, *counts), max(0, *counts) + BIN), (0, 1.15 * max(counts.values())), 270, "dialogues"
     )
@@ -75,7 +91,7 @@ def differences(result: Analysis) -> Markup:
     for start, count in counts.items():
         (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
         parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
-    mean = fmean(values)
+    mean = values.mean()
     zero, x = frame.at(0, 0)[0], frame.at(mean, 0)[0]
     side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
     parts += [
@@ -87,33 +103,33 @@ def differences(result: Analysis) -> Markup:
         f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {last} minus {first}, "
         f"from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}."
     )
-    return _svg(270, label, parts)
+    return _svg(frame.height, label, parts)
 
 
-def by_length(result: Analysis) -> Markup:
+def _by_length(result: Analysis) -> Markup:
     """ROUGE-L against the words of the dialogue: each example, and the mean of each group."""
     dialogues = result.corpus.dialogues or []
-    words = [max(1, len(dialogue.split())) for dialogue in dialogues]  # 1: the axis is logarithmic
-    logs = [math.log10(count) for count in words]
-    frame = _Frame((min(logs) - 0.05, max(logs) + 0.05), (0, 100), 320, "ROUGE-L")
+    words = np.array([max(1, len(dialogue.split())) for dialogue in dialogues])  # 1: log(0)
+    logs = np.log10(words)
+    frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), 320, "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
-    shown = {math.log10(n): str(n) for n in ticks if min(words) <= n <= max(words)}
+    shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
     parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
     colours = {name: _colour(result.scores, name) for name in result.scores.models}
     lines = frame.legend(colours)
+    bins = [places for _, places in groups(dialogues)["words"]]
     for name, colour in colours.items():
-        values = _percents(result, name)
-        means = [
-            (math.log10(median(words[n] for n in places)), fmean(values[n] for n in places))
-            for _, places in groups(dialogues)["words"]
-        ]
+        values = _rouge_l(result, name)
+        means = [(np.log10(np.median(words[places])), values[places].mean()) for places in bins]
         parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
         lines += [frame.line(means, "rim"), frame.line(means, colour)]
         lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colour}")]
-    return _svg(320, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
+    return _svg(
+        frame.height, "ROUGE-L against the dialogue's length, as in the table.", parts + lines
+    )
 
 
-def curves(series: Mapping[str, Points], ylabel: str) -> Markup:
+def _curves(series: Mapping[str, Points], ylabel: str) -> Markup:
     """Lines of values by training step; a short one has its points marked; empty ones left out."""
     drawn = {name: curve for name, curve in series.items() if curve}
     steps, values = zip(*(point for curve in drawn.values() for point in curve), strict=True)
@@ -127,7 +143,8 @@ def curves(series: Mapping[str, Points], ylabel: str) -> Markup:
         if len(curve) <= MARKED:
             parts.append(frame.dots(curve, colours[name]))
     at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in drawn.items())
-    return _svg(270, f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}.", parts)
+    label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}."
+    return _svg(frame.height, label, parts)
 
 
 class _Frame:
@@ -138,7 +155,7 @@ class _Frame:
     def __init__(
         self, x: tuple[float, float], y: tuple[float, float], height: int, ylabel: str
     ) -> None:
-        self.x, self.y, self.ylabel = x, y, ylabel
+        self.x, self.y, self.height, self.ylabel = x, y, height, ylabel
         self.bottom = height - 46
 
     def at(self, x: float, y: float) -> tuple[float, float]:
@@ -176,8 +193,8 @@ class _Frame:
         return _path(f"dots {classes}", "".join(f"M{x:.1f},{y:.1f}h0" for x, y in places))
 
 
-def _percents(result: Analysis, name: str) -> list[float]:
-    return (100 * result.values[name][:, METRICS.index(PRIMARY)]).tolist()
+def _rouge_l(result: Analysis, name: str) -> Array:
+    return 100 * result.values[name][:, METRICS.index(PRIMARY)]
 
 
 def _colour(scores: Scores, name: str) -> str:

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 MISTAKES = {  # title and meaning of each
     "empty": ("empty", "not one letter or digit"),
     "token_limit": ("token limit", "cut off by the limit of tokens before the model stopped"),
@@ -175,19 +177,15 @@ def _names(text: str) -> Iterator[str]:
 
 
 def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
-    """The places of the dialogues in each bin, by words (between white space), turns, speakers.
-
-    Bins come in the order of BINS; empty ones are left out.
-    """
+    """The places of the dialogues in each bin that is not empty, in the order of BINS."""
     sizes = {
         "words": [len(dialogue.split()) for dialogue in dialogues],
         "turns": [len(turns(dialogue)) for dialogue in dialogues],
         "speakers": [len(speakers(dialogue)) for dialogue in dialogues],
     }
-    found: dict[str, list[tuple[str, list[int]]]] = {}
+    found = {}
     for kind, bins in BINS.items():
-        places: dict[str, list[int]] = {label: [] for label in bins}
-        for place, size in enumerate(sizes[kind]):
-            places[next(label for label, most in bins.items() if size <= most)].append(place)
-        found[kind] = [(label, held) for label, held in places.items() if held]
+        bin_of = np.searchsorted(list(bins.values()), sizes[kind])
+        held = [(label, np.flatnonzero(bin_of == n).tolist()) for n, label in enumerate(bins)]
+        found[kind] = [(label, places) for label, places in held if places]
     return found

@@ -20,7 +20,7 @@ from eval.diagnosis import MISTAKES, speakers
 from eval.metrics import SIMILARITY
 from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
 from eval.scores import PRIMARY, Scores
-from eval.stats import number, other_metrics, p_value, percent, signed, verdict
+from eval.stats import number, outcome, p_value, percent, signed, verdict
 
 
 def html_report(
@@ -48,7 +48,7 @@ def html_report(
         found=result.mistakes,
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
-        charts=_charts(result, curves),
+        charts=charts.draw(result, curves),
         recipe_text=recipe_text,
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
@@ -69,7 +69,15 @@ def _headline(scores: Scores) -> list[str]:
     settings, main = scores.bootstrap, scores.main
     pairs = {pair.systems: pair for pair in scores.comparisons}
     if pair := pairs.get((scores.models[0], main)):
-        sentences = [f"{verdict(pair, settings)} {other_metrics(pair, settings, HEADERS)}"]
+        found = {name: outcome(test, settings.confidence) for name, test in pair.metrics.items()}
+        others = [name for name in found if name != PRIMARY]
+        differing = [name for name in others if found[name] != found[PRIMARY]]
+        listed = ", ".join(HEADERS[name] for name in differing or others)
+        listed = " and ".join(listed.rsplit(", ", 1))
+        agree = f"{listed} agree."
+        if differing:
+            agree = f"By {listed} it is otherwise: see the paired tests."
+        sentences = [f"{verdict(pair, settings)} {agree}"]
         if cut := pairs.get(("base-cut", main)):
             sentences.append(f"With base cut to as many words: {verdict(cut, settings)}")
         return sentences
@@ -81,45 +89,22 @@ def _headline(scores: Scores) -> list[str]:
     return [own, *(verdict(pair, settings) for pair in scores.comparisons)]
 
 
-def _charts(result: Analysis, curves: charts.TrainingCurves | None) -> dict[str, Markup]:
-    scores = result.scores
-    shown = {metric: HEADERS[metric] for metric in scores.metrics if metric != "rougeLsum"}
-    drawn = {"bars": charts.bars(scores, shown)}
-    if scores.main != scores.models[0]:
-        drawn["differences"] = charts.differences(result)
-    if scores.groups:
-        drawn["length"] = charts.by_length(result)
-    if curves and (curves.loss or curves.eval_loss):
-        losses = {"training": curves.loss, "validation": curves.eval_loss}
-        drawn["loss"] = charts.curves(losses, "loss")
-    if curves and curves.eval_rouge:
-        rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
-        drawn["rouge"] = charts.curves(rouge, "ROUGE on validation rows")
-    return drawn
-
-
 def marked(text: str, other: str) -> Markup:
     """The text, its words that the other text does not have at that place within `<mark>`.
 
-    Case and punctuation around a word do not count; words run from blank to blank. The marks are
-    those of `difflib.SequenceMatcher`, prediction against reference.
+    Case and punctuation around a word do not count; words run from blank to blank.
     """
     words = list(re.finditer(r"\S+", text))
-    matcher = SequenceMatcher(
-        None, [_key(word) for word in other.split()], [_key(word[0]) for word in words], False
-    )
+    both = other.split(), [word[0] for word in words]
+    keys = [[re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one] for one in both]
     parts, end = [], 0
-    for kind, _, _, start, stop in matcher.get_opcodes():
+    for kind, _, _, start, stop in SequenceMatcher(None, *keys, False).get_opcodes():
         if kind == "equal" or start == stop:
             continue
         begin, after = words[start].start(), words[stop - 1].end()
         parts += [escape(text[end:begin]), Markup("<mark>{}</mark>").format(text[begin:after])]
         end = after
     return Markup("").join([*parts, escape(text[end:])])
-
-
-def _key(word: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", word).casefold() or word
 
 
 def chat(dialogue: str) -> Markup:
