@@ -37,10 +37,15 @@ def _words(text: str) -> frozenset[str]:
 
 _SPEAKER = re.compile(r"(#\w+#|[^\W_][^:<>]{0,39}?)\s*:(?:\s|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_SENTENCE_END = re.compile(r"[.!?:;\n]")
 _TITLES = _words("mr mrs ms miss dr sir uncle aunt auntie aunty dad mum mom")
+# Begin a sentence with a capital, and may come before the verbs below, without being a name.
+_OPENERS = _TITLES | _words(
+    "he she it they we you i who what which that this these those there here everyone everybody"
+    " someone somebody nobody nothing everything something anyone both one two three all some most"
+    " neither none each another other others many people friends children girls boys"
+)
 # Capitalised, and no person: what a summary writes where the chat says "xmas", "sat" or nothing.
-_NO_NAMES = _words(
+_NO_NAMES = _OPENERS | _words(
     "monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays"
     " thursdays fridays saturdays sundays january february march april may june july august"
     " september october november december christmas easter halloween thanksgiving valentine eve"
@@ -50,19 +55,11 @@ _NO_NAMES = _words(
 )
 # After these a capital is a place, a day or a thing: "in Paris", "the Alps", "last Sunday".
 _BEFORE_THINGS = _words("the a an in at on near this next last every")
-# Begin a sentence with a capital, and may come before the verbs below, without being a name.
-_OPENERS = _words(
-    "he she it they we you i who what which that this these those there here everyone everybody"
-    " someone somebody nobody nothing everything something anyone both one two three all some most"
-    " neither none each another other others many people friends children girls boys"
-)
 # What most often follows a speaker's name at the beginning of a sentence of SAMSum's summaries.
 _VERBS = _words(
     "is isn't was has hasn't had will won't would can can't wants needs doesn't didn't thinks likes"
     " suggests recommends sends asks tells says invites agrees"
 )
-_NOT_COUNTED = _NO_NAMES | _OPENERS | _TITLES
-_NOT_IN_RUNS = _OPENERS | _TITLES
 
 
 def diagnose(
@@ -70,9 +67,8 @@ def diagnose(
 ) -> list[str]:
     """The mistakes of one prediction, in the order of MISTAKES.
 
-    empty: not one letter or digit. token_limit: cut off before the model stopped by itself; needs
-    `stopped`. loop, missing_speaker, unknown_name: see `loops`, `missing_speakers` and
-    `unknown_names`; the last two need the dialogue, and an empty prediction has neither.
+    token_limit needs `stopped`; missing_speaker and unknown_name need the dialogue, and an empty
+    prediction has neither.
     """
     empty = not re.search(r"[^\W_]", prediction)
     chat = "" if empty or dialogue is None else dialogue
@@ -107,7 +103,7 @@ def speakers(dialogue: str) -> list[str]:
 def loops(text: str) -> bool:
     """Whether the same four words in a row occur three times, or a sentence of three words twice.
 
-    Case and punctuation do not count. A chat line copied twice is a loop as well.
+    Case and punctuation do not count.
     """
     words = re.findall(r"\w+", text.lower())
     ngrams = Counter(zip(*(words[start:] for start in range(4)), strict=False))
@@ -162,12 +158,11 @@ def _names(text: str) -> Iterator[str]:
     for place in range(1, len(words) - 2):
         name = re.sub(r"['’]s?$", "", words[place])
         before, after, further = words[place - 1], words[place + 1], words[place + 2]
-        if len(name) < 3 or not name.isalpha() or name != name.capitalize():
+        capitalised = name.isalpha() and name == name.capitalize()
+        if len(name) < 3 or not capitalised or name.lower() in _NO_NAMES:
             continue
-        if name.lower() in _NOT_COUNTED:
-            continue
-        if place > 1 and not _SENTENCE_END.search(gaps[place]):
-            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _NOT_IN_RUNS
+        if place > 1 and not re.search(r"[.!?:;\n]", gaps[place]):
+            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _OPENERS
             counts = before.lower() not in _BEFORE_THINGS and not run
         else:
             joined = after == "and" and further[:1].isupper()
