@@ -7,7 +7,7 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -20,6 +20,7 @@ from eval.scores import PRIMARY, Scores
 from eval.stats import signed
 
 WIDTH = 460  # of a chart in units; the page shows a unit as about one pixel
+HEIGHT = 280  # of a chart with axes
 LINE = 21  # height of a bar with its gap; a text is 14 units high
 LETTER = 8  # mean width of a letter, generously, for what is placed after a text
 BIN = 5  # ROUGE points, the width of a bar of the histogram
@@ -27,16 +28,7 @@ MARKED = 30  # points of a curve up to which each of them is marked
 Points = Sequence[Sequence[float]]  # [x, y] pairs
 
 
-@dataclass
-class TrainingCurves:
-    """What training logged, as [step, value] pairs; `eval_rouge` by metric."""
-
-    loss: Points = ()
-    eval_loss: Points = ()
-    eval_rouge: dict[str, Points] = field(default_factory=dict)
-
-
-def draw(result: Analysis, curves: TrainingCurves | None) -> dict[str, Markup]:
+def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
     """The charts that the data allow, by name."""
     scores = result.scores
     drawn = {"bars": _bars(scores)}
@@ -44,11 +36,11 @@ def draw(result: Analysis, curves: TrainingCurves | None) -> dict[str, Markup]:
         drawn["differences"] = _differences(result)
     if scores.groups:
         drawn["length"] = _by_length(result)
-    if curves and (curves.loss or curves.eval_loss):
-        losses = {"training": curves.loss, "validation": curves.eval_loss}
+    titles = {"loss": "training", "eval_loss": "validation"}
+    if losses := {titles[name]: curve for name, curve in curves.items() if name in titles}:
         drawn["loss"] = _curves(losses, "loss")
-    if curves and curves.eval_rouge:
-        rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
+    titles = {f"eval_{metric}": title for metric, title in HEADERS.items()}
+    if rouge := {titles[name]: curve for name, curve in curves.items() if name in titles}:
         drawn["rouge"] = _curves(rouge, "ROUGE on validation rows")
     return drawn
 
@@ -84,26 +76,23 @@ def _differences(result: Analysis) -> Markup:
     first, last = result.scores.models[0], result.scores.main
     values = _rouge_l(result, last) - _rouge_l(result, first)
     counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
-    frame = _Frame(
-        (min(0, *counts), max(0, *counts) + BIN), (0, 1.15 * max(counts.values())), 270, "dialogues"
-    )
+    ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
+    frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
     parts = frame.axes(f"ROUGE-L of {last} minus {first}, in points")
     for start, count in counts.items():
         (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
         parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
     mean = values.mean()
-    zero, x = frame.at(0, 0)[0], frame.at(mean, 0)[0]
+    for classes, value in (("whisker", 0), ("whisker dashed", mean)):
+        x = frame.at(value, 0)[0]
+        parts.append(_path(classes, f"M{x:.1f},{frame.bottom}V{frame.top}"))
     side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
-    parts += [
-        _path("whisker", f"M{zero:.1f},{frame.bottom}V{frame.top}"),
-        _path("whisker dashed", f"M{x:.1f},{frame.bottom}V{frame.top}"),
-        _text(f"mean {signed(mean)}", place, frame.top + 12, side),
-    ]
+    parts.append(_text(f"mean {signed(mean)}", place, frame.top + 12, side))
     label = (
         f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {last} minus {first}, "
         f"from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}."
     )
-    return _svg(frame.height, label, parts)
+    return _svg(HEIGHT, label, parts)
 
 
 def _by_length(result: Analysis) -> Markup:
@@ -111,7 +100,7 @@ def _by_length(result: Analysis) -> Markup:
     dialogues = result.corpus.dialogues or []
     words = np.array([max(1, len(dialogue.split())) for dialogue in dialogues])  # 1: log(0)
     logs = np.log10(words)
-    frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), 320, "ROUGE-L")
+    frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
     shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
     parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
@@ -124,45 +113,38 @@ def _by_length(result: Analysis) -> Markup:
         parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
         lines += [frame.line(means, "rim"), frame.line(means, colour)]
         lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colour}")]
-    return _svg(
-        frame.height, "ROUGE-L against the dialogue's length, as in the table.", parts + lines
-    )
+    return _svg(HEIGHT, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
 
 
 def _curves(series: Mapping[str, Points], ylabel: str) -> Markup:
-    """Lines of values by training step; a short one has its points marked; empty ones left out."""
-    drawn = {name: curve for name, curve in series.items() if curve}
-    steps, values = zip(*(point for curve in drawn.values() for point in curve), strict=True)
+    """Lines of values by training step; a short one has its points marked."""
+    steps, values = zip(*(point for curve in series.values() for point in curve), strict=True)
     margin = 0.05 * (max(values) - min(values)) or 0.5
     ends = (min(values) - margin, max(values) + margin)
-    frame = _Frame((min(0, *steps), max(1, *steps)), ends, 270, ylabel)
-    colours = dict(zip(drawn, ("last", "first", "ink", "other") * len(drawn), strict=False))
+    frame = _Frame((min(0, *steps), max(1, *steps)), ends, ylabel)
+    colours = dict(zip(series, ("last", "first", "ink", "other") * len(series), strict=False))
     parts = frame.axes("step") + frame.legend(colours)
-    for name, curve in drawn.items():
+    for name, curve in series.items():
         parts.append(frame.line(curve, colours[name]))
         if len(curve) <= MARKED:
             parts.append(frame.dots(curve, colours[name]))
-    at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in drawn.items())
+    at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in series.items())
     label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}."
-    return _svg(frame.height, label, parts)
+    return _svg(HEIGHT, label, parts)
 
 
+@dataclass
 class _Frame:
-    """Axes of a chart: the places of values, grid, labels, lines and dots."""
+    """Axes of a chart, each with its first and last value: grid, labels, lines and dots."""
 
-    left, right, top = 46, WIDTH - 12, 26
-
-    def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], height: int, ylabel: str
-    ) -> None:
-        self.x, self.y, self.height, self.ylabel = x, y, height, ylabel
-        self.bottom = height - 46
+    x: tuple[float, float]
+    y: tuple[float, float]
+    ylabel: str
+    left, right, top, bottom = 46, WIDTH - 12, 26, HEIGHT - 46
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        width, height = self.right - self.left, self.bottom - self.top
-        return self.left + across * width, self.bottom - up * height
+        across = np.interp(x, self.x, (self.left, self.right))
+        return float(across), float(np.interp(y, self.y, (self.bottom, self.top)))
 
     def axes(self, xlabel: str, xticks: Mapping[float, str] | None = None) -> list[Markup]:
         parts = [_text(self.ylabel, 0, 14, "muted")]
@@ -198,9 +180,7 @@ def _rouge_l(result: Analysis, name: str) -> Array:
 
 
 def _colour(scores: Scores, name: str) -> str:
-    if name == scores.main:
-        return "last"
-    return "first" if name == scores.models[0] else "other"
+    return {scores.models[0]: "first", scores.main: "last"}.get(name, "other")
 
 
 def _ticks(low: float, high: float) -> dict[float, str]:

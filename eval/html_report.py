@@ -7,6 +7,7 @@ run but its own.
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from importlib.resources import files
 
@@ -24,9 +25,12 @@ from eval.stats import number, outcome, p_value, percent, signed, verdict
 
 
 def html_report(
-    result: Analysis, curves: charts.TrainingCurves | None, recipe_text: str | None
+    result: Analysis, curves: Mapping[str, charts.Points], recipe_text: str | None
 ) -> str:
-    """The whole page; the same data give the same bytes."""
+    """The whole page; the same data give the same bytes.
+
+    `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`).
+    """
     scores = result.scores
     environment = Environment(
         loader=PackageLoader("eval"),
@@ -95,10 +99,12 @@ def marked(text: str, other: str) -> Markup:
     Case and punctuation around a word do not count; words run from blank to blank.
     """
     words = list(re.finditer(r"\S+", text))
-    both = other.split(), [word[0] for word in words]
-    keys = [[re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one] for one in both]
+    wanted, found = (
+        [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
+        for one in (other.split(), [word[0] for word in words])
+    )
     parts, end = [], 0
-    for kind, _, _, start, stop in SequenceMatcher(None, *keys, False).get_opcodes():
+    for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
         if kind == "equal" or start == stop:
             continue
         begin, after = words[start].start(), words[stop - 1].end()

@@ -4,7 +4,6 @@ import json
 
 from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.charts import TrainingCurves
 from tests.conftest import ROOT
 
 LIMIT = 60  # words after which the invented base model is cut off
@@ -22,11 +21,12 @@ NASTY = [
         "summary": "Ольга и 美咲 встретятся завтра в три 🎉.",
     },
 ]
-TRAINING = TrainingCurves(
-    loss=[[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
-    eval_loss=[[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
-    eval_rouge={"rouge1": [[40, 38.2], [80, 41.7]], "rougeL": [[40, 30.1], [80, 33.4]]},
-)
+TRAINING: dict[str, list[list[float]]] = {
+    "loss": [[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
+    "eval_loss": [[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
+    "eval_rouge1": [[40, 38.2], [80, 41.7]],
+    "eval_rougeL": [[40, 30.1], [80, 33.4]],
+}
 RECIPE = "# purpose: a test\nbase_model: models/<small>\nlora_r: 16  # & more\n"
 
 
