@@ -30,12 +30,16 @@ Points = Sequence[Sequence[float]]  # [x, y] pairs
 
 def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
     """The charts that the data allow, by name."""
-    scores = result.scores
+    scores, dialogues = result.scores, result.corpus.dialogues
+    first, last = scores.models[0], scores.main
+    of_models = {name: result.values[name] for name in scores.models}
+    rouge_l = {name: 100 * of[:, METRICS.index(PRIMARY)] for name, of in of_models.items()}
     drawn = {"bars": _bars(scores)}
-    if scores.main != scores.models[0]:
-        drawn["differences"] = _differences(result)
-    if scores.groups:
-        drawn["length"] = _by_length(result)
+    if first != last:
+        title = f"ROUGE-L of {last} minus {first}, in points"
+        drawn["differences"] = _differences(rouge_l[last] - rouge_l[first], title)
+    if dialogues and scores.groups:
+        drawn["length"] = _by_length(dialogues, rouge_l, scores)
     titles = {"loss": "training", "eval_loss": "validation"}
     if losses := {titles[name]: curve for name, curve in curves.items() if name in titles}:
         drawn["loss"] = _curves(losses, "loss")
@@ -71,14 +75,12 @@ def _bars(scores: Scores) -> Markup:
     return _svg(y, "Bars of each system's scores in percent, as in the table.", parts)
 
 
-def _differences(result: Analysis) -> Markup:
-    """Histogram of the examples' differences in ROUGE-L, tuned minus base, in points."""
-    first, last = result.scores.models[0], result.scores.main
-    values = _rouge_l(result, last) - _rouge_l(result, first)
+def _differences(values: Array, title: str) -> Markup:
+    """Histogram of the examples' differences."""
     counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
     ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
     frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
-    parts = frame.axes(f"ROUGE-L of {last} minus {first}, in points")
+    parts = frame.axes(title)
     for start, count in counts.items():
         (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
         parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
@@ -89,26 +91,25 @@ def _differences(result: Analysis) -> Markup:
     side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
     parts.append(_text(f"mean {signed(mean)}", place, frame.top + 12, side))
     label = (
-        f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {last} minus {first}, "
-        f"from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}."
+        f"Histogram of {len(values)} dialogues by {title}, from {min(values):.1f} to "
+        f"{max(values):.1f}, mean {mean:.2f}."
     )
     return _svg(HEIGHT, label, parts)
 
 
-def _by_length(result: Analysis) -> Markup:
+def _by_length(dialogues: Sequence[str], rouge_l: dict[str, Array], scores: Scores) -> Markup:
     """ROUGE-L against the words of the dialogue: each example, and the mean of each group."""
-    dialogues = result.corpus.dialogues or []
     words = np.array([max(1, len(dialogue.split())) for dialogue in dialogues])  # 1: log(0)
     logs = np.log10(words)
     frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
     shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
     parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
-    colours = {name: _colour(result.scores, name) for name in result.scores.models}
+    colours = {name: _colour(scores, name) for name in rouge_l}
     lines = frame.legend(colours)
     bins = [places for _, places in groups(dialogues)["words"]]
     for name, colour in colours.items():
-        values = _rouge_l(result, name)
+        values = rouge_l[name]
         means = [(np.log10(np.median(words[places])), values[places].mean()) for places in bins]
         parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
         lines += [frame.line(means, "rim"), frame.line(means, colour)]
@@ -166,17 +167,14 @@ class _Frame:
         return parts
 
     def line(self, points: Points, colour: str) -> Markup:
-        places = (self.at(*point) for point in points)
-        return _path(f"line {colour}", "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places))
+        return _path(f"line {colour}", "M" + "L".join(self._places(points)))
 
     def dots(self, points: Points, classes: str) -> Markup:
         """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
-        places = (self.at(*point) for point in points)
-        return _path(f"dots {classes}", "".join(f"M{x:.1f},{y:.1f}h0" for x, y in places))
+        return _path(f"dots {classes}", "".join(f"M{place}h0" for place in self._places(points)))
 
-
-def _rouge_l(result: Analysis, name: str) -> Array:
-    return 100 * result.values[name][:, METRICS.index(PRIMARY)]
+    def _places(self, points: Points) -> list[str]:
+        return ["{:.1f},{:.1f}".format(*self.at(*point)) for point in points]
 
 
 def _colour(scores: Scores, name: str) -> str:

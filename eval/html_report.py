@@ -21,7 +21,7 @@ from eval.diagnosis import MISTAKES, speakers
 from eval.metrics import SIMILARITY
 from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
 from eval.scores import PRIMARY, Scores
-from eval.stats import number, outcome, p_value, percent, signed, verdict
+from eval.stats import number, outcome, p_value, signed, verdict
 
 
 def html_report(
@@ -39,17 +39,14 @@ def html_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "number": number, "signed": signed}
-    environment.filters |= {"marked": marked, "chat": chat}
+    environment.filters |= {"number": number, "signed": signed, "marked": marked, "chat": chat}
     environment.globals["p_value"] = p_value
-    templates = files("eval") / "templates"
-    script = (templates / "report.js").read_text("utf-8")
+    script = files("eval").joinpath("templates/report.js").read_text("utf-8")
     return environment.get_template("report.html.j2").render(
         scores=scores,
-        corpus=result.corpus,
+        result=result,
         outputs={name: result.systems[name] for name in scores.models},
         percents={name: (100 * result.values[name]).tolist() for name in scores.models},
-        found=result.mistakes,
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
         charts=charts.draw(result, curves),
@@ -58,8 +55,7 @@ def html_report(
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         mistakes=MISTAKES,
         similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
-        sure=percent(scores.bootstrap.confidence),
-        css=Markup((templates / "report.css").read_text("utf-8")),
+        sure=number(scores.bootstrap.confidence, ".0%"),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -87,7 +83,7 @@ def _headline(scores: Scores) -> list[str]:
         return sentences
     score = scores.systems[main].scores[PRIMARY]
     own = (
-        f"{main} scores {score.f1:.2f} ROUGE-L ({percent(settings.confidence)} interval "
+        f"{main} scores {score.f1:.2f} ROUGE-L ({number(settings.confidence, '.0%')} interval "
         f"{score.low:.2f} to {score.high:.2f}) on {scores.examples:,} dialogues."
     )
     return [own, *(verdict(pair, settings) for pair in scores.comparisons)]
@@ -122,8 +118,3 @@ def chat(dialogue: str) -> Markup:
         bold = name.strip() in names and name != line
         lines.append(Markup("<b>{}:</b>{}").format(name, rest) if bold else escape(line))
     return Markup("\n").join(lines)
-
-
-def _figure(value: float | None, form: str) -> str:
-    """A dash where nothing is known."""
-    return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")

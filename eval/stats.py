@@ -8,11 +8,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from eval.metrics import Array
 from eval.scores import PRIMARY, Bootstrap, Comparison, PairedTest
 
-Array = NDArray[np.float64]
 CELLS = 2**21  # drawn numbers held at a time: 16 MiB as float64, however many examples there are
 TIE = 1e-12  # of the mean size of the terms: how far two sums of the same terms can differ
 
@@ -110,7 +109,7 @@ def verdict(pair: Comparison, settings: Bootstrap) -> str:
     if found == "open":
         opening = (
             f"No difference between {second} and {first} that both tests can distinguish from "
-            f"chance at {percent(1 - settings.confidence)}: "
+            f"chance at {number(1 - settings.confidence, '.0%')}: "
             f"{signed(test.difference)} ROUGE-L points"
         )
         between = f"{signed(test.low)} to {signed(test.high)}"
@@ -121,7 +120,7 @@ def verdict(pair: Comparison, settings: Bootstrap) -> str:
         between = f"{number(low)} to {number(high)}"
     total = pair.better + pair.worse + pair.equal
     return (
-        f"{opening} ({percent(settings.confidence)} interval {between}; paired bootstrap "
+        f"{opening} ({number(settings.confidence, '.0%')} interval {between}; paired bootstrap "
         f"p {p_value(test.p_bootstrap, settings.resamples)}, paired randomisation "
         f"p {p_value(test.p_randomization, settings.permutations)}): {second} is better in "
         f"{pair.better:,} of {total:,} dialogues, worse in {pair.worse:,}, "
@@ -137,16 +136,11 @@ def p_value(p: float, draws: int) -> str:
     return f"= {p:.3f}" if p >= 0.01 else f"= {p:.4f}"
 
 
-def number(value: float) -> str:
-    """Two decimals and a real minus sign."""
-    return f"{value:.2f}".replace("-", "−")
+def number(value: float | None, form: str = ".2f") -> str:
+    """With a real minus sign, and `95 %` with a blank that does not break; a dash for None."""
+    return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")
 
 
 def signed(value: float) -> str:
     """As `number`, with the plus sign too, and without any sign where it rounds to 0."""
-    return f"{value:+.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
-
-
-def percent(share: float) -> str:
-    """`95 %`, with a blank that does not break."""
-    return f"{100 * share:.3g}\u00a0%"
+    return number(value, "+.2f") if abs(value) >= 0.005 else "0.00"
