@@ -58,64 +58,56 @@ def analyse(
     values = dict(zip(systems, np.split(of_all, len(systems)), strict=True))
     of_rouge = dict(zip(systems, np.split(rouge, len(systems)), strict=True))
 
-    mistakes = {}
+    mistakes, scored = {}, {}
     unknown = [None] * len(corpus.references)
     for name, system in systems.items():
         known = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
         rows = zip(system.predictions, *known, strict=True)
         mistakes[name] = [diagnose(*row) for row in rows]
-
-    sized: dict[str, list[Group]] = {}
-    for kind, bins in groups(corpus.dialogues).items() if corpus.dialogues is not None else ():
-        sized[kind] = []
-        for label, places in bins:
-            shares = {name: of[places, names.index(PRIMARY)].mean() for name, of in values.items()}
-            rouge_l = {name: in_percent(share) for name, share in shares.items()}
-            sized[kind].append(Group(label=label, examples=len(places), rougeL=rouge_l))
-
+        scored[name] = SystemScores(
+            kind=system.kind,
+            signature=signature.line(fields | system.fields),
+            fields=fields | system.fields,
+            scores=_means(values[name], of_rouge[name], names, settings),
+            scores_without_leaked=_without_leaked(values[name], names, corpus),
+            style=style(system.predictions, corpus.references, corpus.dialogues),
+            mean_tokens=_mean(system.tokens, 2),
+            stopped=_mean(system.stopped, 4),
+            mistakes=_counts(mistakes[name], system, corpus),
+            seconds=system.seconds,
+        )
     scores = Scores(
         version=VERSION,
         examples=len(corpus.references),
         leaked=None if corpus.leaked is None else sum(corpus.leaked),
         bootstrap=settings,
-        systems={
-            name: SystemScores(
-                kind=system.kind,
-                signature=signature.line(fields | system.fields),
-                fields=fields | system.fields,
-                scores=_means(values[name], of_rouge[name], names, settings),
-                scores_without_leaked=_without_leaked(values[name], names, corpus),
-                style=style(system.predictions, corpus.references, corpus.dialogues),
-                mean_tokens=_mean(system.tokens, 2),
-                stopped=_mean(system.stopped, 4),
-                mistakes=_counts(mistakes[name], system, corpus),
-                seconds=system.seconds,
-            )
-            for name, system in systems.items()
-        },
-        comparisons=_comparisons(systems, values, names, settings),
-        groups=sized,
+        systems=scored,
+        comparisons=[_compare(pair, values, names, settings) for pair in default_pairs(systems)],
+        groups={},
     )
+    for kind, bins in groups(corpus.dialogues).items() if corpus.dialogues is not None else ():
+        scores.groups[kind] = []
+        for label, places in bins:
+            shares = {name: of[places, names.index(PRIMARY)].mean() for name, of in values.items()}
+            rouge_l = {name: in_percent(share) for name, share in shares.items()}
+            group = Group(label=label, examples=len(places), rougeL=rouge_l)
+            scores.groups[kind].append(group)
     return Analysis(scores, systems, corpus, values, mistakes)
 
 
-def _comparisons(
-    systems: dict[str, System], values: dict[str, Array], names: list[str], settings: Bootstrap
-) -> list[Comparison]:
-    comparisons = []
-    for one, two in default_pairs(systems):
-        gains = (values[two] - values[one])[:, names.index(PRIMARY)]
-        tests = paired_tests(values[one], values[two], settings)
-        comparisons.append(
-            Comparison(
-                systems=(one, two),
-                metrics=dict(zip(names, tests, strict=True)),
-                better=int((gains > 0).sum()),
-                worse=int((gains < 0).sum()),
-                equal=int((gains == 0).sum()),
-            )
-        )
-    return comparisons
+def _compare(
+    pair: tuple[str, str], values: dict[str, Array], names: list[str], settings: Bootstrap
+) -> Comparison:
+    first, second = (values[name] for name in pair)
+    tests = paired_tests(first, second, settings)
+    signs = np.sign((second - first)[:, names.index(PRIMARY)]).tolist()
+    return Comparison(
+        systems=pair,
+        metrics=dict(zip(names, tests, strict=True)),
+        better=signs.count(1),
+        worse=signs.count(-1),
+        equal=signs.count(0),
+    )
 
 
 def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -> dict[str, Score]:
@@ -131,25 +123,22 @@ def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -
     return found
 
 
-def _without_leaked(
-    values: Array, names: list[str], corpus: Corpus
-) -> dict[str, int | float] | None:
+def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str, float] | None:
     if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = values[~np.array(corpus.leaked, dtype=bool)]
+    kept = values[~np.array(corpus.leaked)]
     means = map(in_percent, kept.mean(axis=0))
     return {"examples": len(kept), **dict(zip(names, means, strict=True))}
 
 
 def _counts(mistakes: list[list[str]], system: System, corpus: Corpus) -> dict[str, int | None]:
-    counts: dict[str, int | None] = {
-        name: sum(name in found for found in mistakes) for name in MISTAKES
-    }
-    if system.stopped is None:
-        counts["token_limit"] = None
+    unknown = {"token_limit"} if system.stopped is None else set()
     if corpus.dialogues is None:
-        counts["missing_speaker"] = counts["unknown_name"] = None
-    return counts
+        unknown |= {"missing_speaker", "unknown_name"}
+    return {
+        name: None if name in unknown else sum(name in found for found in mistakes)
+        for name in MISTAKES
+    }
 
 
 def _mean(numbers: Sequence[float] | None, digits: int) -> float | None:

@@ -39,19 +39,15 @@ def sample(split: str = "test") -> list[dict[str, str]]:
 def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
     """Real scores of invented outputs."""
     rows = sample() + NASTY
-    texts = {
-        "base": [_base(row) for row in rows],
-        "tuned": [_tuned(n, row) for n, row in enumerate(rows)],
-    }
-    systems = {
-        name: System(
-            texts[name],
-            tokens=[len(text.split()) * 4 // 3 for text in texts[name]],
-            stopped=[len(text.split()) < LIMIT for text in texts[name]],
+    systems = {}
+    for name in models:
+        texts = [_base(row) if name == "base" else _tuned(n, row) for n, row in enumerate(rows)]
+        systems[name] = System(
+            texts,
+            tokens=[len(text.split()) * 4 // 3 for text in texts],
+            stopped=[len(text.split()) < LIMIT for text in texts],
             seconds=12.5,
         )
-        for name in models
-    }
     corpus = Corpus(
         [row["summary"] for row in rows],
         [row["dialogue"] for row in rows],

@@ -37,10 +37,6 @@ def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[A
         assert page.evaluate("window.pwned") is None
 
 
-def differences(page: Any) -> list[float]:
-    return page.eval_on_selector_all(SHOWN, "all => all.map(one => +one.dataset.difference)")
-
-
 def test_page_fits_its_width_and_its_charts_are_legible(page: Any) -> None:
     page.eval_on_selector_all("details", "all => all.forEach(one => one.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -69,11 +65,10 @@ def test_dark_and_light_have_their_own_paper(page: Any) -> None:
 def test_search_narrows_the_list_and_says_how_many(page: Any, data: Analysis) -> None:
     total = data.scores.examples
     assert page.locator("#count").inner_text() == f"{total} dialogues"
-    page.get_by_label("Search in ids and texts").fill("LUDVIG biscuit")
-    assert page.locator("#count").inner_text() == f"1 of {total} dialogues"
-    assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["a-046"]
-    page.get_by_label("Search in ids and texts").fill("привет")
-    assert page.locator(f"{SHOWN} .id").all_inner_texts() == ["words-of-the-world"]
+    for term, found in (("LUDVIG biscuit", "a-046"), ("привет", "words-of-the-world")):
+        page.get_by_label("Search in ids and texts").fill(term)
+        assert page.locator("#count").inner_text() == f"1 of {total} dialogues"
+        assert page.locator(f"{SHOWN} .id").all_inner_texts() == [found]
     page.get_by_role("button", name="Show all").click()
     page.wait_for_function(
         "([shown, total]) => document.querySelectorAll(shown).length === total", arg=[SHOWN, total]
@@ -81,40 +76,39 @@ def test_search_narrows_the_list_and_says_how_many(page: Any, data: Analysis) ->
 
 
 def test_sort_puts_worst_regressions_or_best_gains_first(page: Any, data: Analysis) -> None:
-    page.get_by_label("Sort").select_option(label="Worst regressions first")
-    found = differences(page)
+    def sorted_by(label: str, value: str) -> list[float]:
+        page.get_by_label("Sort").select_option(label=label)
+        return page.eval_on_selector_all(SHOWN, f"all => all.map(one => +one.dataset.{value})")
+
+    found = sorted_by("Worst regressions first", "difference")
     assert found == sorted(found) and found[0] < 0 and len(found) == data.scores.examples
-    page.get_by_label("Sort").select_option(label="Best gains first")
-    assert differences(page) == sorted(found, reverse=True)
-    page.get_by_label("Sort").select_option(label="Longest dialogue first")
+    assert sorted_by("Best gains first", "difference") == found[::-1]
     words = [len(dialogue.split()) for dialogue in data.corpus.dialogues or []]
-    longest = (data.corpus.ids or [])[words.index(max(words))]
-    assert page.locator(f"{SHOWN} .id").first.inner_text() == longest
+    assert sorted_by("Longest dialogue first", "words") == sorted(words, reverse=True)
 
 
 def test_filters_show_what_they_name(page: Any, data: Analysis) -> None:
     unknown = data.scores.systems["tuned"].mistakes["unknown_name"] or 0
-    label = f"tuned: unknown name ({unknown})"
-    page.get_by_label("Mistake", exact=True).select_option(label=label)
+    mistake = page.get_by_label("Mistake", exact=True)
+    mistake.select_option(label=f"tuned: unknown name ({unknown})")
     assert page.locator(SHOWN).count() == unknown > 0
-    page.get_by_label("Mistake", exact=True).select_option(label="All dialogues")
+    mistake.select_option(label="All dialogues")
     page.get_by_label("Leaked only").check()
     assert page.locator(SHOWN).count() == (data.scores.leaked or 0) > 0
 
 
 def test_an_example_opens_by_keyboard_and_shows_markup_as_text(page: Any) -> None:
     page.get_by_label("Search in ids and texts").fill("nasty")
-    item = page.locator(SHOWN)
-    assert not item.locator(".body").is_visible()
-    item.locator("summary").focus()
+    body = page.locator(f"{SHOWN} .body")
+    assert not body.is_visible()
+    page.locator(f"{SHOWN} summary").focus()
     page.keyboard.press("Enter")
-    assert item.locator(".body").is_visible()
-    text = item.locator(".body").inner_text()
+    text = body.inner_text()
     assert SCRIPT in text and "</script></style></div></details> & <!--" in text
     assert "<img src=x onerror=window.pwned=2>" in text
     assert page.locator("img").count() == 0 and page.locator("script").count() == 1
     page.keyboard.press("Enter")
-    assert not item.locator(".body").is_visible()
+    assert not body.is_visible()
 
 
 def test_all_controls_are_reached_by_tab(page: Any) -> None:
