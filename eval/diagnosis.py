@@ -9,7 +9,7 @@ on the 819 references of SAMSum's test split they find no loop, and an unknown n
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -122,44 +122,38 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
         name
         for name in speakers(dialogue)
         if any(found[0].isupper() or found in name for found in _namings(name, reference))
-        and not any(_namings(name, prediction))
+        and not _namings(name, prediction)
     ]
 
 
-def _namings(speaker: str, text: str) -> Iterator[str]:
+def _namings(speaker: str, text: str) -> list[str]:
     """Each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return (match[0] for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE))
+    return re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:
     """The words of the prediction that look like a person's name and are in no turn.
 
-    A word whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
+    A name has a capital and two small letters or more. The first word of a sentence has a capital
+    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
+    people are the subject of. Within a sentence, the second of two capitalised words does not.
+    A name whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
     of "Jenny". Places, titles of films, and things that begin a sentence ("Electricity is off")
     are taken for persons where no list here has them.
     """
     known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
     starts = {word[:length] for word in known for length in (3, 4)}
-    return [name for name in _names(prediction) if name.lower()[:4] not in starts]
-
-
-def _names(text: str) -> Iterator[str]:
-    """The words of a text that look like a person's name.
-
-    That is a capital and two small letters or more. The first word of a sentence has a capital
-    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
-    people are the subject of. Within a sentence, the second of two capitalised words does not.
-    """
-    words = ["", *_WORD.findall(text), "", ""]
-    gaps = ["\n", *_WORD.split(text), "", ""]  # gaps[place] is before words[place]
+    words = ["", *_WORD.findall(prediction), "", ""]
+    gaps = ["\n", *_WORD.split(prediction)]  # gaps[place] is before words[place]
+    found = []
     for place in range(1, len(words) - 2):
         name = re.sub(r"['’]s?$", "", words[place])
         before, after, further = words[place - 1], words[place + 1], words[place + 2]
-        capitalised = name.isalpha() and name == name.capitalize()
-        if len(name) < 3 or not capitalised or name.lower() in _NO_NAMES:
+        capitalised = len(name) >= 3 and name.isalpha() and name == name.capitalize()
+        if not capitalised or name.lower() in _NO_NAMES or name.lower()[:4] in starts:
             continue
         if place > 1 and not re.search(r"[.!?:;\n]", gaps[place]):
             run = gaps[place] == " " and before[0].isupper() and before.lower() not in _OPENERS
@@ -168,7 +162,8 @@ def _names(text: str) -> Iterator[str]:
             joined = after == "and" and further[:1].isupper()
             counts = name != words[place] or joined or after.replace("’", "'") in _VERBS
         if counts:
-            yield name
+            found.append(name)
+    return found
 
 
 def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
