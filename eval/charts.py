@@ -104,16 +104,15 @@ def _by_length(dialogues: Sequence[str], rouge_l: dict[str, Array], scores: Scor
     frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
     shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
-    parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
+    parts = frame.axes("words of the dialogue", shown)
     colours = {name: _colour(scores, name) for name in rouge_l}
     lines = frame.legend(colours)
     bins = [places for _, places in groups(dialogues)["words"]]
-    for name, colour in colours.items():
-        values = rouge_l[name]
+    for name, values in rouge_l.items():
+        parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colours[name]}"))
         means = [(np.log10(np.median(words[places])), values[places].mean()) for places in bins]
-        parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
-        lines += [frame.line(means, "rim"), frame.line(means, colour)]
-        lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colour}")]
+        lines += [frame.line(means, "rim"), frame.line(means, colours[name])]
+        lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colours[name]}")]
     return _svg(HEIGHT, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
 
 

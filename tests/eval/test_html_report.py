@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from eval.analysis import Analysis
 from eval.html_report import chat, html_report, marked
 from eval.stats import verdict
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
@@ -18,6 +17,7 @@ class Page:
     """The page but for its style and script, read as strict XML: each element closed, and so on."""
 
     def __init__(self, html: str) -> None:
+        self.html = html
         bare = re.sub(r"(<style>|<script>).*?(?=</style>|</script>)", r"\1", html, flags=re.DOTALL)
         self.root = ElementTree.fromstring(bare)
         self.text = "".join(self.root.itertext()).replace("\n", " ")
@@ -27,18 +27,8 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def result() -> Analysis:
-    return report_data()
-
-
-@pytest.fixture(scope="module")
-def html(result: Analysis) -> str:
-    return html_report(result, TRAINING, RECIPE)
-
-
-@pytest.fixture(scope="module")
-def page(html: str) -> Page:
-    return Page(html)
+def page() -> Page:
+    return Page(html_report(report_data(), TRAINING, RECIPE))
 
 
 def test_every_id_is_its_own_and_every_link_has_a_target(page: Page) -> None:
@@ -47,19 +37,19 @@ def test_every_id_is_its_own_and_every_link_has_a_target(page: Page) -> None:
     assert {link["href"].removeprefix("#") for link in page.named("a")} <= set(ids)
 
 
-def test_nothing_is_fetched_and_no_script_runs_but_its_own(html: str, page: Page) -> None:
+def test_nothing_is_fetched_and_no_script_runs_but_its_own(page: Page) -> None:
     for element in page.root.iter():
         assert not [name for name in element.attrib if name == "src" or name.startswith("on")]
-    assert re.findall(r"url\(|@import|http(?!-equiv)|//cdn", html) == []
+    assert re.findall(r"url\(|@import|http(?!-equiv)|//cdn", page.html) == []
     policy = page.named("meta")[1]["content"]
-    script = html.split("<script>")[1].split("</script>")[0]
+    script = page.html.split("<script>")[1].split("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'") and f"script-src 'sha256-{digest}'" in policy
     assert len(page.named("script")) == 1
 
 
-def test_corpus_text_is_text(html: str, page: Page) -> None:
-    assert SCRIPT not in html and SCRIPT in page.text
+def test_corpus_text_is_text(page: Page) -> None:
+    assert SCRIPT not in page.html and SCRIPT in page.text
     assert not page.named("img")
     for text in (
         "<img src=x onerror=window.pwned=2> and &lt;b&gt;.",
@@ -70,8 +60,8 @@ def test_corpus_text_is_text(html: str, page: Page) -> None:
         assert text in page.text
 
 
-def test_scores_of_every_system_are_in_the_tables(result: Analysis, page: Page) -> None:
-    scores = result.scores
+def test_scores_of_every_system_are_in_the_tables(page: Page) -> None:
+    scores = report_data().scores
     for system in scores.systems.values():
         for score in system.scores.values():
             assert f"{score.f1:.2f}[{score.low:.2f}, {score.high:.2f}]" in page.text
@@ -90,19 +80,20 @@ def test_scores_of_every_system_are_in_the_tables(result: Analysis, page: Page) 
     assert "do_sample:False" in page.text and "commit:abc1234" in page.text
 
 
-def test_charts_name_what_they_show_in_colours_of_the_page(html: str, page: Page) -> None:
+def test_charts_name_what_they_show_in_colours_of_the_page(page: Page) -> None:
     labels = [attributes["aria-label"] for attributes in page.named("svg")]
     starts = ["Bars", "Histogram", "ROUGE-L against", "Loss by", "ROUGE on validation rows by"]
     assert all(label.startswith(start) for label, start in zip(labels, starts, strict=True))
     assert "validation 1.57 at the end" in labels[3]
-    drawings = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    drawings = "".join(re.findall(r"<svg.*?</svg>", page.html, flags=re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b|style=|nan|inf", drawings) == []
-    light, dark = html.split("@media (prefers-color-scheme: dark)")
-    for name in set(re.findall(r"var\(--([\w-]+)\)", html)):
+    light, dark = page.html.split("@media (prefers-color-scheme: dark)")
+    for name in set(re.findall(r"var\(--([\w-]+)\)", page.html)):
         assert f"--{name}:" in light and f"--{name}:" in dark.split("}")[0]
 
 
-def test_every_example_is_there_with_its_difference(result: Analysis, page: Page) -> None:
+def test_every_example_is_there_with_its_difference(page: Page) -> None:
+    result = report_data()
     items = [a for a in page.named("details") if a.get("class") == "item"]
     differences = 100 * (result.values["tuned"] - result.values["base"])[:, 2]
     found = [float(item["data-difference"]) for item in items]
@@ -115,16 +106,14 @@ def test_every_example_is_there_with_its_difference(result: Analysis, page: Page
 
 
 def test_one_model_has_no_difference_and_no_training() -> None:
-    html = html_report(report_data(("base",)), {}, None)
-    page = Page(html)
+    page = Page(html_report(report_data(("base",)), {}, None))
     assert len(page.named("svg")) == 2
-    assert "data-difference" not in html and "regressions" not in html and "minus" not in page.text
-    assert 'id="training"' not in html and 'value="score up"' in html
+    assert not re.findall(r'data-difference|regressions|\bminus\b|id="training"', page.html)
     assert re.search(r"base scores \d+\.\d\d ROUGE-L \(95\xa0% interval", page.text)
 
 
-def test_sparse_data_still_make_a_page(result: Analysis) -> None:
-    sparse = copy.deepcopy(result)
+def test_sparse_data_still_make_a_page() -> None:
+    sparse = copy.deepcopy(report_data())
     sparse.scores.groups, sparse.scores.leaked, sparse.scores.comparisons = {}, None, []
     sparse.corpus.leaked = None
     for system in sparse.scores.systems.values():
@@ -132,9 +121,8 @@ def test_sparse_data_still_make_a_page(result: Analysis) -> None:
         system.style.compression = system.style.copied_4grams = None
     for of in sparse.systems.values():
         of.tokens = of.stopped = None
-    html = html_report(sparse, {"eval_loss": [[5, 1.5]]}, None)
-    page = Page(html)
-    assert 'id="leaked"' not in html
+    page = Page(html_report(sparse, {"eval_loss": [[5, 1.5]]}, None))
+    assert 'id="leaked"' not in page.html
     sections = ["result", "mistakes", "training", "examples", "made"]
     assert [a["id"] for a in page.named("section")] == sections
     assert page.named("svg")[-1]["aria-label"].endswith(": validation 1.5 at the end.")

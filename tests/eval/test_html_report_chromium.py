@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from eval.analysis import Analysis
 from eval.html_report import html_report
 from tests.browser import watched_page
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
@@ -17,14 +16,9 @@ SHOWN = "#list > details:not([hidden])"
 
 
 @pytest.fixture(scope="module")
-def data() -> Analysis:
-    return report_data()
-
-
-@pytest.fixture(scope="module")
-def path(data: Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(html_report(data, TRAINING, RECIPE), "utf-8")
+    path.write_text(html_report(report_data(), TRAINING, RECIPE), "utf-8")
     return path
 
 
@@ -62,8 +56,8 @@ def test_dark_and_light_have_their_own_paper(page: Any) -> None:
     assert (levels[0] < levels[1]) == dark
 
 
-def test_search_narrows_the_list_and_says_how_many(page: Any, data: Analysis) -> None:
-    total = data.scores.examples
+def test_search_narrows_the_list_and_says_how_many(page: Any) -> None:
+    total = report_data().scores.examples
     assert page.locator("#count").inner_text() == f"{total} dialogues"
     for term, found in (("LUDVIG biscuit", "a-046"), ("привет", "words-of-the-world")):
         page.get_by_label("Search in ids and texts").fill(term)
@@ -75,26 +69,26 @@ def test_search_narrows_the_list_and_says_how_many(page: Any, data: Analysis) ->
     )
 
 
-def test_sort_puts_worst_regressions_or_best_gains_first(page: Any, data: Analysis) -> None:
+def test_sort_puts_worst_regressions_or_best_gains_first(page: Any) -> None:
     def sorted_by(label: str, value: str) -> list[float]:
         page.get_by_label("Sort").select_option(label=label)
         return page.eval_on_selector_all(SHOWN, f"all => all.map(one => +one.dataset.{value})")
 
     found = sorted_by("Worst regressions first", "difference")
-    assert found == sorted(found) and found[0] < 0 and len(found) == data.scores.examples
+    assert found == sorted(found) and found[0] < 0 and len(found) == report_data().scores.examples
     assert sorted_by("Best gains first", "difference") == found[::-1]
-    words = [len(dialogue.split()) for dialogue in data.corpus.dialogues or []]
+    words = [len(dialogue.split()) for dialogue in report_data().corpus.dialogues or []]
     assert sorted_by("Longest dialogue first", "words") == sorted(words, reverse=True)
 
 
-def test_filters_show_what_they_name(page: Any, data: Analysis) -> None:
-    unknown = data.scores.systems["tuned"].mistakes["unknown_name"] or 0
+def test_filters_show_what_they_name(page: Any) -> None:
+    unknown = report_data().scores.systems["tuned"].mistakes["unknown_name"] or 0
     mistake = page.get_by_label("Mistake", exact=True)
     mistake.select_option(label=f"tuned: unknown name ({unknown})")
     assert page.locator(SHOWN).count() == unknown > 0
     mistake.select_option(label="All dialogues")
     page.get_by_label("Leaked only").check()
-    assert page.locator(SHOWN).count() == (data.scores.leaked or 0) > 0
+    assert page.locator(SHOWN).count() == (report_data().scores.leaked or 0) > 0
 
 
 def test_an_example_opens_by_keyboard_and_shows_markup_as_text(page: Any) -> None:
