@@ -166,14 +166,13 @@ class _Frame:
         return parts
 
     def line(self, points: Points, colour: str) -> Markup:
-        return _path(f"line {colour}", "M" + "L".join(self._places(points)))
+        places = ("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+        return _path(f"line {colour}", "M" + "L".join(places))
 
     def dots(self, points: Points, classes: str) -> Markup:
         """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
-        return _path(f"dots {classes}", "".join(f"M{place}h0" for place in self._places(points)))
-
-    def _places(self, points: Points) -> list[str]:
-        return ["{:.1f},{:.1f}".format(*self.at(*point)) for point in points]
+        places = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
+        return _path(f"dots {classes}", "".join(places))
 
 
 def _colour(scores: Scores, name: str) -> str:
