@@ -4,7 +4,6 @@ All arrays have the shape (examples, metrics).
 Sources: Efron and Tibshirani, 1993, chapters 13 and 15; Koehn, 2004; Riezler and Maxwell, 2005.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -72,17 +71,16 @@ def paired_tests(first: Array, second: Array, settings: Bootstrap) -> list[Paire
         as_far += (np.abs(totals) >= np.abs(total) - examples * tolerance).sum(axis=0)
     p_randomization = (as_far + 1) / (settings.permutations + 1)
 
-    ends = drawn.confidence_interval
-    columns = zip(observed, ends.low, ends.high, p_bootstrap, p_randomization, strict=True)
+    low, high = drawn.confidence_interval
     return [
         PairedTest(
-            difference=in_percent(difference),
-            low=in_percent(low),
-            high=in_percent(high),
-            p_bootstrap=one,
-            p_randomization=two,
+            difference=in_percent(observed[n]),
+            low=in_percent(low[n]),
+            high=in_percent(high[n]),
+            p_bootstrap=p_bootstrap[n],
+            p_randomization=p_randomization[n],
         )
-        for difference, low, high, one, two in columns
+        for n in range(len(observed))
     ]
 
 
@@ -129,10 +127,9 @@ def verdict(pair: Comparison, settings: Bootstrap) -> str:
 
 
 def p_value(p: float, draws: int) -> str:
-    """`= 0.023`; for the least p that so many draws can give `≤ 0.001`, rounded up."""
+    """`= 0.023`; for the least p that so many draws can give `≤ 0.001`."""
     if p <= 1.000001 / (draws + 1):
-        step = 10.0 ** math.floor(math.log10(p))
-        return f"≤ {math.ceil(round(p / step, 6)) * step:g}"
+        return f"≤ {1 / draws:.3g}"
     return f"= {p:.3f}" if p >= 0.01 else f"= {p:.4f}"
 
 
