@@ -1,6 +1,5 @@
 """The report in a real browser: it opens, searches, sorts and unfolds, and runs nothing foreign."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,16 +43,6 @@ def test_page_fits_its_width_and_its_charts_are_legible(page: Any) -> None:
     })"""
     assert page.eval_on_selector_all("svg.chart text, svg.chart rect", inside)
     assert page.locator("svg.chart").count() == 5
-
-
-def test_dark_and_light_have_their_own_paper(page: Any) -> None:
-    dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-    look = "getComputedStyle(document.body)"
-    colours = [page.evaluate(f"{look}.backgroundColor"), page.evaluate(f"{look}.color")]
-    title = page.locator("svg.chart text", has_text="ROUGE-1").first
-    assert title.evaluate("one => getComputedStyle(one).fill") == colours[1]
-    levels = [sum(map(int, re.findall(r"\d+", colour))) for colour in colours]
-    assert (levels[0] < levels[1]) == dark
 
 
 def test_search_narrows_the_list_and_says_how_many(page: Any) -> None:
