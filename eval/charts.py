@@ -1,23 +1,26 @@
-"""The report's charts: bars, differences, length, training; each function gives one `<svg>`.
+"""The report's charts: bars, differences, length, training; each is one `<svg>`.
 
 `templates/report.css` styles them: the classes `first` (the base model), `last` (the tuned one),
 `other` and `worse` are colours, which the page has twice, for its light and its dark theme.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import fmean, median
+from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from eval.analysis import Analysis
 from eval.diagnosis import groups
-from eval.metrics import METRICS
+from eval.metrics import METRICS, Array
+from eval.report import HEADERS
 from eval.scores import PRIMARY, Scores
 from eval.stats import signed
 
 WIDTH = 460  # of a chart in units; the page shows a unit as about one pixel
+HEIGHT = 280  # of a chart with axes
 LINE = 21  # height of a bar with its gap; a text is 14 units high
 LETTER = 8  # mean width of a letter, generously, for what is placed after a text
 BIN = 5  # ROUGE points, the width of a bar of the histogram
@@ -25,24 +28,37 @@ MARKED = 30  # points of a curve up to which each of them is marked
 Points = Sequence[Sequence[float]]  # [x, y] pairs
 
 
-@dataclass
-class TrainingCurves:
-    """What training logged, as [step, value] pairs; `eval_rouge` by metric."""
+def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
+    """The charts that the data allow, by name."""
+    scores, dialogues = result.scores, result.corpus.dialogues
+    first, last = scores.models[0], scores.main
+    of_models = {name: result.values[name] for name in scores.models}
+    rouge_l = {name: 100 * of[:, METRICS.index(PRIMARY)] for name, of in of_models.items()}
+    drawn = {"bars": _bars(scores)}
+    if first != last:
+        title = f"ROUGE-L of {last} minus {first}, in points"
+        drawn["differences"] = _differences(rouge_l[last] - rouge_l[first], title)
+    if dialogues and scores.groups:
+        drawn["length"] = _by_length(dialogues, rouge_l, scores)
+    titles = {"loss": "training", "eval_loss": "validation"}
+    if losses := {titles[name]: curve for name, curve in curves.items() if name in titles}:
+        drawn["loss"] = _curves(losses, "loss")
+    titles = {f"eval_{metric}": title for metric, title in HEADERS.items()}
+    if rouge := {titles[name]: curve for name, curve in curves.items() if name in titles}:
+        drawn["rouge"] = _curves(rouge, "ROUGE on validation rows")
+    return drawn
 
-    loss: Points = ()
-    eval_loss: Points = ()
-    eval_rouge: dict[str, Points] = field(default_factory=dict)
 
-
-def bars(scores: Scores, titles: Mapping[str, str]) -> Markup:
-    """Each system's score with its interval, a panel for each metric (`{"rouge1": "ROUGE-1"}`)."""
+def _bars(scores: Scores) -> Markup:
+    """Each system's score with its interval, a panel for each metric."""
+    shown = [metric for metric in scores.metrics if metric != "rougeLsum"]
     left = LETTER * max(map(len, scores.systems)) + 10.0
-    highest = max(s.scores[metric].high for s in scores.systems.values() for metric in titles)
+    highest = max(s.scores[metric].high for s in scores.systems.values() for metric in shown)
     unit = (WIDTH - left - 50) / max(1.0, highest)
     parts, y = [], 0
-    for metric, title in titles.items():
+    for metric in shown:
         y += LINE
-        parts.append(_text(title, 0, y - 5, "title"))
+        parts.append(_text(HEADERS[metric], 0, y - 5, "title"))
         for name, system in scores.systems.items():
             y += LINE
             score = system.scores[metric]
@@ -59,93 +75,76 @@ def bars(scores: Scores, titles: Mapping[str, str]) -> Markup:
     return _svg(y, "Bars of each system's scores in percent, as in the table.", parts)
 
 
-def differences(result: Analysis) -> Markup:
-    """Histogram of the examples' differences in ROUGE-L, tuned minus base, in points."""
-    first, last = result.scores.models[0], result.scores.main
-    pairs = zip(_percents(result, first), _percents(result, last), strict=True)
-    values = [after - before for before, after in pairs]
-    counts: dict[int, int] = {}
-    for value in values:
-        start = min(100 - BIN, math.floor(value / BIN) * BIN)
-        counts[start] = counts.get(start, 0) + 1
-    frame = _Frame(
-        (min(0, *counts), max(0, *counts) + BIN), (0, 1.15 * max(counts.values())), 270, "dialogues"
-    )
-    parts = frame.axes(f"ROUGE-L of {last} minus {first}, in points")
+def _differences(values: Array, title: str) -> Markup:
+    """Histogram of the examples' differences."""
+    counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
+    ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
+    frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
+    parts = frame.axes(title)
     for start, count in counts.items():
         (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
         parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
-    mean = fmean(values)
-    zero, x = frame.at(0, 0)[0], frame.at(mean, 0)[0]
+    mean = values.mean()
+    for classes, value in (("whisker", 0), ("whisker dashed", mean)):
+        x = frame.at(value, 0)[0]
+        parts.append(_path(classes, f"M{x:.1f},{frame.bottom}V{frame.top}"))
     side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
-    parts += [
-        _path("whisker", f"M{zero:.1f},{frame.bottom}V{frame.top}"),
-        _path("whisker dashed", f"M{x:.1f},{frame.bottom}V{frame.top}"),
-        _text(f"mean {signed(mean)}", place, frame.top + 12, side),
-    ]
+    parts.append(_text(f"mean {signed(mean)}", place, frame.top + 12, side))
     label = (
-        f"Histogram of the ROUGE-L differences of {len(values)} dialogues, {last} minus {first}, "
-        f"from {min(values):.1f} to {max(values):.1f}, mean {mean:.2f}."
+        f"Histogram of {len(values)} dialogues by {title}, from {min(values):.1f} to "
+        f"{max(values):.1f}, mean {mean:.2f}."
     )
-    return _svg(270, label, parts)
+    return _svg(HEIGHT, label, parts)
 
 
-def by_length(result: Analysis) -> Markup:
+def _by_length(dialogues: Sequence[str], rouge_l: dict[str, Array], scores: Scores) -> Markup:
     """ROUGE-L against the words of the dialogue: each example, and the mean of each group."""
-    dialogues = result.corpus.dialogues or []
-    words = [max(1, len(dialogue.split())) for dialogue in dialogues]  # 1: the axis is logarithmic
-    logs = [math.log10(count) for count in words]
-    frame = _Frame((min(logs) - 0.05, max(logs) + 0.05), (0, 100), 320, "ROUGE-L")
+    words = np.array([max(1, len(dialogue.split())) for dialogue in dialogues])  # 1: log(0)
+    logs = np.log10(words)
+    frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
-    shown = {math.log10(n): str(n) for n in ticks if min(words) <= n <= max(words)}
-    parts = frame.axes("words of the dialogue", shown or {logs[0]: str(words[0])})
-    colours = {name: _colour(result.scores, name) for name in result.scores.models}
+    shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
+    parts = frame.axes("words of the dialogue", shown)
+    colours = {name: _colour(scores, name) for name in rouge_l}
     lines = frame.legend(colours)
-    for name, colour in colours.items():
-        values = _percents(result, name)
-        means = [
-            (math.log10(median(words[n] for n in places)), fmean(values[n] for n in places))
-            for _, places in groups(dialogues)["words"]
-        ]
-        parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colour}"))
-        lines += [frame.line(means, "rim"), frame.line(means, colour)]
-        lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colour}")]
-    return _svg(320, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
+    bins = [places for _, places in groups(dialogues)["words"]]
+    for name, values in rouge_l.items():
+        parts.append(frame.dots(list(zip(logs, values, strict=True)), f"faint {colours[name]}"))
+        means = [(np.log10(np.median(words[places])), values[places].mean()) for places in bins]
+        lines += [frame.line(means, "rim"), frame.line(means, colours[name])]
+        lines += [frame.dots(means, "rim"), frame.dots(means, f"big {colours[name]}")]
+    return _svg(HEIGHT, "ROUGE-L against the dialogue's length, as in the table.", parts + lines)
 
 
-def curves(series: Mapping[str, Points], ylabel: str) -> Markup:
-    """Lines of values by training step; a short one has its points marked; empty ones left out."""
-    drawn = {name: curve for name, curve in series.items() if curve}
-    steps, values = zip(*(point for curve in drawn.values() for point in curve), strict=True)
+def _curves(series: Mapping[str, Points], ylabel: str) -> Markup:
+    """Lines of values by training step; a short one has its points marked."""
+    steps, values = zip(*(point for curve in series.values() for point in curve), strict=True)
     margin = 0.05 * (max(values) - min(values)) or 0.5
     ends = (min(values) - margin, max(values) + margin)
-    frame = _Frame((min(0, *steps), max(1, *steps)), ends, 270, ylabel)
-    colours = dict(zip(drawn, ("last", "first", "ink", "other") * len(drawn), strict=False))
+    frame = _Frame((min(0, *steps), max(1, *steps)), ends, ylabel)
+    colours = dict(zip(series, ("last", "first", "ink", "other") * len(series), strict=False))
     parts = frame.axes("step") + frame.legend(colours)
-    for name, curve in drawn.items():
+    for name, curve in series.items():
         parts.append(frame.line(curve, colours[name]))
         if len(curve) <= MARKED:
             parts.append(frame.dots(curve, colours[name]))
-    at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in drawn.items())
-    return _svg(270, f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}.", parts)
+    at_end = ", ".join(f"{name} {curve[-1][1]:.4g} at the end" for name, curve in series.items())
+    label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {at_end}."
+    return _svg(HEIGHT, label, parts)
 
 
+@dataclass
 class _Frame:
-    """Axes of a chart: the places of values, grid, labels, lines and dots."""
+    """Axes of a chart, each with its first and last value: grid, labels, lines and dots."""
 
-    left, right, top = 46, WIDTH - 12, 26
-
-    def __init__(
-        self, x: tuple[float, float], y: tuple[float, float], height: int, ylabel: str
-    ) -> None:
-        self.x, self.y, self.ylabel = x, y, ylabel
-        self.bottom = height - 46
+    x: tuple[float, float]
+    y: tuple[float, float]
+    ylabel: str
+    left, right, top, bottom = 46, WIDTH - 12, 26, HEIGHT - 46
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        width, height = self.right - self.left, self.bottom - self.top
-        return self.left + across * width, self.bottom - up * height
+        across = np.interp(x, self.x, (self.left, self.right))
+        return float(across), float(np.interp(y, self.y, (self.bottom, self.top)))
 
     def axes(self, xlabel: str, xticks: Mapping[float, str] | None = None) -> list[Markup]:
         parts = [_text(self.ylabel, 0, 14, "muted")]
@@ -167,23 +166,17 @@ class _Frame:
         return parts
 
     def line(self, points: Points, colour: str) -> Markup:
-        places = (self.at(*point) for point in points)
-        return _path(f"line {colour}", "M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in places))
+        places = ("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+        return _path(f"line {colour}", "M" + "L".join(places))
 
     def dots(self, points: Points, classes: str) -> Markup:
         """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
-        places = (self.at(*point) for point in points)
-        return _path(f"dots {classes}", "".join(f"M{x:.1f},{y:.1f}h0" for x, y in places))
-
-
-def _percents(result: Analysis, name: str) -> list[float]:
-    return (100 * result.values[name][:, METRICS.index(PRIMARY)]).tolist()
+        places = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
+        return _path(f"dots {classes}", "".join(places))
 
 
 def _colour(scores: Scores, name: str) -> str:
-    if name == scores.main:
-        return "last"
-    return "first" if name == scores.models[0] else "other"
+    return {scores.models[0]: "first", scores.main: "last"}.get(name, "other")
 
 
 def _ticks(low: float, high: float) -> dict[float, str]:

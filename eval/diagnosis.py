@@ -9,7 +9,9 @@ on the 819 references of SAMSum's test split they find no loop, and an unknown n
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+import numpy as np
 
 MISTAKES = {  # title and meaning of each
     "empty": ("empty", "not one letter or digit"),
@@ -35,10 +37,15 @@ def _words(text: str) -> frozenset[str]:
 
 _SPEAKER = re.compile(r"(#\w+#|[^\W_][^:<>]{0,39}?)\s*:(?:\s|$)")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
-_SENTENCE_END = re.compile(r"[.!?:;\n]")
 _TITLES = _words("mr mrs ms miss dr sir uncle aunt auntie aunty dad mum mom")
+# Begin a sentence with a capital, and may come before the verbs below, without being a name.
+_OPENERS = _TITLES | _words(
+    "he she it they we you i who what which that this these those there here everyone everybody"
+    " someone somebody nobody nothing everything something anyone both one two three all some most"
+    " neither none each another other others many people friends children girls boys"
+)
 # Capitalised, and no person: what a summary writes where the chat says "xmas", "sat" or nothing.
-_NO_NAMES = _words(
+_NO_NAMES = _OPENERS | _words(
     "monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays"
     " thursdays fridays saturdays sundays january february march april may june july august"
     " september october november december christmas easter halloween thanksgiving valentine eve"
@@ -48,19 +55,11 @@ _NO_NAMES = _words(
 )
 # After these a capital is a place, a day or a thing: "in Paris", "the Alps", "last Sunday".
 _BEFORE_THINGS = _words("the a an in at on near this next last every")
-# Begin a sentence with a capital, and may come before the verbs below, without being a name.
-_OPENERS = _words(
-    "he she it they we you i who what which that this these those there here everyone everybody"
-    " someone somebody nobody nothing everything something anyone both one two three all some most"
-    " neither none each another other others many people friends children girls boys"
-)
 # What most often follows a speaker's name at the beginning of a sentence of SAMSum's summaries.
 _VERBS = _words(
     "is isn't was has hasn't had will won't would can can't wants needs doesn't didn't thinks likes"
     " suggests recommends sends asks tells says invites agrees"
 )
-_NOT_COUNTED = _NO_NAMES | _OPENERS | _TITLES
-_NOT_IN_RUNS = _OPENERS | _TITLES
 
 
 def diagnose(
@@ -68,9 +67,8 @@ def diagnose(
 ) -> list[str]:
     """The mistakes of one prediction, in the order of MISTAKES.
 
-    empty: not one letter or digit. token_limit: cut off before the model stopped by itself; needs
-    `stopped`. loop, missing_speaker, unknown_name: see `loops`, `missing_speakers` and
-    `unknown_names`; the last two need the dialogue, and an empty prediction has neither.
+    token_limit needs `stopped`; missing_speaker and unknown_name need the dialogue, and an empty
+    prediction has neither.
     """
     empty = not re.search(r"[^\W_]", prediction)
     chat = "" if empty or dialogue is None else dialogue
@@ -105,7 +103,7 @@ def speakers(dialogue: str) -> list[str]:
 def loops(text: str) -> bool:
     """Whether the same four words in a row occur three times, or a sentence of three words twice.
 
-    Case and punctuation do not count. A chat line copied twice is a loop as well.
+    Case and punctuation do not count.
     """
     words = re.findall(r"\w+", text.lower())
     ngrams = Counter(zip(*(words[start:] for start in range(4)), strict=False))
@@ -124,70 +122,60 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
         name
         for name in speakers(dialogue)
         if any(found[0].isupper() or found in name for found in _namings(name, reference))
-        and not any(_namings(name, prediction))
+        and not _namings(name, prediction)
     ]
 
 
-def _namings(speaker: str, text: str) -> Iterator[str]:
+def _namings(speaker: str, text: str) -> list[str]:
     """Each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return (match[0] for match in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE))
+    return re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:
     """The words of the prediction that look like a person's name and are in no turn.
 
-    A word whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
+    A name has a capital and two small letters or more. The first word of a sentence has a capital
+    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
+    people are the subject of. Within a sentence, the second of two capitalised words does not.
+    A name whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
     of "Jenny". Places, titles of films, and things that begin a sentence ("Electricity is off")
     are taken for persons where no list here has them.
     """
     known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
     starts = {word[:length] for word in known for length in (3, 4)}
-    return [name for name in _names(prediction) if name.lower()[:4] not in starts]
-
-
-def _names(text: str) -> Iterator[str]:
-    """The words of a text that look like a person's name.
-
-    That is a capital and two small letters or more. The first word of a sentence has a capital
-    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
-    people are the subject of. Within a sentence, the second of two capitalised words does not.
-    """
-    words = ["", *_WORD.findall(text), "", ""]
-    gaps = ["\n", *_WORD.split(text), "", ""]  # gaps[place] is before words[place]
+    words = ["", *_WORD.findall(prediction), "", ""]
+    gaps = ["\n", *_WORD.split(prediction)]  # gaps[place] is before words[place]
+    found = []
     for place in range(1, len(words) - 2):
         name = re.sub(r"['’]s?$", "", words[place])
         before, after, further = words[place - 1], words[place + 1], words[place + 2]
-        if len(name) < 3 or not name.isalpha() or name != name.capitalize():
+        capitalised = len(name) >= 3 and name.isalpha() and name == name.capitalize()
+        if not capitalised or name.lower() in _NO_NAMES or name.lower()[:4] in starts:
             continue
-        if name.lower() in _NOT_COUNTED:
-            continue
-        if place > 1 and not _SENTENCE_END.search(gaps[place]):
-            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _NOT_IN_RUNS
+        if place > 1 and not re.search(r"[.!?:;\n]", gaps[place]):
+            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _OPENERS
             counts = before.lower() not in _BEFORE_THINGS and not run
         else:
             joined = after == "and" and further[:1].isupper()
             counts = name != words[place] or joined or after.replace("’", "'") in _VERBS
         if counts:
-            yield name
+            found.append(name)
+    return found
 
 
 def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
-    """The places of the dialogues in each bin, by words (between white space), turns, speakers.
-
-    Bins come in the order of BINS; empty ones are left out.
-    """
+    """The places of the dialogues in each bin that is not empty, in the order of BINS."""
     sizes = {
         "words": [len(dialogue.split()) for dialogue in dialogues],
         "turns": [len(turns(dialogue)) for dialogue in dialogues],
         "speakers": [len(speakers(dialogue)) for dialogue in dialogues],
     }
-    found: dict[str, list[tuple[str, list[int]]]] = {}
+    found = {}
     for kind, bins in BINS.items():
-        places: dict[str, list[int]] = {label: [] for label in bins}
-        for place, size in enumerate(sizes[kind]):
-            places[next(label for label, most in bins.items() if size <= most)].append(place)
-        found[kind] = [(label, held) for label, held in places.items() if held]
+        bin_of = np.searchsorted(list(bins.values()), sizes[kind])
+        held = [(label, np.flatnonzero(bin_of == n).tolist()) for n, label in enumerate(bins)]
+        found[kind] = [(label, places) for label, places in held if places]
     return found

@@ -7,6 +7,7 @@ run but its own.
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from difflib import SequenceMatcher
 from importlib.resources import files
 
@@ -20,13 +21,16 @@ from eval.diagnosis import MISTAKES, speakers
 from eval.metrics import SIMILARITY
 from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
 from eval.scores import PRIMARY, Scores
-from eval.stats import number, other_metrics, p_value, percent, signed, verdict
+from eval.stats import number, outcome, p_value, signed, verdict
 
 
 def html_report(
-    result: Analysis, curves: charts.TrainingCurves | None, recipe_text: str | None
+    result: Analysis, curves: Mapping[str, charts.Points], recipe_text: str | None
 ) -> str:
-    """The whole page; the same data give the same bytes."""
+    """The whole page; the same data give the same bytes.
+
+    `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`).
+    """
     scores = result.scores
     environment = Environment(
         loader=PackageLoader("eval"),
@@ -35,27 +39,23 @@ def html_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "number": number, "signed": signed}
-    environment.filters |= {"marked": marked, "chat": chat}
+    environment.filters |= {"number": number, "signed": signed, "marked": marked, "chat": chat}
     environment.globals["p_value"] = p_value
-    templates = files("eval") / "templates"
-    script = (templates / "report.js").read_text("utf-8")
+    script = files("eval").joinpath("templates/report.js").read_text("utf-8")
     return environment.get_template("report.html.j2").render(
         scores=scores,
-        corpus=result.corpus,
+        result=result,
         outputs={name: result.systems[name] for name in scores.models},
         percents={name: (100 * result.values[name]).tolist() for name in scores.models},
-        found=result.mistakes,
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
-        charts=_charts(result, curves),
+        charts=charts.draw(result, curves),
         recipe_text=recipe_text,
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         mistakes=MISTAKES,
         similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
-        sure=percent(scores.bootstrap.confidence),
-        css=Markup((templates / "report.css").read_text("utf-8")),
+        sure=number(scores.bootstrap.confidence, ".0%"),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -69,57 +69,44 @@ def _headline(scores: Scores) -> list[str]:
     settings, main = scores.bootstrap, scores.main
     pairs = {pair.systems: pair for pair in scores.comparisons}
     if pair := pairs.get((scores.models[0], main)):
-        sentences = [f"{verdict(pair, settings)} {other_metrics(pair, settings, HEADERS)}"]
+        found = {name: outcome(test, settings.confidence) for name, test in pair.metrics.items()}
+        others = [name for name in found if name != PRIMARY]
+        differing = [name for name in others if found[name] != found[PRIMARY]]
+        listed = ", ".join(HEADERS[name] for name in differing or others)
+        listed = " and ".join(listed.rsplit(", ", 1))
+        agree = f"{listed} agree."
+        if differing:
+            agree = f"By {listed} it is otherwise: see the paired tests."
+        sentences = [f"{verdict(pair, settings)} {agree}"]
         if cut := pairs.get(("base-cut", main)):
             sentences.append(f"With base cut to as many words: {verdict(cut, settings)}")
         return sentences
     score = scores.systems[main].scores[PRIMARY]
     own = (
-        f"{main} scores {score.f1:.2f} ROUGE-L ({percent(settings.confidence)} interval "
+        f"{main} scores {score.f1:.2f} ROUGE-L ({number(settings.confidence, '.0%')} interval "
         f"{score.low:.2f} to {score.high:.2f}) on {scores.examples:,} dialogues."
     )
     return [own, *(verdict(pair, settings) for pair in scores.comparisons)]
 
 
-def _charts(result: Analysis, curves: charts.TrainingCurves | None) -> dict[str, Markup]:
-    scores = result.scores
-    shown = {metric: HEADERS[metric] for metric in scores.metrics if metric != "rougeLsum"}
-    drawn = {"bars": charts.bars(scores, shown)}
-    if scores.main != scores.models[0]:
-        drawn["differences"] = charts.differences(result)
-    if scores.groups:
-        drawn["length"] = charts.by_length(result)
-    if curves and (curves.loss or curves.eval_loss):
-        losses = {"training": curves.loss, "validation": curves.eval_loss}
-        drawn["loss"] = charts.curves(losses, "loss")
-    if curves and curves.eval_rouge:
-        rouge = {HEADERS.get(name, name): curve for name, curve in curves.eval_rouge.items()}
-        drawn["rouge"] = charts.curves(rouge, "ROUGE on validation rows")
-    return drawn
-
-
 def marked(text: str, other: str) -> Markup:
     """The text, its words that the other text does not have at that place within `<mark>`.
 
-    Case and punctuation around a word do not count; words run from blank to blank. The marks are
-    those of `difflib.SequenceMatcher`, prediction against reference.
+    Case and punctuation around a word do not count; words run from blank to blank.
     """
     words = list(re.finditer(r"\S+", text))
-    matcher = SequenceMatcher(
-        None, [_key(word) for word in other.split()], [_key(word[0]) for word in words], False
+    wanted, found = (
+        [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
+        for one in (other.split(), [word[0] for word in words])
     )
     parts, end = [], 0
-    for kind, _, _, start, stop in matcher.get_opcodes():
+    for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
         if kind == "equal" or start == stop:
             continue
         begin, after = words[start].start(), words[stop - 1].end()
         parts += [escape(text[end:begin]), Markup("<mark>{}</mark>").format(text[begin:after])]
         end = after
     return Markup("").join([*parts, escape(text[end:])])
-
-
-def _key(word: str) -> str:
-    return re.sub(r"^\W+|\W+$", "", word).casefold() or word
 
 
 def chat(dialogue: str) -> Markup:
@@ -131,8 +118,3 @@ def chat(dialogue: str) -> Markup:
         bold = name.strip() in names and name != line
         lines.append(Markup("<b>{}:</b>{}").format(name, rest) if bold else escape(line))
     return Markup("\n").join(lines)
-
-
-def _figure(value: float | None, form: str) -> str:
-    """A dash where nothing is known."""
-    return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")

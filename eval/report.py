@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.metrics import SIMILARITY
-from eval.scores import PRIMARY, Score, Scores
+from eval.scores import PRIMARY, Scores
 from eval.stats import verdict
 
 HEADERS = {
@@ -28,7 +28,7 @@ def table(scores: Scores) -> str:
     rows = [
         [
             name,
-            *(_with_interval(score) for score in system.scores.values()),
+            *(f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" for of in system.scores.values()),
             _number(system.style.words, ".1f"),
             _number(system.stopped, ".0%"),
         ]
@@ -43,22 +43,19 @@ def table(scores: Scores) -> str:
 
 def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
     """Markdown table of the paired tests of one metric, a row a pair; of ROUGE-L with counts."""
-    counts = ["better", "worse"] if metric == PRIMARY else []
+    titles = [HEADERS[metric], "difference", "interval", "p bootstrap", "p randomisation"]
     rows = []
     for pair in scores.comparisons:
         test = pair.metrics[metric]
+        both_p = (test.p_bootstrap, test.p_randomization)
         row = [
             f"{pair.systems[1]} - {pair.systems[0]}",
             f"{test.difference:+.2f}",
             f"{test.low:+.2f} to {test.high:+.2f}",
-            *(
-                f"{p:.4f}" if p >= 0.001 else "< 0.001"
-                for p in (test.p_bootstrap, test.p_randomization)
-            ),
+            *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in both_p),
         ]
-        rows.append(row + ([str(pair.better), str(pair.worse)] if counts else []))
-    titles = [HEADERS[metric], "difference", "interval", "p bootstrap", "p randomisation"]
-    return _markdown(titles + counts, rows)
+        rows.append(row + ([str(pair.better), str(pair.worse)] if metric == PRIMARY else []))
+    return _markdown(titles + (["better", "worse"] if metric == PRIMARY else []), rows)
 
 
 def terminal_tables(scores: Scores) -> str:
@@ -70,7 +67,7 @@ def mistake_table(scores: Scores) -> str:
     """Markdown table: in how many examples each mistake was found, a row a system."""
     names = list(next(iter(scores.systems.values())).mistakes)
     rows = [
-        [name, *(_number(system.mistakes[mistake], "d") for mistake in names)]
+        [name, *(_number(count, "d") for count in system.mistakes.values())]
         for name, system in scores.systems.items()
     ]
     return _markdown(["system", *(name.replace("_", " ") for name in names)], rows)
@@ -78,20 +75,19 @@ def mistake_table(scores: Scores) -> str:
 
 def leaked_table(scores: Scores) -> str:
     """Markdown table of the scores without the leaked dialogues; "" if none or all are leaked."""
-    kept = {name: system.scores_without_leaked for name, system in scores.systems.items()}
-    if not scores.leaked or None in kept.values():
-        return ""
     rows = [
-        [name, *(f"{means[metric]:.2f}" for metric in scores.metrics)]
-        for name, means in kept.items()
-        if means
+        [name, *(f"{kept[metric]:.2f}" for metric in scores.metrics)]
+        for name, system in scores.systems.items()
+        if (kept := system.scores_without_leaked)
     ]
+    if not scores.leaked or not rows:
+        return ""
     return _markdown(["system", *(HEADERS[metric] for metric in scores.metrics)], rows)
 
 
 def report(result: Analysis) -> str:
     """The whole report in Markdown: tables, how it was scored, ten dialogues side by side."""
-    scores = result.scores
+    scores, corpus = result.scores, result.corpus
     settings = scores.bootstrap
     baselines = [f"{name}: {text}" for name, text in BASELINES.items() if name in scores.systems]
     parts = [f"# {scores.recipe}: {scores.examples} {scores.split} dialogues"]
@@ -115,8 +111,15 @@ def report(result: Analysis) -> str:
         parts.append(f"- {sentence}")
     parts.append("## Side by side")
     step = max(1, scores.examples // SIDE_BY_SIDE)
-    places = range(0, scores.examples, step)[:SIDE_BY_SIDE]
-    parts += [_example(result, place) for place in places]
+    for place in range(0, scores.examples, step)[:SIDE_BY_SIDE]:
+        if corpus.ids:
+            parts.append(f"### {_cell(corpus.ids[place])}")
+        if corpus.dialogues:
+            parts.append(fenced(corpus.dialogues[place]))
+        rows = [f"| reference | {_cell(corpus.references[place])} |"]
+        for name in scores.models:
+            rows.append(f"| {name} | {_cell(result.systems[name].predictions[place])} |")
+        parts.append("\n".join(["| | summary |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -136,8 +139,7 @@ def adapter_sentence(scores: Scores) -> str:
 
 def fenced(text: str) -> str:
     """Text as a code block that no run of backticks in it can end."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
+    fence = "`" * max(3, *(1 + len(run) for run in re.findall("`*", text)))
     return f"{fence}text\n{text}\n{fence}"
 
 
@@ -151,23 +153,8 @@ def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---|" + "---:|" * (len(titles) - 1), *lines[1:]])
 
 
-def _with_interval(score: Score) -> str:
-    return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
-
-
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _example(result: Analysis, place: int) -> str:
-    corpus = result.corpus
-    rows = [["reference", _cell(corpus.references[place])]]
-    for name in result.scores.models:
-        rows.append([name, _cell(result.systems[name].predictions[place])])
-    lines = [f"| {name} | {text} |" for name, text in rows]
-    head = [f"### {_cell(corpus.ids[place])}", ""] if corpus.ids else []
-    head += [fenced(corpus.dialogues[place]), ""] if corpus.dialogues else []
-    return "\n".join([*head, "| | summary |", "|---|---|", *lines])
 
 
 def _cell(text: str) -> str:

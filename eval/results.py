@@ -11,7 +11,6 @@ from data_prep.recipe import Recipe
 from eval.adapter import CHECKPOINT, RECIPE, shown, trained_otherwise
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.charts import Points, TrainingCurves
 from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
@@ -63,7 +62,7 @@ def write_results(
     scores.decoding = next(iter(records.values())).key["decoding"]
     scores.environment = environment()
     scores.commit = commit()
-    curves = training_curves(given or recipe.output_dir) if adapter else None
+    curves = training_curves(given or recipe.output_dir) if adapter else {}
     with whole_files(folder, *NAMES) as files:
         files["scores.json"].write(scores.model_dump_json(indent=2) + "\n")
         files["report.md"].write(report(result))
@@ -101,27 +100,21 @@ def _system(rows: list[Prediction], record: FileRecord) -> System:
     )
 
 
-def training_curves(output_dir: Path) -> TrainingCurves | None:
+def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
     """Losses (and generated ROUGE, where training logged it) by step, from `trainer_state.json`.
 
     Our plugin leaves the whole history next to the adapter; where it has not, the checkpoint of
-    the highest step has it up to that step. None where no readable one exists.
+    the highest step has it up to that step. Empty where no readable one exists.
     """
     states = [*output_dir.glob("checkpoint-*/trainer_state.json")]
     histories = [_history(state) for state in (*states, output_dir / "trainer_state.json")]
     history = max(histories, key=lambda log: (log[-1].get("step", 0) if log else -1, len(log)))
-    if not history:
-        return None
-
-    def curve(name: str) -> Points:
-        return [[entry["step"], entry[name]] for entry in history if {name, "step"} <= entry.keys()]
-
-    rouge = sorted({k for entry in history for k in entry if k.startswith("eval_rouge")})
-    return TrainingCurves(
-        curve("loss"),
-        curve("eval_loss"),
-        {name.removeprefix("eval_"): curve(name) for name in rouge},
-    )
+    curves: dict[str, list[list[float]]] = {}
+    for entry in history:
+        for name in sorted(entry) if "step" in entry else ():
+            if name in ("loss", "eval_loss") or name.startswith("eval_rouge"):
+                curves.setdefault(name, []).append([entry["step"], entry[name]])
+    return curves
 
 
 def _history(path: Path) -> list[dict[str, float]]:

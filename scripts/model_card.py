@@ -30,7 +30,7 @@ from eval.report import (
 )
 from eval.scores import Scores
 from eval.signature import adapter_hash
-from eval.stats import percent, verdict
+from eval.stats import number, verdict
 from scripts.merge_proof import Proof
 
 BASE_LICENSES = {
@@ -190,7 +190,7 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         manifest=records.manifest,
         data_name=data_name(records, names),
         verdict=verdict(pairs["base", "tuned"], scores.bootstrap),
-        sure=percent(scores.bootstrap.confidence),
+        sure=number(scores.bootstrap.confidence, ".0%"),
         tables={
             "rouge": INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
             "tests": comparison_table(scores),

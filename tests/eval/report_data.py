@@ -1,10 +1,10 @@
 """What the HTML report gets, made of the sample's own dialogues and summaries that we invent."""
 
 import json
+from functools import cache
 
 from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.charts import TrainingCurves
 from tests.conftest import ROOT
 
 LIMIT = 60  # words after which the invented base model is cut off
@@ -22,11 +22,12 @@ NASTY = [
         "summary": "Ольга и 美咲 встретятся завтра в три 🎉.",
     },
 ]
-TRAINING = TrainingCurves(
-    loss=[[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
-    eval_loss=[[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
-    eval_rouge={"rouge1": [[40, 38.2], [80, 41.7]], "rougeL": [[40, 30.1], [80, 33.4]]},
-)
+TRAINING: dict[str, list[list[float]]] = {
+    "loss": [[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
+    "eval_loss": [[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
+    "eval_rouge1": [[40, 38.2], [80, 41.7]],
+    "eval_rougeL": [[40, 30.1], [80, 33.4]],
+}
 RECIPE = "# purpose: a test\nbase_model: models/<small>\nlora_r: 16  # & more\n"
 
 
@@ -36,22 +37,19 @@ def sample(split: str = "test") -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@cache
 def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
-    """Real scores of invented outputs."""
+    """Real scores of invented outputs; not to be changed."""
     rows = sample() + NASTY
-    texts = {
-        "base": [_base(row) for row in rows],
-        "tuned": [_tuned(n, row) for n, row in enumerate(rows)],
-    }
-    systems = {
-        name: System(
-            texts[name],
-            tokens=[len(text.split()) * 4 // 3 for text in texts[name]],
-            stopped=[len(text.split()) < LIMIT for text in texts[name]],
+    systems = {}
+    for name in models:
+        texts = [_base(row) if name == "base" else _tuned(n, row) for n, row in enumerate(rows)]
+        systems[name] = System(
+            texts,
+            tokens=[len(text.split()) * 4 // 3 for text in texts],
+            stopped=[len(text.split()) < LIMIT for text in texts],
             seconds=12.5,
         )
-        for name in models
-    }
     corpus = Corpus(
         [row["summary"] for row in rows],
         [row["dialogue"] for row in rows],

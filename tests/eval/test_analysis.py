@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import UserError
-from eval.analysis import Analysis, analyse
+from eval.analysis import analyse
 from eval.baselines import Corpus, System, default_pairs, with_baselines
 from eval.metrics import METRICS, mean_f1, score
 from eval.report import comparison_table, mistake_table, report, table
@@ -24,12 +24,10 @@ RECORDED = ROOT / "results/smollm2_samsum_corpus/scores.json"
 
 @pytest.fixture(scope="module")
 def scores() -> Scores:
-    half = len(ROWS) // 2
     base = [f"{reference} And so on, and more of it." for reference in REFERENCES]
-    tuned = REFERENCES[:half] + ["", *REFERENCES[half + 1 :]]
     systems = {
         "base": System(base, stopped=[False] * len(ROWS), tokens=[9] * len(ROWS)),
-        "tuned": System(tuned),
+        "tuned": System([*REFERENCES[:-1], ""]),
     }
     corpus = Corpus(REFERENCES, DIALOGUES, [n < 10 for n in range(len(ROWS))])
     return analyse(with_baselines(systems, corpus), corpus, workers=1).scores
@@ -63,18 +61,12 @@ def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
 
 
 def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
-    pairs = {pair.systems: pair for pair in scores.comparisons}
-    assert list(pairs) == [
-        ("base", "tuned"), ("lead-3", "tuned"), ("longest-3", "tuned"), ("base-cut", "tuned"),
-    ]  # fmt: skip
-    gain = pairs["base", "tuned"]
+    gain, *_, same = scores.comparisons
     assert (gain.better, gain.worse, gain.equal) == (len(ROWS) - 1, 1, 0)
     test = gain.metrics["rougeL"]
     assert test.low < test.difference < test.high and test.p_randomization < 0.01
-    same = pairs["base-cut", "tuned"]
-    assert same.metrics["rougeL"].p_randomization == 1.0 and same.equal == len(ROWS)
-    ratio = scores.systems["base"].style.length_ratio
-    assert ratio and ratio > 1.2  # each base summary is the reference with more words after it
+    assert same.systems == ("base-cut", "tuned") and same.equal == len(ROWS)
+    assert same.metrics["rougeL"].p_randomization == 1.0
 
 
 def test_pairs_of_other_systems() -> None:
@@ -86,11 +78,11 @@ def test_pairs_of_other_systems() -> None:
 
 def test_groups_hold_every_dialogue_once(scores: Scores) -> None:
     assert set(scores.groups) == {"words", "turns", "speakers"}
+    whole = scores.systems["tuned"].scores["rougeL"].f1
     for bins in scores.groups.values():
-        assert sum(one.examples for one in bins) == len(ROWS)
-    turns = scores.groups["turns"]
-    mean = np.average([one.rougeL["tuned"] for one in turns], weights=[g.examples for g in turns])
-    assert mean == pytest.approx(scores.systems["tuned"].scores["rougeL"].f1, abs=1e-3)
+        sizes = [one.examples for one in bins]
+        mean = np.average([one.rougeL["tuned"] for one in bins], weights=sizes)
+        assert sum(sizes) == len(ROWS) and mean == pytest.approx(whole, abs=1e-3)
 
 
 # ---- scores.json ----
@@ -101,8 +93,7 @@ def test_scores_are_read_as_they_were_written_and_version_1_too(
 ) -> None:
     path = tmp_path / "scores.json"
     path.write_text(scores.model_dump_json(indent=2), "utf-8")
-    assert Scores.read(path) == scores
-    assert list(json.loads(path.read_text("utf-8")).items())[0] == ("version", 2)
+    assert Scores.read(path) == scores and scores.version == 2
     recorded = Scores.read(RECORDED)
     assert recorded.version == 1 and recorded.systems["tuned"].scores["rougeL"].f1 == 36.2345
     assert recorded.main == "tuned" and recorded.metrics == list(METRICS)
@@ -129,12 +120,8 @@ def test_scores_that_cannot_be_read(tmp_path: Path, change: dict | None, message
 # ---- report.md ----
 
 
-@pytest.fixture(scope="module")
-def result() -> Analysis:
-    return report_data()
-
-
-def test_tables_have_every_system_and_the_gain(result: Analysis) -> None:
+def test_tables_have_every_system_and_the_gain() -> None:
+    result = report_data()
     base, tuned = (result.scores.systems[name] for name in ("base", "tuned"))
     lines = table(result.scores).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == [
@@ -170,18 +157,18 @@ def write_state(folder: Path, *history: dict[str, float]) -> None:
 
 
 def test_the_longest_history_is_that_of_the_curves(tmp_path: Path) -> None:
-    assert training_curves(tmp_path) is None
+    assert training_curves(tmp_path) == {}
     first, rouge = {"step": 5, "loss": 2.0}, {"step": 10, "eval_loss": 1.5, "eval_rougeL": 30.0}
     write_state(tmp_path / "checkpoint-5", first)
     write_state(tmp_path / "checkpoint-10", first, {"step": 10, "loss": 1.8}, rouge)
     (tmp_path / "checkpoint-15").mkdir()
     (tmp_path / "checkpoint-15/trainer_state.json").write_text('{"log_hist', "utf-8")
-    curves = training_curves(tmp_path)
-    assert curves and curves.loss == [[5, 2.0], [10, 1.8]] and curves.eval_loss == [[10, 1.5]]
-    assert curves.eval_rouge == {"rougeL": [[10, 30.0]]}
+    assert training_curves(tmp_path) == {
+        "loss": [[5, 2.0], [10, 1.8]], "eval_loss": [[10, 1.5]], "eval_rougeL": [[10, 30.0]],
+    }  # fmt: skip
     write_state(tmp_path, first, rouge, {"step": 10, "loss": 1.8}, {"step": 10, "eval_loss": 1.4})
-    curves = training_curves(tmp_path)  # what came after the last checkpoint
-    assert curves and curves.eval_loss == [[10, 1.5], [10, 1.4]]
+    # what came after the last checkpoint
+    assert training_curves(tmp_path)["eval_loss"] == [[10, 1.5], [10, 1.4]]
 
 
 def test_environment_names_versions_and_no_path() -> None:

@@ -54,7 +54,7 @@ def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0]
     curves = training_curves(trained.output_dir)
-    assert curves and curves.eval_loss and len(curves.loss) == len(losses)
+    assert curves["eval_loss"] and len(curves["loss"]) == len(losses)
 
 
 def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
