@@ -108,8 +108,7 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
     if suffix == ".jsonl":
         chats = _lines(text, place, field)
     elif suffix != ".json" and whatsapp.recognise(text):
-        messages, notes = whatsapp.parse(text)
-        chats = [Chat(place, name, messages, notes=notes, people=whatsapp.mentioned(text))]
+        chats = [whatsapp.parse(text, place, name)]
     elif suffix == ".json" or text.lstrip()[:1] in ("{", "["):
         try:
             chats = _data(json.loads(text), place, field)

@@ -9,12 +9,12 @@ import os
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from itertools import accumulate, chain, pairwise
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -34,17 +34,7 @@ FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
 Messages = list[Message]
 
 
-@dataclass(frozen=True)
-class Job:
-    """A chat that is cut into parts, and about how many tokens of a batch they will take."""
-
-    chat: Chat
-    parts: list[Messages]
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Summarized:
+class Summarized(NamedTuple):
     """A chat, its parts with a summary each, and the summary of the whole."""
 
     chat: Chat
@@ -56,66 +46,66 @@ class ChatSummarizer:
     """Cuts chats into parts and summarises them with a recipe's model."""
 
     def __init__(self, recipe: Recipe, model: str, gap_hours: float):
-        """`model`: `base` or `tuned`; raises UserError where there is no adapter for the latter."""
+        """`model`: `base` or `tuned`; raises UserError where there is no adapter for the latter.
+
+        Also where the recipe leaves too few tokens for a dialogue.
+        """
         self.recipe, self.gap_hours = recipe, gap_hours
         self.decoding = resolve(recipe.summarization.decoding)
         adapter = find_adapter(recipe) if model == "tuned" else None
         self.summarizer = Summarizer(recipe, self.decoding, adapter)
         self._neutralize = self.summarizer.encoder.neutralizer()
-        self.most_tokens = self._room()
+        length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
+        self.most_tokens = length - new  # of a prompt
+        prompt = self._count("")
+        if self.most_tokens - prompt < LEAST:
+            raise UserError(
+                f"{recipe.path}: sequence_len {length} leaves {self.most_tokens - prompt} tokens "
+                f"for a dialogue, after a prompt of {prompt} and max_new_tokens {new}; raise "
+                "sequence_len"
+            )
         self.summarizer.use(model)
+        self.bar = tqdm(desc="summaries", unit=" parts", disable=None, total=0)
 
-    def job(self, chat: Chat) -> Job:
-        """Cut a chat into parts that the model can take."""
-        pieces = cut_at_gaps(chat.messages, self.gap_hours)
-        parts = [part for piece in pieces for part in self._cut(piece)]
-        new = self.decoding.max_new_tokens
-        tokens = sum(self._count(dialogue_of(part)) + new for part in parts)
-        return Job(chat, parts, tokens * self.decoding.num_beams)
-
-    def jobs(self, chats: Iterable[Chat]) -> Iterator[list[Job]]:
-        """The chats in groups of about a batch."""
-        group: list[Job] = []
+    def groups(self, chats: Iterable[Chat]) -> Iterator[list[tuple[Chat, list[Messages]]]]:
+        """The chats, each with parts that the model can take, in groups of about a batch."""
+        group: list[tuple[Chat, list[Messages]]] = []
+        tokens = 0
         for chat in chats:
-            group.append(self.job(chat))
-            if sum(job.tokens for job in group) >= self.decoding.batch_tokens:
+            pieces = cut_at_gaps(chat.messages, self.gap_hours)
+            parts = [part for piece in pieces for part in self._cut(piece)]
+            group.append((chat, parts))
+            prompts = sum(self._count(dialogue_of(part)) for part in parts)
+            new = len(parts) * self.decoding.max_new_tokens
+            tokens += (prompts + new) * self.decoding.num_beams
+            if tokens >= self.decoding.batch_tokens:
                 yield group
-                group = []
+                group, tokens = [], 0
         if group:
             yield group
 
-    def summarize(self, jobs: list[Job], bar: tqdm) -> list[Summarized]:
-        """Summarise the parts, then their summaries, until each chat has a single summary."""
-        parts = self._run([[dialogue_of(part) for part in job.parts] for job in jobs], bar)
-        levels = [_not_empty(level) for level in parts]
-        while any(len(level) > 1 for level in levels):
-            groups = [self._groups(level) if len(level) > 1 else [] for level in levels]
-            next_levels = [_not_empty(level) for level in self._run(groups, bar)]
-            levels = [new or old for new, old in zip(next_levels, levels, strict=True)]
-        return [
-            Summarized(job.chat, list(zip(job.parts, made, strict=True)), level[0])
-            for job, made, level in zip(jobs, parts, levels, strict=True)
-        ]
+    def summarize(self, group: list[tuple[Chat, list[Messages]]]) -> Iterator[Summarized]:
+        """Summarise all parts together, then those of a chat until a single summary is left."""
+        made = iter(self._run([dialogue_of(part) for _, parts in group for part in parts]))
+        for chat, parts in group:
+            of_parts = level = [next(made) for _ in parts]
+            while len(level := [one for one in level if one.prediction] or level[:1]) > 1:
+                lines = [Message(None, "", " ".join(one.prediction.split())) for one in level]
+                texts = self._cut(lines)
+                if len(texts) >= len(level):  # no gain: two summaries are more than fits
+                    texts = [lines[n : n + 2] for n in range(0, len(lines), 2)]
+                level = self._run([dialogue_of(text) for text in texts])
+            yield Summarized(chat, list(zip(parts, of_parts, strict=True)), level[0])
 
-    def _groups(self, level: list[Prediction]) -> list[str]:
-        """The summaries as dialogues that fit, fewer than there are summaries."""
-        lines = [Message(None, "", " ".join(summary.prediction.split())) for summary in level]
-        groups = self._cut(lines)
-        if len(groups) >= len(level):  # no gain: two summaries are more than fits
-            groups = [lines[n : n + 2] for n in range(0, len(lines), 2)]
-        return [dialogue_of(group) for group in groups]
-
-    def _run(self, dialogues: list[list[str]], bar: tqdm) -> list[list[Prediction]]:
-        """The summaries of each chat's dialogues; those of all chats share the batches."""
-        texts = [text for of_chat in dialogues for text in of_chat]
-        examples = [self._example(text, str(number)) for number, text in enumerate(texts)]
-        bar.total = (bar.total or 0) + len(examples)
+    def _run(self, dialogues: list[str]) -> list[Prediction]:
+        """The summaries of dialogues, in their order."""
+        examples = [self._example(text, str(number)) for number, text in enumerate(dialogues)]
+        self.bar.total = (self.bar.total or 0) + len(examples)
         made: dict[str, Prediction] = {}
         for prediction in self.summarizer.summaries(examples):
             made[prediction.id] = prediction
-            bar.update()
-        in_order = (made[example.id] for example in examples)
-        return [[next(in_order) for _ in of_chat] for of_chat in dialogues]
+            self.bar.update()
+        return [made[example.id] for example in examples]
 
     def _example(self, dialogue: str, name: str = "") -> Example:
         """A dialogue in which no text is a control string."""
@@ -127,18 +117,6 @@ class ChatSummarizer:
 
     def _cut(self, messages: Messages) -> list[Messages]:
         return cut_to_fit(messages, self._count, self.most_tokens)
-
-    def _room(self) -> int:
-        """The most tokens of a prompt; raises UserError where the recipe leaves too few."""
-        length = sequence_len(self.recipe.config)
-        new, prompt = self.decoding.max_new_tokens, self._count("")
-        if length - new - prompt < LEAST:
-            raise UserError(
-                f"{self.recipe.path}: sequence_len {length} leaves {length - new - prompt} tokens "
-                f"for a dialogue, after a prompt of {prompt} and max_new_tokens {new}; raise "
-                "sequence_len"
-            )
-        return length - new
 
 
 def main() -> None:
@@ -153,11 +131,12 @@ def main() -> None:
     chats = _chats(read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer), errors)
     if args.anonymize:
         chats = (anonymize(chat, number) for number, chat in enumerate(chats, 1))
-    show = _as_json if args.json else _as_text
     printed = 0
     try:
         for result in _summaries(chats, recipe, args, errors):
-            tqdm.write(show(result), file=sys.stdout)
+            record = _record(result)
+            shown = json.dumps(record, ensure_ascii=False) if args.json else _as_text(record)
+            tqdm.write(shown, file=sys.stdout)
             sys.stdout.flush()
             printed += 1
     except BrokenPipeError:  # `| head` has seen enough
@@ -188,46 +167,39 @@ def _summaries(
     """The chats with their summaries, in their order; the model is loaded once there is a chat."""
     for first in chats:
         summarizer = ChatSummarizer(recipe, args.model, args.gap_hours)
-        with tqdm(desc="summaries", unit=" parts", disable=None, total=0) as bar:
-            for jobs in summarizer.jobs(chain([first], chats)):
+        with summarizer.bar:
+            for group in summarizer.groups(chain([first], chats)):
                 try:
-                    yield from summarizer.summarize(jobs, bar)
+                    yield from summarizer.summarize(group)
                 except UserError as error:  # memory ran out; a later group may be smaller
                     _report(error, errors)
 
 
-def _as_text(result: Summarized) -> str:
-    """The summary on a line after the chat's name; those of several parts under it."""
-    name = result.chat.name
-    lines = [(f"{name}: " if name else "") + " ".join(result.summary.prediction.split())]
-    for messages, summary in result.parts if len(result.parts) > 1 else []:
-        start, end = _span(messages)
-        when = f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, " if start and end else ""
-        count = f"{len(messages)} message{'s' * (len(messages) > 1)}"
-        lines.append(f"  {when}{count}: {' '.join(summary.prediction.split())}")
-    return "\n".join(lines)
-
-
-def _as_json(result: Summarized) -> str:
-    """One object a chat, on a line."""
+def _record(result: Summarized) -> dict[str, Any]:
+    """What `--json` prints of a chat."""
     chat = result.chat
-    record: dict[str, Any] = {"name": chat.name} | ({"id": chat.id} if chat.id is not None else {})
-    record |= {"speakers": speakers_of(chat.messages)}
-    record |= _facts(chat.messages, result.summary)
-    record["parts"] = [_facts(messages, summary) for messages, summary in result.parts]
-    return json.dumps(record, ensure_ascii=False)
+    facts: list[dict[str, Any]] = []
+    for messages, summary in [(chat.messages, result.summary), *result.parts]:
+        times = [message.time.isoformat() for message in messages if message.time]
+        facts.append({
+            "messages": len(messages), "start": min(times, default=None),
+            "end": max(times, default=None), "summary": summary.prediction,
+            "stopped": summary.stopped,
+        })  # fmt: skip
+    row_id = {} if chat.id is None else {"id": chat.id}
+    speakers = speakers_of(chat.messages)
+    return {"name": chat.name, **row_id, "speakers": speakers, **facts[0], "parts": facts[1:]}
 
 
-def _facts(messages: Messages, summary: Prediction) -> dict[str, Any]:
-    start, end = (when and when.isoformat() for when in _span(messages))
-    facts: dict[str, Any] = {"messages": len(messages), "start": start, "end": end}
-    return facts | {"summary": summary.prediction, "stopped": summary.stopped}
-
-
-def _span(messages: Messages) -> tuple[datetime | None, datetime | None]:
-    """The times of the first and the last message, where there are any."""
-    times = [message.time for message in messages if message.time]
-    return min(times, default=None), max(times, default=None)
+def _as_text(record: dict[str, Any]) -> str:
+    """The summary on a line after the chat's name; those of several parts under it."""
+    name = f"{record['name']}: " if record["name"] else ""
+    lines = [name + " ".join(record["summary"].split())]
+    for part in record["parts"] if len(record["parts"]) > 1 else []:
+        when = f"{part['start']:.16} to {part['end']:.16}, " if part["start"] else ""
+        count = f"{part['messages']} message{'s' * (part['messages'] > 1)}"
+        lines.append(f"  {when.replace('T', ' ')}{count}: {' '.join(part['summary'].split())}")
+    return "\n".join(lines)
 
 
 def _arguments() -> argparse.Namespace:
@@ -255,11 +227,6 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _not_empty(level: list[Prediction]) -> list[Prediction]:
-    """The summaries that hold words; the first where none does."""
-    return [summary for summary in level if summary.prediction] or level[:1]
-
-
 def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     """The conversations of a chat: a new one begins after a silence of more than `hours`.
 
@@ -269,21 +236,12 @@ def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     times = sorted(message.time for message in messages if message.time)
     gap = timedelta(hours=hours)
     starts = [after for before, after in pairwise(times) if after - before > gap]
-    parts: list[Messages] = [[] for _ in range(len(starts) + 1)]
-    number = 0
-    for message in messages:
-        number = bisect_right(starts, message.time) if message.time else number
-        parts[number].append(message)
-    return [_threads_together(part) for part in parts if part]
-
-
-def _threads_together(messages: Messages) -> Messages:
-    first: dict[str, int] = {}
-    places = []
+    parts: list[dict[str | int, Messages]] = [{} for _ in range(len(starts) + 1)]  # by thread
+    part = 0
     for number, message in enumerate(messages):
-        place = first.setdefault(message.thread, number) if message.thread else number
-        places.append((place, number))
-    return [messages[number] for _, number in sorted(places)]
+        part = bisect_right(starts, message.time) if message.time else part
+        parts[part].setdefault(message.thread or number, []).append(message)
+    return [list(chain.from_iterable(threads.values())) for threads in parts if threads]
 
 
 def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> list[Messages]:
@@ -295,30 +253,21 @@ def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> li
     tokens = count(dialogue_of(messages))
     if tokens <= most:
         return [messages]
-    if len(messages) > 1:
-        pieces = _shares(messages, ceil(tokens / (FILLED * most)))
+    if len(messages) > 1:  # shares with about equal text, each of one message at least
+        number = ceil(tokens / (FILLED * most))
+        ends = list(accumulate(len(message.line()) + 1 for message in messages))
+        wanted = (bisect_left(ends, ends[-1] * share / number) for share in range(1, number))
+        borders = sorted({min(max(1, border), len(messages) - 1) for border in wanted})
+        pieces = [messages[a:b] for a, b in pairwise([0, *borders, len(messages)])]
     else:
-        pieces = _halves(messages[0])
-    if not all(pieces):
-        return [messages]  # a single character cannot be cut
+        text, middle = messages[0].text, len(messages[0].text) // 2
+        blank = text.rfind(" ", 1, middle + 1)
+        cut = blank if blank > 0 else middle
+        halves = text[:cut].rstrip(), text[cut:].lstrip()
+        if not all(halves):
+            return [messages]  # a single character cannot be cut
+        pieces = [[replace(messages[0], text=half)] for half in halves]
     return [part for piece in pieces for part in cut_to_fit(piece, count, most)]
-
-
-def _shares(messages: Messages, number: int) -> list[Messages]:
-    """Two or more shares, `number` where there are as many messages, with about equal text."""
-    ends = list(accumulate(len(message.line()) + 1 for message in messages))
-    wanted = (bisect_left(ends, ends[-1] * n / number) for n in range(1, number))
-    borders = sorted({min(max(1, border), len(messages) - 1) for border in wanted})
-    return [messages[a:b] for a, b in pairwise([0, *borders, len(messages)])]
-
-
-def _halves(message: Message) -> list[Messages]:
-    text = message.text
-    middle = len(text) // 2
-    blank = text.rfind(" ", 1, middle + 1)
-    cut = blank if blank > 0 else middle
-    pieces = (text[:cut].rstrip(), text[cut:].lstrip())
-    return [[replace(message, text=piece)] if piece else [] for piece in pieces]
 
 
 if __name__ == "__main__":

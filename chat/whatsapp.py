@@ -5,13 +5,13 @@ joins the lines of a message, chat-export (1.1.2) makes web pages.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Container
 from datetime import date, datetime, time
 from itertools import pairwise
 from typing import NamedTuple
 
-from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Message, media_word
+from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
 
 _HALF = r"[ap]\.?\s?m\.?|오전|오후|上午|下午|午前|午後|ص|م"
 _DATE = (
@@ -28,7 +28,6 @@ STARTS = [  # of the iPhone, of WhatsApp Web, and of Android
     for start in (rf"\[{_WHEN}\]\s?", rf"\[{_TIME},\s?{_DATE}\]\s?", rf"{_WHEN}(?:\s[-–]\s|,\s)")
 ]
 AFTERNOON = re.compile(r"p\.?\s?m\.?|오후|下午|午後|م", re.IGNORECASE)
-
 
 _OMITTED = (
     r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
@@ -47,7 +46,9 @@ _KIND_WORDS = "|".join(_KINDS.values())
 ANDROID = re.compile(
     rf"<(?:[^<>]{{2,30}}\s(?:{_OMITTED})|pomini[eę]to [^<>]+|Без медиафайлов)>", re.I
 )
-IOS = re.compile(rf"(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))", re.I)
+IOS = re.compile(
+    rf"^(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))$", re.I | re.M
+)
 # Of any kind, where the mark before it says that WhatsApp wrote it; also behind one's own words.
 _ANY = r"[\w-]+(?: [\w-]+){0,3}"
 MARKED = re.compile(
@@ -105,9 +106,8 @@ MARK = "\u200e"  # an iPhone sets it before all that WhatsApp wrote itself
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
 EDGES = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction around a line or name
-MENTION = re.compile("@\u2068([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
+MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
-
 
 # Where in a date's three numbers its year, month and day are.
 ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
@@ -132,11 +132,6 @@ class Stamp(NamedTuple):
             return None
 
 
-class _Entry(NamedTuple):
-    stamp: Stamp
-    lines: list[str]  # the first is what follows the stamp
-
-
 def recognise(text: str) -> bool:
     """Whether the first turn starts as a message of WhatsApp does, or most of the first lines.
 
@@ -144,17 +139,17 @@ def recognise(text: str) -> bool:
     """
     lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
     starts = [read_start(line) for line in lines]
-    turns = [
-        bool(start)
+    stamped = len(starts) - starts.count(None)
+    turns = (
+        start
         for line, start in zip(lines, starts, strict=True)
         if TURN.fullmatch(start[1] if start else line)
-    ]
-    stamped = sum(map(bool, starts))
-    return stamped > 0 and (turns[:1] != [False] or 2 * stamped > len(lines))
+    )
+    return bool(stamped and (next(turns, True) or 2 * stamped > len(lines)))
 
 
-def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
-    """The messages that people sent, and notes on what was guessed or left out.
+def parse(text: str, place: str = "", name: str = "") -> Chat:
+    """The messages that people sent, with notes on what was guessed or left out.
 
     Attachments become SAMSum's placeholders; deleted messages and system lines are left out.
     The text is one that `recognise` knows.
@@ -165,31 +160,29 @@ def parse(text: str) -> tuple[list[Message], tuple[str, ...]]:
     # The file's own style is the commonest; other stamps were pasted or written into a message.
     # That of the first counts double, for a file begins with a stamp of its own.
     style = Counter(stamp.style for stamp in [stamps[0], *stamps]).most_common(1)[0][0]
-    order, note = find_order([stamp for stamp in stamps if stamp.style == style])
-    entries: list[_Entry] = []
+    order, guess = find_order([stamp for stamp in stamps if stamp.style == style])
+    entries: list[tuple[datetime | None, list[str]]] = []  # the time, and the lines that follow it
     ahead = others = 0
     for line, start in zip(lines, starts, strict=True):
         own = start if start and start[0].style == style else None
-        if own and (own[0].moment(order) or not entries):
-            entries.append(_Entry(own[0], [own[1]]))
+        moment = own[0].moment(order) if own else None
+        if own and (moment or not entries):
+            entries.append((moment, [own[1]]))
         elif entries:
-            entries[-1].lines.append(line)
+            entries[-1][1].append(line)
             others += bool(start and not own)
         else:
             ahead += bool(line.strip())
-    notes = [note] if note else []
+    notes = [guess] if guess else []
     if ahead:
         notes.append(f"lines before the first message, which are left out: {ahead}")
     if others:
         notes.append(f"dated lines in another style, which are taken as text: {others}")
-    prefixes = _prefixes(entries)
-    messages = [_message(entry, order, prefixes) for entry in entries]
-    return [message for message in messages if message], tuple(notes)
-
-
-def mentioned(text: str) -> tuple[tuple[str], ...]:
-    """The names that messages point to with an @: of people who may never have written."""
-    return tuple((name.removeprefix("~").strip(),) for name in dict.fromkeys(MENTION.findall(text)))
+    prefixes = _prefixes([said[0] for _, said in entries])
+    messages = [_message(moment, said, prefixes) for moment, said in entries]
+    # those to whom a message points with an @ may never have written
+    people = tuple((person.strip(),) for person in dict.fromkeys(MENTION.findall(text)))
+    return Chat(place, name, [*filter(None, messages)], people=people, notes=tuple(notes))
 
 
 def read_start(line: str) -> tuple[Stamp, str] | None:
@@ -198,20 +191,18 @@ def read_start(line: str) -> tuple[Stamp, str] | None:
     found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
     if not found:
         return None
-    first, second, third, minute, seconds = found.group(
-        "first", "second", "third", "minute", "seconds"
-    )
     half, hour = found["before"] or found["after"], int(found["hour"])
     if half:
         hour = hour % 12 + (12 if AFTERNOON.fullmatch(half) else 0)
     try:
-        clock = time(hour, int(minute), int(seconds or 0))
+        clock = time(hour, int(found["minute"]), int(found["seconds"] or 0))
     except ValueError:
         return None
     stamp = line[: found.start("rest")]
     style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
     style = style.replace(half, "H") if half else style
-    return Stamp((int(first), int(second), int(third)), clock, style), found["rest"]
+    numbers = int(found["first"]), int(found["second"]), int(found["third"])
+    return Stamp(numbers, clock, style), found["rest"]
 
 
 def find_order(stamps: list[Stamp]) -> tuple[str, str]:
@@ -227,8 +218,7 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
     for order in ("day first", "month first"):
         times = [stamp.moment(order) for stamp in stamps]
         dates = [when.date() for when in times if when]
-        back = sum(later < earlier for earlier, later in pairwise(dates))
-        faults[order] = (times.count(None), back)
+        faults[order] = (times.count(None), sum(later < one for one, later in pairwise(dates)))
     if faults["day first"] != faults["month first"]:
         return min(faults, key=lambda order: faults[order]), ""
     if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
@@ -254,37 +244,39 @@ def _turn(line: str, prefixes: Container[str] = ()) -> tuple[str, str] | None:
     return turn and (f"{name}: {turn[0]}", turn[1])
 
 
-def _prefixes(entries: list[_Entry]) -> set[str]:
+def _prefixes(lines: list[str]) -> set[str]:
     """What is no whole name: `Team`, where every message continues `Team: Anna: `.
 
     So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
     and in all of them but for system lines.
     """
-    rests: dict[str, list[str]] = {}
-    for entry in entries:
-        if turn := _turn(entry.lines[0]):
-            rests.setdefault(turn[0], []).append(turn[1])
+    texts = defaultdict(list)
+    for name, text in filter(None, map(_turn, lines)):
+        texts[name].append(text)
     prefixes = set()
-    for prefix, texts in rests.items():
-        found = [turn[0] for text in texts if (turn := _turn(text)) and turn[0]]
+    for prefix, said in texts.items():
+        found = [name for name, _ in filter(None, map(_turn, said)) if name]
         names = tuple({*found})
         if 1 < len(names) <= len(found) / 2 and all(
-            text.startswith(names) or SYSTEM.search(text) for text in texts
+            text.startswith(names) or SYSTEM.search(text) for text in said
         ):
             prefixes.add(prefix)
     return prefixes
 
 
-def _message(entry: _Entry, order: str, prefixes: set[str]) -> Message | None:
-    turn = _turn(entry.lines[0], prefixes)
+def _message(moment: datetime | None, lines: list[str], prefixes: set[str]) -> Message | None:
+    """What a person sent; None for what WhatsApp wrote, and where nothing was said."""
+    turn = _turn(lines[0], prefixes)
     if not turn:
         return None
-    whole = "\n".join([turn[1], *entry.lines[1:]])
-    if _is_system(whole):
-        return None
-    said = clean(whole)
+    text = "\n".join([turn[1], *lines[1:]])
+    said = clean(text)
+    if text.startswith(MARK):  # an iPhone's system line follows a name
+        bare = text.replace(MARK, "").strip()
+        if SYSTEM.search(bare.split("\n")[0]) or (said == bare and ":" not in QUOTED.sub("", bare)):
+            return None
     name = re.sub(rf"[{EDGES}]", "", turn[0]).strip().removeprefix("~").strip()
-    return Message(entry.stamp.moment(order), name, said) if said and name else None
+    return Message(moment, name, said) if said and name else None
 
 
 def clean(text: str) -> str | None:
@@ -295,21 +287,7 @@ def clean(text: str) -> str | None:
     text = MARKED.sub(_placeholder, text).replace(MARK, "")
     for pattern in (ATTACHED, FILE):
         text = pattern.sub(lambda found: media_word(found["file"]), text)
-    text = ANDROID.sub(OTHER, text)
-    lines = [
-        IOS.sub(_placeholder, line) if IOS.fullmatch(line) else line for line in text.split("\n")
-    ]
-    return "\n".join(lines).strip() or None
-
-
-def _is_system(text: str) -> bool:
-    """Whether WhatsApp wrote the text that follows a name in an iPhone's export."""
-    if not text.startswith(MARK):
-        return False
-    bare = text.replace(MARK, "").strip()
-    if SYSTEM.search(bare.split("\n")[0]):
-        return True
-    return ":" not in QUOTED.sub("", bare) and clean(text) == bare
+    return IOS.sub(_placeholder, ANDROID.sub(OTHER, text)).strip() or None
 
 
 def _placeholder(found: re.Match[str]) -> str:

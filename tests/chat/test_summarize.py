@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tqdm import tqdm
 
 from chat.chat import Chat, Message, dialogue_of
 from chat.summarize import ChatSummarizer, Summarized, cut_at_gaps, cut_to_fit, main
@@ -109,14 +108,14 @@ class Numbered(ChatSummarizer):
 
         self.summarizer.engine.generate = generate  # type: ignore[method-assign]
 
-    def _run(self, dialogues: list[list[str]], bar: tqdm) -> list[list[Prediction]]:
-        self.asked.append([text for of_chat in dialogues for text in of_chat])
-        return super()._run(dialogues, bar)
+    def _run(self, dialogues: list[str]) -> list[Prediction]:
+        self.asked.append(dialogues)
+        return super()._run(dialogues)
 
     def read(self, *texts: str) -> Summarized:
         """The summaries of a chat with these messages."""
-        job = self.job(Chat("p", "c", [Message(None, "Ana", text) for text in texts]))
-        return self.summarize([job], tqdm(disable=True))[0]
+        chat = Chat("p", "c", [Message(None, "Ana", text) for text in texts])
+        return next(self.summarize(next(self.groups([chat]))))
 
 
 @pytest.fixture
@@ -152,9 +151,9 @@ def test_a_part_of_which_the_model_says_nothing_is_no_line(numbered: Numbered) -
 
 
 def test_where_no_two_summaries_fit_they_go_in_pairs(numbered: Numbered) -> None:
-    job = numbered.job(Chat("p", "c", [Message(None, "Ana", "word " * 60)] * 4))
+    group = next(numbered.groups([Chat("p", "c", [Message(None, "Ana", "word " * 60)] * 4)]))
     numbered.most_tokens = 1
-    numbered.summarize([job], tqdm(disable=True))
+    assert len(list(numbered.summarize(group))) == 1
     assert [len(level) for level in numbered.asked] == [4, 2, 1]
 
 

@@ -20,7 +20,7 @@ def test_guesses_are_noted() -> None:
 def test_a_pasted_chat_longer_than_the_file_s_own() -> None:
     pasted = [f"[30.12.23, 20:00:0{n}] Carl: no" for n in range(3)]
     lines = ["31.12.23, 20:00 - Ana: look", *pasted, "31.12.23, 20:05 - Bo: wow"]
-    assert turns(parse("\n".join(lines))[0]) == [
+    assert turns(parse("\n".join(lines))) == [
         ("Ana", "\n".join(["look", *pasted])),
         ("Bo", "wow"),
     ]
@@ -33,11 +33,11 @@ def test_a_pasted_chat_longer_than_the_file_s_own() -> None:
 def test_each_part_of_a_stamp_has_a_style(stamp: str) -> None:
     """Also where the odd one comes first, as in a piece that was cut out of a chat."""
     own = [f"31.12.23, 21:1{minute} - Ana: hi" for minute in range(3)]
-    messages, _ = parse("\n".join([*own, f"{stamp}Bo: no"]))
-    assert turns(messages)[2:] == [("Ana", f"hi\n{stamp}Bo: no")]
-    messages, said = parse("\n".join([f"{stamp}Bo: no", *own]))
-    assert turns(messages) == [("Ana", "hi")] * 3
-    assert said == ("lines before the first message, which are left out: 1",)
+    chat = parse("\n".join([*own, f"{stamp}Bo: no"]))
+    assert turns(chat)[2:] == [("Ana", f"hi\n{stamp}Bo: no")]
+    chat = parse("\n".join([f"{stamp}Bo: no", *own]))
+    assert turns(chat) == [("Ana", "hi")] * 3
+    assert chat.notes == ("lines before the first message, which are left out: 1",)
 
 
 @pytest.mark.parametrize(("starts", "order", "guessed"), [
@@ -107,9 +107,9 @@ def test_words_of_whatsapp(text: str, expected: str | None) -> None:
 ])  # fmt: skip
 def test_system_lines_with_a_colon(line: str) -> None:
     """On Android, and on the iPhone, where they follow the mark of WhatsApp's own words."""
-    assert parse(f"31.12.20, 21:15 - {line}")[0] == []
+    assert parse(f"31.12.20, 21:15 - {line}").messages == []
     if "Team" not in line:
-        assert parse(f"[31.12.20, 21:15:00] Ana: \u200e{line}")[0] == []
+        assert parse(f"[31.12.20, 21:15:00] Ana: \u200e{line}").messages == []
 
 
 @pytest.mark.parametrize(("name", "text"), [
@@ -118,13 +118,13 @@ def test_system_lines_with_a_colon(line: str) -> None:
     ("Yılmaz, Ali", "süt ekledi"), ("Ana", "I added Team: Bob"),
 ])  # fmt: skip
 def test_names_that_look_like_system_lines(name: str, text: str) -> None:
-    assert turns(parse(f"31.12.20, 21:15 - {name}: {text}")[0]) == [(name, text)]
+    assert turns(parse(f"31.12.20, 21:15 - {name}: {text}")) == [(name, text)]
 
 
 def test_unknown_kinds_of_attachments_on_the_iphone() -> None:
     lines = ["áudio ocultado", "figurinha omitida", "Kontaktkarte ausgelassen", "Ana saiu"]
     text = "\n".join(f"\u200e[31.12.20, 21:15:0{n}] Ana: \u200e{s}" for n, s in enumerate(lines))
-    assert turns(parse(text)[0]) == [("Ana", OTHER)] * 3
+    assert turns(parse(text)) == [("Ana", OTHER)] * 3
 
 
 def test_carriage_returns_and_a_byte_order_mark(tmp_path: Path) -> None:
