@@ -104,6 +104,7 @@ def _by_length(dialogues: Sequence[str], rouge_l: dict[str, Array], scores: Scor
     frame = _Frame((logs.min() - 0.05, logs.max() + 0.05), (0, 100), "ROUGE-L")
     ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5)]
     shown = {math.log10(n): str(n) for n in ticks if words.min() <= n <= words.max()}
+    shown = shown or {math.log10(n): str(n) for n in (words.min(), words.max())}
     parts = frame.axes("words of the dialogue", shown)
     colours = {name: _colour(scores, name) for name in rouge_l}
     lines = frame.legend(colours)

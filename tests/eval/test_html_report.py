@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from eval.charts import draw
 from eval.html_report import chat, html_report, marked
 from eval.stats import verdict
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
@@ -126,6 +127,13 @@ def test_sparse_data_still_make_a_page() -> None:
     sections = ["result", "mistakes", "training", "examples", "made"]
     assert [a["id"] for a in page.named("section")] == sections
     assert page.named("svg")[-1]["aria-label"].endswith(": validation 1.5 at the end.")
+
+
+def test_length_is_in_words_where_no_round_number_lies_between_the_ends() -> None:
+    result = copy.deepcopy(report_data())
+    result.corpus.dialogues = ["word " * (130 + n % 2) for n in range(len(result.corpus.ids))]
+    labels = re.findall(r'class="muted middle"[^>]*>([^<]*)<', draw(result, {})["length"])
+    assert labels == ["130", "131", "words of the dialogue"]
 
 
 def test_differing_words_are_marked_without_case_or_punctuation() -> None:
