@@ -4,9 +4,11 @@ Every command that loads an adapter asks `find_adapter`. Without `--adapter` the
 what this very recipe trains; with it, any adapter of the same base model and the same prompt.
 """
 
+import filecmp
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +23,17 @@ RECIPE = "recipe.yml"
 TRAINED_WITH = "trained_with.json"
 CHECKPOINT = re.compile(r"checkpoint-\d+")
 ADAPTER = "adapter_model.safetensors"
+DATA = ("train.jsonl", "validation.jsonl")
 CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
 TRAIN_AGAIN = "--auto_resume_from_checkpoints false"
 # Where a run is stored, how it is watched and how it is evaluated afterwards: none of it shapes
 # the weights. Everything else does, or may.
 WITHOUT_EFFECT = (
-    ("axolotl_config_path", "output_dir", "dataset_prepared_path", "strict", "save_total_limit")
-    + (
-        "resume_from_checkpoint",
-        "auto_resume_from_checkpoints",
-        "logging_steps",
-        "dataset_num_proc",
-    )
-    + ("use_tensorboard", "use_wandb", "use_mlflow", "use_comet", "use_trackio", "use_swanlab")
+    r"axolotl_config_path|output_dir|dataset_prepared_path|strict|save_total_limit|logging_steps"
+    r"|resume_from_checkpoint|auto_resume_from_checkpoints|dataset_num_proc|use_tensorboard"
+    r"|use_(wandb|mlflow|comet|trackio|swanlab)"
+    r"|(wandb|mlflow|comet|trackio|swanlab|hub|profiler)_.*"
 )
-WATCHING = ("wandb_", "mlflow_", "comet_", "trackio_", "swanlab_", "hub_", "profiler_")
 # Keys that choose when to evaluate and save: they shape the weights only where training keeps its
 # best checkpoint or stops early.
 CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
@@ -55,44 +53,63 @@ PROMPT = (
 def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     """The folder of the adapter: `given`, or else the recipe's `output_dir`.
 
-    Raises UserError, with a fix that works, where there is no adapter, its base model is another
-    one, or the recipe differs from what the adapter was trained with. For a `given`
-    one only base model and prompt must be the recipe's; `trained_otherwise` tells the other
-    differences.
+    Raises UserError where there is no adapter, its base model is another one, or the recipe differs
+    from what the adapter was trained with. For a `given` one only base model and prompt must be the
+    recipe's; `trained_otherwise` tells the other differences.
     """
     folder = given or recipe.output_dir
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
+    if given and not (folder / ADAPTER).is_file():
+        raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
     if not (folder / ADAPTER).is_file():
-        if given:
-            raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
         raise UserError(
             f"{folder}: no trained adapter there; train one with `{train}`, or take the "
             "base model alone: `--models base` of eval.run, `--model base` of chat.summarize"
         )
+    wanted = recipe.summarization.instruction
     try:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
         path = folder / TRAINED_WITH
         end = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        instruction = end.get("instruction", recipe.summarization.instruction)
+        learnt = end.get("instruction", wanted)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
-    _check_base_model(recipe, folder, trained_on, given is not None)
+
+    base_model = str(recipe.config["base_model"])
+    same: bool | None = Path(trained_on) in (Path(base_model), Path(base_model).resolve())
+    if given and not same:
+        same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
+        if same is None:
+            print(
+                f"note: {folder} was trained on {trained_on}, which is not here to be compared "
+                f"with {base_model}; only the shapes of its weights are checked"
+            )
+    if same is False:
+        raise UserError(
+            f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
+            f"{base_model}; set the right one, or train with `{train}`"
+        )
     if end and finished(folder) is None:
         raise UserError(
             f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
             f"or train again with `{train} {TRAIN_AGAIN}`"
         )
-    if instruction != recipe.summarization.instruction:
-        raise UserError(
-            f"{folder}: the adapter was trained with another summarization.instruction; "
-            f"set that one, or train with `{train}`"
-        )
     changed = trained_otherwise(recipe, folder) or {}
+    if learnt != wanted:
+        changed.setdefault("summarization.instruction", "summarization.instruction was another")
     if given:
         changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
     if changed:
-        raise UserError(_refusal(recipe, folder, list(changed.values()), given is not None))
+        words, own = listed(list(changed.values())), folder / RECIPE
+        fix = f"use {own}, the recipe as it was trained" if own.is_file() else "write that into it"
+        if given:
+            raise UserError(f"--adapter {folder}: was trained on another prompt: {words}; {fix}")
+        raise UserError(
+            f"{folder}: was not trained as {recipe.path} says: {words}; {fix}, train again into "
+            "another output_dir, or evaluate the adapter as it is: "
+            f"`python -m eval.run {recipe.path} --adapter {folder}`"
+        )
     return folder
 
 
@@ -118,61 +135,19 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
     before = settings_in(folder)
     if before is None:
         return None
-    prepared = _prepared(recipe)
-    files = {
-        name: prepared.get(name) or str(before.get(f"data.{name}"))
-        for name in ("train.jsonl", "validation.jsonl")
-    }
-    now = settings_of(recipe.config, files, before.get("processes", 1))
+    files = {name: str(before.get(f"data.{name}")) for name in DATA}
+    prepared: dict[str, str] = {}  # stays empty on a machine that only uses an adapter
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        manifest = json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
+        prepared = {name: str(manifest["files"][name]) for name in DATA}
+    now = settings_of(recipe.config, files | prepared, before.get("processes", 1))
     ignored = [NEVER]
-    if not any(s.get(k) for s in (before, now) for k in CHOOSES_CHECKPOINT):
+    if not any(settings.get(key) for settings in (before, now) for key in CHOOSES_CHECKPOINT):
         ignored.append(CHECKPOINTING)
-    if prepared.get("train.jsonl") == before.get("data.train.jsonl"):
+    if prepared and now["data.train.jsonl"] == before.get("data.train.jsonl"):
         ignored.append(ROWS)
     found = differences(before, now)
     return {key: text for key, text in found.items() if not re.fullmatch("|".join(ignored), key)}
-
-
-def _prepared(recipe: Recipe) -> dict[str, str]:
-    """Hashes of the prepared files; {} where there are none, as on a machine that only uses one."""
-    try:
-        manifest = json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
-        return dict(manifest["files"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-
-
-def _refusal(recipe: Recipe, folder: Path, changed: list[str], given: bool) -> str:
-    listed = "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
-    own = folder / RECIPE
-    instead = f"use {own}, the recipe as it was trained" if own.is_file() else "write that into it"
-    if given:
-        return f"--adapter {folder}: was trained on another prompt: {listed}; {instead}"
-    return (
-        f"{folder}: was not trained as {recipe.path} says: {listed}; {instead}, train "
-        "again into another output_dir, or evaluate the adapter as it is: "
-        f"`python -m eval.run {recipe.path} --adapter {folder}`"
-    )
-
-
-def _check_base_model(recipe: Recipe, folder: Path, trained_on: str, given: bool) -> None:
-    base_model = str(recipe.config["base_model"])
-    if Path(trained_on) in (Path(base_model), Path(base_model).resolve()):
-        return
-    if given:
-        same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
-        if same is None:
-            print(
-                f"note: {folder} was trained on {trained_on}, which is not here to be compared "
-                f"with {base_model}; only the shapes of its weights are checked"
-            )
-        if same is not False:
-            return
-    raise UserError(
-        f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
-        f"{base_model}; set the right one, or train with `accelerate launch -m axolotl.cli.train "
-        f"{recipe.path}`"
-    )
 
 
 def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
@@ -181,27 +156,22 @@ def same_weights(one: str, other: str, revision: str | None = None) -> bool | No
     A folder is compared with a folder, or with what the hub's cache holds, file by file. Else the
     last parts of the two names tell that they are two models, and never that they are one.
     """
-    folders = [_folder_of(name, revision) for name in (one, other)]
-    if None not in folders:
-        first, second = (_weights(Path(str(folder))) for folder in folders)
-        if not (first and second):
+    weights = []
+    for name in (one, other):
+        folder = Path(name) if Path(name).is_dir() else None
+        folder = folder or snapshot(name, {"revision_of_model": revision})
+        if folder:
+            weights.append(sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")))
+    if len(weights) == 2:
+        if not all(weights):
             return None
-        if [(p.name, p.stat().st_size) for p in first] != [
-            (p.name, p.stat().st_size) for p in second
-        ]:
-            return False  # seconds, where hashing 14.5 GB twice takes minutes
-        return [sha256_of(p) for p in first] == [sha256_of(p) for p in second]
+        first, second = ({path.name: path for path in paths} for paths in weights)
+        return first.keys() == second.keys() and all(
+            filecmp.cmp(first[name], second[name], shallow=False) for name in first
+        )
     alike = Path(one).name.lower() == Path(other).name.lower()
     both = all(re.fullmatch(HUB_ID, name) for name in (one, other))  # `models/x` may be a folder
     return False if both and not alike else None
-
-
-def _folder_of(name: str, revision: str | None) -> Path | None:
-    return Path(name) if Path(name).is_dir() else snapshot(name, {"revision_of_model": revision})
-
-
-def _weights(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
 def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
@@ -216,10 +186,13 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
     if not (block.get("training_rouge") or {}).get("dialogues"):
         block.pop("training_rouge", None)  # no summaries choose the checkpoint
         block.pop("decoding", None)
-    kept = {k: v for k, v in config.items() if k not in WITHOUT_EFFECT and v is not None}
-    kept = {k: v for k, v in kept.items() if not k.startswith(WATCHING)}
+    kept = {
+        key: value
+        for key, value in config.items()
+        if value is not None and not re.fullmatch(WITHOUT_EFFECT, key)
+    }
     found = dict(_flat({**kept, "summarization": block}))
-    data = {f"data.{name}": files[name] for name in ("train.jsonl", "validation.jsonl")}
+    data = {f"data.{name}": files[name] for name in DATA}
     return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
 
 
@@ -254,11 +227,10 @@ def settings_in(folder: Path) -> dict[str, Any] | None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
-    missing = object()
     return {
         key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key, missing) != now.get(key, missing)
+        if before.get(key) != now.get(key)
     }
 
 
@@ -266,8 +238,7 @@ def finished(folder: Path) -> int | None:
     """After how many steps the run in `folder` ended with the adapter that is there, or None."""
     try:
         made = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
-        whole = made["adapter"] == sha256_of(folder / ADAPTER)
-        return int(made["steps"]) if whole else None
+        return int(made["steps"]) if made["adapter"] == sha256_of(folder / ADAPTER) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

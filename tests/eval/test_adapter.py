@@ -111,7 +111,7 @@ def test_a_given_adapter_may_be_trained_otherwise_but_not_on_another_prompt(run:
     with pytest.raises(UserError, match="another prompt: special_tokens.eos_token was null and is"):
         find_adapter(other, given)
     prompt = changed("prompt", summarization__instruction="Sum up: {dialogue}")
-    with pytest.raises(UserError, match="another summarization.instruction"):
+    with pytest.raises(UserError, match="another prompt: summarization.instruction was"):
         find_adapter(prompt, given)
 
 
