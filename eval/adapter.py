@@ -227,10 +227,11 @@ def settings_in(folder: Path) -> dict[str, Any] | None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
+    missing = object()  # a key that is null is not one that is missing
     return {
         key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
+        if before.get(key, missing) != now.get(key, missing)
     }
 
 

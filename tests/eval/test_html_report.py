@@ -131,7 +131,7 @@ def test_sparse_data_still_make_a_page() -> None:
 
 def test_length_is_in_words_where_no_round_number_lies_between_the_ends() -> None:
     result = copy.deepcopy(report_data())
-    result.corpus.dialogues = ["word " * (130 + n % 2) for n in range(len(result.corpus.ids))]
+    result.corpus.dialogues = ["word " * (130 + n % 2) for n, _ in enumerate(result.values["base"])]
     labels = re.findall(r'class="muted middle"[^>]*>([^<]*)<', draw(result, {})["length"])
     assert labels == ["130", "131", "words of the dialogue"]
 
