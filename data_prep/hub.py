@@ -10,6 +10,14 @@ from data_prep.recipe import Recipe
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
+def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says to every `from_pretrained` of its base model."""
+    return {
+        "revision": config.get("revision_of_model") or "main",
+        "trust_remote_code": bool(config.get("trust_remote_code")),
+    }
+
+
 def model_unavailable(recipe: Recipe, error: BaseException) -> str:
     """One line for a base model (or its tokenizer) that cannot be loaded.
 

@@ -29,7 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from data_prep.errors import UserError
-from data_prep.hub import model_unavailable
+from data_prep.hub import model_arguments, model_unavailable
 from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -76,7 +76,7 @@ class HfEngine:
         try:
             self.model = AutoModelForCausalLM.from_pretrained(
                 recipe.config["base_model"],
-                revision=recipe.config.get("revision_of_model"),
+                **model_arguments(recipe.config),
                 dtype=getattr(torch, decoding.dtype),
                 device_map=self.device,
                 quantization_config=_quantization(recipe.config, decoding.dtype),

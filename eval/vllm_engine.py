@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.hub import model_arguments
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Decoding
 from eval.signature import quantization
@@ -48,7 +49,7 @@ class VllmEngine:
         try:
             self.llm = LLM(
                 model=recipe.config["base_model"],
-                revision=recipe.config.get("revision_of_model"),
+                **model_arguments(recipe.config),
                 dtype=decoding.dtype,
                 seed=decoding.seed,
                 generation_config="vllm",

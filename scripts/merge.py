@@ -20,7 +20,6 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
-from data_prep.hub import model_unavailable
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
@@ -42,6 +41,7 @@ from scripts.merge_proof import (
 from scripts.publish import TEXT, check_file
 from training import run_record
 from training.checkpoints import free_name
+from training.model_checks import empty_model
 
 PROMPTS = 16  # validation rows whose prompts are compared
 WORDS = 2000  # characters of Axolotl's output, shown where it fails
@@ -198,15 +198,10 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
     """
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForCausalLM
 
     from eval.hf_engine import tied_ends
 
-    base_model, revision = recipe.config["base_model"], recipe.config.get("revision_of_model")
-    try:
-        config = AutoConfig.from_pretrained(base_model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(model_unavailable(recipe, error)) from error
+    base_model, model = recipe.config["base_model"], empty_model(recipe)
     try:
         settings = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
         with safe_open(adapter / ADAPTER, framework="pt") as file:
@@ -215,7 +210,6 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"it is {settings.get('peft_type')}, and only LORA is merged here")
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
             touched = tied_ends(model, saved)
             model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
         wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from data_prep.errors import UserError, whole_file
+from data_prep.hub import model_arguments
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
@@ -214,7 +215,7 @@ def _adapted(recipe: Recipe, adapter: Path) -> Any:
 
     model: Any = AutoModelForCausalLM.from_pretrained(
         recipe.config["base_model"],
-        revision=recipe.config.get("revision_of_model"),
+        **model_arguments(recipe.config),
         dtype="auto",
         device_map="cuda:0" if torch.cuda.is_available() else "cpu",
     )

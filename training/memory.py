@@ -12,10 +12,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from data_prep.errors import UserError
-from data_prep.hub import model_unavailable
 from data_prep.machine import usage
 from data_prep.recipe import Recipe
+from training.model_checks import empty_model
 
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: and a byte for 64 of them, four for 256 of these
 # Losses that never hold a float32 copy of all logits.
@@ -47,19 +46,8 @@ def count_weights(recipe: Recipe) -> Weights:
     from axolotl.loaders.adapter import load_lora
     from axolotl.utils.dict import DictDefault
     from peft import get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = recipe.config
-    try:
-        sizes = AutoConfig.from_pretrained(
-            config["base_model"],
-            revision=config.get("revision_of_model") or "main",
-            trust_remote_code=bool(config.get("trust_remote_code")),
-        )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(sizes)
-    except (OSError, ValueError) as error:
-        raise UserError(model_unavailable(recipe, error)) from error
+    model = empty_model(recipe)
     head = model.get_output_embeddings()
     parameters = model.num_parameters()
     linear = sum(
@@ -67,7 +55,7 @@ def count_weights(recipe: Recipe) -> Weights:
         for module in model.modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
-    settings: Any = load_lora(model, DictDefault(config), config_only=True)[1]
+    settings: Any = load_lora(model, DictDefault(recipe.config), config_only=True)[1]
     settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
     with torch.device("meta"):
         adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()

@@ -22,6 +22,7 @@ from eval.adapter import finished, settings_of
 from training import run_record
 from training.checkpoints import newest_whole
 from training.machine_checks import machine_problems
+from training.model_checks import check_model
 from training.plan import count_tokens, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
 
@@ -120,6 +121,10 @@ def check_recipe(
         report.problems += parity.problems
         report.example = parity.example
         report.say("prompt", *parity.checked, f"a turn ends on {parity.end}")
+        if parity.encoder and parity.example and not report.problems:
+            end = parity.example.trained[-1]
+            report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
+            report.say("adapter", *lines)
         if not report.problems:
             _check_work(recipe, report, processes, gpu_memory)
     except UserError as error:

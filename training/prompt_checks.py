@@ -152,6 +152,7 @@ class Parity:
     end: str = ""  # the token that ends a turn, and on which generation stops
     checked: tuple[str, ...] = ()  # sentences: what was right in all of them
     example: EncodedRow | None = None  # the shortest of them
+    encoder: PromptEncoder | None = None
 
 
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
@@ -184,7 +185,7 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     ends &= set(encoder.tokenizer.all_special_ids)
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
     shortest = min(encoded, key=lambda row: len(row.ids), default=None)
-    return Parity(problems, end, tuple(checked), shortest)
+    return Parity(problems, end, tuple(checked), shortest, encoder)
 
 
 def spread(rows: list[Example], count: int) -> list[Example]:
