@@ -86,7 +86,15 @@ class PromptEncoder:
         cfg.tokenizer_config = cfg.tokenizer_config or cfg.base_model_config
         try:
             self.tokenizer = load_tokenizer(cfg)
+            template = cfg.chat_template or recipe.config["datasets"][0].get("chat_template")
+            if not self.tokenizer.chat_template and template in (None, "tokenizer_default"):
+                raise ValueError("the tokenizer's chat_template is null")
         except (OSError, ValueError) as error:
+            if "chat_template is null" in str(error):  # Axolotl's words too
+                raise UserError(
+                    f"{recipe.path}: the tokenizer of {recipe.config['base_model']} has no chat "
+                    "template; add `chat_template: chatml`, or another of Axolotl's"
+                ) from error
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 

@@ -111,14 +111,13 @@ class Summarizer:
     def read_output(self, example: Example, output: list[int]) -> Prediction:
         """The prediction that new token ids are, up to the first end token."""
         place = next((n for n, token in enumerate(output) if token in self.ends), None)
-        length = len(output) if place is None else place + 1
-        text = self.encoder.tokenizer.decode(output[:length], skip_special_tokens=True)
+        text = self.encoder.tokenizer.decode(output[:place], skip_special_tokens=True)
         return Prediction(
             id=example.id,
             dialogue=example.dialogue,
             reference=example.summary,
             prediction=text.strip(),
-            tokens=length,
+            tokens=len(output) if place is None else place + 1,
             stopped=place is not None,
         )
 

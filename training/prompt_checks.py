@@ -123,7 +123,7 @@ class RowChecks:
         if left_out := self._text(row.untrained):
             return f"the loss leaves out {left_out[:QUOTED]!r} before the turn's end; {FIX_LOSS}"
         end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
-        if end not in self.tokenizer.all_special_ids or end not in self.stops:
+        if end not in self.stops:
             return f"the turn ends on {token!r}, on which generation does not stop; {FIX_END}"
         return ""
 
@@ -182,7 +182,6 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     ends = {row.trained[-1] for row in encoded if row.trained}
     if len(ends) > 1:
         problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
-    ends &= set(encoder.tokenizer.all_special_ids)
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
     shortest = min(encoded, key=lambda row: len(row.ids), default=None)
     return Parity(problems, end, tuple(checked), shortest, encoder)
@@ -242,10 +241,11 @@ def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int
 
 
 def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
-    """Ids on which generation stops: the tokenizer's EOS and those of the model's own settings."""
+    """Ids on which generation stops: EOS, the recipe's `eot_tokens`, the model's own settings."""
     from transformers import GenerationConfig
 
-    stops = {tokenizer.eos_token_id}
+    turns = recipe.config.get("eot_tokens") or []
+    stops = {tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(turns)}
     try:
         eos = GenerationConfig.from_pretrained(
             recipe.config["base_model"], revision=recipe.config.get("revision_of_model") or "main"

@@ -186,3 +186,27 @@ def test_spread_holds_first_last_and_longest() -> None:
     assert {0, 13, 99} <= set(chosen)
     assert max(b - a for a, b in zip(chosen, chosen[1:], strict=False)) < 40
     assert spread(rows[:5], 8) == rows[:5]
+
+
+def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2: Path) -> None:
+    """The tokenizer's own EOS is another one, and the model's settings name none."""
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    (model / "generation_config.json").write_text("{}", "utf-8")
+    recipe = prepared("smollm2", tmp_path, model)
+    recipe = changed(recipe, {"special_tokens": {"eos_token": "<|endoftext|>"}})
+    assert "name the token that ends a turn" in check_parity(recipe).problems[0]
+    parity = check_parity(changed(recipe, {"eot_tokens": ["<|im_end|>"]}))
+    assert (parity.problems, parity.end) == ([], "<|im_end|>")
+
+
+def test_a_tokenizer_without_a_chat_template_is_named(tmp_path: Path, smollm2: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model)
+    recipe = prepared("smollm2", tmp_path, model)
+    (model / "chat_template.jinja").unlink()
+    recipe.config.pop("chat_template", None)
+    for template in (None, "tokenizer_default"):
+        with pytest.raises(UserError, match="has no chat template; add `chat_template: chatml`"):
+            check_parity(changed(recipe, {"chat_template": template}))
+    assert check_parity(changed(recipe, {"chat_template": "chatml"})).problems == []
