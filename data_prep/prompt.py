@@ -95,6 +95,8 @@ class PromptEncoder:
                     f"{recipe.path}: the tokenizer of {recipe.config['base_model']} has no chat "
                     "template; add `chat_template: chatml`, or another of Axolotl's"
                 ) from error
+            if "lora_modules_to_save" in str(error):  # Axolotl's, for `tokens` that are not trained
+                raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 

@@ -61,6 +61,12 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
     if given and not (folder / ADAPTER).is_file():
         raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
+    if not recipe.config.get("adapter") and not given:
+        raise UserError(
+            f"{recipe.path}: has no `adapter:`, so that training saves a whole model in {folder}; "
+            f"to score it, set `base_model: {folder}` in a copy of the recipe, and run `python -m "
+            "eval.run COPY --models base`"
+        )
     if not (folder / ADAPTER).is_file():
         raise UserError(
             f"{folder}: no trained adapter there; train one with `{train}`, or take the "

@@ -75,7 +75,8 @@ class Summarizer:
         else:
             from eval.hf_engine import HfEngine
 
-            self.engine = HfEngine(recipe, decoding, self.ends, pad)
+            tokens = len(self.encoder.tokenizer)
+            self.engine = HfEngine(recipe, decoding, self.ends, pad, tokens)
 
     def use(self, model: str) -> None:
         """Choose `base` or `tuned`; after `tuned` the base model is no longer available."""

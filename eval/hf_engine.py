@@ -56,15 +56,14 @@ class HfEngine:
     """A base model; after `attach_adapter` the same weights with the adapter merged or beside."""
 
     def __init__(
-        self, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int, beside: bool = False
+        self, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int, vocabulary: int
     ):
         """Load the base model; raises UserError where it cannot be loaded.
 
-        `decoding.dtype` must not be `auto`; `ends` and `pad` are token ids; `beside` keeps the
-        adapter out of the weights.
+        `decoding.dtype` must not be `auto`; `ends` and `pad` are token ids; `vocabulary` counts
+        the tokenizer's tokens, for which the model gets rows where the recipe adds some.
         """
         self.recipe, self.decoding, self.ends, self.pad = recipe, decoding, ends, pad
-        self.beside = beside or quantization(recipe.config) is not None
         self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
         self.tuned = False
         self.device = "cpu"
@@ -84,6 +83,11 @@ class HfEngine:
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
+        if recipe.config.get("resize_token_embeddings_to_32x"):
+            vocabulary = -(-vocabulary // 32) * 32
+        if vocabulary > self.model.get_input_embeddings().num_embeddings:  # as Axolotl does
+            torch.manual_seed(0)
+            self.model.resize_token_embeddings(vocabulary)
         use_grouped_attention(self.model)
 
     def attach_adapter(self, folder: Path) -> None:
@@ -91,7 +95,7 @@ class HfEngine:
         if self.tuned:
             return
         adapted = load_peft_weights(str(folder), device="cpu").keys()
-        beside = self.beside or tied_ends(self.model, adapted)
+        beside = quantization(self.recipe.config) or tied_ends(self.model, adapted)
         model = self.attach_beside(folder)
         if not beside:
             self.model = model.merge_and_unload()
@@ -102,9 +106,9 @@ class HfEngine:
         Inside `disable_adapter()` of the returned model, `generate` is the base model's.
         """
         try:
-            saved = load_peft_weights(str(folder), device="cpu").keys()
+            saved = own_weights(load_peft_weights(str(folder), device="cpu"))
             model = PeftModel.from_pretrained(self.model, folder).eval()
-            wanted = get_peft_model_state_dict(model).keys()
+            wanted = own_weights(get_peft_model_state_dict(model))
             if saved != wanted:  # PEFT would leave the missing ones at zero, with a warning
                 raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
@@ -136,6 +140,11 @@ def _attention(config: dict[str, Any]) -> str | None:
     """
     eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
     return "eager" if eager else None
+
+
+def own_weights(names: Iterable[str]) -> set[str]:
+    """The names without those that PEFT saves twice, where an adapter has added tokens."""
+    return {n for n in names if ".modules_to_save." not in n and ".original_module." not in n}
 
 
 def tied_ends(model: Any, adapted: Iterable[str]) -> list[str]:

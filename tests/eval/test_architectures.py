@@ -1,15 +1,15 @@
 """Batched greedy outputs in fp32 are those of one prompt at a time, for each kind of model."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from data_prep.prepare import prepare
-from data_prep.recipe import Recipe, load_recipe
+from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.hf_engine import HfEngine, Settings, generate, use_grouped_attention
@@ -71,49 +71,65 @@ def test_batched_outputs_are_those_of_one_by_one(kind: str) -> None:
     assert len({len(cut(ids)) for ids in alone}) > 1
 
 
-@pytest.fixture
-def recipe(tmp_path: Path, tiny_smollm2: Path) -> Recipe:
-    path = derived_recipe("smollm2_samsum", tmp_path, "tied", base_model=str(tiny_smollm2))
-    prepare(load_recipe(path))
-    return load_recipe(path)
+BOTH = ["lm_head", "embed_tokens"]
+ADDED = {"tokens": ["<sum>", "</sum>"], "lora_modules_to_save": BOTH}
+ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied, of PEFT, of the recipe
+    "LoRA": (True, {}, {}),
+    "DoRA": (True, {"use_dora": True}, {}),
+    "rsLoRA": (True, {"use_rslora": True}, {}),
+    "PiSSA": (True, {"init_lora_weights": "pissa"}, {}),
+    "lm_head, tied": (True, {"target_modules": ["q_proj", "lm_head"]}, {}),
+    "lm_head": (False, {"target_modules": ["q_proj", "lm_head"]}, {}),
+    "embedding, tied": (True, {"target_modules": ["q_proj", "embed_tokens"]}, {}),
+    "embedding": (False, {"target_modules": ["q_proj", "embed_tokens"]}, {}),
+    "both saved, tied": (True, {"modules_to_save": BOTH}, {}),
+    "both saved": (False, {"modules_to_save": BOTH}, {}),
+    "a token, tied": (True, {"trainable_token_indices": [900]}, {}),
+    "a token": (False, {"trainable_token_indices": {"lm_head": [900]}}, {}),
+    "added tokens, tied": (True, {"modules_to_save": BOTH}, ADDED),
+    "added tokens": (False, {"modules_to_save": BOTH}, ADDED),
+}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{"target_modules": ["q_proj", "lm_head"]},
-     {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]},
-     {"target_modules": ["q_proj", "embed_tokens"]}],
-    ids=["lm_head", "both saved", "embedding"],
-)  # fmt: skip
-def test_an_adapter_on_tied_embeddings_says_what_it_said_in_training(
-    recipe: Recipe, settings: dict[str, Any]
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_says_what_it_said_in_training(
+    tmp_path: Path, tiny_smollm2: Path, name: str
 ) -> None:
-    """Merged into the weights, it would change the embedding at both ends."""
-    base = recipe.config["base_model"]
+    """Merged or beside, as the engine chooses; tied embeddings, merged, would change twice."""
+    tied, settings, more = ADAPTERS[name]
+    base = tmp_path / "base"
+    shutil.copytree(tiny_smollm2, base)
     torch.manual_seed(1)
-    tuned: Any = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, **settings)
-    )
+    config = AutoConfig.from_pretrained(base, tie_word_embeddings=tied)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    path = derived_recipe("smollm2_samsum", tmp_path, "other", base_model=str(base), **more)
+    recipe = load_recipe(path)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    size = config.vocab_size + len(more.get("tokens", []))
+    model.resize_token_embeddings(size)
+    lora = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "up_proj"],
+                         "init_lora_weights": True, **settings})  # fmt: skip
+    tuned: Any = get_peft_model(model, lora)
     for weight in tuned.parameters():
         if weight.requires_grad:
-            torch.nn.init.normal_(weight, std=0.5)
-    tuned.save_pretrained(recipe.output_dir)
-    in_training = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base), recipe.output_dir
-    ).eval()
+            weight.data += 0.3 * torch.randn_like(weight)
+    tuned.eval().save_pretrained(recipe.output_dir)
     ours = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=12), recipe.output_dir)
     assert isinstance(ours.engine, HfEngine)
-    prompts = [[5, 900, 17, 3000], [44, 45]]
-    config = GenerationConfig(
-        do_sample=False, max_new_tokens=12, eos_token_id=ours.ends, pad_token_id=0
-    )
-    expected = [
-        in_training.generate(
-            input_ids=torch.tensor([p]), attention_mask=torch.ones(1, len(p)),
-            generation_config=config,
-        )[0, len(p) :].tolist()
-        for p in prompts
-    ]  # fmt: skip
+    prompts = [[5, 900, 17, 3000, size - 1], [44, 45]]
+    settings = {"do_sample": False, "max_new_tokens": 12, "pad_token_id": 0}
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        out = tuned.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids),
+            generation_config=GenerationConfig(**settings, eos_token_id=ours.ends),
+        )  # fmt: skip
+        expected.append(out[0, len(prompt) :].tolist())
     ours.use("tuned")
     made = ours.engine.generate(prompts, 0)
     assert [ids[: len(e)] for ids, e in zip(made, expected, strict=True)] == expected
+    ids = torch.tensor(prompts[:1])
+    with torch.no_grad():
+        ours_says, training_said = ours.engine.model(ids).logits, tuned(ids).logits
+    torch.testing.assert_close(ours_says, training_said, rtol=1e-4, atol=1e-4)

@@ -210,3 +210,5 @@ def test_a_tokenizer_without_a_chat_template_is_named(tmp_path: Path, smollm2: P
         with pytest.raises(UserError, match="has no chat template; add `chat_template: chatml`"):
             check_parity(changed(recipe, {"chat_template": template}))
     assert check_parity(changed(recipe, {"chat_template": "chatml"})).problems == []
+    with pytest.raises(UserError, match=r"include \[`embed_tokens`, `lm_head`\] in `lora_mod.*`.$"):
+        check_parity(changed(recipe, {"tokens": ["<sum>"]}))
