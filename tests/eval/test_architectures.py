@@ -1,5 +1,6 @@
 """Batched greedy outputs in fp32 are those of one prompt at a time, for each kind of model."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.hf_engine import HfEngine, Settings, generate, use_grouped_attention
 from tests.conftest import derived_recipe
+from training.model_checks import check_model
 
 SMALL: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
@@ -133,3 +135,25 @@ def test_an_adapter_says_what_it_said_in_training(
     with torch.no_grad():
         ours_says, training_said = ours.engine.model(ids).logits, tuned(ids).logits
     torch.testing.assert_close(ours_says, training_said, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_with_code_of_its_own(tmp_path: Path, tiny_smollm2: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_smollm2, base)
+    (base / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n\n\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    config |= {"model_type": "own", "auto_map": names}
+    (base / "config.json").write_text(json.dumps(config), "utf-8")
+    made = []
+    for model, more in ((base, {"trust_remote_code": True}), (tiny_smollm2, {})):
+        path = derived_recipe("smollm2_samsum", tmp_path, "own", base_model=str(model), **more)
+        recipe = load_recipe(path)
+        ours = Summarizer(recipe, Decoding(dtype="float32", max_new_tokens=12))
+        problems, said = check_model(recipe, ours.encoder.tokenizer, ours.ends[0])
+        made.append((problems, said, ours.engine.generate([[5, 900, 17], [44]], 0)))
+    assert made[0] == made[1]
