@@ -11,6 +11,7 @@ from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 
+AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
 MOST_PADDING = 0.15  # of a batch's prompt tokens; more of it costs more than a larger batch saves
 
 
@@ -65,17 +66,17 @@ class Summarizer:
         """
         self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
         self.ends, pad = self._ends_and_pad(recipe)
+        tokens = len(self.encoder.tokenizer)
         self.engine: Engine
         if engine:
             self.engine = engine(recipe, decoding, self.ends, pad)
         elif decoding.engine == "vllm":
             from eval.vllm_engine import VllmEngine
 
-            self.engine = VllmEngine(recipe, decoding, self.ends, pad, adapter)
+            self.engine = VllmEngine(recipe, decoding, self.ends, pad, tokens, adapter)
         else:
             from eval.hf_engine import HfEngine
 
-            tokens = len(self.encoder.tokenizer)
             self.engine = HfEngine(recipe, decoding, self.ends, pad, tokens)
 
     def use(self, model: str) -> None:
@@ -149,11 +150,15 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
 
     A batch keeps to the budget of `batch_tokens`, and little of it is padding. One dialogue is
     always allowed. The plan depends on the rows and the settings alone, so that a resumed run, or
-    one with more processes, makes the same batches and the same bytes.
+    one with more processes, makes the same batches and the same bytes. vLLM fills its own batches
+    from what it gets, so that it gets many at once.
     """
+    by_length = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    if decoding.engine == "vllm":
+        return [by_length[start : start + AT_ONCE] for start in range(0, len(lengths), AT_ONCE)]
     batches: list[list[int]] = []
     longest = tokens = 0
-    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+    for row in by_length:
         size = len(batches[-1]) + 1 if batches else 1
         budget = size * (longest + decoding.max_new_tokens) * decoding.num_beams
         padding = 1 - (tokens + lengths[row]) / max(1, size * longest)

@@ -65,7 +65,7 @@ class HfEngine:
         """
         self.recipe, self.decoding, self.ends, self.pad = recipe, decoding, ends, pad
         self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
-        self.tuned = False
+        self.tuned = self.merged = False
         self.device = "cpu"
         if torch.cuda.is_available():
             self.device = f"cuda:{torch.cuda.current_device()}"
@@ -99,6 +99,7 @@ class HfEngine:
         model = self.attach_beside(folder)
         if not beside:
             self.model = model.merge_and_unload()
+            self.merged = True
 
     def attach_beside(self, folder: Path) -> PeftModel:
         """Load the adapter beside the weights; raises UserError where it does not fit.

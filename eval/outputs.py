@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from data_prep.sources import is_data, read_file
 from eval import signature
 from eval.baselines import Corpus, System
-from eval.predictions import recorded_key
+from eval.predictions import true_record
 
 
 @dataclass
@@ -60,8 +60,8 @@ def load(
     compared: dict[str, str] = {}  # what the signatures of all files must share
     for name, path in files.items():
         aligned = align(records[name], target, names.id, path)
-        key = recorded_key(path)
-        known = signature.generation_fields(key, packages=False) if key else {}
+        record = true_record(path)
+        known = signature.generation_fields(record.key, record.versions) if record else {}
         systems[name] = _system(aligned, names, known)
         own = target if references else aligned
         fields = signature.scoring_fields([record.text(names.reference) for record in own]) | known
@@ -70,6 +70,11 @@ def load(
             raise UserError(
                 f"{files[first]} and {path} cannot be compared: {'; '.join(differ)}; use the same "
                 "settings for both, or compare them with --force"
+            )
+        if both := signature.engines(compared, fields):
+            print(
+                f"note: {files[first]} is by {both[0]} and {path} by {both[1]}: under the same "
+                "settings two engines differ by rounding alone"
             )
     if names.dialogue in target[0].fields:
         source = target

@@ -20,6 +20,7 @@ from data_prep.errors import UserError, whole_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
 from eval.generate import Batch, Prediction
+from eval.signature import engine_versions
 
 Key = dict[str, Any]  # eval.signature.generation_key: all that decides a model's predictions
 
@@ -38,6 +39,7 @@ class FileRecord(BaseModel):
     key: Key
     sha256: str
     seconds: float
+    versions: dict[str, str] = {}  # of the engine's packages
 
 
 def generate_file(
@@ -130,10 +132,10 @@ def copy_predictions(source: Path, target: Path) -> None:
             file.write(old.read_text("utf-8"))
 
 
-def recorded_key(path: Path) -> Key | None:
-    """The key under which `path` was generated, if it is as it was written."""
+def true_record(path: Path) -> FileRecord | None:
+    """The record of `path`, if the file is as it was written."""
     record = read_record(path)
-    return record.key if record and record.sha256 == sha256_of(path) else None
+    return record if record and record.sha256 == sha256_of(path) else None
 
 
 def difference(old: Key | None, new: Key) -> str:
@@ -172,7 +174,12 @@ def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:
             out.write(predictions[example.id].model_dump_json() + "\n")
     seconds = round(sum(batch.seconds for batch in done), 1)
     with whole_file(key_file(path)) as out:
-        record = FileRecord(key=key, sha256=sha256_of(path), seconds=seconds)
+        record = FileRecord(
+            key=key,
+            sha256=sha256_of(path),
+            seconds=seconds,
+            versions=engine_versions(key["decoding"]["engine"]),
+        )
         out.write(record.model_dump_json())
     for shard in _shards(path):
         shard.unlink(missing_ok=True)

@@ -96,7 +96,7 @@ def _system(rows: list[Prediction], record: FileRecord) -> System:
         tokens=[row.tokens for row in rows],
         stopped=[row.stopped for row in rows],
         seconds=record.seconds,
-        fields=generation_fields(record.key),
+        fields=generation_fields(record.key, record.versions),
     )
 
 

@@ -34,11 +34,8 @@ def scoring_fields(references: Sequence[str]) -> dict[str, str]:
     }
 
 
-def generation_fields(key: dict[str, Any], packages: bool = True) -> dict[str, str]:
-    """What the key of a model's predictions tells of them.
-
-    `packages`: also name this environment's versions, if it is the one that made them.
-    """
+def generation_fields(key: dict[str, Any], versions: dict[str, str]) -> dict[str, str]:
+    """What the key of a model's predictions tells of them, and the packages that made them."""
     fields = {
         "model": "-".join([key["base_model_hash"][:8], *filter(None, [key.get("quantized")])]),
         "adapter": (key["adapter_hash"] or "none")[:8],
@@ -46,8 +43,17 @@ def generation_fields(key: dict[str, Any], packages: bool = True) -> dict[str, s
         "decoding": _decoding_word(key["decoding"]),
         "data": key["data"][:8],
     }
-    made_by = ("torch", "transformers", "peft") if packages else ()
-    return fields | {name: version(name) for name in made_by}
+    return fields | versions
+
+
+def engine_versions(engine: str) -> dict[str, str]:
+    """The packages here that make an engine's summaries, each with its version."""
+    found = {name: version(name) for name in ("torch", "transformers", "peft")}
+    if engine == "vllm":
+        import vllm
+
+        found["vllm"] = vllm.__version__
+    return found
 
 
 def line(fields: dict[str, str]) -> str:
@@ -57,13 +63,26 @@ def line(fields: dict[str, str]) -> str:
 
 
 def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
-    """What matters and differs: `name: one value, another`, as the message of a refusal."""
+    """What matters and differs: `name: one value, another`, as the message of a refusal.
+
+    The engine does not matter: under equal settings two engines differ by rounding alone.
+    """
+    first, second = (
+        {**of, "decoding": of["decoding"].partition("-")[2]} if "decoding" in of else of
+        for of in (first, second)
+    )
     names = [*ALWAYS, *(name for name in WHERE_KNOWN if name in first and name in second)]
     return [
         f"{name}: {first.get(name, 'unknown')}, {second.get(name, 'unknown')}"
         for name in names
         if first.get(name) != second.get(name)
     ]
+
+
+def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
+    """The two engines of results whose decoding is otherwise the same; empty where it is one."""
+    both = [fields.get("decoding", "").partition("-")[0] for fields in (first, second)]
+    return both if all(both) and both[0] != both[1] else []
 
 
 def generation_key(

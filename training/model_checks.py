@@ -81,7 +81,8 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
     settings: Any = load_lora(model, DictDefault(config), config_only=True)[1]
     targets, modules = settings.target_modules or [], dict(model.named_modules())
     if isinstance(targets, str):  # a regular expression
-        wanted = {targets: sum(bool(check_target_module_exists(settings, name)) for name in modules)}
+        found = [name for name in modules if check_target_module_exists(settings, name)]
+        wanted = {targets: len(found)}
     else:
         names = [*sorted(targets), *(settings.modules_to_save or [])]
         wanted = {n: sum(m == n or m.endswith(f".{n}") for m in modules) for n in names}

@@ -10,12 +10,12 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.prompt import Example
 from eval.generate import Batch, Prediction
-from eval.predictions import difference, finished_record, generate_file, recorded_key
+from eval.predictions import difference, finished_record, generate_file, true_record
 
 INSTRUCTION = "Sum up:\n{dialogue}"
 ROWS = [Example.build(str(n), f"Ann: {n}", f"Ann says {n}.", INSTRUCTION) for n in range(6)]
 BATCHES = [Batch(n, [ROWS[5 - 2 * n], ROWS[4 - 2 * n]], [[0], [0]]) for n in range(3)]
-KEY = {"model": "base", "decoding": {"max_new_tokens": 8, "dtype": "float32"}}
+KEY = {"model": "base", "decoding": {"engine": "hf", "max_new_tokens": 8, "dtype": "float32"}}
 
 
 class Interrupted(Exception):
@@ -97,7 +97,7 @@ def test_another_key_starts_again_and_says_why(
     else:
         with pytest.raises(Interrupted):
             generate(path, fail_at=1)
-    other = {**KEY, "decoding": {"max_new_tokens": 9, "dtype": "float32"}}
+    other = {**KEY, "decoding": {"engine": "hf", "max_new_tokens": 9, "dtype": "float32"}}
     assert finished_record(path, other) is None
     assert generate(path, other) == [0, 1, 2]
     assert "generated again: decoding.max_new_tokens changed" in capsys.readouterr().out
@@ -159,4 +159,4 @@ def test_a_finished_file_that_was_cut_is_refused_and_kept(tmp_path: Path) -> Non
     path.write_bytes(cut)
     with pytest.raises(UserError, match="changed or cut short"):
         finished_record(path, KEY)
-    assert path.read_bytes() == cut and recorded_key(path) is None
+    assert path.read_bytes() == cut and true_record(path) is None

@@ -22,7 +22,9 @@ def key(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_line_names_every_setting() -> None:
-    fields = signature.scoring_fields(["a", "b"]) | signature.generation_fields(key())
+    fields = signature.scoring_fields(["a", "b"]) | signature.generation_fields(
+        key(), signature.engine_versions("hf")
+    )
     line = signature.line(fields)
     assert line.startswith("rouge|n:2|agg:mean-f1|stem:porter|tok:a-z0-9|lsum:lines|empty:0|refs:")
     for part in ("model:01234567", "adapter:none", "prompt:01234567", "data:01234567"):
@@ -40,7 +42,7 @@ def test_the_line_names_every_setting() -> None:
     ],
 )
 def test_decoding_is_one_word(settings: dict[str, Any], word: str) -> None:
-    fields = signature.generation_fields(key(decoding=Decoding(**settings).model_dump()))
+    fields = signature.generation_fields(key(decoding=Decoding(**settings).model_dump()), {})
     assert fields["decoding"] == word
 
 
@@ -50,11 +52,15 @@ def test_what_matters_and_what_does_not() -> None:
     assert signature.differences(one, signature.scoring_fields(["a"]))[0] == "n: 2, 1"
     turned = signature.differences(one, signature.scoring_fields(["b", "a"]))
     assert [text.split(":")[0] for text in turned] == ["refs"]
-    known = one | {"decoding": "greedy", "prompt": "p"}
+    known = one | {"decoding": "hf-float32-greedy-128", "prompt": "p"}
     assert signature.differences(known, one) == []  # one of them does not name it
-    assert signature.differences(known, known | {"decoding": "beam4"}) == [
-        "decoding: greedy, beam4"
+    other = known | {"decoding": "hf-float32-beam4-128"}
+    assert signature.differences(known, other) == [
+        "decoding: float32-greedy-128, float32-beam4-128"
     ]
+    other = known | {"decoding": "vllm-float32-greedy-128"}
+    assert signature.differences(known, other) == [] == signature.engines(known, known)
+    assert signature.engines(known, other) == ["hf", "vllm"]
 
 
 @pytest.mark.parametrize(
