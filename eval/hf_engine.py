@@ -313,7 +313,7 @@ def _one_token(
         attn_mask=mask.expand(-1, -1, groups, -1),
         scale=scale,
     )
-    return output.reshape(batch, 1, heads, width)
+    return output.reshape(batch, 1, heads, value.shape[-1])
 
 
 def _in_blocks(
