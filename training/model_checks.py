@@ -67,6 +67,12 @@ def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
             f"attn_implementation: {chosen}: {type(model).__name__} does not support it; "
             f"set `attn_implementation: {other}`"
         )
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    if capped and not chosen.startswith(("eager", "flash", "flex")):
+        yield (
+            f"attn_implementation: {chosen or 'sdpa, the default,'} leaves out the soft-capping of "
+            f"{type(model).__name__}; set `attn_implementation: eager`"
+        )
 
 
 def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:

@@ -79,6 +79,8 @@ def of_kind(folder: Path, kind: str, config: dict[str, Any], **more: Any) -> Rec
         ),
         ("gpt_oss", {"num_local_experts": 2}, {"attn_implementation": "eager", "adapter": None},
          "", ""),
+        ("gemma2", {"head_dim": 8}, {"attn_implementation": None},
+         "sdpa, the default, leaves out the soft-capping of Gemma2ForCausalLM", "q_proj 2"),
         ("mamba2", {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 8},
          {"sdp_attention": True, "adapter": None}, "Mamba2ForCausalLM does not support it", ""),
     ],
