@@ -94,10 +94,10 @@ class HfEngine:
         """Merge the adapter in, or keep it beside; raises UserError where it does not fit."""
         if self.tuned:
             return
-        adapted = load_peft_weights(str(folder), device="cpu").keys()
-        beside = quantization(self.recipe.config) or tied_ends(self.model, adapted)
+        base = self.model
         model = self.attach_beside(folder)
-        if not beside:
+        adapted = load_peft_weights(str(folder), device="cpu")
+        if not (quantization(self.recipe.config) or tied_ends(base, adapted)):
             self.model = model.merge_and_unload()
             self.merged = True
 

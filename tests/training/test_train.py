@@ -64,7 +64,7 @@ def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> 
     assert tuned["mean_tokens"] < base["mean_tokens"]
     assert tuned["scores"]["rougeL"]["f1"] > base["scores"]["rougeL"]["f1"]
     assert "adapter:none" in base["signature"] and "adapter:none" not in tuned["signature"]
-    assert (results / "report.html").read_text("utf-8").startswith("<!doctype html>")
+    assert (results / "report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_predictions_are_in_test_order_with_their_dialogues(results: Path, trained: Recipe) -> None:
