@@ -33,13 +33,14 @@ examples = read_examples(recipe.data_dir / "test.jsonl")[:8]
 decoding = Decoding(dtype="float32", max_new_tokens=12, batch_tokens=700)
 summarizer = Summarizer(recipe, decoding)
 batches = summarizer.batches(examples)
+KEY = {"model": "base", "decoding": {"engine": "hf"}}
 
 def generate(name):
     (folder / name).mkdir(exist_ok=True)
     path = folder / name / "predictions.base.jsonl"
     child = os.fork()
     if not child:
-        generate_file(path, {"model": "base"}, examples, batches, summarizer.summarize,
+        generate_file(path, KEY, examples, batches, summarizer.summarize,
                       PartialState(cpu=True))
         os._exit(0)
     return child, path
