@@ -34,6 +34,9 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's end fails
+        sys.exit(141)
 
 
 def _quiet_libraries() -> None:

@@ -183,3 +183,13 @@ def test_make_run_keeps_the_hub_away_from_the_embedded_model_alone(
     seen = json.loads(done.stdout.splitlines()[0])
     assert seen.get("HF_HUB_OFFLINE") == offline
     assert seen["LOCAL_KERNELS"] == NO_CPU_KERNEL
+
+
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    code = (
+        "from data_prep.errors import run_cli\n"
+        "run_cli(lambda: [print(n, flush=True) for n in range(10_000)])\n"
+    )
+    line = f"{sys.executable} -c '{code}' | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("0\n141\n", "")
