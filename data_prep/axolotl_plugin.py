@@ -1,13 +1,12 @@
-"""Where recipes of the first release name our plugin; it has moved. To be removed with 0.3."""
+"""Where recipes of the first release name our plugin; it has moved. To be removed with 0.2."""
 
-import warnings
+import sys
 
 from training.plugin import SummarizationArgs, SummarizationPlugin
 
 __all__ = ["SummarizationArgs", "SummarizationPlugin"]
-warnings.warn(
-    "plugins: data_prep.axolotl_plugin.SummarizationPlugin is now "
+print(
+    "note: plugins: data_prep.axolotl_plugin.SummarizationPlugin is now "
     "training.plugin.SummarizationPlugin; change that line of the recipe",
-    FutureWarning,
-    stacklevel=1,
+    file=sys.stderr,
 )

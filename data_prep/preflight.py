@@ -1,5 +1,9 @@
-"""Moved to `python -m training.preflight`. To be removed with 0.3."""
+"""Moved to `python -m training.preflight`. To be removed with 0.2."""
 
 import sys
 
-sys.exit("error: this command is now `python -m training.preflight`, with the same arguments")
+print(
+    "error: this command is now `python -m training.preflight`, with the same arguments",
+    file=sys.stderr,
+)
+sys.exit(2)

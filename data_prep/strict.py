@@ -28,6 +28,7 @@ from data_prep.recipe_file import Loc, Problem, YamlFile, dotted
 from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
+OLD_NAME = "data_prep.axolotl_plugin.SummarizationPlugin"  # of the same class
 Schema = type[BaseModel]
 Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
 
@@ -83,7 +84,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     plugins, found = [], []
     names = names if isinstance(names, list) else []
     for index, name in enumerate(names):
-        if name == OUR_PLUGIN:
+        if name in (OUR_PLUGIN, OLD_NAME):
             continue
         from axolotl.integrations.base import load_plugin
 
@@ -98,7 +99,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
             if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
                 fix, meant = f"did you mean `{OUR_PLUGIN}`?", ("plugins",)
             found.append(Problem(("plugins", index), what, fix, meant=meant))
-    if OUR_PLUGIN not in names:
+    if not {OUR_PLUGIN, OLD_NAME} & set(map(str, names)):
         what = "our plugin is not under `plugins:`, so that training would check nothing of this"
         fix = f"add `- {OUR_PLUGIN}` there"
         found.append(Problem(("plugins",), what, fix, lacks=(("plugins",),)))

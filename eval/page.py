@@ -1,5 +1,6 @@
-"""Moved to `python -m chat.page`. To be removed with 0.3."""
+"""Moved to `python -m chat.page`. To be removed with 0.2."""
 
 import sys
 
-sys.exit("error: this command is now `python -m chat.page`, with the same arguments")
+print("error: this command is now `python -m chat.page`, with the same arguments", file=sys.stderr)
+sys.exit(2)

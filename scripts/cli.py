@@ -20,8 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 # the module's own argparse reads the flags and prints their help, not typer
-AS_IS = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+AS_IS = {**PASSED_ON, "help_option_names": []}
 
 
 def main() -> None:
@@ -44,9 +45,9 @@ _add("prepare", "data_prep", "Make rows for Axolotl of SAMSum or your own data."
 _add("preflight", "training.preflight", "Check a recipe before GPU time is spent.")
 
 
-@app.command(context_settings=AS_IS)
+@app.command(context_settings=PASSED_ON)
 def train(context: typer.Context) -> None:
-    """Train a recipe with Axolotl, started by accelerate."""
+    """Train a recipe with Axolotl, started by accelerate; other arguments go to Axolotl."""
     in_environment = Path(sys.executable).with_name("accelerate")
     accelerate = str(in_environment) if in_environment.is_file() else which("accelerate")
     if not accelerate:
@@ -59,7 +60,7 @@ _add("eval", "eval.run", "Score base and tuned model, and write a report.")
 _add("score", "eval.score", "Score anybody's outputs.")
 
 
-@app.command(context_settings=AS_IS)
+@app.command(context_settings=PASSED_ON)
 def compare(context: typer.Context) -> None:
     """Compare results folders or prediction files by paired tests."""
     files = []

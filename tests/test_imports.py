@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# what each package may import of ours
+# what each package may import of the others
 ARROWS = {
     "data_prep": set(),
     "eval": {"data_prep"},
@@ -25,7 +25,7 @@ MODULES = {
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    """Modules of ours that a file imports, inside its functions too."""
+    """Our modules that a file imports, inside its functions too."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -37,7 +37,7 @@ def imports_of(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", ARROWS)
-def test_packages_import_only_what_stands_below_them(package: str) -> None:
+def test_packages_import_only_what_is_below_them(package: str) -> None:
     wrong = [
         f"{name} imports {other}"
         for name, path in MODULES.items()
