@@ -14,7 +14,7 @@ from chat.chat import Chat, speakers_of
 
 OTHERS = "someone"
 SAME = str.maketrans("’‘ʼ‐‑\u00a0\u2007\u202f", "'''--   ")  # one apostrophe, hyphen and blank
-# Parts of a name that name nobody, as in `Dr. Ahrens` and `anna from work`.
+# Parts of a name that are no name, as in `Dr. Ahrens` and `anna from work`.
 _SMALL = "dr mr mrs ms miss prof sir the and at by for from in my of on to with"
 SMALL = frozenset(_SMALL.split())
 # Names that chats hold as words too: in small letters they are names only after an @, or where

@@ -215,7 +215,9 @@ def main() -> None:
         Event().wait()
     except KeyboardInterrupt:
         print(flush=True)
-        os._exit(0)  # a summary that is being made, which nobody waits for, would delay the end
+        os._exit(
+            0
+        )  # a summary that is being made, which no request waits for any more, would delay the end
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def _arguments() -> argparse.Namespace:
         "standard input (the default)")  # fmt: skip
     add("--model", choices=("base", "tuned"), default="tuned", help="default: tuned")
     add("--gap-hours", type=float, default=6.0, metavar="HOURS",
-        help="cut a chat where nobody wrote for so long (default 6)")  # fmt: skip
+        help="cut a chat where no message came for so long (default 6)")  # fmt: skip
     add("--anonymize", action="store_true",
         help="Person 1, Person 2 ... for speakers, `someone` for other people that the export "
         "lists or a message mentions with @, <email> and <phone>; all other names, addresses and "

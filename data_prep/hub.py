@@ -1,10 +1,11 @@
-"""Why a base model or its tokenizer is not available, in one line that says what to do about it."""
+"""The base model's files: what they say, whether they are whole, why they are not available."""
 
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import UserError
 from data_prep.recipe import Recipe
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -16,6 +17,41 @@ def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
         "revision": config.get("revision_of_model") or "main",
         "trust_remote_code": bool(config.get("trust_remote_code")),
     }
+
+
+def empty_model(recipe: Recipe) -> Any:
+    """The base model without memory for its weights, on PyTorch's `meta` device.
+
+    Raises UserError where the model's configuration cannot be read.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    more = model_arguments(recipe.config)
+    try:
+        config = AutoConfig.from_pretrained(recipe.config["base_model"], **more)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=more["trust_remote_code"]
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(model_unavailable(recipe, error)) from error
+
+
+def own_ends(config: dict[str, Any]) -> list[int]:
+    """Ids of the tokens that end a text by the model's own generation config (Llama 3 has three).
+
+    Empty where it has no such file, or cannot be reached.
+    """
+    from transformers import GenerationConfig
+
+    revision = model_arguments(config)["revision"]
+    try:
+        ends = GenerationConfig.from_pretrained(config["base_model"], revision=revision)
+    except (OSError, ValueError):
+        return []
+    ids = ends.eos_token_id
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def model_unavailable(recipe: Recipe, error: BaseException) -> str:

@@ -19,7 +19,7 @@ MISTAKES = {  # title and meaning of each
     "loop": ("loop", "the same four words three times, or the same sentence twice"),
     "missing_speaker": (
         "speaker missing",
-        "somebody who speaks is named in the reference and not in the summary",
+        "a speaker is named in the reference and not in the summary",
     ),
     "unknown_name": ("unknown name", "a name that is in no turn of the dialogue"),
 }

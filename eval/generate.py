@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from data_prep.hub import own_ends
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -126,21 +127,13 @@ class Summarizer:
     def _ends_and_pad(self, recipe: Recipe) -> tuple[list[int], int]:
         """Ids of the tokens that end a summary, and of padding.
 
-        The first end is the one that training learns; the others are those of the model's own
-        generation config (Llama 3 has three), of which the base model may write any.
+        The first end is the one that training learns; of the model's own the base model may write
+        any.
         """
-        from transformers import GenerationConfig
-
         example = Example.build("", "Ana: hi", "Ana says hi.", recipe.summarization.instruction)
         _, labels = self.encoder.training_ids(example)
         end = [label for label in labels if label != -100][-1]
-        revision = recipe.config.get("revision_of_model") or "main"
-        try:
-            own = GenerationConfig.from_pretrained(recipe.config["base_model"], revision=revision)
-        except (OSError, ValueError):  # it has none, or the model cannot be loaded either
-            own = GenerationConfig()
-        others = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-        ends = [end, *(other for other in others if other not in (None, end))]
+        ends = [end, *(other for other in own_ends(recipe.config) if other != end)]
         pad = self.encoder.tokenizer.pad_token_id
         return ends, end if pad is None else pad
 

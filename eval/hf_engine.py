@@ -96,7 +96,7 @@ class HfEngine:
             return
         base = self.model
         model = self.attach_beside(folder)
-        adapted = load_peft_weights(str(folder), device="cpu")
+        adapted = get_peft_model_state_dict(model)
         if not (quantization(self.recipe.config) or tied_ends(base, adapted)):
             self.model = model.merge_and_unload()
             self.merged = True

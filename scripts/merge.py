@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.hub import empty_model
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
@@ -41,7 +42,6 @@ from scripts.merge_proof import (
 from scripts.publish import TEXT, check_file
 from training import run_record
 from training.checkpoints import free_name
-from training.model_checks import empty_model
 
 PROMPTS = 16  # validation rows whose prompts are compared
 WORDS = 2000  # characters of Axolotl's output, shown where it fails

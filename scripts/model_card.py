@@ -89,7 +89,7 @@ SETTINGS = (
 class Records(NamedTuple):
     """What a run left behind: `trainer_state.json`, `run.json` and `trained_with.json`.
 
-    The last three are {} where somebody else's training left none.
+    The last three are {} where another tool's training left none.
     """
 
     recipe: Recipe

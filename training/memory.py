@@ -12,9 +12,9 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from data_prep.hub import empty_model
 from data_prep.machine import usage
 from data_prep.recipe import Recipe
-from training.model_checks import empty_model
 
 NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: and a byte for 64 of them, four for 256 of these
 # Losses that never hold a float32 copy of all logits.

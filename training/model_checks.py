@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
-from data_prep.hub import model_arguments, model_unavailable, snapshot
+from data_prep.hub import empty_model, snapshot
 from data_prep.recipe import Recipe
 
 # What each kind of attention needs of a model's class; `eager` needs nothing.
@@ -23,25 +22,6 @@ OLD_ATTENTION = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa"
 UNTRAINED = 0.999
 CHUNK = 8192  # rows of the matrix that are read at once
 ROUND_TRIP = ("Hello world", "Ana: see you at 7:30 tomorrow, ok?", "Zoë's café: 12 €\nBob: fine!")
-
-
-def empty_model(recipe: Recipe) -> Any:
-    """The base model without memory for its weights, on PyTorch's `meta` device.
-
-    Raises UserError where the model's configuration cannot be read.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        more = model_arguments(recipe.config)
-        config = AutoConfig.from_pretrained(recipe.config["base_model"], **more)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(
-                config, trust_remote_code=more["trust_remote_code"]
-            )
-    except (OSError, ValueError) as error:
-        raise UserError(model_unavailable(recipe, error)) from error
 
 
 def check_model(recipe: Recipe, tokenizer: Any, end: int) -> tuple[list[str], list[str]]:
@@ -122,15 +102,15 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
 
 def _end(config: dict[str, Any], model: Any, end: int, token: str) -> Iterator[str]:
     """The end token's row of the output embedding was never trained, and will not be either."""
-    head = model.get_output_embeddings()
     tied = model.config.get_text_config().tie_word_embeddings
-    layers = {module: name for name, module in model.named_modules()}
-    names = [layers[model.get_input_embeddings()]] if tied else [layers[head]]
-    last = names[0].rpartition(".")[2]
+    head = model.get_input_embeddings() if tied else model.get_output_embeddings()
+    name = next(name for name, module in model.named_modules() if module is head)
+    last = name.rpartition(".")[2]
     chosen = config.get("peft_trainable_token_indices") or []
     chosen = [chosen] if isinstance(chosen, list) else chosen.values()
-    adapted = {*(config.get("lora_target_modules") or []),
-               *(config.get("lora_modules_to_save") or [])}  # fmt: skip
+    targets = config.get("lora_target_modules") or []
+    adapted = [targets] if isinstance(targets, str) else targets
+    adapted = [*adapted, *(config.get("lora_modules_to_save") or [])]
     if not config.get("adapter") or last in adapted or any(end in ids for ids in chosen):
         return
     if looks_untrained(config, f"{last}.weight", end):

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from data_prep.errors import UserError
+from data_prep.hub import own_ends
 from data_prep.prompt import Example, PromptEncoder, read_examples
 from data_prep.recipe import Recipe, sequence_len
 from training.plan import SPLITS
@@ -242,17 +243,9 @@ def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int
 
 def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
     """Ids on which generation stops: EOS, the recipe's `eot_tokens`, the model's own settings."""
-    from transformers import GenerationConfig
-
     turns = recipe.config.get("eot_tokens") or []
-    stops = {tokenizer.eos_token_id, *tokenizer.convert_tokens_to_ids(turns)}
-    try:
-        eos = GenerationConfig.from_pretrained(
-            recipe.config["base_model"], revision=recipe.config.get("revision_of_model") or "main"
-        ).eos_token_id
-    except OSError:  # a model need not have such a file
-        return stops
-    return stops | set(eos if isinstance(eos, list) else [eos])
+    named = tokenizer.convert_tokens_to_ids(turns)
+    return {tokenizer.eos_token_id, *named, *own_ends(recipe.config)}
 
 
 def _parting(left: list[int], right: list[int]) -> int:
