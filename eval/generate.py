@@ -13,7 +13,6 @@ from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 
 AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
-MOST_PADDING = 0.15  # of a batch's prompt tokens; more of it costs more than a larger batch saves
 
 
 class Engine(Protocol):
@@ -141,25 +140,21 @@ class Summarizer:
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
     """Row numbers of each batch, longest prompts first.
 
-    A batch keeps to the budget of `batch_tokens`, and little of it is padding. One dialogue is
-    always allowed. The plan depends on the rows and the settings alone, so that a resumed run, or
-    one with more processes, makes the same batches and the same bytes. vLLM fills its own batches
-    from what it gets, so that it gets many at once.
+    A batch keeps to the budget of `batch_tokens`; one dialogue is always allowed. The plan depends
+    on the rows and the settings alone, so that a resumed run, or one with more processes, makes the
+    same batches and the same bytes. vLLM fills its own batches from what it gets, so that it gets
+    many at once.
     """
     by_length = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     if decoding.engine == "vllm":
         return [by_length[start : start + AT_ONCE] for start in range(0, len(lengths), AT_ONCE)]
     batches: list[list[int]] = []
-    longest = tokens = 0
-    for row in by_length:
-        size = len(batches[-1]) + 1 if batches else 1
-        budget = size * (longest + decoding.max_new_tokens) * decoding.num_beams
-        padding = 1 - (tokens + lengths[row]) / max(1, size * longest)
-        if not batches or budget > decoding.batch_tokens or padding > MOST_PADDING:
-            batches.append([])
-            longest, tokens = lengths[row], 0
-        batches[-1].append(row)
-        tokens += lengths[row]
+    start = 0
+    while start < len(by_length):
+        a_row = (lengths[by_length[start]] + decoding.max_new_tokens) * decoding.num_beams
+        end = start + max(1, decoding.batch_tokens // a_row)
+        batches.append(by_length[start:end])
+        start = end
     return batches
 
 

@@ -22,7 +22,6 @@ from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
-    DynamicCache,
     GenerationConfig,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -33,6 +32,7 @@ from data_prep.hub import model_arguments, model_unavailable
 from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
+from eval.kv_cache import can_be_joined, read_prompts, shared_tokens
 from eval.signature import quantization
 
 NAME = "grouped_sdpa"
@@ -180,15 +180,17 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
     """New token ids of each prompt, in their order, the end token and padding included."""
     device, width = settings.device, max(map(len, prompts))
     ids = torch.tensor([[settings.pad] * (width - len(p)) + p for p in prompts], device=device)
-    lengths = torch.tensor([len(p) for p in prompts], device=device)
-    mask = (torch.arange(width, device=device) >= width - lengths[:, None]).long()
+    # generate cannot continue a beam search
+    whole = settings.decoding.num_beams > 1 or not can_be_joined(model)
+    stride, shared = (0, 0) if whole else (STRIDE, shared_tokens(model, prompts))
+    places = torch.arange(width, device=device)
+    begin = torch.tensor([[width - len(p) + shared] for p in prompts], device=device)
+    mask = ((places < shared) | (places >= begin)).long()
     outputs: Ids = [[] for _ in prompts]
     rows, cache, done = torch.arange(len(prompts)), None, 0
-    # generate cannot continue a beam search, and the state of Mamba's layers cannot lose rows
-    layers = DynamicCache(config=model.config).layers
-    whole = settings.decoding.num_beams > 1
-    whole = whole or not all(hasattr(layer, "batch_select_indices") for layer in layers)
-    stride = 0 if whole else STRIDE
+    if not whole and width > 1:
+        first = torch.tensor([prompts[0][:shared]], device=device)
+        cache = read_prompts(model, first, ids, mask, settings.decoding.max_new_tokens)
     while len(rows) and done < settings.decoding.max_new_tokens:
         output = model.generate(
             input_ids=ids,
@@ -203,11 +205,20 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
         if whole:
             break
         ended = torch.isin(new, torch.tensor(settings.ends, device=device)).any(dim=1)
-        open_ = (~ended).cpu().nonzero()[:, 0]
+        open_ = without_gaps((~ended).tolist())
         rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
         mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
         cache.batch_select_indices(open_.to(device))
     return outputs
+
+
+def without_gaps(open_: list[bool]) -> torch.Tensor:
+    """The open rows' numbers, the last ones in the places of those that have ended."""
+    count = sum(open_)
+    late = [row for row in range(count, len(open_)) if open_[row]]
+    return torch.tensor(
+        [row if open_[row] else late.pop() for row in range(count)], dtype=torch.long
+    )
 
 
 def within_memory(

@@ -67,17 +67,26 @@ def card() -> dict[str, Any]:
 
 
 def speed() -> dict[str, Any]:
-    """Operations a second of a bf16 matrix product; GB/s read and written by a copy.
+    """Operations a second of a bf16 matrix product; GB/s read and written by a copy."""
+    return {"product": product_speed(torch.bfloat16), "copy GB/s": copy_speed() / 1e9}
+
+
+def product_speed(dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product.
 
     Of random numbers: on constant ones a GPU switches fewer bits, draws less power and is faster.
     """
-    width = 8192 if DEVICE == "cuda" else 1024
-    a, b = torch.randn(2, width, width, dtype=torch.bfloat16, device=DEVICE)
-    found = {"product": 2 * width**3 / _least_seconds(lambda: a @ b)}
-    size = 1 << 32 if DEVICE == "cuda" else 1 << 27
+    width = 8192 if DEVICE == "cuda" else 2048
+    a, b = torch.randn(2, width, width, device=DEVICE).to(dtype)
+    return 2 * width**3 / _least_seconds(lambda: a @ b)
+
+
+def copy_speed() -> float:
+    """Bytes a second, read and written by a copy that no cache can hold."""
+    size = 1 << 32 if DEVICE == "cuda" else 1 << 29
     one = torch.empty(size, dtype=torch.uint8, device=DEVICE)
     other = torch.empty_like(one)
-    return {**found, "copy GB/s": 2 * size / _least_seconds(lambda: other.copy_(one)) / 1e9}
+    return 2 * size / _least_seconds(lambda: other.copy_(one))
 
 
 def _least_seconds(work: Callable[[], object]) -> float:

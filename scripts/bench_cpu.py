@@ -27,7 +27,7 @@ from axolotl.integrations.base import BasePlugin
 
 from data_prep.errors import UserError, run_cli
 from data_prep.recipe import load_recipe
-from scripts.bench_generate import compare_generation
+from scripts.bench_generate import ENGINES, compare_generation
 
 WARM_UP = 3  # steps left out: kernels are compiled, memory is fetched
 RESULT = "BENCH_CPU_RESULT"
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=40, help="of the test split, 0 for all")
     parser.add_argument("--models", default="base,tuned", help="of generation, or `none`")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32, or several")
+    parser.add_argument("--engines", default="hf", help=f"several of {','.join(ENGINES)}")
     parser.add_argument("--plain-seconds", type=float, help="then plain generation ends")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -51,7 +52,7 @@ def main() -> None:
     if args.models != "none":
         compare_generation(
             recipe, args.models.split(","), args.dialogues, args.dtype.split(","), ["float32"],
-            args.plain_seconds,
+            args.plain_seconds, engines=args.engines.split(","),
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 
-def save_adapter(base_model: Path, folder: Path) -> None:
+def save_adapter(base_model: Path, folder: Path, std: float = 0.5) -> None:
     """Save an adapter that changes what the model in `base_model` says."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -14,6 +14,6 @@ def save_adapter(base_model: Path, folder: Path) -> None:
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_model), config)
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # zero at the start: no change
-            torch.nn.init.normal_(weight, std=0.5)
+            torch.nn.init.normal_(weight, std=std)
     model.peft_config["default"].base_model_name_or_path = str(base_model)
     model.save_pretrained(str(folder))

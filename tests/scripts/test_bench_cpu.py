@@ -48,9 +48,9 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
 def test_generation_next_to_the_plain_way(run: Path) -> None:
     flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32")
     _, ours, _, _, plain, verdict = generation(run, "scripts.bench_cpu", *flags)[-6:]
-    assert ours.startswith("tuned, ours, float32: 3 dialogues in ")
+    assert ours.startswith("tuned, hf, float32: 3 dialogues in ")
     assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
-    assert re.fullmatch(r"  ratio \d+\.\d to float32; [0-3] of 3 the same", verdict)
+    assert re.fullmatch(r"  hf, float32: ratio \d+\.\d; [0-3] of 3 the same", verdict)
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
     lines = generation(run, "scripts.bench_generate", *flags)
     ways = json.loads((run / "bench.json").read_text("utf-8"))
     assert [(way["way"], way["dtype"]) for way in ways] == [
-        ("ours", "bfloat16"), ("plain", "float32"), ("plain", "bfloat16"),
+        ("hf", "bfloat16"), ("plain", "float32"), ("plain", "bfloat16"),
     ]  # fmt: skip
     assert ways[0]["dialogues"] > 1 and ways[1]["dialogues"] == 1
     assert " of 1 the same" in lines[-1]

@@ -202,7 +202,7 @@ def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
     assert check["figures"]["speed"]["product"] > 0
     assert 0.05 < check["figures"]["nf4"]["error"] < 0.15
     quick, *plain = generation["figures"]
-    assert quick["way"] == "ours" and quick["dialogues"] == 120
+    assert quick["way"] == "hf" and quick["dialogues"] == 120
     assert [way["dtype"] for way in plain] == ["float32", "bfloat16"]
     assert all(1 <= way["dialogues"] <= 120 for way in plain)
     assert "times the notebook's settings" in done.stdout

@@ -1,0 +1,147 @@
+"""Keys and values of a batch's prompts, read in groups and then continued together.
+
+Reading costs by the token, padding included, so that prompts of like length are read together, and
+what all begin with, the instruction, once. A new token costs mostly the reading of the weights, so
+that all prompts of the batch are continued together, whatever their lengths.
+"""
+
+from collections.abc import Iterator
+from os.path import commonprefix
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+READ_AT_ONCE = 4096  # prompt tokens: enough for a full matrix rate, little memory for activations
+MOST_PADDING = 0.3  # of the longest prompt that is read together with a shorter one
+Ids = list[list[int]]
+
+
+def can_be_joined(model: Any) -> bool:
+    """Whether each layer keeps keys and values by the token; the state of Mamba's layers does not.
+
+    Rows of such a state cannot be read apart and put together, and cannot leave the batch.
+    """
+    return _layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def _layers(model: Any) -> set[type]:
+    return {type(layer) for layer in DynamicCache(config=model.config).layers}
+
+
+def shared_tokens(model: Any, prompts: Ids) -> int:
+    """How many tokens all prompts begin with, the last two of the shortest one left out.
+
+    0 where a layer has a window, which would count the padding that follows them.
+    """
+    if len(prompts) == 1 or _layers(model) != {DynamicLayer}:
+        return 0
+    return max(0, min(len(commonprefix(prompts)), min(map(len, prompts)) - 2))
+
+
+def read_prompts(
+    model: Any, first: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, room: int
+) -> DynamicCache:
+    """The keys and values of all but each prompt's last token, with room for as many new ones.
+
+    `ids`: (rows, length), padded on the left. `first`: (1, tokens), what all prompts begin with;
+    it is read once. `mask`: (rows, length), first those tokens, then padding, then the others.
+    Prompts of similar length are read together, so that little padding is; then all of them can be
+    continued together.
+    """
+    rows, width = ids.shape
+    shared, width = first.shape[1], width - 1
+    beginning: Any = DynamicCache(config=model.config)
+    if shared:
+        model.get_decoder()(input_ids=first, past_key_values=beginning, use_cache=True)
+    joined: list[Any] = []
+    lengths = (mask.sum(dim=1) - 1 - shared).tolist()
+    for group in similar(lengths):
+        start = width - lengths[group[0]]
+        part: Any = DynamicCache(config=model.config)
+        for layer, begun in zip(part.layers, beginning.layers, strict=True):
+            if shared:
+                both = (begun.keys, begun.values)
+                layer.update(*(of.expand(len(group), -1, -1, -1) for of in both))
+        seen = torch.cat([mask[group, :shared], mask[group, start:width]], dim=1)
+        model.get_decoder()(
+            input_ids=ids[group, start:width],
+            attention_mask=seen,
+            position_ids=(seen.cumsum(dim=1) - 1).clamp(min=0)[:, shared:],
+            past_key_values=part,
+            use_cache=True,
+        )
+        joined = joined or [joint_layer(layer, rows, width, room) for layer in part.layers]
+        for layer, read in zip(joined, part.layers, strict=True):
+            end = shared - read.keys.shape[2]  # of what was read after the beginning
+            for into, of in ((layer.keys, read.keys), (layer.values, read.values)):
+                into[group, :, :shared] = of[:, :, :shared]
+                into[group, :, end:] = of[:, :, end:]
+    cache = DynamicCache(config=model.config)
+    cache.layers = joined
+    return cache
+
+
+def similar(lengths: list[int]) -> Iterator[list[int]]:
+    """Rows to read together, the longest first: at most `READ_AT_ONCE` tokens, little padding."""
+    together: list[int] = []
+    rows = [row for row, length in enumerate(lengths) if length]
+    for row in sorted(rows, key=lambda row: -lengths[row]):
+        longest = lengths[together[0]] if together else 0
+        full = (len(together) + 1) * longest > READ_AT_ONCE
+        if together and (full or lengths[row] < (1 - MOST_PADDING) * longest):
+            yield together
+            together = []
+        together.append(row)
+    yield together
+
+
+def joint_layer(layer: Any, rows: int, width: int, room: int) -> DynamicLayer:
+    """A layer of `rows` times `width` tokens, all of them zero, for what `layer` has read."""
+    if not layer.is_sliding:
+        return RoomyLayer(layer, rows, width, room)
+    joint = DynamicSlidingWindowLayer(layer.sliding_window)
+    joint.lazy_initialization(layer.keys, layer.values)
+    joint.cumulative_length, length = width, min(width, layer.sliding_window - 1)
+    joint.keys, joint.values = (zeros(of, rows, length) for of in (layer.keys, layer.values))
+    return joint
+
+
+def zeros(of: torch.Tensor, rows: int, length: int) -> torch.Tensor:
+    """Keys or values like `of` (rows, heads, length, width), of other rows and another length."""
+    return of.new_zeros(rows, of.shape[1], length, of.shape[3])
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer whose keys and values lie in larger tensors, so that a new token copies no others."""
+
+    keys: Any
+    values: Any
+
+    def __init__(self, like: Any, rows: int, length: int, room: int):
+        """`length` tokens, all of them zero, and room for more: (rows, heads, tokens, width)."""
+        super().__init__()
+        self.lazy_initialization(like.keys, like.values)
+        self.stores = [zeros(of, rows, length + room) for of in (like.keys, like.values)]
+        self.keys, self.values = (store[:, :, :length] for store in self.stores)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add new keys and values; returns all of them."""
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        for store, new in zip(self.stores, (key_states, value_states), strict=True):
+            store[:, :, start:end] = new
+        self.keys, self.values = (store[:, :, :end] for store in self.stores)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only these rows; those that keep their place are not copied."""
+        moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
+        for store in self.stores:
+            store[moved] = store[indices[moved]]
+        self.stores = [store[: len(indices)] for store in self.stores]
+        length = self.keys.shape[2]
+        self.keys, self.values = (store[:, :, :length] for store in self.stores)
