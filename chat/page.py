@@ -115,15 +115,15 @@ def answer(pair: Pair, question: Question) -> Answer:
     """The summary that the page asks for, or why there is none."""
     try:
         prompt = pair.encode(question.dialogue)
-        made, seconds = pair.summarize(question.model, prompt)
+        prediction, seconds = pair.summarize(question.model, prompt)
     except UserError as error:
         return Answer(error=str(error))
     note = f"The prompt has {prompt.tokens:,} tokens, of {pair.limit:,} at most."
     if prompt.neutralized:
         note += f" Control strings in the chat, broken by a blank: {prompt.neutralized:,}."
-    end = "stopped by itself" if made.stopped else "cut at the limit"
-    facts = f"{made.tokens:,} new tokens, {seconds:.2f} s, {end}"
-    return Answer(note=note, summary=made.prediction, facts=facts)
+    end = "stopped by itself" if prediction.stopped else "cut at the limit"
+    facts = f"{prediction.tokens:,} new tokens, {seconds:.2f} s, {end}"
+    return Answer(note=note, summary=prediction.prediction, facts=facts)
 
 
 def build(pair: Pair, examples: list[str], host: str) -> Any:
@@ -158,7 +158,7 @@ def build(pair: Pair, examples: list[str], host: str) -> Any:
 
 
 def example_chats(recipe: Recipe) -> list[str]:
-    """A few dialogues of the prepared test rows, where their licence lets anybody show them."""
+    """A few dialogues of the prepared test rows, where their licence allows showing them."""
     if recipe.summarization.license != FREE:
         return []
     try:

@@ -86,9 +86,9 @@ class ChatSummarizer:
 
     def summarize(self, group: list[tuple[Chat, list[Messages]]]) -> Iterator[Summarized]:
         """Summarise all parts together, then those of a chat until a single summary is left."""
-        made = iter(self._run([dialogue_of(part) for _, parts in group for part in parts]))
+        predictions = iter(self._run([dialogue_of(part) for _, parts in group for part in parts]))
         for chat, parts in group:
-            of_parts = level = [next(made) for _ in parts]
+            of_parts = level = [next(predictions) for _ in parts]
             while len(level := [one for one in level if one.prediction] or level[:1]) > 1:
                 lines = [Message(None, "", " ".join(one.prediction.split())) for one in level]
                 texts = self._cut(lines)
@@ -101,11 +101,11 @@ class ChatSummarizer:
         """The summaries of dialogues, in their order."""
         examples = [self._example(text, str(number)) for number, text in enumerate(dialogues)]
         self.bar.total = (self.bar.total or 0) + len(examples)
-        made: dict[str, Prediction] = {}
+        predictions: dict[str, Prediction] = {}
         for prediction in self.summarizer.summaries(examples):
-            made[prediction.id] = prediction
+            predictions[prediction.id] = prediction
             self.bar.update()
-        return [made[example.id] for example in examples]
+        return [predictions[example.id] for example in examples]
 
     def _example(self, dialogue: str, name: str = "") -> Example:
         """A dialogue in which no text is a control string."""

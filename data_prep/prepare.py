@@ -247,12 +247,12 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
     folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
     if manifest.is_file():
         try:
-            made = json.loads(manifest.read_text("utf-8"))
-            name = str(made["recipe"])
-            same = made["settings"] == json.loads(json.dumps(data_settings(recipe)))
+            saved = json.loads(manifest.read_text("utf-8"))
+            name = str(saved["recipe"])
+            same = saved["settings"] == json.loads(json.dumps(data_settings(recipe)))
             config = recipe.config  # whose tokenizer says which strings are control
             tokenizer = config.get("tokenizer_config") or config["base_model"]
-            same &= made["tokens"]["tokenizer"] == str(tokenizer)
+            same &= saved["tokens"]["tokenizer"] == str(tokenizer)
         except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
             return
         if name == recipe.name or same:  # the same rows, as for a recipe that a training kept

@@ -244,8 +244,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 def finished(folder: Path) -> int | None:
     """After how many steps the run in `folder` ended with the adapter that is there, or None."""
     try:
-        made = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
-        return int(made["steps"]) if made["adapter"] == sha256_of(folder / ADAPTER) else None
+        record = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
+        return int(record["steps"]) if record["adapter"] == sha256_of(folder / ADAPTER) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
 

@@ -199,8 +199,8 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
             generation_config=_config(settings, done, stride),
         )
         new = output.sequences[:, width:]
-        for row, made in zip(rows.tolist(), new.tolist(), strict=True):
-            outputs[row] = made
+        for row, tokens in zip(rows.tolist(), new.tolist(), strict=True):
+            outputs[row] = tokens
         done = new.shape[1]
         if whole:
             break

@@ -1,4 +1,4 @@
-"""Anybody's outputs: reading prediction and reference files, and putting them in one order.
+"""Outputs of any system: reading prediction and reference files, and putting them in one order.
 
 Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`.
 """

@@ -79,16 +79,18 @@ def generate_file(
         with bar, shard.open("a", encoding="utf-8") as file:
             for batch in todo:
                 start = monotonic()
-                made = summarize(batch)
+                predictions = summarize(batch)
                 line = BatchRecord(
-                    batch=batch.number, seconds=round(monotonic() - start, 3), predictions=made
+                    batch=batch.number,
+                    seconds=round(monotonic() - start, 3),
+                    predictions=predictions,
                 )
                 file.write(line.model_dump_json() + "\n")
                 file.flush()  # a killed process loses nothing that the operating system has
-                tokens += sum(prediction.tokens for prediction in made)
+                tokens += sum(prediction.tokens for prediction in predictions)
                 rate = tokens / (monotonic() - started)
                 bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-                bar.update(len(made))
+                bar.update(len(predictions))
         processes.wait_for_everyone()
         if processes.is_main_process:
             _merge(path, key, examples)
@@ -168,7 +170,7 @@ def _locked(shard: Path) -> Iterator[None]:
 
 def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:
     done = _read_shards(path, key).values()
-    predictions = {made.id: made for batch in done for made in batch.predictions}
+    predictions = {one.id: one for batch in done for one in batch.predictions}
     with whole_file(path) as out:
         for example in examples:
             out.write(predictions[example.id].model_dump_json() + "\n")

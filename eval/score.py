@@ -1,4 +1,4 @@
-"""Score anybody's outputs: `python -m eval.score --predictions FILE... --references FILE`.
+"""Score the outputs of any system: `python -m eval.score --predictions FILE... --references FILE`.
 
 JSONL, JSON, CSV, Parquet or plain text; needs no model. Several prediction files are compared by
 paired tests.
@@ -54,7 +54,7 @@ def _named(values: list[str]) -> dict[str, Path]:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m eval.score",
-        description="ROUGE of anybody's outputs, with intervals, paired tests and a signature.",
+        description="ROUGE of any system's outputs, with intervals, paired tests and a signature.",
     )
     add = parser.add_argument
     add("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="a file a system")

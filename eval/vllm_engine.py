@@ -132,5 +132,5 @@ class VllmEngine:
             seed=seed if chosen.do_sample else None,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompts]
-        made = self.llm.generate(requests, sampling, lora_request=self.lora, use_tqdm=False)
-        return [list(request.outputs[0].token_ids) for request in made]
+        outputs = self.llm.generate(requests, sampling, lora_request=self.lora, use_tqdm=False)
+        return [list(request.outputs[0].token_ids) for request in outputs]

@@ -274,10 +274,10 @@ def one_by_one(
     for example in random.Random(0).sample(examples, len(examples)):
         ids = torch.tensor([ours.encoder.prompt_ids(example)], device=model.device)
         with torch.inference_mode():
-            made = model.generate(
+            output = model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
             )
-        yield ours.read_output(example, made[0, ids.shape[1] :].tolist())  # waits for the GPU
+        yield ours.read_output(example, output[0, ids.shape[1] :].tolist())  # waits for the GPU
         if seconds is not None and time.perf_counter() - start > seconds:
             break
 

@@ -57,7 +57,7 @@ def train(context: typer.Context) -> None:
 
 
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")
-_add("score", "eval.score", "Score anybody's outputs.")
+_add("score", "eval.score", "Score the outputs of any system.")
 
 
 @app.command(context_settings=PASSED_ON)

@@ -207,9 +207,9 @@ def check_room(recipe: Recipe, folder: Path) -> None:
             f"about {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} GB are available (end "
             "other programs, or use a larger machine)"
         )
-    made = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
+    saved = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
     # bf16: the model and the merged one; adapter and optimiser state of a checkpoint and of the end
-    wanted = 4 * weights.parameters - made + 16 * weights.adapter
+    wanted = 4 * weights.parameters - saved + 16 * weights.adapter
     if free < wanted:
         lacks.append(
             f"{wanted / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free at {folder} (free "

@@ -119,13 +119,13 @@ def metadata(
     records: Records, names: Names, repo: str | None = None, merged: bool = False
 ) -> ModelCardData:
     """The card's metadata, with the tuned model's ROUGE as its `model-index`."""
-    told = records.recipe.summarization.publish
+    publish = records.recipe.summarization.publish
     known = names.license in HUB_LICENSES
     return ModelCardData(
         base_model=names.base_model,
         base_model_relation="finetune" if merged else "adapter",
         datasets=[names.dataset] if names.dataset else None,
-        language=told.language,
+        language=publish.language,
         library_name="transformers" if merged else "peft",
         license=names.license if known else "other",
         license_name=None if known else names.license,
@@ -184,7 +184,7 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         name=records.recipe.name,
         names=names,
         proof=proof,
-        told=records.recipe.summarization.publish,
+        publish=records.recipe.summarization.publish,
         scores=scores,
         tuned=scores.systems["tuned"],
         manifest=records.manifest,
@@ -337,10 +337,10 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
 
     Raises UserError where the base model has no hub id, or a licence that is not known.
     """
-    told = recipe.summarization.publish
+    publish = recipe.summarization.publish
     own = str(recipe.config["base_model"])
     local = not is_hub_id(own)
-    base = base_model or told.base_model or (None if local else own)
+    base = base_model or publish.base_model or (None if local else own)
     if base is None:
         raise UserError(
             f"{recipe.path}: base_model {own} is a folder of this machine; name the hub's model "
@@ -348,7 +348,7 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
         )
     if not re.fullmatch(HUB_ID, base):
         raise UserError(f"--base-model: {base} is no hub id; give owner/name")
-    base_license = (told.base_license or BASE_LICENSES.get(base, "")).lower()
+    base_license = (publish.base_license or BASE_LICENSES.get(base, "")).lower()
     if not base_license:
         raise UserError(
             f"{recipe.path}: the licence of {base} is not known here; name it in "
@@ -356,7 +356,7 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
         )
     source = recipe.summarization.source
     on_hub = not source_files and is_hub_id(source)
-    dataset = told.dataset or (source if on_hub else None)
+    dataset = publish.dataset or (source if on_hub else None)
     license_of_data = recipe.summarization.license
     return Names(base, base_license, dataset, license_of_data, local, not on_hub)
 

@@ -156,8 +156,8 @@ def install(target: Path, manifest: dict) -> None:
     run = partial(subprocess.run, capture_output=True, text=True)
     pip = [str(python), "-m", "pip"]
     if run([*pip, "--version"]).returncode:
-        made = run([str(python), "-m", "ensurepip"])
-        if made.returncode:
+        installed = run([str(python), "-m", "ensurepip"])
+        if installed.returncode:
             raise Failure(f"{sys.executable} has neither pip nor ensurepip; install pip there")
     wheels = [str(target / "wheels" / name) for name in manifest["install"]]
     # --ignore-installed: a package that this Python has in the same version has its commands

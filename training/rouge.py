@@ -88,23 +88,23 @@ class TrainingRougeCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Generate, score and log; the figures are the same on every process."""
-        made, seconds = self._generate()
+        predictions, seconds = self._generate()
         references = [row.summary for row in self.rows]
-        figures = figures_of(made, references) | {"eval_summary_seconds": seconds}
+        figures = figures_of(predictions, references) | {"eval_summary_seconds": seconds}
         if metrics is not None:
             metrics.update(figures)
         self.trainer.log(dict(figures))  # a copy: the trainer adds to it
         if state.is_world_process_zero:
             self.seconds += seconds
             share = self.seconds / (time.perf_counter() - self.began)
-            tqdm.write(f"step {state.global_step}: {_line(figures, len(made), share)}")
-            shown = list(zip(made, references, strict=True))[: self.examples]
+            tqdm.write(f"step {state.global_step}: {_line(figures, len(predictions), share)}")
+            shown = list(zip(predictions, references, strict=True))[: self.examples]
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
 
     def _generate(self) -> tuple[list[Prediction], float]:
         """A prediction for each row, and the seconds that the slowest process took."""
         start = time.perf_counter()
-        made: list[Prediction] = []
+        predictions: list[Prediction] = []
         accelerator = self.trainer.accelerator
         with undisturbed(unwrapped(self.trainer)), accelerator.autocast():
             summarizer = self._summarizer
@@ -113,8 +113,8 @@ class TrainingRougeCallback(TrainerCallback):
                 batches = batches[accelerator.process_index :: accelerator.num_processes]
             hidden = not self.trainer.is_world_process_zero()
             for batch in tqdm(batches, "summaries", leave=False, delay=5, disable=hidden):
-                made += summarizer.summarize(batch)
-        parts = gather_object([(made, time.perf_counter() - start)])
+                predictions += summarizer.summarize(batch)
+        parts = gather_object([(predictions, time.perf_counter() - start)])
         by_id = {prediction.id: prediction for part, _ in parts for prediction in part}
         return [by_id[row.id] for row in self.rows], max(took for _, took in parts)
 
@@ -141,12 +141,12 @@ def decoding_of(recipe: Recipe) -> Decoding:
     return decoding.model_copy(update={"engine": "hf", "max_new_tokens": length})
 
 
-def figures_of(made: list[Prediction], references: list[str]) -> dict[str, float]:
+def figures_of(predictions: list[Prediction], references: list[str]) -> dict[str, float]:
     """What is logged: mean F1 in percent, tokens, and the share (0 to 1) that stopped by itself."""
-    scores = mean_f1(score([one.prediction for one in made], references))
+    scores = mean_f1(score([one.prediction for one in predictions], references))
     return {f"eval_{metric}": scores[metric] for metric in METRICS} | {
-        "eval_summary_tokens": fmean(one.tokens for one in made),
-        "eval_stopped": fmean(one.stopped for one in made),
+        "eval_summary_tokens": fmean(one.tokens for one in predictions),
+        "eval_stopped": fmean(one.stopped for one in predictions),
     }
 
 

@@ -71,15 +71,18 @@ def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
     return made
 
 
+@pytest.mark.parametrize("shared", [0, 14])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batched_outputs_are_those_of_one_by_one(kind: str) -> None:
+def test_batched_outputs_are_those_of_one_by_one(kind: str, shared: int) -> None:
+    """Read in groups of like length, and where all begin with the same tokens, those once."""
     name, more = KINDS[kind]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**SMALL, **more})).eval()
     with torch.no_grad():  # flat logits of a new model would hide differences
         for weight in model.parameters():
             weight.mul_(2.0)
-    prompts = [torch.randint(6, 128, (n,)).tolist() for n in (31, 24, 24, 9, 3)]
+    begin = torch.randint(6, 128, (shared,)).tolist()
+    prompts = [begin + torch.randint(6, 128, (n,)).tolist() for n in (24, 9, 31, 24, 3)]
     alone = one_by_one(model, prompts)
     ends = [alone[0][10], alone[1][20]]  # two tokens that end a summary, some rows before others
 

@@ -1,4 +1,4 @@
-"""`python -m eval.score` on anybody's outputs: formats, comparisons, bad input."""
+"""`python -m eval.score` on files of outputs: formats, comparisons, bad input."""
 
 import csv
 import json

