@@ -31,7 +31,7 @@ class Decoding(_Strict):
     `batch_tokens` is a batch's budget: dialogues x (longest prompt + max_new_tokens) x beams.
     """
 
-    engine: Literal["hf", "vllm"] = "hf"
+    engine: Literal["hf", "vllm", "auto"] = "hf"
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     batch_tokens: int = Field(default=16_384, gt=0)
     max_new_tokens: int = Field(default=128, gt=0)

@@ -1,7 +1,8 @@
 """The default engine: transformers' `generate`, base and tuned model on one copy of the weights.
 
-Three things make it quick: summaries that have ended leave the batch (`generate`), attention copies
-no keys and values (`grouped_attention`), and the adapter is merged into the weights. A base model
+What makes it quick: prompts are read in groups and continued together (`eval/kv_cache.py`),
+summaries that have ended leave the batch (`generate`), a new token's attention copies no keys and
+values (`grouped_attention`), and the adapter is merged into the weights. A base model
 that is trained in 4 or 8 bits is evaluated in them too, with the adapter beside the weights, since
 merging would round it to them; so is one whose tied embeddings the adapter changes.
 """
@@ -36,8 +37,6 @@ from eval.kv_cache import can_be_joined, read_prompts, shared_tokens
 from eval.signature import quantization
 
 NAME = "grouped_sdpa"
-BLOCK = 64  # queries; of 32, 64 and 128 the quickest or next to it, in bf16 and in fp32
-
 STRIDE = 8  # new tokens after which the summaries that have ended leave the batch
 Ids = list[list[int]]
 
@@ -293,27 +292,15 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention; other cases (a prompt on a GPU) go to transformers' own function.
+    """Attention of one new token; all else goes to transformers' own function.
 
     Shapes: query (batch, heads, length, width), key and value (batch, key heads, all, width), mask
     (batch, 1, length, all); returns (batch, length, heads, width).
     """
-    if attention_mask is not None and query.shape[2] == 1:
-        return _one_token(query, key, value, attention_mask, scaling), None
-    if attention_mask is not None and query.device.type == "cpu":
-        return _in_blocks(query, key, value, attention_mask, scaling), None
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, **kwargs
-    )
-
-
-def _one_token(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float | None,
-) -> torch.Tensor:
+    if attention_mask is None or query.shape[2] > 1:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
     batch, heads, _, width = query.shape
     key_heads = key.shape[1]
     groups = heads // key_heads
@@ -321,31 +308,7 @@ def _one_token(
         query.reshape(batch, key_heads, groups, width),
         key,
         value,
-        attn_mask=mask.expand(-1, -1, groups, -1),
-        scale=scale,
+        attn_mask=attention_mask.expand(-1, -1, groups, -1),
+        scale=scaling,
     )
-    return output.reshape(batch, 1, heads, value.shape[-1])
-
-
-def _in_blocks(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float | None,
-) -> torch.Tensor:
-    length, past = query.shape[2], key.shape[2] - query.shape[2]
-    outputs = []
-    for start in range(0, length, BLOCK):
-        end = min(start + BLOCK, length)
-        seen = past + end
-        block = scaled_dot_product_attention(
-            query[:, :, start:end],
-            key[:, :, :seen],
-            value[:, :, :seen],
-            attn_mask=mask[:, :, start:end, :seen],
-            scale=scale,
-            enable_gqa=True,
-        )
-        outputs.append(block.transpose(1, 2))
-    return torch.cat(outputs, dim=1)
+    return output.reshape(batch, 1, heads, value.shape[-1]), None

@@ -115,11 +115,13 @@ class CTranslate2Engine:
             import ctranslate2
             from ctranslate2.converters import TransformersConverter
         except ImportError as error:
-            raise UserError("--engines: run `python -m pip install ctranslate2`") from error
+            raise UserError("run `python -m pip install ctranslate2`") from error
         with tempfile.TemporaryDirectory() as folder:
             self.source.model.save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             TransformersConverter(folder).convert(f"{folder}/converted")
+            if self.decoding.dtype not in ctranslate2.get_supported_compute_types(DEVICE):
+                raise UserError("this processor is not quick in this precision")
             self.generator = ctranslate2.Generator(
                 f"{folder}/converted", DEVICE, compute_type=self.decoding.dtype,
                 intra_threads=torch.get_num_threads(),
@@ -225,11 +227,17 @@ def compare_generation(
         resolve(recipe.summarization.decoding.model_copy(update={"dtype": dtype}))
         for dtype in dtypes
     ]
-    for dtype in {*(one.dtype for one in chosen), *plain_dtypes}:
-        bench.limits[dtype] = Limit.measure(empty_model(recipe), getattr(torch, dtype))
+    for dtype in dict.fromkeys([*(one.dtype for one in chosen), *plain_dtypes]):
+        limit = bench.limits[dtype] = Limit.measure(empty_model(recipe), getattr(torch, dtype))
+        rates = f"{limit.operations / 1e9:.0f} GFLOP/s, copy {limit.bandwidth / 1e9:.1f} GB/s"
+        print(f"{dtype}: a matrix product at {rates}")
     for decoding in chosen:
         for engine in engines:
-            ours = summarizer(recipe, decoding, adapter, engine)
+            try:
+                ours = summarizer(recipe, decoding, adapter, engine)
+            except UserError as error:  # not installed, or not in this precision
+                print(f"{engine}, {decoding.dtype}: {error}")
+                continue
             ids = ours.encoder.prompt_ids
             bench.prompts = {example.id: len(ids(example)) for example in examples}
             for model in models:
@@ -248,8 +256,8 @@ def compare_generation(
                 plain = PeftModel.from_pretrained(plain, str(adapter)).eval()
             if DEVICE == "cuda":
                 list(one_by_one(plain, examples[:1], ours, WARM_UP, None))
-            limit = chosen[0].max_new_tokens
-            way = partial(one_by_one, plain, examples, ours, limit, plain_seconds)
+            most = chosen[0].max_new_tokens
+            way = partial(one_by_one, plain, examples, ours, most, plain_seconds)
             bench.compare(bench.measure("plain", model, dtype, way))
         del plain
         gc.collect()

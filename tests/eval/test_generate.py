@@ -15,6 +15,7 @@ from data_prep.prepare import prepare
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Decoding
+from eval import generate as generation
 from eval.generate import Summarizer, plan_batches, resolve
 from eval.hf_engine import HfEngine
 from tests.conftest import ROOT, derived_recipe
@@ -88,6 +89,7 @@ def test_plan_keeps_the_budget_and_every_row_longest_first() -> None:
         assert len(batch) * (max(lengths[row] for row in batch) + 50) <= 400
     tiny = plan_batches(lengths, Decoding(batch_tokens=1))
     assert sorted(map(tuple, tiny)) == [(n,) for n in range(8)]
+    assert list(map(len, plan_batches([5] * 300, Decoding(batch_tokens=10**6)))) == [128, 128, 44]
     beams = plan_batches(lengths, Decoding(max_new_tokens=50, batch_tokens=400, num_beams=2))
     assert beams == [[1], [4], [6], [7], [2, 3], [0, 5]]
 
@@ -95,6 +97,23 @@ def test_plan_keeps_the_budget_and_every_row_longest_first() -> None:
 def test_auto_becomes_a_precision_and_a_choice_stays() -> None:
     assert resolve(Decoding()).dtype in ("bfloat16", "float32")
     assert resolve(Decoding(dtype="float32")).dtype == "float32"
+
+
+def test_auto_takes_vllm_where_it_is_installed_and_worth_loading(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(dialogues: int, of: Recipe = recipe, **settings: Any) -> str:
+        decoding = Decoding(**{"engine": "auto", "dtype": "bfloat16", **settings})
+        return resolve(decoding, of, dialogues).engine
+
+    monkeypatch.setattr(generation, "find_spec", lambda name: None)
+    assert engine(819) == "hf"
+    monkeypatch.setattr(generation, "find_spec", lambda name: name == "vllm")
+    assert engine(819) == "vllm" and engine(499) == "hf"
+    assert engine(819, dtype="float32") == engine(819, num_beams=2) == "hf"
+    assert engine(819, no_repeat_ngram_size=3) == engine(819, engine="hf") == "hf"
+    qlora = replace(recipe, config={**recipe.config, "load_in_4bit": True})
+    assert engine(819, qlora) == "hf"
 
 
 def test_a_card_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:

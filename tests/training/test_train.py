@@ -7,12 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 from data_prep.prepare import prepare
-from data_prep.prompt import read_examples
+from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.settings import Decoding
+from eval.generate import Summarizer
+from eval.hf_engine import HfEngine
 from eval.results import training_curves
 from tests.conftest import ROOT, command, derived_recipe, train
 from training.machine_checks import cpu_overrides
@@ -55,6 +59,30 @@ def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
     assert losses[-1] < losses[0]
     curves = training_curves(trained.output_dir)
     assert curves["eval_loss"] and len(curves["loss"]) == len(losses)
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_evaluation_computes_the_loss_that_training_logged(trained: Recipe, merged: bool) -> None:
+    """Of the validation rows after the last step; the trainer takes the mean of each batch."""
+    engine = Summarizer(trained, Decoding(dtype="float32")).engine
+    assert isinstance(engine, HfEngine)
+    model = engine.attach_beside(trained.output_dir)
+    if merged:
+        model = model.merge_and_unload()
+    encoder, size = PromptEncoder(trained), trained.config["micro_batch_size"]
+    rows = [encoder.training_ids(e) for e in read_examples(trained.data_dir / "validation.jsonl")]
+    total = 0.0
+    for start in range(0, len(rows), size):
+        loss = tokens = 0.0
+        for ids, labels in rows[start : start + size]:
+            learnt = sum(label != -100 for label in labels)
+            with torch.no_grad():
+                of_row = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+            loss, tokens = loss + learnt * of_row.item(), tokens + learnt
+        total += len(rows[start : start + size]) * loss / tokens
+    step, logged = training_curves(trained.output_dir)["eval_loss"][-1]
+    assert step == 20
+    assert total / len(rows) == pytest.approx(logged, rel=0.01)
 
 
 def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
