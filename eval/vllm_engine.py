@@ -90,8 +90,9 @@ class VllmEngine:
             room = next((size for size in LORA_RANKS if size >= rank), rank)
             settings |= {"enable_lora": True, "max_lora_rank": room}
         if not torch.cuda.is_available():
-            cores = sorted(os.sched_getaffinity(0))  # by itself vLLM leaves one of them idle
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
+            if hasattr(os, "sched_getaffinity"):  # by itself vLLM leaves one core idle
+                cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+                os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
                 settings["kv_cache_memory_bytes"] = CPU_CACHE
         try:
