@@ -20,9 +20,7 @@ from data_prep.errors import UserError, whole_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
 from eval.generate import Batch, Prediction
-from eval.signature import engine_versions
-
-Key = dict[str, Any]  # eval.signature.generation_key: all that decides a model's predictions
+from eval.signature import GenerationKey, engine_versions
 
 
 class BatchRecord(BaseModel):
@@ -36,7 +34,7 @@ class BatchRecord(BaseModel):
 class FileRecord(BaseModel):
     """The key file: what a finished file was made with, its hash, and the seconds that it took."""
 
-    key: Key
+    key: GenerationKey
     sha256: str
     seconds: float
     versions: dict[str, str] = {}  # of the engine's packages
@@ -44,7 +42,7 @@ class FileRecord(BaseModel):
 
 def generate_file(
     path: Path,
-    key: Key,
+    key: GenerationKey,
     examples: Sequence[Example],
     batches: list[Batch],
     summarize: Callable[[Batch], list[Prediction]],
@@ -60,7 +58,7 @@ def generate_file(
         old = _keep_if_made_with(shard, key)
         if old is None and (record := read_record(path)):
             old = record.key
-        if old not in (None, key):
+        if old and old != key:
             tqdm.write(f"{path}: generated again: {difference(old, key)}")
         processes.wait_for_everyone()  # from here on no shard holds another key
         done = _read_shards(path, key)
@@ -97,7 +95,7 @@ def generate_file(
     processes.wait_for_everyone()
 
 
-def finished_record(path: Path, key: Key) -> FileRecord | None:
+def finished_record(path: Path, key: GenerationKey) -> FileRecord | None:
     """The record of `path` if it was made under this key, else None.
 
     Raises UserError where the file is no longer what was written.
@@ -140,17 +138,12 @@ def true_record(path: Path) -> FileRecord | None:
     return record if record and record.sha256 == sha256_of(path) else None
 
 
-def difference(old: Key | None, new: Key) -> str:
+def difference(old: GenerationKey, new: GenerationKey) -> str:
     """The names of what differs between two keys, nested ones with a dot."""
-    names = []
-    for name in sorted({*(old or {}), *new}):
-        before, after = (old or {}).get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
-            names += [f"{name}.{k}" for k in inner]
-        elif before != after:
-            names.append(name)
-    return f"{', '.join(names)} changed"
+    before, after = old.model_dump(), new.model_dump()
+    for key in (before, after):
+        key |= {f"decoding.{name}": value for name, value in key.pop("decoding").items()}
+    return f"{', '.join(sorted(name for name in after if before[name] != after[name]))} changed"
 
 
 def key_file(path: Path) -> Path:
@@ -168,7 +161,7 @@ def _locked(shard: Path) -> Iterator[None]:
         raise UserError(f"{shard}: another evaluation writes it; wait, or use --output") from error
 
 
-def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:
+def _merge(path: Path, key: GenerationKey, examples: Sequence[Example]) -> None:
     done = _read_shards(path, key).values()
     predictions = {one.id: one for batch in done for one in batch.predictions}
     with whole_file(path) as out:
@@ -180,7 +173,7 @@ def _merge(path: Path, key: Key, examples: Sequence[Example]) -> None:
             key=key,
             sha256=sha256_of(path),
             seconds=seconds,
-            versions=engine_versions(key["decoding"]["engine"]),
+            versions=engine_versions(key.decoding.engine),
         )
         out.write(record.model_dump_json())
     for shard in _shards(path):
@@ -192,20 +185,20 @@ def _shards(path: Path) -> list[Path]:
     return sorted(path.parent.glob(f".{path.stem}.*.partial.jsonl"))
 
 
-def _keep_if_made_with(shard: Path, key: Key) -> Key | None:
+def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
     """Keep the whole lines of a shard if they were made under `key`, else start it again.
 
     Returns the other key that it held, if there was one.
     """
     found, batches = _read_shard(shard)
     kept = list(batches.values()) if found == key else []
-    lines = [json.dumps({"key": key}), *(batch.model_dump_json() for batch in kept)]
+    lines = [json.dumps({"key": key.model_dump()}), *(batch.model_dump_json() for batch in kept)]
     with whole_file(shard) as file:
         file.write("\n".join(lines) + "\n")
     return found if found != key else None
 
 
-def _read_shards(path: Path, key: Key) -> dict[int, BatchRecord]:
+def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
     """Finished batches by number, from every shard under `key`."""
     done: dict[int, BatchRecord] = {}
     for shard in _shards(path):
@@ -215,15 +208,15 @@ def _read_shards(path: Path, key: Key) -> dict[int, BatchRecord]:
     return done
 
 
-def _read_shard(shard: Path) -> tuple[Key | None, dict[int, BatchRecord]]:
+def _read_shard(shard: Path) -> tuple[GenerationKey | None, dict[int, BatchRecord]]:
     """Key and batches of a shard, up to the first line that is not whole: a kill cut it there."""
-    key: Key | None = None
+    key: GenerationKey | None = None
     batches: dict[int, BatchRecord] = {}
     if not shard.exists():
         return key, batches
     head, *lines = shard.read_bytes().split(b"\n")[:-1] or [b""]
     try:
-        key = json.loads(head)["key"]
+        key = GenerationKey.model_validate(json.loads(head)["key"])
         for line in lines:
             record = BatchRecord.model_validate_json(line)
             batches[record.batch] = record

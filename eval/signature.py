@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
@@ -34,14 +36,27 @@ def scoring_fields(references: Sequence[str]) -> dict[str, str]:
     }
 
 
-def generation_fields(key: dict[str, Any], versions: dict[str, str]) -> dict[str, str]:
+class GenerationKey(BaseModel):
+    """All that decides a model's predictions; hashes are SHA-256, `data` is that of the rows."""
+
+    model: str
+    quantized: str | None = None  # nf4 or int8
+    base_model: str
+    base_model_hash: str
+    adapter_hash: str | None
+    prompt_hash: str
+    decoding: Decoding
+    data: str
+
+
+def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str, str]:
     """What the key of a model's predictions tells of them, and the packages that made them."""
     fields = {
-        "model": "-".join([key["base_model_hash"][:8], *filter(None, [key.get("quantized")])]),
-        "adapter": (key["adapter_hash"] or "none")[:8],
-        "prompt": key["prompt_hash"][:8],
-        "decoding": _decoding_word(key["decoding"]),
-        "data": key["data"][:8],
+        "model": "-".join(filter(None, [key.base_model_hash[:8], key.quantized])),
+        "adapter": (key.adapter_hash or "none")[:8],
+        "prompt": key.prompt_hash[:8],
+        "decoding": _decoding_word(key.decoding),
+        "data": key.data[:8],
     }
     return fields | versions
 
@@ -87,24 +102,23 @@ def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
 
 def generation_key(
     recipe: Recipe, model: str, decoding: Decoding, data: str, adapter: Path | None
-) -> dict[str, Any]:
-    """All that decides a model's predictions; `data` is the hash of the rows."""
+) -> GenerationKey:
+    """The key of a model's predictions; `data` is the hash of the rows."""
     config = recipe.config
     templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
     prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
     if config.get("chat_template_kwargs"):
         prompt.append(config["chat_template_kwargs"])
-    quantized = {"quantized": q} if (q := quantization(config)) else {}
-    return {
-        "model": model,
-        **quantized,
-        "base_model": config["base_model"],
-        "base_model_hash": _model_hash(config["base_model"], config.get("revision_of_model")),
-        "adapter_hash": adapter and adapter_hash(adapter),
-        "prompt_hash": _hash(prompt),
-        "decoding": decoding.model_dump(),
-        "data": data,
-    }
+    return GenerationKey(
+        model=model,
+        quantized=quantization(config),
+        base_model=config["base_model"],
+        base_model_hash=_model_hash(config["base_model"], config.get("revision_of_model")),
+        adapter_hash=adapter_hash(adapter) if adapter else None,
+        prompt_hash=_hash(prompt),
+        decoding=decoding,
+        data=data,
+    )
 
 
 def quantization(config: dict[str, Any]) -> str | None:
@@ -126,15 +140,14 @@ def commit() -> str:
         return "unknown"
 
 
-def _decoding_word(decoding: dict[str, Any]) -> str:
+def _decoding_word(decoding: Decoding) -> str:
     """`hf-bfloat16-greedy-128`, plus every setting that is not the default one."""
-    default = Decoding().model_dump()
-    search = f"beam{decoding['num_beams']}" if decoding["num_beams"] > 1 else "greedy"
-    search = "sample" if decoding["do_sample"] else search
-    words = [decoding["engine"], decoding["dtype"], search, decoding["max_new_tokens"]]
-    named = ("engine", "dtype", "num_beams", "do_sample", "max_new_tokens", "batch_tokens")
-    words += [f"{k}={v}" for k, v in decoding.items() if k not in named and v != default[k]]
-    return "-".join(map(str, words))
+    search = f"beam{decoding.num_beams}" if decoding.num_beams > 1 else "greedy"
+    search = "sample" if decoding.do_sample else search
+    words = [decoding.engine, decoding.dtype, search, decoding.max_new_tokens]
+    named = {"engine", "dtype", "num_beams", "do_sample", "max_new_tokens", "batch_tokens"}
+    changed = decoding.model_dump(exclude=named, exclude_defaults=True)
+    return "-".join(map(str, [*words, *(f"{name}={value}" for name, value in changed.items())]))
 
 
 def _model_hash(base_model: str, revision: str | None) -> str:

@@ -77,9 +77,9 @@ def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
     """All that decides the merged weights and their tokenizer."""
     key = generation_key(recipe, "tuned", recipe.summarization.decoding, "", adapter)
     return {
-        "adapter": key["adapter_hash"],
-        "base_model": key["base_model_hash"],
-        "prompt": key["prompt_hash"],
+        "adapter": key.adapter_hash,
+        "base_model": key.base_model_hash,
+        "prompt": key.prompt_hash,
         "quantized": quantization(recipe.config),
         "method": recipe.config.get("merge_method") or "memory_efficient",
         "axolotl": version("axolotl"),

@@ -9,13 +9,18 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.prompt import Example
+from data_prep.settings import Decoding
 from eval.generate import Batch, Prediction
 from eval.predictions import difference, finished_record, generate_file, true_record
+from eval.signature import GenerationKey
 
 INSTRUCTION = "Sum up:\n{dialogue}"
 ROWS = [Example.build(str(n), f"Ann: {n}", f"Ann says {n}.", INSTRUCTION) for n in range(6)]
 BATCHES = [Batch(n, [ROWS[5 - 2 * n], ROWS[4 - 2 * n]], [[0], [0]]) for n in range(3)]
-KEY = {"model": "base", "decoding": {"engine": "hf", "max_new_tokens": 8, "dtype": "float32"}}
+KEY = GenerationKey(
+    model="base", base_model="b", base_model_hash="h", adapter_hash=None, prompt_hash="p",
+    decoding=Decoding(max_new_tokens=8, dtype="float32"), data="d",
+)  # fmt: skip
 
 
 class Interrupted(Exception):
@@ -46,7 +51,7 @@ def summaries(batch: Batch) -> list[Prediction]:
 
 def generate(
     path: Path,
-    key: dict[str, Any] = KEY,
+    key: GenerationKey = KEY,
     fail_at: int | None = None,
     processes: Processes | None = None,
 ) -> list[int]:
@@ -97,7 +102,7 @@ def test_another_key_starts_again_and_says_why(
     else:
         with pytest.raises(Interrupted):
             generate(path, fail_at=1)
-    other = {**KEY, "decoding": {"engine": "hf", "max_new_tokens": 9, "dtype": "float32"}}
+    other = KEY.model_copy(update={"decoding": Decoding(max_new_tokens=9, dtype="float32")})
     assert finished_record(path, other) is None
     assert generate(path, other) == [0, 1, 2]
     assert "generated again: decoding.max_new_tokens changed" in capsys.readouterr().out
@@ -105,8 +110,20 @@ def test_another_key_starts_again_and_says_why(
 
 
 def test_key_differences_are_named() -> None:
-    assert difference(KEY, {**KEY, "model": "tuned"}) == "model changed"
-    assert difference({**KEY, "data": "a"}, {"model": "base"}) == "data, decoding changed"
+    assert difference(KEY, KEY.model_copy(update={"model": "tuned"})) == "model changed"
+    changes = {"data": "a", "decoding": Decoding(engine="vllm", max_new_tokens=8, dtype="float32")}
+    assert difference(KEY, KEY.model_copy(update=changes)) == "data, decoding.engine changed"
+
+
+def test_a_key_of_another_version_of_the_project_is_the_same_key(tmp_path: Path) -> None:
+    """Keys once lacked what is None, and may lack a setting that came later."""
+    path = tmp_path / "predictions.base.jsonl"
+    generate(path)
+    file = tmp_path / ".predictions.base.key.json"
+    record = json.loads(file.read_text("utf-8"))
+    del record["key"]["quantized"], record["key"]["decoding"]["min_new_tokens"]
+    file.write_text(json.dumps(record), "utf-8")
+    assert finished_record(path, KEY)
 
 
 def _in_process(rank: int, path: Path, barrier: Any) -> None:

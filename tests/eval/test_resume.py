@@ -27,13 +27,14 @@ from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.predictions import generate_file
+from eval.signature import generation_key
 
 recipe, folder = load_recipe(sys.argv[1]), Path(sys.argv[2])
 examples = read_examples(recipe.data_dir / "test.jsonl")[:8]
 decoding = Decoding(dtype="float32", max_new_tokens=12, batch_tokens=700)
 summarizer = Summarizer(recipe, decoding)
 batches = summarizer.batches(examples)
-KEY = {"model": "base", "decoding": {"engine": "hf"}}
+KEY = generation_key(recipe, "base", decoding, "rows", None)
 
 def generate(name):
     (folder / name).mkdir(exist_ok=True)

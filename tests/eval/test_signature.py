@@ -15,15 +15,14 @@ from tests.eval.test_predictions import KEY
 HASH = "0123456789abcdef"
 
 
-def key(**changes: Any) -> dict[str, Any]:
-    decoding = Decoding(dtype="float32").model_dump()
+def key(decoding: Decoding) -> signature.GenerationKey:
     hashes = {"base_model_hash": HASH, "adapter_hash": None, "prompt_hash": HASH, "data": HASH}
-    return {**KEY, **hashes, "decoding": decoding, **changes}
+    return KEY.model_copy(update={**hashes, "decoding": decoding})
 
 
 def test_the_line_names_every_setting() -> None:
     fields = signature.scoring_fields(["a", "b"]) | signature.generation_fields(
-        key(), signature.engine_versions("hf")
+        key(Decoding(dtype="float32")), signature.engine_versions("hf")
     )
     line = signature.line(fields)
     assert line.startswith("rouge|n:2|agg:mean-f1|stem:porter|tok:a-z0-9|lsum:lines|empty:0|refs:")
@@ -42,7 +41,7 @@ def test_the_line_names_every_setting() -> None:
     ],
 )
 def test_decoding_is_one_word(settings: dict[str, Any], word: str) -> None:
-    fields = signature.generation_fields(key(decoding=Decoding(**settings).model_dump()), {})
+    fields = signature.generation_fields(key(Decoding(**settings)), {})
     assert fields["decoding"] == word
 
 
