@@ -7,7 +7,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(part in str(error) for part in words)
 
 
-def usage() -> dict[str, Any]:
-    """`machine` in words, and `peak_memory_gb` (10^9 bytes) of this process.
+class Usage(NamedTuple):
+    """The machine in words, and the most memory that this process took, in 10^9 bytes."""
 
-    On a GPU the memory that PyTorch had reserved there, else the largest resident set.
-    """
+    machine: str
+    peak_memory_gb: float
+
+
+def usage() -> Usage:
+    """On a GPU the memory that PyTorch had reserved there, else the largest resident set."""
     import torch
 
     if torch.cuda.is_available():
@@ -91,7 +95,7 @@ def usage() -> dict[str, Any]:
         machine = cpu_name()
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, getrusage(2)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return {"machine": machine, "peak_memory_gb": round(peak / 1e9, 2)}
+    return Usage(machine, round(peak / 1e9, 2))
 
 
 def cpu_name() -> str:

@@ -10,7 +10,9 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from data_prep.errors import UserError
 from data_prep.hub import snapshot
@@ -76,9 +78,6 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     try:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
-        path = folder / TRAINED_WITH
-        end = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        learnt = end.get("instruction", wanted)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
 
@@ -96,6 +95,8 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
             f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
             f"{base_model}; set the right one, or train with `{train}`"
         )
+    end = read_record(folder / TRAINED_WITH, TrainedWith)
+    learnt = end.instruction if end else wanted
     if end and finished(folder) is None:
         raise UserError(
             f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
@@ -132,15 +133,36 @@ def shown(folder: Path) -> str:
     return folder.name if folder.is_absolute() else str(folder)
 
 
+Record = TypeVar("Record", bound=BaseModel)
+
+
+class RunRecord(BaseModel):
+    """`run.json`: what a training started with."""
+
+    settings: dict[str, Any]  # flat, see `settings_of`
+    precision: dict[str, Any] = {}  # what became of `bf16: auto`
+
+
+class TrainedWith(BaseModel):
+    """`trained_with.json`, beside a final adapter: its hash, and what its training took."""
+
+    instruction: str
+    steps: int
+    adapter: str
+    machine: str | None = None
+    peak_memory_gb: float | None = None
+
+
 def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
     """How the recipe differs from what the adapter in `folder` was trained with; None: unknown.
 
     By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
     where they exist. Raises UserError where `run.json` is damaged.
     """
-    before = settings_in(folder)
-    if before is None:
+    record = run_of(folder)
+    if record is None:
         return None
+    before = record.settings
     files = {name: str(before.get(f"data.{name}")) for name in DATA}
     prepared: dict[str, str] = {}  # stays empty on a machine that only uses an adapter
     with suppress(OSError, ValueError, LookupError, TypeError):
@@ -212,21 +234,27 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [pair for key, item in parts for pair in _flat(item, key)]
 
 
-def settings_in(folder: Path) -> dict[str, Any] | None:
-    """What `run.json` says of the training in `folder`, or of a checkpoint's; None: no such file.
+def run_of(folder: Path) -> RunRecord | None:
+    """`run.json` of the training in `folder`, or of a checkpoint's; None: no such file.
 
     Raises UserError where the file is damaged.
     """
     path = folder / RUN
     if not path.exists() and CHECKPOINT.fullmatch(folder.name):
         path = folder.parent / RUN
+    return read_record(path, RunRecord)
+
+
+def read_record(path: Path, kind: type[Record]) -> Record | None:
+    """A record that a training left; None: no such file. Raises UserError where it is damaged."""
     try:
-        return dict(json.loads(path.read_text("utf-8"))["settings"])
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError) as error:
+        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise UserError(
-            f"{path}: is damaged ({error}); restore it, set another output_dir, or train again "
+            f"{path}: is damaged ({why}); restore it, set another output_dir, or train again "
             f"with `{TRAIN_AGAIN}` (the folder's content is set aside)"
         ) from error
 
@@ -243,11 +271,11 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 def finished(folder: Path) -> int | None:
     """After how many steps the run in `folder` ended with the adapter that is there, or None."""
-    try:
-        record = json.loads((folder / TRAINED_WITH).read_text("utf-8"))
-        return int(record["steps"]) if record["adapter"] == sha256_of(folder / ADAPTER) else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    with suppress(OSError, UserError):
+        record = read_record(folder / TRAINED_WITH, TrainedWith)
+        if record and record.adapter == sha256_of(folder / ADAPTER):
+            return record.steps
+    return None
 
 
 def listed(changed: list[str]) -> str:

@@ -16,7 +16,14 @@ from data_prep.errors import UserError
 from data_prep.prepare import Manifest, check_prepared
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID, Decoding
-from eval.adapter import RUN, TRAINED_WITH, find_adapter
+from eval.adapter import (
+    TRAINED_WITH,
+    RunRecord,
+    TrainedWith,
+    find_adapter,
+    read_record,
+    run_of,
+)
 from eval.baselines import BASELINES
 from eval.metrics import METRICS, SIMILARITY
 from eval.report import (
@@ -98,8 +105,8 @@ class Records(NamedTuple):
     adapter: Path
     adapter_config: Data
     training: Data
-    run: Data
-    trained: Data
+    run: RunRecord | None
+    trained: TrainedWith | None
 
 
 TAGS = ["axolotl", "lora", "peft", "summarization", "dialogue-summarization"]
@@ -232,8 +239,8 @@ def read_records(recipe: Recipe) -> Records:
         adapter,
         json.loads((adapter / "adapter_config.json").read_text("utf-8")),
         _known(adapter / "trainer_state.json"),
-        _known(adapter / RUN),
-        _known(adapter / TRAINED_WITH),
+        run_of(adapter),
+        read_record(adapter / TRAINED_WITH, TrainedWith),
     )
 
 
@@ -276,15 +283,15 @@ def _known(path: Path) -> Data:
     return found
 
 
-def settings_rows(config: Data, run: Data) -> Rows:
+def settings_rows(config: Data, run: RunRecord | None) -> Rows:
     """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
     rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
-    if processes := run.get("settings", {}).get("processes"):
-        rows.append(("processes", str(processes)))
-    return [*rows, ("precision", _precision(config, run.get("precision", {})))]
+    if run and "processes" in run.settings:
+        rows.append(("processes", str(run.settings["processes"])))
+    return [*rows, ("precision", _precision(config, run.precision if run else {}))]
 
 
-def training_rows(state: Data, trained: Data, scores: Scores) -> Rows:
+def training_rows(state: Data, trained: TrainedWith | None, scores: Scores) -> Rows:
     """What training and evaluation recorded; `not measured` where they did not."""
     logged: Data = {}  # the last value of each name
     for entry in state.get("log_history", []):
@@ -292,7 +299,7 @@ def training_rows(state: Data, trained: Data, scores: Scores) -> Rows:
     losses = [
         f"{logged[k]:.3f}" if k in logged else NOT_RECORDED for k in ("train_loss", "eval_loss")
     ]
-    memory, machine = trained.get("peak_memory_gb"), scores.environment
+    memory, machine = trained and trained.peak_memory_gb, scores.environment
     seconds = [_minutes(scores.systems[name].seconds) for name in ("base", "tuned")]
     return [
         ("steps", str(state.get("global_step", NOT_RECORDED))),
@@ -301,7 +308,7 @@ def training_rows(state: Data, trained: Data, scores: Scores) -> Rows:
         ("training time, since its last start", _minutes(logged.get("train_runtime"))),
         ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
-        ("machine of the training", trained.get("machine", NOT_RECORDED)),
+        ("machine of the training", (trained and trained.machine) or NOT_RECORDED),
         (
             "generation of the test summaries, all processes",
             f"{', '.join(seconds)} (base, tuned)",

@@ -167,5 +167,5 @@ class Progress(TrainerCallback):
             tqdm.write(
                 f"{state.global_step} of {state.max_steps} steps, {each:.1f} s a step, ends about "
                 f"{time.strftime('%H:%M', end)} (evaluations aside), peak "
-                f"{usage()['peak_memory_gb']:.1f} GB"
+                f"{usage().peak_memory_gb:.1f} GB"
             )

@@ -5,7 +5,6 @@
 `trained_with.json` follows once the final adapter is saved.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -26,9 +25,11 @@ from eval.adapter import (
     RUN,
     TRAIN_AGAIN,
     TRAINED_WITH,
+    RunRecord,
+    TrainedWith,
     differences,
     listed,
-    settings_in,
+    run_of,
 )
 from training.checkpoints import checkpoints, free_name, what_is_broken
 
@@ -49,10 +50,10 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raise UserError where `folder` holds a run that was trained otherwise, or unknown how."""
     if not holds_a_run(folder):
         return
-    before = settings_in(folder)
+    before = run_of(folder)
     if before is None:
         raise UserError(f"{folder}: holds a training, but no {RUN} that says of what; {OR_AGAIN}")
-    if changed := list(differences(before, settings).values()):
+    if changed := list(differences(before.settings, settings).values()):
         raise UserError(f"{folder}: was trained otherwise: {listed(changed)}; {OR_AGAIN}")
 
 
@@ -66,11 +67,11 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         raise UserError(f"{checkpoint}: is no checkpoint-<step> folder; name one that is")
     if why := what_is_broken(checkpoint, count):
         raise UserError(f"{checkpoint}: {why}; choose a whole checkpoint")
-    before = settings_in(checkpoint)
+    before = run_of(checkpoint)
     if before is None:
         changed = [f"there is no {RUN} beside it, so that its settings are not known"]
     else:
-        changed = list(differences(before, settings).values())
+        changed = list(differences(before.settings, settings).values())
     if changed:
         raise UserError(
             f"resume_from_checkpoint {checkpoint}: was trained otherwise: {listed(changed)}; "
@@ -100,15 +101,15 @@ def set_aside(folder: Path) -> Path:
 def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any]) -> None:
     """Record what a training starts with."""
     with whole_file(folder / RUN) as file:
-        json.dump({"settings": settings, "precision": precision}, file, indent=1, sort_keys=True)
+        file.write(RunRecord(settings=settings, precision=precision).model_dump_json(indent=1))
 
 
 def precision_of(folder: Path) -> dict[str, Any]:
     """Which precision the run in `folder` took for `bf16: auto`; {} where there is none."""
-    try:
-        return dict(json.loads((folder / RUN).read_text("utf-8"))["precision"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
+    with suppress(UserError):  # a damaged one is refused later
+        if record := run_of(folder):
+            return record.precision
+    return {}
 
 
 def recipe_text(path: Path, asked: dict[str, Any]) -> str:
@@ -133,9 +134,14 @@ def write_recipe(folder: Path, text: str) -> None:
 
 def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
     """Leave beside the final adapter which prompt it learnt, its hash, and what it took."""
-    record = {"instruction": instruction, "steps": steps, "adapter": sha256_of(folder / ADAPTER)}
+    record = TrainedWith(
+        instruction=instruction,
+        steps=steps,
+        adapter=sha256_of(folder / ADAPTER),
+        **usage()._asdict(),
+    )
     with whole_file(folder / TRAINED_WITH) as file:
-        json.dump(record | usage(), file)
+        file.write(record.model_dump_json())
 
 
 def lock(folder: Path) -> FileLock:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Summarization
+from eval.adapter import RunRecord, TrainedWith
 from eval.scores import Scores
 from scripts.model_card import (
     Names,
@@ -136,7 +137,7 @@ def test_what_the_recipe_tells_besides(records: Records) -> None:
 
 def test_settings_that_the_recipe_names() -> None:
     config = {"lora_r": 16, "lora_target_modules": ["q_proj", "v_proj"], "sample_packing": True}
-    rows = settings_rows({**config, "bf16": True}, {"settings": {"processes": 2}})
+    rows = settings_rows({**config, "bf16": True}, RunRecord(settings={"processes": 2}))
     assert rows == [
         ("`lora_r`", "16"),
         ("`lora_target_modules`", "q_proj, v_proj"),
@@ -159,7 +160,10 @@ def test_settings_that_the_recipe_names() -> None:
     ],
 )
 def test_precision(config: dict[str, Any], taken: dict[str, Any], expected: str) -> None:
-    assert settings_rows(config, {"precision": taken})[-1] == ("precision", expected)
+    assert settings_rows(config, RunRecord(settings={}, precision=taken))[-1] == (
+        "precision",
+        expected,
+    )
 
 
 def test_what_was_measured_and_what_was_not() -> None:
@@ -168,7 +172,9 @@ def test_what_was_measured_and_what_was_not() -> None:
     scores.systems["base"].seconds, scores.systems["tuned"].seconds = 742.1, None
     history: list[Any] = [{"loss": 2.0}, "damaged"]
     history += [{"eval_loss": 1.625}, {"train_runtime": 3540.0, "train_loss": 1.7512}]
-    trained = {"machine": "A100 x 2", "peak_memory_gb": 21.25}
+    trained = TrainedWith(
+        instruction="", steps=995, adapter="", machine="A100 x 2", peak_memory_gb=21.25
+    )
     rows = dict(training_rows({"global_step": 995, "log_history": history}, trained, scores))
     assert rows["steps"] == "995" and rows["training time, since its last start"] == "59 min"
     assert rows["mean training loss"] == "1.751" and rows["last validation loss"] == "1.625"
@@ -176,7 +182,7 @@ def test_what_was_measured_and_what_was_not() -> None:
     assert rows["machine of the training"] == "A100 x 2"
     assert "12 min, not measured (base, tuned)" in rows.values()
     assert rows["machine of the evaluation"] == "A100 x 1"
-    nothing = dict(training_rows({}, {}, scores))
+    nothing = dict(training_rows({}, None, scores))
     assert nothing["machine of the training"] == "not recorded"
     assert nothing["steps"] == nothing["last validation loss"] == "not recorded"
     assert nothing["training time, since its last start"] == nothing["energy"] == "not measured"
@@ -263,11 +269,11 @@ def test_all_of_a_finished_run(run: Path) -> None:
     records = read_records(load_recipe(f"{NAME}.yml"))
     assert records.scores.examples == 40
     assert records.training["global_step"] == 40
-    assert records.run["precision"] == {"bf16": True, "fp16": False}
+    assert records.run and records.run.precision == {"bf16": True, "fp16": False}
     for name in ("trainer_state.json", "run.json", "trained_with.json"):
         (OUTPUT / name).unlink()  # somebody else's training
     records = read_records(load_recipe(f"{NAME}.yml"))
-    assert (records.training, records.run) == ({}, {})
+    assert (records.training, records.run, records.trained) == ({}, None, None)
 
 
 @pytest.mark.parametrize(
