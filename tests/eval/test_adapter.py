@@ -32,7 +32,7 @@ def changed(name: str, **changes: Any) -> Recipe:
 
 
 def stranger(run: Path) -> Path:
-    """The adapter as somebody else hands it on: PEFT's two files alone."""
+    """The adapter as another person hands it on: PEFT's two files alone."""
     folder = run / "theirs"
     folder.mkdir()
     for name in ("adapter_config.json", ADAPTER):

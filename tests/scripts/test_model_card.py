@@ -271,7 +271,7 @@ def test_all_of_a_finished_run(run: Path) -> None:
     assert records.training["global_step"] == 40
     assert records.run and records.run.precision == {"bf16": True, "fp16": False}
     for name in ("trainer_state.json", "run.json", "trained_with.json"):
-        (OUTPUT / name).unlink()  # somebody else's training
+        (OUTPUT / name).unlink()  # trained elsewhere
     records = read_records(load_recipe(f"{NAME}.yml"))
     assert (records.training, records.run, records.trained) == ({}, None, None)
 
