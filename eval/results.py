@@ -59,7 +59,7 @@ def write_results(
     scores.source = recipe.summarization.source
     scores.split = split
     scores.adapter = adapter
-    scores.decoding = next(iter(records.values())).key.decoding.model_dump()
+    scores.decoding = next(iter(records.values())).key.decoding
     scores.environment = environment()
     scores.commit = commit()
     curves = training_curves(given or recipe.output_dir) if adapter else {}

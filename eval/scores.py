@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError, field_validator
 
 from data_prep.errors import UserError
+from data_prep.settings import Decoding
 
 VERSION = 2  # 1, without a number in the file, kept the similarity apart from the other metrics
 PRIMARY = "rougeL"  # the metric of the headline, the groups and "better in N dialogues"
@@ -118,9 +119,14 @@ class Scores(BaseModel):
     comparisons: list[Comparison]
     groups: dict[str, list[Group]]
     adapter: EvaluatedAdapter | None = None
-    decoding: dict[str, Any] = {}
+    decoding: Decoding | None = None
     environment: dict[str, str] = {}
     commit: str = ""
+
+    @field_validator("decoding", mode="before")
+    @classmethod
+    def _unknown(cls, decoding: Any) -> Any:
+        return decoding or None  # {} in files of before
 
     @field_validator("version")
     @classmethod

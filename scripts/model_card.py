@@ -209,17 +209,16 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         settings=settings_rows(records.recipe.config, records.run),
         training=training_rows(records.training, records.trained, records.scores),
         instruction=fenced(records.recipe.summarization.instruction),
-        decoding=_decoding(scores.decoding),
+        decoding=_decoding(scores.decoding or Decoding()),
         prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
     )
 
 
-def _decoding(settings: Data) -> str:
+def _decoding(settings: Decoding) -> str:
     """The arguments of `generate` that decode as the evaluation did."""
-    default = Decoding().model_dump()
-    ours = ("engine", "dtype", "batch_tokens", "seed", "max_new_tokens", "do_sample")
-    shown = {key: settings[key] for key in ("max_new_tokens", "do_sample")}
-    shown |= {k: v for k, v in settings.items() if k not in ours and v != default.get(k)}
+    always = {"max_new_tokens", "do_sample"}
+    shown = settings.model_dump(include=always)
+    shown |= settings.model_dump(exclude=always | OF_THE_MACHINE | {"seed"}, exclude_defaults=True)
     return ", ".join(f"{key}={value}" for key, value in shown.items())
 
 
@@ -263,7 +262,8 @@ def _read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
         "number of test dialogues": (scores.examples, manifest.counts["test"].written),
     }
     asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
-    compared |= {f"decoding.{key}": (scores.decoding.get(key), asked[key]) for key in asked}
+    used = scores.decoding.model_dump() if scores.decoding else {}
+    compared |= {f"decoding.{key}": (used.get(key), asked[key]) for key in asked}
     for what, (scored, there) in compared.items():
         if scored != there:
             raise UserError(f"{path}: {what} was {scored} and is {there}; {again} again")

@@ -3,6 +3,7 @@
 import json
 from functools import cache
 
+from data_prep.settings import Decoding
 from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
 from tests.conftest import ROOT
@@ -58,7 +59,7 @@ def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
     )
     result = analyse(with_baselines(systems, corpus), corpus, workers=1)
     result.scores.recipe, result.scores.split = "invented_recipe", "test"
-    result.scores.decoding = {"max_new_tokens": 80, "do_sample": False}
+    result.scores.decoding = Decoding(max_new_tokens=80)
     result.scores.environment = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}
     result.scores.commit = "abc1234"
     return result
