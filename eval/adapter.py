@@ -120,6 +120,23 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     return folder
 
 
+def is_plain_lora(folder: Path) -> bool:
+    """Whether the adapter is two matrices for each of some inner layers, added to the base weights.
+
+    Not so: DoRA, PiSSA and the like (they change the base weights too), whole or added matrices,
+    and whatever changes an embedding. vLLM takes only plain ones as they are.
+    """
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
+    targets = config.get("target_modules") or []
+    ends = [name for name in targets if name.rpartition(".")[2] in ("lm_head", "embed_tokens")]
+    return (
+        isinstance(targets, list)
+        and not (ends or any(config.get(name) for name in others))
+        and config.get("init_lora_weights", True) in (True, False, "gaussian")
+    )
+
+
 def merged_folder(recipe: Recipe) -> Path:
     """Where `scripts.merge` writes the merged model; raises UserError where there is none."""
     folder = recipe.output_dir / "merged"

@@ -12,9 +12,11 @@ from data_prep.hub import own_ends
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
+from eval.adapter import is_plain_lora
 from eval.signature import quantization
 
-WORTH_LOADING = 500  # dialogues: vLLM loads for a minute and then saves 0.1 s on each, in bf16
+# dialogues: vLLM loads twice for 80 s, and then saves 0.26 s on each in bf16 (docs/engines.md)
+WORTH_LOADING = 700
 AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
 MOST_ROWS = 128  # of a batch: the same for `hf`, and some batches for each of several processes
 
@@ -162,12 +164,18 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
     return batches
 
 
-def resolve(decoding: Decoding, recipe: Recipe | None = None, dialogues: int = 0) -> Decoding:
+def resolve(
+    decoding: Decoding,
+    recipe: Recipe | None = None,
+    dialogues: int = 0,
+    adapter: Path | None = None,
+) -> Decoding:
     """Replace `auto`: the precision by the machine, the engine by the work as well.
 
     `dtype`: bf16 on a GPU that has it, else fp16; on a CPU the faster one. PyTorch says of cards
     before Ampere that bf16 is supported, and emulates it there, slowly. `engine`: vLLM where it is
-    installed, can do what `recipe` and `decoding` say, and is worth loading for so many dialogues.
+    installed, can do what `recipe`, `adapter` and `decoding` say, and is worth loading for so many
+    dialogues.
     """
     import torch
 
@@ -182,6 +190,7 @@ def resolve(decoding: Decoding, recipe: Recipe | None = None, dialogues: int = 0
     if engine == "auto":
         able = recipe and not quantization(recipe.config) and dtype != "float32"
         able = able and decoding.num_beams == 1 and not decoding.no_repeat_ngram_size
+        able = able and (adapter is None or is_plain_lora(adapter))
         worth = able and dialogues >= WORTH_LOADING and find_spec("vllm")
         engine = "vllm" if worth else "hf"
     return decoding.model_copy(update={"dtype": dtype, "engine": engine})

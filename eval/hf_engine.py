@@ -33,7 +33,7 @@ from data_prep.hub import model_arguments, model_unavailable
 from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
-from eval.kv_cache import can_be_joined, read_prompts, shared_tokens
+from eval.kv_cache import can_be_joined, depends_on_others, read_prompts, shared_tokens
 from eval.signature import quantization
 
 NAME = "grouped_sdpa"
@@ -82,6 +82,9 @@ class HfEngine:
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
+        self.model.generation_config = GenerationConfig()  # its own would add to the recipe's
+        if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
+            self.model.set_attn_implementation("eager")  # sdpa leaves it out (Gemma 2)
         if recipe.config.get("resize_token_embeddings_to_32x"):
             vocabulary = -(-vocabulary // 32) * 32
         if vocabulary > self.model.get_input_embeddings().num_embeddings:  # as Axolotl does
@@ -134,10 +137,7 @@ class HfEngine:
 
 
 def _attention(config: dict[str, Any]) -> str | None:
-    """`eager` where training took it, else the model's default.
-
-    For Gemma 2 the two differ: sdpa leaves its soft-capping of the attention's logits out.
-    """
+    """`eager` where training took it, else the model's default."""
     eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
     return "eager" if eager else None
 
@@ -178,9 +178,13 @@ def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | No
 def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
     """New token ids of each prompt, in their order, the end token and padding included."""
     device, width = settings.device, max(map(len, prompts))
-    ids = torch.tensor([[settings.pad] * (width - len(p)) + p for p in prompts], device=device)
+    one_by_one = depends_on_others(model, width + settings.decoding.max_new_tokens)
+    if one_by_one and len(prompts) > 1:
+        return [generate(model, [prompt], settings)[0] for prompt in prompts]
+    # padded with a token of the prompt: a repetition penalty sees it, and must not meet an end
+    ids = torch.tensor([p[:1] * (width - len(p)) + p for p in prompts], device=device)
     # generate cannot continue a beam search
-    whole = settings.decoding.num_beams > 1 or not can_be_joined(model)
+    whole = settings.decoding.num_beams > 1 or one_by_one or not can_be_joined(model)
     stride, shared = (0, 0) if whole else (STRIDE, shared_tokens(model, prompts))
     places = torch.arange(width, device=device)
     begin = torch.tensor([[width - len(p) + shared] for p in prompts], device=device)
@@ -297,7 +301,7 @@ def grouped_attention(
     Shapes: query (batch, heads, length, width), key and value (batch, key heads, all, width), mask
     (batch, 1, length, all); returns (batch, length, heads, width).
     """
-    if attention_mask is None or query.shape[2] > 1:
+    if attention_mask is None or query.shape[2] > 1 or attention_mask.shape[1] > 1:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )

@@ -26,6 +26,23 @@ def can_be_joined(model: Any) -> bool:
     return _layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
+def depends_on_others(model: Any, tokens: int) -> bool:
+    """Whether a prompt's summary would depend on those in its batch, so that each goes alone.
+
+    So it is with a state that is kept outside the cache (RecurrentGemma, RWKV), and with rotary
+    embeddings that change where the longest row, of `tokens`, exceeds the length of pretraining.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    changing = [kind for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
+    limits = [
+        kind.get("original_max_position_embeddings") or config.max_position_embeddings
+        for kind in changing
+    ]
+    return any(tokens > limit for limit in limits) or (model._is_stateful and can_be_joined(model))
+
+
 def _layers(model: Any) -> set[type]:
     return {type(layer) for layer in DynamicCache(config=model.config).layers}
 
@@ -33,9 +50,10 @@ def _layers(model: Any) -> set[type]:
 def shared_tokens(model: Any, prompts: Ids) -> int:
     """How many tokens all prompts begin with, the last two of the shortest one left out.
 
-    0 where a layer has a window, which would count the padding that follows them.
+    0 where a layer has a window, which would count the padding that follows them; so does the
+    attention of the old models that support no sdpa (MPT, GPT-Neo).
     """
-    if len(prompts) == 1 or _layers(model) != {DynamicLayer}:
+    if len(prompts) == 1 or _layers(model) != {DynamicLayer} or not model._supports_sdpa:
         return 0
     return max(0, min(len(commonprefix(prompts)), min(map(len, prompts)) - 2))
 

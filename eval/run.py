@@ -139,7 +139,9 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
-    decoding = resolve(wanted.recipe.summarization.decoding, wanted.recipe, len(wanted.examples))
+    decoding = resolve(
+        wanted.recipe.summarization.decoding, wanted.recipe, len(wanted.examples), adapter
+    )
     own_result = default_output(wanted.recipe, wanted.split, wanted.limit)
     records: dict[str, FileRecord] = {}
     summarizer = None

@@ -80,12 +80,12 @@ def line(fields: dict[str, str]) -> str:
 def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
     """What matters and differs: `name: one value, another`, as the message of a refusal.
 
-    The engine does not matter: under equal settings two engines differ by rounding alone.
+    The engine does not matter, but for sampling: else two engines differ by rounding alone.
     """
-    first, second = (
-        {**of, "decoding": of["decoding"].partition("-")[2]} if "decoding" in of else of
-        for of in (first, second)
-    )
+    if engines(first, second):
+        first, second = (
+            {**of, "decoding": of["decoding"].partition("-")[2]} for of in (first, second)
+        )
     names = [*ALWAYS, *(name for name in WHERE_KNOWN if name in first and name in second)]
     return [
         f"{name}: {first.get(name, 'unknown')}, {second.get(name, 'unknown')}"
@@ -95,9 +95,11 @@ def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
 
 
 def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
-    """The two engines of results whose decoding is otherwise the same; empty where it is one."""
-    both = [fields.get("decoding", "").partition("-")[0] for fields in (first, second)]
-    return both if all(both) and both[0] != both[1] else []
+    """The two engines of results that were not sampled; empty where it is one, or not known."""
+    words = [fields.get("decoding", "") for fields in (first, second)]
+    both = [word.partition("-")[0] for word in words]
+    sampled = any("-sample-" in word for word in words)
+    return both if all(both) and both[0] != both[1] and not sampled else []
 
 
 def generation_key(

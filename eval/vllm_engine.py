@@ -1,14 +1,16 @@
 """The engine for GPUs where vLLM is installed: `engine: vllm`, see docs/engines.md.
 
 It gets the same token ids as the default engine and every sampling setting by name (otherwise a
-model's own generation config would fill the gaps). On a GPU in 16 bits the adapter stays beside the
-weights; else it is merged first, since vLLM's LoRA is slow on a CPU and its kernels refuse fp32.
+model's own generation config would fill the gaps). On a GPU in 16 bits a plain LoRA stays beside
+the weights; else the adapter is merged first, since vLLM's LoRA is slow on a CPU, its kernels
+refuse fp32, and it knows no other adapters.
 """
 
 import gc
 import json
 import os
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from data_prep.errors import UserError
 from data_prep.hub import model_arguments
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Decoding
+from eval.adapter import is_plain_lora
 from eval.hf_engine import HfEngine
 from eval.signature import quantization
 
@@ -38,7 +41,7 @@ class VllmEngine:
         vocabulary: int,
         adapter: Path | None,
     ):
-        """Start vLLM; raises UserError where it is not installed or does not start.
+        """Raises UserError where vLLM is not installed; it starts with the first `generate`.
 
         The other arguments are those of `HfEngine`; `adapter` is its folder, where one is used.
         """
@@ -50,13 +53,21 @@ class VllmEngine:
                 f"{recipe.path}: engine vllm runs the base model as it is saved, and this recipe "
                 f"trains and evaluates it in {kind}; set `engine: hf`"
             )
-        self.merges = not torch.cuda.is_available() or decoding.dtype == "float32"
-        beside = None if self.merges else adapter
-        self.llm = self._start(recipe.config["base_model"], model_arguments(recipe.config), beside)
+        if not find_spec("vllm"):
+            raise UserError(
+                f"{recipe.path}: summarization.decoding.engine is vllm, which is not installed; "
+                "docs/engines.md says how, or set `engine: hf`"
+            )
+        plain = adapter is not None and is_plain_lora(adapter)
+        on_gpu = torch.cuda.is_available() and decoding.dtype != "float32"
+        self.beside = adapter if plain and on_gpu else None
+        self.merged = tempfile.TemporaryDirectory()
+        self.llm: Any = None
+        self.model, self.settings = recipe.config["base_model"], model_arguments(recipe.config)
 
     def attach_adapter(self, folder: Path) -> None:
         """Use the adapter for every later request; raises UserError where it does not fit."""
-        if not self.merges:
+        if self.beside:
             from vllm.lora.request import LoRARequest
 
             self.lora = LoRARequest("tuned", 1, str(folder))
@@ -70,23 +81,16 @@ class VllmEngine:
                 f"{folder}: changes embeddings that are one matrix, and cannot be merged for "
                 "vLLM; set `engine: hf`"
             )
-        with tempfile.TemporaryDirectory() as merged:
-            engine.model.save_pretrained(merged)
-            del engine
-            more = {"trust_remote_code": bool(self.recipe.config.get("trust_remote_code"))}
-            self.llm = self._start(merged, more, None)
+        engine.model.save_pretrained(self.merged.name)
+        self.model = self.merged.name
+        remote_code = bool(self.recipe.config.get("trust_remote_code"))
+        self.settings = {"trust_remote_code": remote_code}
 
-    def _start(self, model: str, more: dict[str, Any], adapter: Path | None) -> Any:
-        path, settings = self.recipe.path, dict(more)
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise UserError(
-                f"{path}: summarization.decoding.engine is vllm, which is not installed "
-                f"({error}); docs/engines.md says how, or set `engine: hf`"
-            ) from error
-        if adapter:
-            rank = json.loads((adapter / "adapter_config.json").read_text("utf-8"))["r"]
+    def _start(self, longest: int) -> Any:
+        """VLLM with the model, for prompts of at most `longest` tokens."""
+        settings = dict(self.settings)
+        if self.beside:
+            rank = json.loads((self.beside / "adapter_config.json").read_text("utf-8"))["r"]
             room = next((size for size in LORA_RANKS if size >= rank), rank)
             settings |= {"enable_lora": True, "max_lora_rank": room}
         if not torch.cuda.is_available():
@@ -96,20 +100,22 @@ class VllmEngine:
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
                 settings["kv_cache_memory_bytes"] = CPU_CACHE
         try:
+            from vllm import LLM
+
             return LLM(
-                model=model,
+                model=self.model,
                 dtype=self.decoding.dtype,
                 seed=self.decoding.seed,
                 generation_config="vllm",
-                max_model_len=sequence_len(self.recipe.config) + self.decoding.max_new_tokens,
+                max_model_len=longest + self.decoding.max_new_tokens,
                 skip_tokenizer_init=True,
                 **settings,
             )
-        except (RuntimeError, ValueError, OSError) as error:
+        except (ImportError, RuntimeError, ValueError, OSError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{path}: vLLM does not start ({reason}); the first error in its log above says "
-                "why: fix that, or set `engine: hf`"
+                f"{self.recipe.path}: vLLM does not start ({reason}); the first error in its log "
+                "above says why: fix that, or set `engine: hf`"
             ) from error
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
@@ -117,6 +123,8 @@ class VllmEngine:
         from vllm import SamplingParams
 
         chosen = self.decoding
+        if self.llm is None:  # the first prompts are the longest; a chat's later ones may be longer
+            self.llm = self._start(max(sequence_len(self.recipe.config), *map(len, prompts)))
         sampling = SamplingParams(
             n=1,
             temperature=chosen.temperature if chosen.do_sample else 0.0,

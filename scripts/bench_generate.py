@@ -231,6 +231,7 @@ def compare_generation(
         limit = bench.limits[dtype] = Limit.measure(empty_model(recipe), getattr(torch, dtype))
         rates = f"{limit.operations / 1e9:.0f} GFLOP/s, copy {limit.bandwidth / 1e9:.1f} GB/s"
         print(f"{dtype}: a matrix product at {rates}")
+    ours: Summarizer | None = None
     for decoding in chosen:
         for engine in engines:
             try:
@@ -247,6 +248,8 @@ def compare_generation(
                 bench.measure(engine, model, decoding.dtype, partial(ours.summaries, examples))
             ours.engine = None  # type: ignore[assignment]  # its memory goes to what follows
             gc.collect()
+    if ours is None:
+        raise UserError(f"--engines: none of {', '.join(engines)} is installed here; add hf")
     for dtype in plain_dtypes:
         plain: Any = AutoModelForCausalLM.from_pretrained(
             recipe.config["base_model"], dtype=getattr(torch, dtype), device_map=DEVICE

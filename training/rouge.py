@@ -21,7 +21,7 @@ from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
-from transformers import TrainerCallback
+from transformers import GenerationConfig, TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from data_prep.errors import UserError
@@ -198,14 +198,16 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """
     bare = without_peft(model)
     training = [(module, module.training) for module in model.modules()]
-    attention = bare.config._attn_implementation
+    attention, own = bare.config._attn_implementation, bare.generation_config
     with _same_random_states(), _whole_root(model):
         try:
             model.eval()
             use_grouped_attention(bare)
+            bare.generation_config = GenerationConfig()
             yield
         finally:
             bare.set_attn_implementation(attention)
+            bare.generation_config = own
             for module, flag in training:
                 module.training = flag
             if torch.cuda.is_available():  # what generation held is of no use to training

@@ -54,6 +54,27 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "DeepSeek-V3": ("deepseek_v3", DEEPSEEK),
     "Mamba2": ("mamba2", {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 8}),
     "a hybrid of linear attention (Qwen3-Next)": ("qwen3_next", HYBRID),
+    "a state beside the cache (RecurrentGemma)": (
+        "recurrent_gemma",
+        {"attention_window_size": 16, "lru_width": 64},
+    ),
+    "attention by place (MPT)": (
+        "mpt",
+        {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
+    ),
+    "rotary embeddings that change with the length": (
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "factor": 8.0,
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+                "original_max_position_embeddings": 60,
+            }
+        },
+    ),
 }
 NEW = 40
 
@@ -93,6 +114,37 @@ def test_batched_outputs_are_those_of_one_by_one(kind: str, shared: int) -> None
     made = generate(model, prompts, Settings(Decoding(max_new_tokens=NEW), ends, 0, "cpu"))
     assert [cut(ids) for ids in made] == [cut(ids) for ids in alone]
     assert len({len(cut(ids)) for ids in alone}) > 1
+
+
+def test_a_penalty_does_not_meet_padding() -> None:
+    """Where padding is an end token, as some models have it, shorter prompts never ended."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(2.0)
+    prompts = [torch.randint(6, 128, (n,)).tolist() for n in (31, 24, 9)]
+    decoding = Decoding(max_new_tokens=NEW, repetition_penalty=1.5)
+    free = [generate(model, [prompt], Settings(decoding, [-1], 0, "cpu"))[0] for prompt in prompts]
+    end = next(token for token in free[2][3:] if all(token not in prompt for prompt in prompts))
+    settings = Settings(decoding, [end], end, "cpu")
+    alone = [generate(model, [prompt], settings)[0] for prompt in prompts]
+    together = generate(model, prompts, settings)
+    assert together[2][: len(alone[2])] == alone[2] and alone[2][-1] == end
+
+
+def test_what_the_recipe_does_not_say_is_not_taken_from_the_model(
+    tmp_path: Path, tiny_smollm2: Path
+) -> None:
+    """A model's own generation settings, and attention that leaves its soft-capping out."""
+    config = AutoConfig.for_model("gemma2", **SMALL, head_dim=16)
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config.suppress_tokens = [5]
+    model.save_pretrained(tmp_path / "base")
+    path = derived_recipe("smollm2_samsum", tmp_path, "other", base_model=str(tmp_path / "base"))
+    engine = HfEngine(load_recipe(path), Decoding(dtype="float32"), [2], 0, 128)
+    assert engine.model.config._attn_implementation == "eager"
+    assert engine.model.generation_config.suppress_tokens is None
 
 
 BOTH = ["lm_head", "embed_tokens"]

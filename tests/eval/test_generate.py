@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from data_prep.errors import UserError
@@ -109,7 +110,7 @@ def test_auto_takes_vllm_where_it_is_installed_and_worth_loading(
     monkeypatch.setattr(generation, "find_spec", lambda name: None)
     assert engine(819) == "hf"
     monkeypatch.setattr(generation, "find_spec", lambda name: name == "vllm")
-    assert engine(819) == "vllm" and engine(499) == "hf"
+    assert engine(819) == "vllm" and engine(699) == "hf"
     assert engine(819, dtype="float32") == engine(819, num_beams=2) == "hf"
     assert engine(819, no_repeat_ngram_size=3) == engine(819, engine="hf") == "hf"
     qlora = replace(recipe, config={**recipe.config, "load_in_4bit": True})
@@ -221,6 +222,28 @@ def test_vllm_would_run_a_quantised_recipe_unquantised(recipe: Recipe) -> None:
     qlora = replace(recipe, config={**recipe.config, "adapter": "qlora", "load_in_4bit": True})
     with pytest.raises(UserError, match="trains and evaluates it in nf4; set `engine: hf`"):
         Summarizer(qlora, Decoding(engine="vllm", dtype="float32"))
+
+
+@pytest.mark.parametrize(
+    ("change", "plain"),
+    [
+        ({}, True),
+        ({"use_rslora": True}, True),
+        ({"use_dora": True}, False),
+        ({"init_lora_weights": "pissa"}, False),
+        ({"modules_to_save": ["lm_head"]}, False),
+        ({"target_modules": ["q_proj", "lm_head"]}, False),
+        ({"target_modules": ".*_proj"}, False),
+    ],
+)
+def test_only_a_plain_adapter_is_for_vllm(
+    tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, change: dict, plain: bool
+) -> None:
+    config = LoraConfig(**{"target_modules": ["q_proj", "up_proj"], **change})
+    config.save_pretrained(str(tmp_path))
+    monkeypatch.setattr(generation, "find_spec", lambda name: name == "vllm")
+    decoding = Decoding(engine="auto", dtype="bfloat16")
+    assert (resolve(decoding, recipe, 819, tmp_path).engine == "vllm") == plain
 
 
 def test_eager_attention_is_evaluated_as_it_was_trained(recipe: Recipe) -> None:

@@ -57,7 +57,7 @@ def test_files_of_other_references_or_decodings_are_compared_with_force_only(
     greedy, beams = tmp_path / "greedy.jsonl", tmp_path / "beams.jsonl"
     for path, count in ((greedy, 1), (beams, 4)):
         generate(path, key(Decoding(dtype="float32", num_beams=count)))
-    with pytest.raises(UserError, match="decoding: float32-greedy-128, float32-beam4-128"):
+    with pytest.raises(UserError, match="decoding: hf-float32-greedy-128, hf-float32-beam4-128"):
         load({"greedy": greedy, "beams": beams}, None, FieldNames())
     systems, _ = load({"greedy": greedy, "beams": beams}, None, FieldNames(), force=True)
     assert systems["beams"].fields["decoding"] == "hf-float32-beam4-128"

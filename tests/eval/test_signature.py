@@ -55,11 +55,14 @@ def test_what_matters_and_what_does_not() -> None:
     assert signature.differences(known, one) == []  # one of them does not name it
     other = known | {"decoding": "hf-float32-beam4-128"}
     assert signature.differences(known, other) == [
-        "decoding: float32-greedy-128, float32-beam4-128"
+        "decoding: hf-float32-greedy-128, hf-float32-beam4-128"
     ]
     other = known | {"decoding": "vllm-float32-greedy-128"}
     assert signature.differences(known, other) == [] == signature.engines(known, known)
     assert signature.engines(known, other) == ["hf", "vllm"]
+    one, two = ({**known, "decoding": f"{engine}-float32-sample-128"} for engine in ("hf", "vllm"))
+    assert signature.engines(one, two) == []  # their random numbers differ, not only by rounding
+    assert len(signature.differences(one, two)) == 1
 
 
 @pytest.mark.parametrize(
