@@ -243,7 +243,7 @@ def compare_generation(
             bench.prompts = {example.id: len(ids(example)) for example in examples}
             for model in models:
                 ours.use(model)
-                if DEVICE == "cuda":
+                if DEVICE == "cuda" or engine == "vllm":  # which loads with its first prompts
                     list(ours.summaries(examples[:WARM_UP]))
                 bench.measure(engine, model, decoding.dtype, partial(ours.summaries, examples))
             ours.engine = None  # type: ignore[assignment]  # its memory goes to what follows
