@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,17 @@ def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
     ]  # fmt: skip
     assert ways[0]["dialogues"] > 1 and ways[1]["dialogues"] == 1
     assert " of 1 the same" in lines[-1]
+
+
+@pytest.mark.skipif(find_spec("ctranslate2") is not None, reason="CTranslate2 is installed")
+def test_no_engine_that_is_installed(run: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.bench_cpu", f"{NAME}.yml", "--steps", "0", "--models",
+         "base", "--dialogues", "2", "--dtype", "float32", "--engines", "ctranslate2"],
+        cwd=run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2 and "--engines: none of ctranslate2 is" in done.stderr
+    assert "run `python -m pip install ctranslate2`" in done.stdout
 
 
 def test_too_few_steps_are_refused() -> None:
