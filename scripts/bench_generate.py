@@ -144,9 +144,9 @@ class CTranslate2Engine:
 class Bench:
     """The ways so far, each timed, printed and compared."""
 
-    def __init__(self, recipe: Recipe, examples: list[Example], output: Path | None):
+    def __init__(self, output: Path | None):
         """`output`: JSON of all figures so far, written after each way."""
-        self.recipe, self.examples, self.output = recipe, examples, output
+        self.output = output
         self.found: list[Way] = []
         self.outputs: dict[tuple[str, str, str], Outputs] = {}  # by way, model, dtype
         self.limits: dict[str, Limit] = {}  # by dtype
@@ -222,7 +222,7 @@ def compare_generation(
         raise UserError(f"--engines: {', '.join(wrong)}; choose from {', '.join(ENGINES)}")
     examples = [examples[n * len(examples) // count] for n in range(count)]
     adapter = find_adapter(recipe) if "tuned" in models else None
-    bench = Bench(recipe, examples, output)
+    bench = Bench(output)
     chosen = [
         resolve(recipe.summarization.decoding.model_copy(update={"dtype": dtype}))
         for dtype in dtypes

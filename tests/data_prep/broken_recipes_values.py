@@ -120,7 +120,7 @@ CONTRADICTIONS = [
                " of evaluating every 0.333333; set `save_steps` to a multiple of `eval_steps`")]),
     add("early stopping by epochs", "early_stopping_patience: 3",
         f"`early_stopping_patience` would be turned off: `eval_steps` is not set; {FIT}"),
-    BrokenRecipe("rouge that nobody computes", [
+    BrokenRecipe("rouge that is never computed", [
         ("", BEST + "metric_for_best_model: eval_rougeL\n"), STEPS], [
         ("metric_for", "`metric_for_best_model: eval_rougeL` is never computed: "
                        "`summarization.training_rouge.dialogues` is 0; set it, to 100 for instance")

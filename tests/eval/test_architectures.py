@@ -133,9 +133,7 @@ def test_a_penalty_does_not_meet_padding() -> None:
     assert together[2][: len(alone[2])] == alone[2] and alone[2][-1] == end
 
 
-def test_what_the_recipe_does_not_say_is_not_taken_from_the_model(
-    tmp_path: Path, tiny_smollm2: Path
-) -> None:
+def test_what_the_recipe_does_not_say_is_not_taken_from_the_model(tmp_path: Path) -> None:
     """A model's own generation settings, and attention that leaves its soft-capping out."""
     config = AutoConfig.for_model("gemma2", **SMALL, head_dim=16)
     model = AutoModelForCausalLM.from_config(config)
