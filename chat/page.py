@@ -70,7 +70,9 @@ class Pair:
                 f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
             )
         columns = self.recipe.summarization
-        row: dict[str, object] = {columns.summary_column: "-", columns.dialogue_column: dialogue}
+        names = columns.summary_column
+        row: dict[str, object] = dict.fromkeys([names] if isinstance(names, str) else names, "-")
+        row[columns.dialogue_column] = dialogue
         cleaned, _, _ = Cleaner(columns)("test", "the chat", "chat", row)
         if not cleaned.strip():
             raise UserError("There is no chat yet; paste one, a turn a line.")

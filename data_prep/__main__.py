@@ -20,9 +20,12 @@ def main() -> None:
 
     manifest = prepare(recipe, args.overwrite)
     for split, counts in manifest.counts.items():
-        drops = [f"{n} dropped: {reason}" for reason, n in counts.dropped.items()]
+        notes = [f"{n} dropped: {reason}" for reason, n in counts.dropped.items()]
+        if counts.references:
+            of = "a row each" if split == "train" else "references of the same dialogues"
+            notes.append(f"{counts.references} further summaries, {of}")
         path = recipe.data_dir / f"{split}.jsonl"
-        print("; ".join([f"{path}: {counts.written} rows", *drops]))
+        print("; ".join([f"{path}: {counts.written} rows", *notes]))
     tokens = manifest.tokens
     if train := tokens.train:
         print(f"train: {train.tokens} tokens, {train.mean} a row, longest {train.longest}")

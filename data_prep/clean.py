@@ -14,10 +14,10 @@ TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
 
 
 class Cleaned(NamedTuple):
-    """A row's texts; a row with a `reason` is to be dropped."""
+    """A row's dialogue and its summaries, one or more; a row with a `reason` is to be dropped."""
 
     dialogue: str
-    summary: str
+    summaries: list[str]
     reason: str = ""
 
 
@@ -40,13 +40,16 @@ class Cleaner:
 
     def __call__(self, split: str, place: str, row_id: str, row: dict[str, object]) -> Cleaned:
         """Clean a row, and say whether it is to be dropped."""
-        dialogue = self._text(place, row, self._settings.dialogue_column)
-        summary = self._text(place, row, self._settings.summary_column)
+        column = self._settings.dialogue_column
+        dialogue = self._text(place, column, self._value(place, row, column))
+        summaries = self._summaries(place, row)
         if self._steps.drop_empty:
-            for text, name in ((dialogue, "dialogue"), (summary, "summary")):
-                if not text.strip():
-                    return Cleaned(dialogue, summary, f"empty {name}")
-        return Cleaned(dialogue, summary, self._seen_before(split, row_id, dialogue, summary))
+            summaries = [text for text in summaries if text.strip()]
+            if not dialogue.strip():
+                return Cleaned(dialogue, summaries, "empty dialogue")
+        if not summaries:
+            return Cleaned(dialogue, summaries, "empty summary")
+        return Cleaned(dialogue, summaries, self._seen_before(split, row_id, dialogue, summaries))
 
     def overlaps(self) -> dict[str, int]:
         """How many distinct evaluation dialogues are elsewhere too, white space folded."""
@@ -65,13 +68,25 @@ class Cleaner:
             found[split] = [row_id for ids in leaks for row_id in ids]
         return found
 
-    def _text(self, place: str, row: dict[str, object], column: str) -> str:
+    def _summaries(self, place: str, row: dict[str, object]) -> list[str]:
+        """Those of every summary column; each holds a text or a list of them."""
+        columns = self._settings.summary_column
+        found = []
+        for column in [columns] if isinstance(columns, str) else columns:
+            value = self._value(place, row, column)
+            for text in value if isinstance(value, list) else [value]:
+                found.append(self._text(place, column, text))
+        return found
+
+    def _value(self, place: str, row: dict[str, object], column: str) -> object:
         if column not in row:
             raise UserError(
                 f"{place}: has no column `{column}` (found: {', '.join(map(str, row))}); set "
                 "summarization.dialogue_column and summarization.summary_column"
             )
-        text = row[column]
+        return row[column]
+
+    def _text(self, place: str, column: str, text: object) -> str:
         if text is None:
             return ""
         if not isinstance(text, str):
@@ -87,7 +102,7 @@ class Cleaner:
             text = stripped
         return text
 
-    def _seen_before(self, split: str, row_id: str, dialogue: str, summary: str) -> str:
+    def _seen_before(self, split: str, row_id: str, dialogue: str, summaries: list[str]) -> str:
         folded = _digest(" ".join(dialogue.split()))
         if split != "train":
             self._held_out[split].setdefault(folded, []).append(row_id)
@@ -98,7 +113,7 @@ class Cleaner:
                     if self._steps.decontaminate:
                         return f"dialogue is in {held_out}"
         if self._steps.drop_duplicates:
-            row = _digest(f"{dialogue}\0{summary}")
+            row = _digest("\0".join([dialogue, *summaries]))
             if row in self._rows[split]:
                 return "exact duplicate"
             self._rows[split].add(row)

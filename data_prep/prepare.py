@@ -30,10 +30,14 @@ READING_ORDER = ("test", "validation", "train")
 
 
 class SplitCounts(BaseModel):
-    """Rows of a split: read, written, and dropped by reason."""
+    """Rows of a split: read, written, and dropped by reason.
+
+    `references`: further summaries of a dialogue that was written; of a training row each is a row.
+    """
 
     read: int = 0
     written: int = 0
+    references: int = 0
     dropped: Counter[str] = Counter()
 
 
@@ -130,7 +134,7 @@ class _Preparation:
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
         digest = hashlib.sha256()
-        with closing(self._cleaned(split, counts)) as rows:  # closes the bar on an error
+        with closing(self._examples(split, counts)) as rows:  # closes the bar on an error
             while chunk := list(itertools.islice(rows, CHUNK)):
                 for row in chunk if split != "train" else []:
                     if row.id in ids:
@@ -139,7 +143,7 @@ class _Preparation:
                             "make the ids unique"
                         )
                     ids.add(row.id)
-                text = "".join(example.model_dump_json() + "\n" for example in chunk)
+                text = "".join(example.line() + "\n" for example in chunk)
                 digest.update(text.encode("utf-8"))
                 out.write(text)
                 counts.written += len(chunk)
@@ -160,7 +164,35 @@ class _Preparation:
             if length > limit:
                 _append(self.overlong, {"split": split, "id": row.id, "tokens": length})
 
-    def _cleaned(self, split: str, counts: SplitCounts) -> Generator[Example]:
+    def _examples(self, split: str, counts: SplitCounts) -> Generator[Example]:
+        """The examples of a split: in training one a summary, in evaluation one a dialogue.
+
+        A dialogue of evaluation that has several summaries, in one row or in several (DialogSum's
+        test split), becomes one example with several references, so that it is generated once.
+        """
+        rows = self._cleaned(split, counts)
+        if split == "train":
+            for row_id, dialogue, summaries in rows:
+                for number, summary in enumerate(summaries, 1):
+                    name = row_id if number == 1 else f"{row_id}#{number}"
+                    yield Example.build(name, dialogue, summary, self.settings.instruction)
+                counts.references += len(summaries) - 1
+            return
+        held: dict[
+            str, tuple[str, list[str]]
+        ] = {}  # all of the split: its order is the first rows'
+        for row_id, dialogue, summaries in rows:
+            known = held.setdefault(dialogue, (row_id, []))[1]
+            counts.references += len(summaries) - (not known)
+            known += summaries
+        several = any(len(summaries) > 1 for _, summaries in held.values())
+        for dialogue, (row_id, summaries) in held.items():
+            example = Example.build(row_id, dialogue, summaries[0], self.settings.instruction)
+            example.references = summaries if several else []
+            yield example
+
+    def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[str, str, list[str]]]:
+        """Id, dialogue and summaries of each row that is kept."""
         wanted = self.settings.train_rows if split == "train" else "all"
         rows = self.source.rows(split)
         if isinstance(wanted, int):
@@ -171,17 +203,17 @@ class _Preparation:
             counts.read += 1
             named = row.get("id") not in (None, "")
             row_id = str(row["id"]) if named else f"{split}-{number:05d}"
-            dialogue, summary, reason = self.clean(split, place, row_id, row)
+            dialogue, summaries, reason = self.clean(split, place, row_id, row)
             if reason:
                 counts.dropped[reason] += 1
                 _append(self.dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
-            dialogue, in_dialogue = self.neutralize(dialogue)
-            summary, in_summary = self.neutralize(summary)
-            if in_dialogue or in_summary:
+            texts = [self.neutralize(text) for text in (dialogue, *summaries)]
+            if broken := sum(count for _, count in texts):
                 self.neutralized["rows"] += 1
-                self.neutralized["strings"] += in_dialogue + in_summary
-            yield Example.build(row_id, dialogue, summary, self.settings.instruction)
+                self.neutralized["strings"] += broken
+            (dialogue, _), *cleaned = texts
+            yield row_id, dialogue, [text for text, _ in cleaned]
         if isinstance(wanted, int) and counts.read < wanted:
             raise UserError(
                 f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
@@ -286,7 +318,8 @@ def _lengths(counted: Counter[int]) -> Lengths:
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
     """The part of the recipe that shapes the prepared rows, as the manifest keeps it."""
-    others = {"decoding", "metrics", "training_rouge", "publish", "eval_on_start"}
+    others = {"language", "decoding", "metrics", "rouge", "training_rouge", "publish"}
+    others.add("eval_on_start")
     return recipe.summarization.model_dump(exclude=others)
 
 

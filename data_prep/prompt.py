@@ -28,13 +28,15 @@ class Example(BaseModel):
     """A line of `data/<recipe>/<split>.jsonl`: Axolotl reads `messages`, our commands the rest.
 
     `messages` are the user turn (the recipe's `instruction` with the dialogue in it) and the
-    assistant turn (the summary).
+    assistant turn (the summary). `references`: all summaries of an evaluation dialogue, the first
+    of them again; only in a split where some dialogue has several.
     """
 
     id: str
     dialogue: str
     summary: str
     messages: list[dict[str, str]]
+    references: list[str] = []
 
     @classmethod
     def build(cls, id: str, dialogue: str, summary: str, instruction: str) -> "Example":
@@ -42,6 +44,10 @@ class Example(BaseModel):
         user = {"role": "user", "content": instruction.replace("{dialogue}", dialogue)}
         assistant = {"role": "assistant", "content": summary}
         return cls(id=id, dialogue=dialogue, summary=summary, messages=[user, assistant])
+
+    def line(self) -> str:
+        """The example as its line of JSON."""
+        return self.model_dump_json(exclude=None if self.references else {"references"})
 
 
 class Neutralizer:

@@ -64,6 +64,34 @@ class Decoding(_Strict):
         return self
 
 
+class Rouge(_Strict):
+    """How ROUGE reads a summary: `eval.language` says what each setting does.
+
+    `auto` chooses by `summarization.language` and by the letters of the references.
+    """
+
+    tokenizer: Literal["auto", "english", "unicode"] = "auto"
+    stemmer: str = "auto"
+    lsum: Literal["sentences", "lines"] = "sentences"
+    strip: bool = False
+
+    @field_validator("stemmer")
+    @classmethod
+    def _known_stemmer(cls, name: str) -> str:
+        if name not in ("auto", "none", "porter"):
+            from snowballstemmer import algorithms
+
+            if name not in algorithms():
+                raise ValueError(f"must be one of auto, none, porter, {', '.join(algorithms())}")
+        return name
+
+    @model_validator(mode="after")
+    def _english_words_have_english_stems(self) -> "Rouge":
+        if self.tokenizer == "english" and self.stemmer not in ("auto", "none", "porter"):
+            raise ValueError(f"`stemmer: {self.stemmer}` needs `tokenizer: unicode`")
+        return self
+
+
 class TrainingRouge(_Strict):
     """Generated ROUGE at the evaluation steps of training; with 0 dialogues there is none.
 
@@ -87,7 +115,6 @@ class Publish(_Strict):
     base_model: str | None = None
     base_license: str | None = None
     dataset: str | None = None
-    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as the hub wants it
     note: str | None = None
 
     @field_validator("repo", "base_model", "dataset")
@@ -104,13 +131,15 @@ class Summarization(_Strict):
     source: str = Field(min_length=1)
     revision: str | None = None
     license: str
+    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as the hub has it
     dialogue_column: str = "dialogue"
-    summary_column: str = "summary"
+    summary_column: str | list[str] = "summary"  # several columns: so many references
     train_rows: int | Literal["all"] = "all"
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
     metrics: list[Literal["rouge", "embedding"]] = ["rouge"]
+    rouge: Rouge = Rouge()
     training_rouge: TrainingRouge = TrainingRouge()
     publish: Publish = Publish()
     eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
@@ -282,7 +283,14 @@ def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
 def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(1 << 30)  # Python's limit of 128 KiB is less than a long dialogue
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    for row in csv.DictReader(text, strict=True):
+    header = text.readline()
+    # Excel writes semicolons where the comma is the decimal point; the header tells
+    delimiter = max(",;\t|", key=header.count)  # of equals the first
+    text.seek(0)
+    reader = csv.DictReader(text, strict=True, delimiter=delimiter)
+    if repeated := [name for name, times in Counter(reader.fieldnames).items() if times > 1]:
+        raise ValueError(f"two columns are named `{repeated[0]}`: rename or remove one")
+    for row in reader:
         if None in row or None in row.values():
             raise ValueError("a row with more or fewer fields than the header")
         yield row

@@ -45,7 +45,7 @@ ROWS = (
     r"|(test_)?datasets\[0\]\.path"
 )
 # `base_model` is compared by its weights, not by its name
-NEVER = r"processes|base_model|summarization\.(decoding|eval_on_start).*"
+NEVER = r"processes|base_model|summarization\.(decoding|rouge|language|eval_on_start).*"
 PROMPT = (
     r"summarization\.instruction|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
     r"|tokenizer.*|eot_tokens|(test_)?datasets\[\d+\]\.(chat_template|message|field_|role).*"
@@ -229,26 +229,27 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
     for key in ("license", "metrics", "publish"):
         block.pop(key, None)
     if not (block.get("training_rouge") or {}).get("dialogues"):
-        block.pop("training_rouge", None)  # no summaries choose the checkpoint
-        block.pop("decoding", None)
+        for key in ("training_rouge", "decoding", "rouge", "language"):
+            block.pop(key, None)  # no summaries choose the checkpoint
     kept = {
         key: value
         for key, value in config.items()
         if value is not None and not re.fullmatch(WITHOUT_EFFECT, key)
     }
-    found = dict(_flat({**kept, "summarization": block}))
+    found = dict(flat({**kept, "summarization": block}))
     data = {f"data.{name}": files[name] for name in DATA}
     return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Pairs of dotted key and value of all that is nested in `value`."""
     if isinstance(value, Mapping):
         parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
         parts = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
     else:
         return [(name, value)]
-    return [pair for key, item in parts for pair in _flat(item, key)]
+    return [pair for key, item in parts for pair in flat(item, key)]
 
 
 def run_of(folder: Path) -> RunRecord | None:

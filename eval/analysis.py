@@ -5,12 +5,15 @@ Use: `analyse(with_baselines(systems, corpus), corpus).scores`, which is scores.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from eval import metrics, signature
-from eval.baselines import Corpus, System, default_pairs, style
+from data_prep.settings import Rouge
+from eval import markup, metrics, signature
+from eval.baselines import Corpus, System, default_pairs, models_of, style
 from eval.diagnosis import MISTAKES, diagnose, groups
+from eval.language import resolve, warnings
 from eval.metrics import F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
 from eval.scores import PRIMARY, VERSION, Bootstrap, Comparison, Group, Score, Scores, SystemScores
 from eval.stats import bootstrap, in_percent, paired_tests
@@ -37,40 +40,46 @@ def analyse(
     settings: Bootstrap | None = None,
     workers: int | None = None,
     embedding: bool = False,
+    rouge: Rouge | None = None,
+    language: str = "en",
+    pairs: list[tuple[str, str]] | None = None,
 ) -> Analysis:
-    """Score the systems, and compare the pairs that `default_pairs` names.
+    """Score the systems, and compare `pairs`, by default those that `default_pairs` names.
 
     `workers` is the number of processes that score, by default that of the cores; `embedding` adds
-    the metric `similarity`.
+    the metric `similarity`; `rouge` and `language` are those of a recipe.
     """
-    settings = settings or Bootstrap()
+    settings, rouge = settings or Bootstrap(), rouge or Rouge()
+    notes, strip = _strip(systems, corpus, rouge.strip)
     # all systems together, so that processes start once and a text is embedded once
     texts = [text for system in systems.values() for text in system.predictions]
     references = [*corpus.references] * len(systems)
-    rouge = metrics.score(texts, references, workers or metrics.cores())
-    columns = dict(zip(METRICS, rouge[:, :, F1].T, strict=True))
-    fields = signature.scoring_fields(corpus.references)
+    scoring = resolve(rouge, language, corpus.references)
+    scored_texts = metrics.score(texts, references, workers or metrics.cores(), scoring)
+    columns = dict(zip(METRICS, scored_texts[:, :, F1].T, strict=True))
+    fields = signature.scoring_fields(corpus.references, scoring, corpus.clusters) | strip
     if embedding:
         columns[SIMILARITY] = metrics.similarities(texts, references)
         fields |= {"metric": "rouge+embedding"} | metrics.similarity_fields()
     names = list(columns)
     of_all = np.column_stack(list(columns.values()))
     values = dict(zip(systems, np.split(of_all, len(systems)), strict=True))
-    of_rouge = dict(zip(systems, np.split(rouge, len(systems)), strict=True))
+    of_rouge = dict(zip(systems, np.split(scored_texts, len(systems)), strict=True))
+    by_dialogue = {name: corpus.means(of) for name, of in values.items()}
 
     mistakes, scored = {}, {}
     unknown = [None] * len(corpus.references)
     for name, system in systems.items():
         known = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
         rows = zip(system.predictions, *known, strict=True)
-        mistakes[name] = [diagnose(*row) for row in rows]
+        mistakes[name] = [_mistakes(*row) for row in rows]
         scored[name] = SystemScores(
             kind=system.kind,
             signature=signature.line(fields | system.fields),
             fields=fields | system.fields,
-            scores=_means(values[name], of_rouge[name], names, settings),
+            scores=_means(by_dialogue[name], corpus.means(of_rouge[name]), names, settings),
             scores_without_leaked=_without_leaked(values[name], names, corpus),
-            style=style(system.predictions, corpus.references, corpus.dialogues),
+            style=style(system.predictions, corpus.references, corpus.dialogues, scoring),
             mean_tokens=_mean(system.tokens, 2),
             stopped=_mean(system.stopped, 4),
             mistakes=_counts(mistakes[name], system, corpus),
@@ -79,11 +88,22 @@ def analyse(
     scores = Scores(
         version=VERSION,
         examples=len(corpus.references),
+        dialogues=len(set(corpus.clusters)) if corpus.clusters else None,
         leaked=None if corpus.leaked is None else sum(corpus.leaked),
         bootstrap=settings,
         systems=scored,
-        comparisons=[_compare(pair, values, names, settings) for pair in default_pairs(systems)],
+        comparisons=_compare(
+            default_pairs(systems) if pairs is None else pairs, by_dialogue, names, settings
+        ),
         groups={},
+        rouge=rouge.model_copy(update={"tokenizer": scoring.tokenizer, "stemmer": scoring.stemmer}),
+        language=language,
+        notes=notes
+        + warnings(
+            scoring,
+            {"the references": [text for texts in corpus.references for text in texts]}
+            | {f"{name}'s summaries": systems[name].predictions for name in models_of(systems)},
+        ),
     )
     for kind, bins in groups(corpus.dialogues).items() if corpus.dialogues is not None else ():
         scores.groups[kind] = []
@@ -95,19 +115,55 @@ def analyse(
     return Analysis(scores, systems, corpus, values, mistakes)
 
 
+def _strip(
+    systems: dict[str, System], corpus: Corpus, wanted: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Strip control tokens and think blocks where wanted; what to say of them, and to sign."""
+    notes = []
+    for name in models_of(systems):
+        texts = systems[name].predictions
+        if not (count := sum(bool(markup.found(text)) for text in texts)):
+            continue
+        held = f"{count} summaries of {name} held control tokens or think blocks"
+        if wanted:
+            systems[name].predictions = [markup.stripped(text) for text in texts]
+            systems[name].fields["stripped"] = str(count)
+            notes.append(f"{held}, which were stripped")
+        else:
+            notes.append(f"{held}, which count as words; `summarization.rouge.strip: true` helps")
+    if wanted:
+        corpus.references = [[markup.stripped(t) for t in texts] for texts in corpus.references]
+    return notes, {"strip": "control+think"} if wanted else {}
+
+
+def _mistakes(prediction: str, references: Sequence[str], *known: Any) -> list[str]:
+    """Of several references, what is a mistake by each of them."""
+    found = [diagnose(prediction, reference, *known) for reference in references]
+    return [name for name in found[0] if all(name in others for others in found)]
+
+
 def _compare(
-    pair: tuple[str, str], values: dict[str, Array], names: list[str], settings: Bootstrap
-) -> Comparison:
-    first, second = (values[name] for name in pair)
-    tests = paired_tests(first, second, settings)
-    signs = np.sign((second - first)[:, names.index(PRIMARY)]).tolist()
-    return Comparison(
-        systems=pair,
-        metrics=dict(zip(names, tests, strict=True)),
-        better=signs.count(1),
-        worse=signs.count(-1),
-        equal=signs.count(0),
+    pairs: list[tuple[str, str]], values: dict[str, Array], names: list[str], settings: Bootstrap
+) -> list[Comparison]:
+    if not pairs:
+        return []
+    firsts, seconds = (
+        np.hstack([values[name] for name in side]) for side in zip(*pairs, strict=True)
     )
+    tests = paired_tests(firsts, seconds, settings)
+    compared = []
+    for n, pair in enumerate(pairs):
+        columns = slice(n * len(names), (n + 1) * len(names))
+        signs = np.sign((seconds - firsts)[:, columns][:, names.index(PRIMARY)]).tolist()
+        comparison = Comparison(
+            systems=pair,
+            metrics=dict(zip(names, tests[columns], strict=True)),
+            better=signs.count(1),
+            worse=signs.count(-1),
+            equal=signs.count(0),
+        )
+        compared.append(comparison)
+    return compared
 
 
 def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -> dict[str, Score]:
@@ -126,7 +182,7 @@ def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -
 def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str, float] | None:
     if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = values[~np.array(corpus.leaked)]
+    kept = values[~np.array(corpus.leaked)]  # a source's rows, which share no dialogue
     means = map(in_percent, kept.mean(axis=0))
     return {"examples": len(kept), **dict(zip(names, means, strict=True))}
 

@@ -6,11 +6,14 @@ A model that does not beat the first three turns, or its base model cut short, l
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal
 
-from rouge_score.tokenize import tokenize
+import numpy as np
 
 from eval import diagnosis
+from eval.language import Scoring, word_ends
+from eval.metrics import References, reference_lists
 from eval.scores import Style
 
 NGRAM = 4
@@ -36,14 +39,42 @@ class System:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass(init=False)
 class Corpus:
-    """What the systems are scored on; all but the references may be unknown (`leaked`: flags)."""
+    """What the systems are scored on; all but the references may be unknown (`leaked`: flags).
 
-    references: Sequence[str]
+    `references`: of each row one or several. `clusters`: a name for the dialogue of each row, where
+    some rows share one; a mean, an interval and a test are over dialogues.
+    """
+
+    references: Sequence[Sequence[str]]
     dialogues: Sequence[str] | None = None
     leaked: Sequence[bool] | None = None
     ids: Sequence[str] | None = None
+    clusters: Sequence[str] | None = None
+
+    def __init__(
+        self,
+        references: References,
+        dialogues: Sequence[str] | None = None,
+        leaked: Sequence[bool] | None = None,
+        ids: Sequence[str] | None = None,
+        clusters: Sequence[str] | None = None,
+    ):
+        """A reference that is no list is the only one of its row."""
+        self.references = [[text] if isinstance(text, str) else [*text] for text in references]
+        self.dialogues, self.leaked, self.ids, self.clusters = dialogues, leaked, ids, clusters
+
+    def means(self, values: Any) -> Any:
+        """The mean of each dialogue's rows; `values` has a row an example in its first axis."""
+        if not self.clusters:
+            return values
+        place = {name: n for n, name in enumerate(dict.fromkeys(self.clusters))}
+        rows = [place[name] for name in self.clusters]
+        sums = np.zeros((len(place), *values.shape[1:]))
+        np.add.at(sums, rows, values)
+        counts = np.bincount(rows).reshape(-1, *[1] * (values.ndim - 1))
+        return sums / counts
 
 
 def lead(dialogue: str, turns: int = 3) -> str:
@@ -59,34 +90,39 @@ def lead(dialogue: str, turns: int = 3) -> str:
 def longest(dialogue: str, turns: int = 3) -> str:
     """The `turns` turns of most words, in the dialogue's order; of equals, the earlier."""
     every = diagnosis.turns(dialogue)
-    ranked = sorted(range(len(every)), key=lambda place: -len(every[place].split()))
+    ranked = sorted(range(len(every)), key=lambda place: -len(word_ends(every[place])))
     return "\n".join(every[place] for place in sorted(ranked[:turns]))
 
 
 def cut(prediction: str, words: int) -> str:
-    """The first `words` words (between white space) of a text; a shorter text as it is."""
-    parts = prediction.split(maxsplit=words)
-    return prediction if len(parts) <= words else prediction[: -len(parts[-1])].rstrip()
+    """The first `words` words (`word_ends`) of a text; a shorter text as it is."""
+    ends = word_ends(prediction)
+    return prediction if len(ends) <= words else prediction[: ends[words - 1] if words else 0]
 
 
 def style(
-    predictions: Sequence[str], references: Sequence[str], dialogues: Sequence[str] | None = None
+    predictions: Sequence[str],
+    references: References,
+    dialogues: Sequence[str] | None = None,
+    scoring: Scoring | None = None,
 ) -> Style:
     """How long the predictions are and how much of them is copied, over all examples together.
 
     words: mean words of a prediction. length_ratio, compression: all words of the predictions by
-    all those of the references, of the dialogues. copied_4grams: the share of the predictions'
-    4-grams that are in their dialogue (Grusky et al., 2018; See et al., 2017). None where there
-    is nothing to divide by, or no dialogues. Words are those that ROUGE counts (lower-case runs of
-    a-z and 0-9), not stemmed; those of a dialogue include the speakers' names, and its 4-grams
+    all those of the references (the mean of several), of the dialogues. copied_4grams: the share
+    of the predictions' 4-grams that are in their dialogue (Grusky et al., 2018; See et al., 2017).
+    None where there is nothing to divide by, or no dialogues. Words are those that ROUGE counts
+    (`scoring`), not stemmed; those of a dialogue include the speakers' names, and its 4-grams
     cross its turns. Raises ValueError where the lists differ in number.
     """
-    predicted = [tokenize(text, None) for text in predictions]
+    tokenize = (scoring or Scoring()).words
+    predicted = [tokenize(text) for text in predictions]
     total = sum(map(len, predicted))
-    expected = sum(len(tokenize(r, None)) for _, r in zip(predicted, references, strict=True))
+    each = reference_lists(predictions, references)
+    expected = sum(fmean(len(tokenize(text)) for text in texts) for texts in each)
     length, copied, ngrams = 0, 0, 0
     for words, dialogue in zip(predicted, dialogues, strict=True) if dialogues else ():
-        source = tokenize(dialogue, None)
+        source = tokenize(dialogue)
         known = set(_ngrams(source))
         length += len(source)
         copied += sum(ngram in known for ngram in _ngrams(words))
@@ -103,7 +139,7 @@ def _ngrams(words: list[str]) -> list[tuple[str, ...]]:
     return [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
 
 
-def _ratio(part: int, whole: int) -> float | None:
+def _ratio(part: float, whole: float) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
@@ -118,14 +154,19 @@ def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, Syst
         more["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
     if {"base", "tuned"} <= systems.keys():
         pairs = zip(systems["base"].predictions, systems["tuned"].predictions, strict=True)
-        shortened = [cut(base, len(tuned.split())) for base, tuned in pairs]
+        shortened = [cut(base, len(word_ends(tuned))) for base, tuned in pairs]
         more["base-cut"] = System(shortened, "baseline")
     return more
 
 
+def models_of(systems: dict[str, System]) -> list[str]:
+    """The names of the systems that are no baseline."""
+    return [name for name, system in systems.items() if system.kind == "model"]
+
+
 def default_pairs(systems: dict[str, System]) -> list[tuple[str, str]]:
     """Every two models; then each baseline against the tuned model, or else the last one."""
-    models = [name for name, system in systems.items() if system.kind == "model"]
+    models = models_of(systems)
     pairs = [(a, b) for n, a in enumerate(models) for b in models[n + 1 :]]
     main = "tuned" if "tuned" in models else models[-1]
     return pairs + [(name, main) for name in systems if name not in models]

@@ -34,13 +34,13 @@ class Engine(Protocol):
 class Prediction(BaseModel):
     """The summary of one dialogue by one model: a line of a predictions file.
 
-    `tokens` counts what was generated, the end token included; `stopped` says whether that end
-    token came before the limit of `max_new_tokens`.
+    `reference` is a list where the dialogue has several. `tokens` counts what was generated, the
+    end token included; `stopped` says whether that end token came before `max_new_tokens`.
     """
 
     id: str
     dialogue: str
-    reference: str
+    reference: str | list[str]
     prediction: str
     tokens: int
     stopped: bool
@@ -123,7 +123,7 @@ class Summarizer:
         return Prediction(
             id=example.id,
             dialogue=example.dialogue,
-            reference=example.summary,
+            reference=example.references if example.references[1:] else example.summary,
             prediction=text.strip(),
             tokens=len(output) if place is None else place + 1,
             stopped=place is not None,

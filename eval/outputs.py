@@ -1,8 +1,11 @@
 """Outputs of any system: reading prediction and reference files, and putting them in one order.
 
-Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`.
+Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`. Read as they are:
+our own files, LLaMA-Factory's `generated_predictions.jsonl`, samples of lm-evaluation-harness.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,138 +14,311 @@ from data_prep.errors import UserError
 from data_prep.sources import is_data, read_file
 from eval import signature
 from eval.baselines import Corpus, System
+from eval.language import Scoring
+from eval.markup import found
 from eval.predictions import true_record
 
 
 @dataclass
 class FieldNames:
-    """Names of the fields (JSON, Parquet) or columns (CSV); a plain-text file has none."""
+    """Names of the fields (JSON, Parquet) or columns (CSV); a plain-text file has none.
 
-    prediction: str = "prediction"
-    reference: str = "reference"
-    dialogue: str = "dialogue"
-    id: str = "id"
+    None: the first of the usual names that a record has.
+    """
+
+    prediction: str | None = None
+    reference: str | None = None
+    dialogue: str | None = None
+    id: str | None = None
+
+
+USUAL = {
+    "prediction": ("prediction", "predict", "filtered_resps"),  # ours, LLaMA-Factory, lm-eval
+    "reference": ("reference", "references", "label", "target", "summary"),
+    "dialogue": ("dialogue",),
+    "id": ("id", "idx", "doc_id"),
+}
 
 
 @dataclass
 class Record:
-    """One record of a file: its fields, and its place for messages."""
+    """A record of a file: its place for messages, its fields, and how they are to be named."""
 
     place: str
     fields: dict[str, Any]
+    names: FieldNames
 
-    def text(self, field: str) -> str:
-        """The text of a field; raises UserError where it is missing or no text."""
-        if field not in self.fields:
+    def get(self, kind: str) -> Any:
+        """The value of a field by its kind, a key of USUAL; None where it is missing."""
+        asked = getattr(self.names, kind)
+        for name in [asked] if asked else USUAL[kind]:
+            if name in self.fields:
+                return self.fields[name]
+        return None
+
+    @property
+    def id(self) -> str:
+        """The record's id as text, whichever type the file gives it; "" where it has none."""
+        value = self.get("id")
+        if isinstance(value, float) and value.is_integer():  # pandas, in a column with a gap
+            value = int(value)
+        return "" if value is None else str(value)
+
+    def texts(self, kind: str) -> list[str]:
+        """The texts of a field, one or several; raises UserError where it is missing or no text."""
+        asked = getattr(self.names, kind)
+        value = self.get(kind)
+        if value is None and not any(n in self.fields for n in ([asked] if asked else USUAL[kind])):
+            wanted = f"`{asked or USUAL[kind][0]}`"
             raise UserError(
-                f"{self.place}: has no field `{field}` (found: {', '.join(self.fields)}); name the "
+                f"{self.place}: has no field {wanted} (found: {', '.join(self.fields)}); name the "
                 "right one with --prediction-field, --reference-field and the like, or give "
                 "--references"
             )
-        value = self.fields[field]
-        if not isinstance(value, str):
-            raise UserError(f"{self.place}: `{field}` is {value!r}, not text; correct the record")
-        return value
+        while isinstance(value, list) and len(value) == 1:  # lm-eval: [["text"]]
+            value = value[0]
+        texts = value if isinstance(value, list) and value else [value]
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{self.place}: the {kind} is {text!r}, not text; correct the record"
+                )
+        return texts
+
+    def text(self, kind: str) -> str:
+        """The only text of a field; raises UserError as `texts` does, and where it has several."""
+        texts = self.texts(kind)
+        if len(texts) > 1:
+            raise UserError(f"{self.place}: holds {len(texts)} {kind}s; keep one")
+        return texts[0]
+
+
+@dataclass
+class Row:
+    """A prediction and what it is scored on; `cluster` names its dialogue where others share it."""
+
+    prediction: Record
+    target: Record
+    references: list[str]
+    cluster: str = ""
 
 
 def load(
-    files: dict[str, Path], references: Path | None, names: FieldNames, force: bool = False
+    files: dict[str, Path],
+    references: Path | None,
+    names: FieldNames,
+    force: bool = False,
+    strip: bool = False,
+    by_order: bool = False,
+    of_models: bool = True,
 ) -> tuple[dict[str, System], Corpus]:
     """Systems by name, and what they are scored on; raises UserError where that cannot be.
 
     Without `references` each file brings its own, and they must agree unless `force` is set; the
-    first file's are then used.
+    first file's are then used. `strip`: the predictions may hold control tokens and think blocks,
+    which `analyse` strips. `by_order`: join by order although both have ids. `of_models`: prompt
+    and decoding must be the same, too.
     """
-    records = {name: read_records(path, names.prediction) for name, path in files.items()}
+    records = {name: read_records(path, "prediction", names) for name, path in files.items()}
+    target = read_records(references, "reference", names) if references else None
+    rows = {
+        name: join(records[name], target or records[name], path, references or path, by_order)
+        for name, path in files.items()
+    }
     first = next(iter(files))
-    target = read_records(references, names.reference) if references else records[first]
     systems: dict[str, System] = {}
     compared: dict[str, str] = {}  # what the signatures of all files must share
     for name, path in files.items():
-        aligned = align(records[name], target, names.id, path)
+        if not target:
+            rows[name] = in_order_of(rows[name], rows[first], path, by_order)
+        if len(rows[name]) != len(rows[first]):
+            raise UserError(
+                f"{path}: {len(rows[name])} rows where {files[first]} has {len(rows[first])}; give "
+                "as many predictions for each dialogue in every file"
+            )
         record = true_record(path)
         known = signature.generation_fields(record.key, record.versions) if record else {}
-        systems[name] = _system(aligned, names, known)
-        own = target if references else aligned
-        fields = signature.scoring_fields([record.text(names.reference) for record in own]) | known
+        systems[name] = _system([row.prediction for row in rows[name]], known)
+        each = [row.references for row in rows[name]]
+        if not strip:
+            _refuse_markup(rows[name])
+        fields = signature.scoring_fields(each, Scoring()) | known  # the scoring is the same
         compared = compared or fields
-        if (differ := signature.differences(compared, fields)) and not force:
+        if (differ := signature.differences(compared, fields, of_models)) and not force:
+            fix = "use the same settings for both, or compare them with --force"
             raise UserError(
-                f"{files[first]} and {path} cannot be compared: {'; '.join(differ)}; use the same "
-                "settings for both, or compare them with --force"
+                f"{files[first]} and {path} cannot be compared: {'; '.join(differ)}; "
+                f"{fix if of_models else 'compare results on the same dialogues'}"
             )
         if both := signature.engines(compared, fields):
             print(
                 f"note: {files[first]} is by {both[0]} and {path} by {both[1]}: under the same "
                 "settings two engines differ by rounding alone"
             )
-    if names.dialogue in target[0].fields:
-        source = target
-    else:
-        source = align(records[first], target, names.id, files[first])
-    known_to_all = all(names.dialogue in record.fields for record in source)
-    dialogues = [record.text(names.dialogue) for record in source] if known_to_all else None
-    return systems, Corpus([record.text(names.reference) for record in target], dialogues)
+    source = [row.target for row in rows[first]]
+    if not all(record.get("dialogue") for record in source):
+        source = [row.prediction for row in rows[first]]
+    known_to_all = all(record.get("dialogue") for record in source)
+    dialogues = [record.text("dialogue") for record in source] if known_to_all else None
+    corpus = Corpus([row.references for row in rows[first]], dialogues)
+    ids = [row.prediction.id for row in rows[first]]
+    corpus.ids = ids if all(ids) else None
+    corpus.clusters = _clusters(rows[first], dialogues, systems)
+    if corpus.clusters:
+        print(
+            f"note: {len(ids)} rows are of {len(set(corpus.clusters))} dialogues: means, intervals "
+            "and tests are over dialogues"
+        )
+    return systems, corpus
 
 
-def _system(records: list[Record], names: FieldNames, known: dict[str, str]) -> System:
+def _system(records: list[Record], known: dict[str, str]) -> System:
     def column(field: str, kind: type) -> list[Any] | None:
         values = [record.fields.get(field) for record in records]
         return values if all(type(value) is kind for value in values) else None
 
     return System(
-        [record.text(names.prediction) for record in records],
+        [record.text("prediction") for record in records],
         tokens=column("tokens", int),
         stopped=column("stopped", bool),
         fields=known,
     )
 
 
-def read_records(path: Path, text_field: str) -> list[Record]:
-    """Every record of `path`; a line of plain text becomes the field `text_field`.
+def _refuse_markup(rows: list[Row]) -> None:
+    marks = []
+    for row in rows:
+        for place, text in (
+            (row.prediction.place, row.prediction.text("prediction")),
+            *((row.target.place, text) for text in row.references),
+        ):
+            if mark := found(text):
+                marks.append((place, mark))
+    if marks:
+        place, mark = marks[0]
+        raise UserError(
+            f"{place}: holds `{mark}`, which ROUGE would count as words ({len(marks)} such texts); "
+            "strip control tokens and think blocks with --strip, or correct the file"
+        )
+
+
+def _clusters(
+    rows: list[Row], dialogues: list[str] | None, systems: dict[str, System]
+) -> list[str] | None:
+    """The dialogue of each row, where rows share one; None where each has its own.
+
+    They share one where they share an id or the dialogue's text; or, as DialogSum's test rows
+    `test_0_1`, `test_0_2`, all but the last part of the id, and every system's prediction.
+    """
+    names = [row.cluster for row in rows]
+    if dialogues and len(set(names)) == len(rows):
+        names = list(dialogues)
+    if len(set(names)) == len(rows):
+        ids = [row.prediction.id or row.target.id for row in rows]
+        parts = [re.fullmatch(r"(.+)[-_#.](\d+)", one) for one in ids]
+        names = [part[1] if part else one for part, one in zip(parts, ids, strict=True)]
+        outputs = zip(*(system.predictions for system in systems.values()), strict=True)
+        distinct = len(set(zip(names, outputs, strict=True)))
+        if not all(ids) or not distinct == len(set(names)) > 1:
+            return None
+    return names if len(set(names)) < len(rows) else None
+
+
+def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
+    """Every record of `path`; a line of plain text becomes the field of this kind.
 
     Raises UserError where the file is missing, is empty, is not UTF-8 or breaks off in a record.
     """
     if is_data(path.name):
-        records = [Record(place, fields) for place, fields in read_file(path, str(path))]
+        records = [Record(place, fields, names) for place, fields in read_file(path, str(path))]
+        filters = {str(record.fields.get("filter")) for record in records}
+        if len(filters) > 1 and "filtered_resps" in records[0].fields:  # lm-eval's filters
+            raise UserError(
+                f"{path}: holds the outputs of {len(filters)} filters ({', '.join(sorted(filters))}"
+                "); keep the lines of one"
+            )
+        for record in records:  # lm-eval keeps the row of the data set in `doc`
+            if isinstance(record.fields.get("doc"), dict):
+                record.fields = {**record.fields["doc"], **record.fields}
     else:
         try:
             text = path.read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or f"is not UTF-8: {error}"
             raise UserError(f"{path}: {reason}; check the path and the encoding") from error
+        field = getattr(names, kind) or USUAL[kind][0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
-        records = [Record(f"{path}:{n}", {text_field: line}) for n, line in enumerate(lines, 1)]
+        records = [Record(f"{path}:{n}", {field: line}, names) for n, line in enumerate(lines, 1)]
     if not records:
         raise UserError(f"{path}: is empty; expected a record a line")
     return records
 
 
-def align(
-    records: list[Record], references: list[Record], id_field: str, path: Path
-) -> list[Record]:
-    """`records` in the order of `references`, by id where both have one, else by their order.
+def join(
+    records: list[Record], targets: list[Record], path: Path, target_path: Path, by_order: bool
+) -> list[Row]:
+    """A row for each prediction, in the targets' order: by id where both have one, else by order.
 
-    Raises UserError where the two differ in number or in their ids, or an id occurs twice.
+    An id that occurs several times among the targets alone has several references; among the
+    predictions too, so many rows of one dialogue. Raises UserError where the two do not fit.
     """
-    if all(id_field in record.fields for record in (*records, *references)):
-        by_id, wanted = _by_id(records, id_field), _by_id(references, id_field)
-        if lacking := [name for name in wanted if name not in by_id]:
-            raise UserError(f"{path}: has no prediction for id `{lacking[0]}`; add it")
-        if extra := [name for name in by_id if name not in wanted]:
-            raise UserError(f"{path}: id `{extra[0]}` has no reference; remove its prediction")
-        return [by_id[name] for name in wanted]
-    if len(records) != len(references):
+    if records is targets:
+        return [Row(one, one, one.texts("reference"), one.id or one.place) for one in records]
+    ids = [all(record.id for record in side) for side in (records, targets)]
+    if not all(ids) or by_order:
+        if len(records) != len(targets):
+            raise UserError(
+                f"{path}: {len(records)} predictions for {len(targets)} references; give one for "
+                "each (an empty one counts, with 0)"
+            )
+        if not by_order:
+            print(f"note: {path} and {target_path} are joined by order: they do not both have ids")
+        pairs = zip(records, targets, strict=True)
+        return [
+            Row(one, target, target.texts("reference"), target.id or target.place)
+            for one, target in pairs
+        ]
+    made, wanted = _by_id(records), _by_id(targets)
+    if lacking := [name for name in wanted if name not in made]:
+        other = ", or join by order with --by-order" if not made.keys() & wanted.keys() else ""
         raise UserError(
-            f"{path}: {len(records)} predictions for {len(references)} references; give one for "
-            "each (an empty one counts, with 0)"
+            f"{path}: has no prediction for id `{lacking[0]}` of {target_path}; add it{other}"
         )
-    return records
+    if extra := [name for name in made if name not in wanted]:
+        raise UserError(f"{path}: id `{extra[0]}` has no reference; remove its prediction")
+    counts = Counter(len(some) for some in made.values())
+    rows = []
+    for name, some in wanted.items():
+        ours = made[name]
+        if len(ours) == len(some):
+            pairs = zip(ours, some, strict=True)
+            rows += [Row(one, target, target.texts("reference"), name) for one, target in pairs]
+        elif len(ours) == 1:
+            several = [text for target in some for text in target.texts("reference")]
+            rows.append(Row(ours[0], some[0], several, name))
+        elif len(some) == 1 and len(counts) == 1:
+            rows += [Row(one, some[0], some[0].texts("reference"), name) for one in ours]
+        else:
+            raise UserError(
+                f"{ours[-1].place}: id `{name}` occurs {len(ours)} times, for {len(some)} "
+                "references; make the ids unique, or give as many predictions for each"
+            )
+    return rows
 
 
-def _by_id(records: list[Record], id_field: str) -> dict[str, Record]:
-    found: dict[str, Record] = {}
+def in_order_of(rows: list[Row], first: list[Row], path: Path, by_order: bool) -> list[Row]:
+    """The rows of a file that brings its own references, in the order of the first file's."""
+    ids = [[row.prediction.id for row in some] for some in (rows, first)]
+    if by_order or not all(map(all, ids)) or sorted(ids[0]) != sorted(ids[1]):
+        return rows  # other references are refused by their hash
+    place: dict[str, list[Row]] = {}
+    for row in rows:
+        place.setdefault(row.prediction.id, []).append(row)
+    return [place[name].pop(0) for name in ids[1]]
+
+
+def _by_id(records: list[Record]) -> dict[str, list[Record]]:
+    found: dict[str, list[Record]] = {}
     for record in records:
-        if record is not found.setdefault(name := str(record.fields[id_field]), record):
-            raise UserError(f"{record.place}: id `{name}` occurs twice; make the ids unique")
+        found.setdefault(record.id, []).append(record)
     return found

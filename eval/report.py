@@ -1,13 +1,13 @@
 """The short report, `report.md`, and its tables for the terminal and the model card."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.metrics import SIMILARITY
 from eval.scores import PRIMARY, Scores
-from eval.stats import verdict
+from eval.stats import outcome, signed, verdict
 
 HEADERS = {
     "rouge1": "ROUGE-1",
@@ -38,7 +38,7 @@ def table(scores: Scores) -> str:
         if pair.systems == ("base", "tuned"):
             gains = [f"{test.difference:+.2f}" for test in pair.metrics.values()]
             rows.append(["tuned - base", *gains, "", ""])
-    return _markdown(["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], rows)
+    return markdown([["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], *rows])
 
 
 def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
@@ -55,12 +55,64 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
             *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in both_p),
         ]
         rows.append(row + ([str(pair.better), str(pair.worse)] if metric == PRIMARY else []))
-    return _markdown(titles + (["better", "worse"] if metric == PRIMARY else []), rows)
+    return markdown([titles + (["better", "worse"] if metric == PRIMARY else []), *rows])
 
 
 def terminal_tables(scores: Scores) -> str:
-    """The table of the systems and those of the paired tests, where there are any."""
-    return "\n".join([table(scores), *_comparisons(scores)])
+    """The table of the systems and those of the paired tests, where there are any; notes."""
+    tables = [
+        aligned([line[2:-2].split(" | ") for line in text.splitlines() if "|---" not in line])
+        for text in (table(scores), *_comparisons(scores))
+    ]
+    notes = [f"note: {note}" for note in scores.notes]
+    return "\n\n".join([*tables, "\n".join([*notes, conclusion(scores)])]).strip()
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table with its columns below each other, for a terminal; its header first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        padded = [text.rjust(width) for text, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def conclusion(scores: Scores) -> str:
+    """Whether the main model beats base, and the strongest of the baselines, in plain words.
+
+    The strongest is that of the highest ROUGE-L; another metric by which the model falls behind its
+    strongest baseline is named too. "" where there is nothing to compare with.
+    """
+    main, base, sure = scores.main, scores.models[0], scores.bootstrap.confidence
+    pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == main}
+    baselines = [name for name in pairs if scores.systems[name].kind == "baseline"]
+
+    def strongest(metric: str) -> str:
+        return max(baselines, key=lambda name: scores.systems[name].scores[metric].f1)
+
+    rivals = {base: base} if base in pairs else {}
+    if baselines:
+        rivals[strongest(PRIMARY)] = f"the strongest baseline, {strongest(PRIMARY)},"
+    sentence, verb = main, ""
+    for name, words in rivals.items():
+        test, before = pairs[name].metrics[PRIMARY], verb
+        if (found := outcome(test, sure)) == "open":
+            p = max(test.p_bootstrap, test.p_randomization)
+            verb = "does not beat"
+            rest = f"{words.rstrip(',')} ({signed(test.difference)} ROUGE-L points, p = {p:.2g})"
+        else:
+            verb = "beats" if found == "better" else "falls behind"
+            rest = f"{words} by {abs(test.difference):.2f} ROUGE-L points"
+        joined = "" if not before else "," if before != verb else ", and"
+        sentence += f"{joined} {rest}" if before == verb else f"{joined and ', but'} {verb} {rest}"
+    behind = []
+    for metric in scores.metrics if baselines else ():
+        test = pairs[name := strongest(metric)].metrics[metric]
+        if outcome(test, sure) == "worse" and metric != PRIMARY:
+            lost = signed(test.difference)
+            behind.append(f"By {HEADERS[metric]} it falls behind {name} ({lost} points).")
+    return " ".join([f"{sentence}.", *behind]) if rivals else ""
 
 
 def mistake_table(scores: Scores) -> str:
@@ -70,7 +122,7 @@ def mistake_table(scores: Scores) -> str:
         [name, *(_number(count, "d") for count in system.mistakes.values())]
         for name, system in scores.systems.items()
     ]
-    return _markdown(["system", *(name.replace("_", " ") for name in names)], rows)
+    return markdown([["system", *(name.replace("_", " ") for name in names)], *rows])
 
 
 def leaked_table(scores: Scores) -> str:
@@ -82,7 +134,7 @@ def leaked_table(scores: Scores) -> str:
     ]
     if not scores.leaked or not rows:
         return ""
-    return _markdown(["system", *(HEADERS[metric] for metric in scores.metrics)], rows)
+    return markdown([["system", *(HEADERS[metric] for metric in scores.metrics)], *rows])
 
 
 def report(result: Analysis) -> str:
@@ -92,7 +144,8 @@ def report(result: Analysis) -> str:
     baselines = [f"{name}: {text}" for name, text in BASELINES.items() if name in scores.systems]
     parts = [f"# {scores.recipe}: {scores.examples} {scores.split} dialogues"]
     if scores.comparisons:
-        parts.append(verdict(scores.comparisons[0], settings))
+        parts += [f"**{conclusion(scores)}**", verdict(scores.comparisons[0], settings)]
+    parts += [f"Note: {note}." for note in scores.notes]
     parts += [
         table(scores),
         f"ROUGE F1 in percent, mean over the dialogues [{settings.confidence:.0%} interval by "
@@ -113,12 +166,12 @@ def report(result: Analysis) -> str:
     step = max(1, scores.examples // SIDE_BY_SIDE)
     for place in range(0, scores.examples, step)[:SIDE_BY_SIDE]:
         if corpus.ids:
-            parts.append(f"### {_cell(corpus.ids[place])}")
+            parts.append(f"### {cell(corpus.ids[place])}")
         if corpus.dialogues:
             parts.append(fenced(corpus.dialogues[place]))
-        rows = [f"| reference | {_cell(corpus.references[place])} |"]
+        rows = [f"| reference | {cell(text)} |" for text in corpus.references[place]]
         for name in scores.models:
-            rows.append(f"| {name} | {_cell(result.systems[name].predictions[place])} |")
+            rows.append(f"| {name} | {cell(result.systems[name].predictions[place])} |")
         parts.append("\n".join(["| | summary |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
@@ -148,16 +201,17 @@ def _comparisons(scores: Scores) -> list[str]:
     return [comparison_table(scores, metric) for metric in metrics if scores.comparisons]
 
 
-def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in (titles, *rows)]
-    return "\n".join([lines[0], "|---|" + "---:|" * (len(titles) - 1), *lines[1:]])
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its header first."""
+    header, *lines = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([header, "|---|" + "---:|" * (len(rows[0]) - 1), *lines])
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that a Markdown table shows as it is: no markup, no HTML, one line."""
     text = re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
     return text or "(empty)"

@@ -2,20 +2,34 @@
 
 import json
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe
-from eval.adapter import CHECKPOINT, RECIPE, shown, trained_otherwise
+from eval.adapter import (
+    CHECKPOINT,
+    RECIPE,
+    TRAINED_WITH,
+    WITHOUT_EFFECT,
+    TrainedWith,
+    flat,
+    read_record,
+    shown,
+    trained_otherwise,
+)
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
 from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
 from eval.report import report, terminal_tables
-from eval.scores import EvaluatedAdapter
+from eval.scores import EvaluatedAdapter, Training
 from eval.signature import commit, generation_fields
 
 PACKAGES = ("axolotl", "transformers", "peft", "torch", "rouge_score", "numpy")
@@ -52,6 +66,8 @@ def write_results(
         with_baselines(systems, corpus),
         corpus,
         embedding="embedding" in recipe.summarization.metrics,
+        rouge=recipe.summarization.rouge,
+        language=recipe.summarization.language,
     )
     scores = result.scores
     scores.recipe = recipe.name
@@ -59,17 +75,21 @@ def write_results(
     scores.source = recipe.summarization.source
     scores.split = split
     scores.adapter = adapter
+    text = _recipe_text(recipe, given)
+    scores.settings = _settings(text)
     scores.decoding = next(iter(records.values())).key.decoding
     scores.environment = environment()
     scores.commit = commit()
-    curves = training_curves(given or recipe.output_dir) if adapter else {}
+    trained = given or recipe.output_dir
+    curves = training_curves(trained) if adapter else {}
+    scores.training = _training(trained) if adapter else None
     with whole_files(folder, *NAMES) as files:
         files["scores.json"].write(scores.model_dump_json(indent=2) + "\n")
         files["report.md"].write(report(result))
-        files["report.html"].write(html_report(result, curves, _recipe_text(recipe, given)))
-    print(terminal_tables(scores))
+        files["report.html"].write(html_report(result, curves, text))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
+    print(f"\n{terminal_tables(scores)}\nOpen {folder / 'report.html'}")
 
 
 def _adapter(recipe: Recipe, given: Path | None) -> EvaluatedAdapter:
@@ -88,6 +108,31 @@ def _recipe_text(recipe: Recipe, given: Path | None) -> str:
         given = given.parent
     own = given and given / RECIPE
     return (own if own and own.is_file() else recipe.path).read_text("utf-8")
+
+
+def _settings(recipe_text: str) -> dict[str, Any]:
+    """What `eval.compare` shows of a recipe: no folders, and of other paths the last part."""
+    config = yaml.safe_load(recipe_text)
+    for key in ("license", "publish", "metrics"):
+        config["summarization"].pop(key, None)
+    hidden = rf"{WITHOUT_EFFECT}|(test_)?datasets\[\d+\]\.path|plugins"
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in flat(config)
+        if not re.fullmatch(hidden, key)
+    }
+
+
+def _training(folder: Path) -> Training:
+    """Minutes (since its last start) and memory, from the records beside the adapter."""
+    folder = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
+    took = Training()
+    if record := read_record(folder / TRAINED_WITH, TrainedWith):
+        took.peak_memory_gb, took.machine = record.peak_memory_gb, record.machine
+    for entry in _history(folder / "trainer_state.json"):
+        if "train_runtime" in entry:
+            took.minutes = round(entry["train_runtime"] / 60, 2)
+    return took
 
 
 def _system(rows: list[Prediction], record: FileRecord) -> System:

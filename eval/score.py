@@ -1,13 +1,43 @@
 """Score the outputs of any system: `python -m eval.score --predictions FILE... --references FILE`.
 
 JSONL, JSON, CSV, Parquet or plain text; needs no model. Several prediction files are compared by
-paired tests.
+paired tests. From Python: `score(predictions, references).systems["predictions"].scores["rougeL"]`.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError, run_cli, whole_file
+
+if TYPE_CHECKING:
+    from data_prep.settings import Rouge
+    from eval.scores import Scores
+
+
+def score(
+    predictions: Sequence[str] | Mapping[str, Sequence[str]],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    dialogues: Sequence[str] | None = None,
+    language: str = "en",
+    **rouge: Any,
+) -> "Scores":
+    """Scores of one system, or of several by name, which are then compared by paired tests.
+
+    `references`: a text for each example, or a list of several; `dialogues` add the baselines;
+    `language` and `rouge` (tokenizer, stemmer, lsum, strip) are those of a recipe. All scores are
+    in percent. Raises ValueError where lengths differ or a setting is unknown.
+    """
+    from data_prep.settings import Rouge
+    from eval.analysis import analyse
+    from eval.baselines import Corpus, System, with_baselines
+
+    if not isinstance(predictions, Mapping):
+        predictions = {"predictions": predictions}
+    corpus = Corpus(references, dialogues)
+    systems = with_baselines({name: System(texts) for name, texts in predictions.items()}, corpus)
+    return analyse(systems, corpus, workers=1, rouge=Rouge(**rouge), language=language).scores
 
 
 def main() -> None:
@@ -24,9 +54,19 @@ def main() -> None:
     names = FieldNames(
         args.prediction_field, args.reference_field, args.dialogue_field, args.id_field
     )
-    systems, corpus = load(_named(args.predictions), args.references, names, args.force)
+    rouge = rouge_of(args)
+    systems, corpus = load(
+        named(args.predictions), args.references, names, args.force, args.strip, args.by_order
+    )
     settings = Bootstrap(resamples=args.resamples)
-    scores = analyse(with_baselines(systems, corpus), corpus, settings, workers=args.workers).scores
+    scores = analyse(
+        with_baselines(systems, corpus),
+        corpus,
+        settings,
+        workers=args.workers,
+        rouge=rouge,
+        language=args.language,
+    ).scores
     if args.output:
         with whole_file(args.output) as file:
             file.write(scores.model_dump_json(indent=2) + "\n")
@@ -35,7 +75,7 @@ def main() -> None:
         print(f"{name}: {scores.systems[name].signature}")
 
 
-def _named(values: list[str]) -> dict[str, Path]:
+def named(values: list[str]) -> dict[str, Path]:
     """`name=path` or a path, whose own name is then used: `predictions.base.jsonl` is `base`."""
     found: dict[str, Path] = {}
     for value in values:
@@ -51,6 +91,30 @@ def _named(values: list[str]) -> dict[str, Path]:
     return found
 
 
+def rouge_options(parser: argparse.ArgumentParser) -> None:
+    """The options that a recipe has as `summarization.rouge` and `summarization.language`."""
+    add = parser.add_argument
+    add("--language", default="en", help="ISO 639 code, for sentences and stemmer (default en)")
+    add("--tokenizer", default="auto", choices=("auto", "english", "unicode"))
+    add("--stemmer", default="auto", help="auto, none, porter, or a Snowball language")
+    add("--lsum", default="sentences", choices=("sentences", "lines"), help="of ROUGE-Lsum")
+    add("--strip", action="store_true", help="strip control tokens and think blocks")
+
+
+def rouge_of(args: argparse.Namespace) -> "Rouge":
+    """The settings that `rouge_options` asked for; raises UserError for one that cannot be."""
+    from pydantic import ValidationError
+
+    from data_prep.settings import Rouge
+
+    try:
+        return Rouge(
+            tokenizer=args.tokenizer, stemmer=args.stemmer, lsum=args.lsum, strip=args.strip
+        )
+    except ValidationError as error:
+        raise UserError(f"--stemmer {args.stemmer}: {error.errors()[0]['ctx']['error']}") from error
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m eval.score",
@@ -59,10 +123,13 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="a file a system")
     add("--references", type=Path, help="default: the references in the prediction files")
-    add("--prediction-field", default="prediction")
-    add("--reference-field", default="reference")
-    add("--dialogue-field", default="dialogue")
-    add("--id-field", default="id")
+    usual = "default: the usual names"
+    add("--prediction-field", help=f"{usual} (prediction, predict, filtered_resps)")
+    add("--reference-field", help=f"{usual} (reference, references, label, target, summary)")
+    add("--dialogue-field", help=f"{usual} (dialogue)")
+    add("--id-field", help=f"{usual} (id, idx, doc_id)")
+    add("--by-order", action="store_true", help="join by order although both sides have ids")
+    rouge_options(parser)
     add("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
     add("--workers", type=int, help="processes that score (default: the cores)")
     add("--force", action="store_true", help="compare although the signatures differ")

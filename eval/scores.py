@@ -10,9 +10,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError, field_validator
 
 from data_prep.errors import UserError
-from data_prep.settings import Decoding
+from data_prep.settings import Decoding, Rouge
 
-VERSION = 2  # 1, without a number in the file, kept the similarity apart from the other metrics
+# 1, without a number in the file, kept the similarity apart from the other metrics; up to 2 each
+# line was a sentence for rougeLsum
+VERSION = 3
 PRIMARY = "rougeL"  # the metric of the headline, the groups and "better in N dialogues"
 
 
@@ -104,8 +106,19 @@ class EvaluatedAdapter(BaseModel):
     signature: str
 
 
+class Training(BaseModel):
+    """What the training of the adapter took; None where it was not recorded."""
+
+    minutes: float | None = None
+    peak_memory_gb: float | None = None
+    machine: str | None = None
+
+
 class Scores(BaseModel):
-    """The whole file; `eval.score` does not know what the first and the last fields tell."""
+    """The whole file; `eval.score` does not know what the first and the last fields tell.
+
+    `examples` counts the rows; where several share a dialogue, `dialogues` counts those.
+    """
 
     version: int = 1
     recipe: str = ""
@@ -113,12 +126,18 @@ class Scores(BaseModel):
     source: str = ""
     split: str = ""
     examples: int
+    dialogues: int | None = None
     leaked: int | None
     bootstrap: Bootstrap
     systems: dict[str, SystemScores]
     comparisons: list[Comparison]
     groups: dict[str, list[Group]]
+    notes: list[str] = []  # what a reader must know of these figures
     adapter: EvaluatedAdapter | None = None
+    training: Training | None = None
+    rouge: Rouge | None = None  # with every `auto` resolved
+    language: str = "en"
+    settings: dict[str, Any] = {}  # flat, of the recipe as the adapter was trained with it
     decoding: Decoding | None = None
     environment: dict[str, str] = {}
     commit: str = ""

@@ -16,20 +16,33 @@ from pydantic import BaseModel
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
+from eval.language import Scoring
 
-SCORING = {"agg": "mean-f1", "stem": "porter", "tok": "a-z0-9", "lsum": "lines", "empty": "0"}
 # What two results must share to be compared; the second group only where both name it.
-ALWAYS = ("metric", "n", *SCORING, "refs", "rouge_score")
+SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clusters", "strip")
+ALWAYS = (*SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt")
 
 
-def scoring_fields(references: Sequence[str]) -> dict[str, str]:
-    """What every result over these references has in common."""
+def scoring_fields(
+    references: Sequence[Sequence[str]], scoring: Scoring, clusters: Sequence[str] | None = None
+) -> dict[str, str]:
+    """What every result over these references has in common.
+
+    `multi`: how several references of a dialogue are scored; `clusters`: of how many dialogues the
+    rows are, where some share one.
+    """
+    several = any(len(texts) > 1 for texts in references)
+    one_each = [texts[0] if len(texts) == 1 else list(texts) for texts in references]
     return {
         "metric": "rouge",
         "n": str(len(references)),
-        **SCORING,
-        "refs": _hash(list(references))[:8],
+        "agg": "mean-f1",
+        **scoring.fields(),
+        "empty": "0",
+        **({"multi": "best-f1"} if several else {}),
+        **({"clusters": str(len(set(clusters)))} if clusters else {}),
+        "refs": _hash(one_each)[:8],
         "rouge_score": version("rouge_score"),
         "numpy": version("numpy"),
         "commit": commit(),
@@ -77,16 +90,18 @@ def line(fields: dict[str, str]) -> str:
     return "|".join([fields["metric"], *rest])
 
 
-def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:
+def differences(first: dict[str, str], second: dict[str, str], of_models: bool = True) -> list[str]:
     """What matters and differs: `name: one value, another`, as the message of a refusal.
 
     The engine does not matter, but for sampling: else two engines differ by rounding alone.
+    `of_models`: prompt and decoding matter too.
     """
     if engines(first, second):
         first, second = (
             {**of, "decoding": of["decoding"].partition("-")[2]} for of in (first, second)
         )
-    names = [*ALWAYS, *(name for name in WHERE_KNOWN if name in first and name in second)]
+    known = WHERE_KNOWN if of_models else ()
+    names = [*ALWAYS, *(name for name in known if name in first and name in second)]
     return [
         f"{name}: {first.get(name, 'unknown')}, {second.get(name, 'unknown')}"
         for name in names

@@ -59,21 +59,7 @@ def train(context: typer.Context) -> None:
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")
 _add("score", "eval.score", "Score the outputs of any system.")
 
-
-@app.command(context_settings=PASSED_ON)
-def compare(context: typer.Context) -> None:
-    """Compare results folders or prediction files by paired tests."""
-    files = []
-    for run in map(Path, context.args):
-        file = run / "predictions.tuned.jsonl" if run.is_dir() else run
-        if not file.is_file():
-            raise UserError(f"{file}: no such file; name results folders or prediction files")
-        files.append(f"{run.name}={file}")
-    if len(files) < 2:
-        raise UserError("compare: name two or more results folders or prediction files")
-    _run("eval.score", ["--predictions", *files])
-
-
+_add("compare", "eval.compare", "Compare runs: settings, ROUGE, tests of every two, a page.")
 _add("summarize", "chat.summarize", "Summarise your own chats.")
 _add("page", "chat.page", "Show base and tuned summaries on a local page.")
 _add("merge", "scripts.merge", "Merge the adapter into the base model, and prove it.")

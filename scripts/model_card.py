@@ -30,6 +30,7 @@ from eval.report import (
     ABOUT_SIMILARITY,
     HEADERS,
     comparison_table,
+    conclusion,
     fenced,
     leaked_table,
     mistake_table,
@@ -126,13 +127,12 @@ def metadata(
     records: Records, names: Names, repo: str | None = None, merged: bool = False
 ) -> ModelCardData:
     """The card's metadata, with the tuned model's ROUGE as its `model-index`."""
-    publish = records.recipe.summarization.publish
     known = names.license in HUB_LICENSES
     return ModelCardData(
         base_model=names.base_model,
         base_model_relation="finetune" if merged else "adapter",
         datasets=[names.dataset] if names.dataset else None,
-        language=publish.language,
+        language=records.recipe.summarization.language,
         library_name="transformers" if merged else "peft",
         license=names.license if known else "other",
         license_name=None if known else names.license,
@@ -192,10 +192,12 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         names=names,
         proof=proof,
         publish=records.recipe.summarization.publish,
+        language=records.recipe.summarization.language,
         scores=scores,
         tuned=scores.systems["tuned"],
         manifest=records.manifest,
         data_name=data_name(records, names),
+        conclusion=conclusion(scores),
         verdict=verdict(pairs["base", "tuned"], scores.bootstrap),
         sure=number(scores.bootstrap.confidence, ".0%"),
         tables={

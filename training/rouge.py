@@ -30,6 +30,7 @@ from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from eval.generate import Prediction, Summarizer
 from eval.hf_engine import Settings, generate, use_grouped_attention, within_memory
+from eval.language import Scoring, resolve, warnings
 from eval.metrics import METRICS, mean_f1, score
 
 
@@ -89,8 +90,10 @@ class TrainingRougeCallback(TrainerCallback):
     ) -> None:
         """Generate, score and log; the figures are the same on every process."""
         predictions, seconds = self._generate()
-        references = [row.summary for row in self.rows]
-        figures = figures_of(predictions, references) | {"eval_summary_seconds": seconds}
+        references = [row.references or [row.summary] for row in self.rows]
+        figures = figures_of(predictions, references, self._scoring) | {
+            "eval_summary_seconds": seconds
+        }
         if metrics is not None:
             metrics.update(figures)
         self.trainer.log(dict(figures))  # a copy: the trainer adds to it
@@ -98,7 +101,8 @@ class TrainingRougeCallback(TrainerCallback):
             self.seconds += seconds
             share = self.seconds / (time.perf_counter() - self.began)
             tqdm.write(f"step {state.global_step}: {_line(figures, len(predictions), share)}")
-            shown = list(zip(predictions, references, strict=True))[: self.examples]
+            first = [texts[0] for texts in references]
+            shown = list(zip(predictions, first, strict=True))[: self.examples]
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
 
     def _generate(self) -> tuple[list[Prediction], float]:
@@ -117,6 +121,18 @@ class TrainingRougeCallback(TrainerCallback):
         parts = gather_object([(predictions, time.perf_counter() - start)])
         by_id = {prediction.id: prediction for part, _ in parts for prediction in part}
         return [by_id[row.id] for row in self.rows], max(took for _, took in parts)
+
+    @cached_property
+    def _scoring(self) -> Scoring:
+        """As `eval.run` scores; says once where most of the text does not count."""
+        block = self.recipe.summarization
+        references = [row.references or [row.summary] for row in self.rows]
+        scoring = resolve(block.rouge, block.language, references)
+        if self.trainer.is_world_process_zero():
+            texts = [text for some in references for text in some]
+            for note in warnings(scoring, {"the validation summaries": texts}):
+                tqdm.write(f"note: {note}")
+        return scoring
 
     @cached_property
     def _summarizer(self) -> Summarizer:
@@ -141,9 +157,12 @@ def decoding_of(recipe: Recipe) -> Decoding:
     return decoding.model_copy(update={"engine": "hf", "max_new_tokens": length})
 
 
-def figures_of(predictions: list[Prediction], references: list[str]) -> dict[str, float]:
+def figures_of(
+    predictions: list[Prediction], references: list[list[str]], scoring: Scoring | None = None
+) -> dict[str, float]:
     """What is logged: mean F1 in percent, tokens, and the share (0 to 1) that stopped by itself."""
-    scores = mean_f1(score([one.prediction for one in predictions], references))
+    texts = [one.prediction for one in predictions]
+    scores = mean_f1(score(texts, references, scoring=scoring))
     return {f"eval_{metric}": scores[metric] for metric in METRICS} | {
         "eval_summary_tokens": fmean(one.tokens for one in predictions),
         "eval_stopped": fmean(one.stopped for one in predictions),

@@ -56,8 +56,8 @@ MISSPELT = [
          "unknown key `summarization.licence`; did you mean `license`?", at="licence:"),
     swap("nothing like it in summarization", "  train_rows: all", "  num_beams: 4",
          "unknown key `summarization.num_beams`; known there: source, revision, license, "
-         "dialogue_column, summary_column, train_rows, instruction, cleaning, decoding, "
-         "metrics, training_rouge, publish, eval_on_start"),
+         "language, dialogue_column, summary_column, train_rows, instruction, cleaning, decoding, "
+         "metrics, rouge, training_rouge, publish, eval_on_start"),
     swap("in cleaning", "  train_rows: all", "  cleaning: {decontaminat: false}",
          "unknown key `summarization.cleaning.decontaminat`; did you mean `decontaminate`?"),
     swap("in decoding", "    max_new_tokens:", "    max_new_token:",

@@ -50,7 +50,7 @@ def test_train_rows_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, corpus, train_rows=4)
     counts = prepare(recipe).counts
     assert counts["train"].model_dump() == {
-        "read": 4, "written": 3, "dropped": {"exact duplicate": 1}
+        "read": 4, "written": 3, "references": 0, "dropped": {"exact duplicate": 1}
     }  # fmt: skip
     assert counts["test"].read == 2
     assert [row.id for row in read_examples(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]

@@ -97,8 +97,41 @@ def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, corpus)
     counts = prepare(recipe).counts["test"]
     assert counts.dropped == {"exact duplicate": 1, "empty dialogue": 1}
-    ids = [row.id for row in read_examples(recipe.data_dir / "test.jsonl")]
-    assert ids == [corpus["test"][0]["id"], corpus["test"][1]["id"], "other"]
+    first, second = read_examples(recipe.data_dir / "test.jsonl")
+    assert [first.id, second.id] == [row["id"] for row in corpus["test"][:2]]
+    assert first.references == [first.summary, "Another one."] and counts.references == 1
+    assert second.references == [second.summary]
+
+
+@pytest.mark.parametrize("form", ["lists", "columns", "rows"])
+def test_several_summaries_of_a_dialogue_are_its_references(tmp_path: Path, form: str) -> None:
+    """In a list, in columns of their own (DialogSum's files) or in rows (DialogSum on the hub)."""
+    corpus, column = chats(), ["summary"]
+    for split, rows in corpus.items():
+        several = [[row["summary"], f"Also {row['id']}."] for row in rows]
+        if form == "lists":
+            corpus[split] = [r | {"summary": texts} for r, texts in zip(rows, several, strict=True)]
+        elif form == "columns":
+            column = ["summary", "summary2"]
+            corpus[split] = [
+                r | {"summary2": texts[1]} for r, texts in zip(rows, several, strict=True)
+            ]
+        else:
+            corpus[split] = [
+                row | {"id": f"{row['id']}_{n}", "summary": text}
+                for row, texts in zip(rows, several, strict=True)
+                for n, text in enumerate(texts, 1)
+            ]
+    recipe = recipe_for(tmp_path, corpus, summary_column=column if column[1:] else "summary")
+    counts = prepare(recipe).counts
+    assert (counts["test"].written, counts["test"].references) == (2, 2)
+    (first, _), train = (
+        read_examples(recipe.data_dir / f"{split}.jsonl") for split in ("test", "train")
+    )
+    assert first.references == [first.summary, "Also r20000."]
+    assert first.messages[1]["content"] == first.summary
+    assert counts["train"].written == len(train) == 12  # each a row of its own
+    assert len({row.id for row in train}) == 12 and not train[0].references
 
 
 @pytest.mark.parametrize("decontaminate", [True, False])

@@ -93,7 +93,7 @@ def test_scores_are_read_as_they_were_written_and_version_1_too(
 ) -> None:
     path = tmp_path / "scores.json"
     path.write_text(scores.model_dump_json(indent=2), "utf-8")
-    assert Scores.read(path) == scores and scores.version == 2
+    assert Scores.read(path) == scores and scores.version == 3
     recorded = Scores.read(RECORDED)
     assert recorded.version == 1 and recorded.systems["tuned"].scores["rougeL"].f1 == 36.2345
     assert recorded.main == "tuned" and recorded.metrics == list(METRICS)
@@ -102,7 +102,7 @@ def test_scores_are_read_as_they_were_written_and_version_1_too(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 3}, "version: .*3 is newer than 2"),
+        ({"version": 4}, "version: .*4 is newer than 3"),
         ({"systems": {"base": {}}}, "systems.base.kind: "),
         (None, "scores.json: cannot be read"),
     ],

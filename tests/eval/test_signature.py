@@ -1,5 +1,6 @@
 """Signatures: what they name, when two results may be compared, what changes a key."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval import signature
+from eval.language import Scoring
 from eval.predictions import difference
 from tests.conftest import derived_recipe
 from tests.eval.test_predictions import KEY
@@ -21,11 +23,15 @@ def key(decoding: Decoding) -> signature.GenerationKey:
 
 
 def test_the_line_names_every_setting() -> None:
-    fields = signature.scoring_fields(["a", "b"]) | signature.generation_fields(
+    fields = signature.scoring_fields([["a"], ["b"]], Scoring()) | signature.generation_fields(
         key(Decoding(dtype="float32")), signature.engine_versions("hf")
     )
     line = signature.line(fields)
-    assert line.startswith("rouge|n:2|agg:mean-f1|stem:porter|tok:a-z0-9|lsum:lines|empty:0|refs:")
+    assert re.match(
+        r"rouge\|n:2\|agg:mean-f1\|stem:porter\|tok:a-z0-9\|lsum:sentences-en-sentencex-[\d.]+"
+        r"\|empty:0\|refs:\w{8}\|",
+        line,
+    )
     for part in ("model:01234567", "adapter:none", "prompt:01234567", "data:01234567"):
         assert f"|{part}|" in line
     for package in ("rouge_score", "numpy", "torch", "transformers", "peft", "commit"):
@@ -46,10 +52,10 @@ def test_decoding_is_one_word(settings: dict[str, Any], word: str) -> None:
 
 
 def test_what_matters_and_what_does_not() -> None:
-    one = signature.scoring_fields(["a", "b"])
+    one = signature.scoring_fields([["a"], ["b"]], Scoring())
     assert signature.differences(one, {**one, "commit": "other", "model": "m"}) == []
-    assert signature.differences(one, signature.scoring_fields(["a"]))[0] == "n: 2, 1"
-    turned = signature.differences(one, signature.scoring_fields(["b", "a"]))
+    assert signature.differences(one, signature.scoring_fields([["a"]], Scoring()))[0] == "n: 2, 1"
+    turned = signature.differences(one, signature.scoring_fields([["b"], ["a"]], Scoring()))
     assert [text.split(":")[0] for text in turned] == ["refs"]
     known = one | {"decoding": "hf-float32-greedy-128", "prompt": "p"}
     assert signature.differences(known, one) == []  # one of them does not name it
