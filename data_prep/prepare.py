@@ -318,8 +318,8 @@ def _lengths(counted: Counter[int]) -> Lengths:
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
     """The part of the recipe that shapes the prepared rows, as the manifest keeps it."""
-    others = {"language", "decoding", "metrics", "rouge", "training_rouge", "publish"}
-    others.add("eval_on_start")
+    others = {"language", "decoding", "metrics", "rouge", "bertscore", "training_rouge"}
+    others |= {"publish", "eval_on_start"}
     return recipe.summarization.model_dump(exclude=others)
 
 

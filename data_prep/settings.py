@@ -92,6 +92,16 @@ class Rouge(_Strict):
         return self
 
 
+class BertScore(_Strict):
+    """The encoder of `metrics: [rouge, bertscore]`: a hub id or a folder.
+
+    `layer`: whose outputs are compared; None is the package's choice, which it has for known names.
+    """
+
+    model: str = "roberta-large"
+    layer: int | None = Field(default=None, gt=0)
+
+
 class TrainingRouge(_Strict):
     """Generated ROUGE at the evaluation steps of training; with 0 dialogues there is none.
 
@@ -138,8 +148,9 @@ class Summarization(_Strict):
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
-    metrics: list[Literal["rouge", "embedding"]] = ["rouge"]
+    metrics: list[Literal["rouge", "embedding", "bertscore"]] = ["rouge"]
     rouge: Rouge = Rouge()
+    bertscore: BertScore = BertScore()
     training_rouge: TrainingRouge = TrainingRouge()
     publish: Publish = Publish()
     eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU

@@ -226,7 +226,7 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
     `files`: hashes of the prepared files by name.
     """
     block = dict(config["summarization"])
-    for key in ("license", "metrics", "publish"):
+    for key in ("license", "metrics", "bertscore", "publish"):
         block.pop(key, None)
     if not (block.get("training_rouge") or {}).get("dialogues"):
         for key in ("training_rouge", "decoding", "rouge", "language"):

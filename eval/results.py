@@ -65,7 +65,8 @@ def write_results(
     result = analyse(
         with_baselines(systems, corpus),
         corpus,
-        embedding="embedding" in recipe.summarization.metrics,
+        more=recipe.summarization.metrics,
+        bertscore=recipe.summarization.bertscore,
         rouge=recipe.summarization.rouge,
         language=recipe.summarization.language,
     )
@@ -113,7 +114,7 @@ def _recipe_text(recipe: Recipe, given: Path | None) -> str:
 def _settings(recipe_text: str) -> dict[str, Any]:
     """What `eval.compare` shows of a recipe: no folders, and of other paths the last part."""
     config = yaml.safe_load(recipe_text)
-    for key in ("license", "publish", "metrics"):
+    for key in ("license", "metrics", "bertscore", "publish"):
         config["summarization"].pop(key, None)
     hidden = rf"{WITHOUT_EFFECT}|(test_)?datasets\[\d+\]\.path|plugins"
     return {

@@ -62,11 +62,14 @@ def evaluate(
 
     `given`: the folder of another adapter than the one in the recipe's `output_dir`.
     """
-    from eval.metrics import model_folder
+    from eval.metrics import check_bertscore, model_folder
     from eval.results import write_results
 
+    # where a model is missing, say so before anything is generated
     if "embedding" in recipe.summarization.metrics:
-        model_folder()  # where it is missing, say so before anything is generated
+        model_folder()
+    if "bertscore" in recipe.summarization.metrics:
+        check_bertscore(recipe.summarization.bertscore)
     manifest = check_prepared(recipe)
     examples = read_examples(recipe.data_dir / f"{split}.jsonl")[:limit]
     if given and "tuned" not in models:

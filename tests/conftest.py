@@ -113,11 +113,13 @@ def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return folder
 
 
-def command(*args: object, timeout: int = 900) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment in the repository's root."""
+def command(
+    *args: object, timeout: int = 900, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment, in the repository's root unless told otherwise."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        [str(arg) for arg in args], cwd=ROOT, env={**os.environ, "PATH": path},
+        [str(arg) for arg in args], cwd=cwd, env={**os.environ, "PATH": path},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
 

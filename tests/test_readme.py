@@ -56,4 +56,6 @@ def test_every_key_in_the_tweak_table_is_known() -> None:
 
 def test_extras_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    assert set(extras["optional-dependencies"]) == {"deepspeed", "vllm", "similarity", "dev"}
+    assert set(extras["optional-dependencies"]) == {
+        "deepspeed", "vllm", "similarity", "bertscore", "dev"
+    }  # fmt: skip

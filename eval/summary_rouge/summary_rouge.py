@@ -1,26 +1,33 @@
 """The project's ROUGE as a module of Hugging Face `evaluate`, loaded from disk, without the hub.
 
-Use, in the repository's root, once `pip install -e .` is done:
-`evaluate.load("eval/summary_rouge").compute(predictions=[...], references=[...])["rougeL"]`
+Use, in any folder, once `pip install -e .` is done:
+`evaluate.load(str(importlib.resources.files("eval") / "summary_rouge"))`, then
+`.compute(predictions=[...], references=[...])["rougeL"]`; in the repository's root
+`evaluate.load("eval/summary_rouge")` is enough.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
 
-from eval.metrics import mean_f1, score  # From: -e .
+from data_prep.settings import Rouge
+from eval.language import resolve
+from eval.metrics import mean_f1, reference_lists, score  # From: -e .
 
 DESCRIPTION = """\
-ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries: rouge_score with the Porter stemmer, mean of
-the F1 of the examples, 0 to 1. `evaluate`'s own "rouge" has the stemmer off unless told, and gives
+ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries: rouge_score with the words, stems and
+sentences of the language (for English its own words and the Porter stemmer), mean of the F1 of the
+examples, 0 to 1. `evaluate`'s own "rouge" has the stemmer off unless told, and gives
 the median of an unseeded bootstrap for the mean.
 """
 INPUTS = """
 Args:
     predictions: one string per example; an empty one counts, with 0.
-    references: one string per example, or a list that holds one string.
-Returns: rouge1, rouge2, rougeL, rougeLsum (each line a sentence), 0 to 1.
+    references: one string per example, or a list of several; the one with the best F1 counts.
+    language, tokenizer, stemmer, lsum: as in a recipe's `summarization:` block.
+Returns: rouge1, rouge2, rougeL, rougeLsum, 0 to 1.
 """
 
 
@@ -33,39 +40,47 @@ class SummaryRouge(evaluate.Metric):
             description=DESCRIPTION,
             citation="Lin, 2004, ROUGE: A Package for Automatic Evaluation of Summaries",
             inputs_description=INPUTS,
-            features=datasets.Features({"predictions": text, "references": text}),
+            features=datasets.Features(
+                {"predictions": text, "references": datasets.Sequence(text)}
+            ),
             reference_urls=["https://aclanthology.org/W04-1013"],
         )
+
+    def add(self, **example: object) -> None:
+        """Add one example; names in the singular or the plural, as `evaluate` takes them."""
+        one = {name.removesuffix("s"): value for name, value in example.items()}
+        self.add_batch(predictions=[one.get("prediction")], references=[one.get("reference")])
 
     def add_batch(
         self,
         *,
-        predictions: Sequence[str] | None = None,
-        references: Sequence[str | list[str]] | None = None,
+        predictions: Sequence[object] | None = None,
+        references: Sequence[object] | None = None,
         **others: object,
     ) -> None:
-        """Add examples; ValueError on one without exactly one string of each.
+        """Add examples; ValueError on one without a string and its reference or references.
 
         `evaluate` 0.4 looks at the first example alone, and would score the list of a later one as
         if its brackets were text.
         """
         if predictions is None or references is None:
             raise ValueError("both predictions and references are needed")
-        super().add_batch(
-            predictions=[_only(text) for text in predictions],
-            references=[_only(text) for text in references],
-            **others,
-        )
+        each = [list(texts) if isinstance(texts, list | tuple) else [texts] for texts in references]
+        for text in [*predictions, *(text for texts in each for text in texts or [None])]:
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"expected a string, or a list of them for references, not {text!r}"
+                )
+        super().add_batch(predictions=predictions, references=each, **others)
 
-    def _compute(self, predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-        means = mean_f1(score(predictions, references))
+    def _compute(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        language: str = "en",
+        **rouge: Any,
+    ) -> dict[str, float]:
+        each = reference_lists(predictions, references)
+        scoring = resolve(Rouge(**rouge), language, each)
+        means = mean_f1(score(predictions, each, scoring=scoring))
         return {metric: percent / 100 for metric, percent in means.items()}
-
-
-def _only(text: str | list[str]) -> str:
-    """The one string of an example."""
-    if isinstance(text, list | tuple) and len(text) == 1:
-        text = text[0]
-    if not isinstance(text, str):
-        raise ValueError(f"expected exactly one string for an example, not {text!r}")
-    return text

@@ -11,8 +11,20 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.prepare import check_prepared
 from data_prep.recipe import load_recipe
+from data_prep.settings import BertScore
+from eval.analysis import analyse
+from eval.baselines import Corpus, System
+from eval.html_report import html_report
 from eval.language import Scoring
-from eval.metrics import F1, METRICS, mean_f1, model_folder, score, similarities
+from eval.metrics import (
+    F1,
+    METRICS,
+    bertscores,
+    mean_f1,
+    model_folder,
+    score,
+    similarities,
+)
 from eval.run import evaluate
 from eval.scores import Scores
 from tests.conftest import PUBLISHED, derived_recipe
@@ -152,8 +164,41 @@ def test_a_missing_package_is_reported_before_anything_is_generated(
     assert {p.name: p.read_bytes() for p in Path(f"results/{NAME}").iterdir()} == before
 
 
-@pytest.mark.parametrize("metrics", [["embedding"], ["rouge", "rouge"], ["rouge", "bertscore"], []])
+@pytest.mark.parametrize("metrics", [["embedding"], ["rouge", "rouge"], ["rouge", "bleurt"], []])
 def test_metrics_that_cannot_be(tmp_path: Path, metrics: list[str]) -> None:
     path = derived_recipe("smollm2_samsum", tmp_path, "r", summarization__metrics=metrics)
     with pytest.raises(UserError, match="summarization.metrics"):
         load_recipe(path)
+
+
+# ---- BERTScore ----
+
+
+def test_bertscore_of_a_real_encoder(embedder: Path) -> None:
+    pytest.importorskip("bert_score")
+    settings = BertScore(model=str(embedder), layer=5)
+    texts = ["Ann calls Bo.", "It rains.", " "]
+    references = [["Bo waits.", "Ann calls Bo."], ["The stock fell."], ["Ann."]]
+    f1, word = bertscores(texts, references, settings)
+    assert f1[0] == pytest.approx(1, abs=1e-5) and 0.2 < f1[1] < 0.8 and f1[2] == 0
+    assert f1[1] == pytest.approx(bertscores(texts[1:2], ["The stock fell."], settings)[0][0])
+    assert word.startswith("model_L5_no-idf_version=")
+    with pytest.raises(UserError, match="summarization.bertscore.layer: .*give the number"):
+        bertscores(texts, references, BertScore(model=str(embedder)))
+    with pytest.raises(UserError, match="summarization.bertscore.model: no/model cannot be loaded"):
+        bertscores(texts, references, BertScore(model="no/model"))
+
+
+def test_bertscore_is_a_column(embedder: Path) -> None:
+    pytest.importorskip("bert_score")
+    systems = {"a": System(["Ann calls Bo."]), "b": System(["It rains."])}
+    settings = BertScore(model=str(embedder), layer=5)
+    more = ["rouge", "bertscore"]
+    result = analyse(systems, Corpus(["Ann calls Bo."]), more=more, bertscore=settings)
+    assert result.scores.metrics == [*METRICS, "bertscore"]
+    assert result.scores.systems["a"].signature.startswith("rouge+bertscore|")
+    assert "|bertscore:model_L5_" in result.scores.systems["a"].signature
+    page = html_report(result, {}, None)
+    assert page.count(">BERTScore<") >= 2
+    heads = re.findall(r"<thead><tr>.*?</tr></thead>", page.split("Precision and recall")[2])
+    assert heads[0].count("<th ") == 5  # the system, and the four that have a precision

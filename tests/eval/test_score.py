@@ -289,7 +289,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
     for number, row in enumerate(sample()):
         for part in range(3):
             text = row["summary"] if number % 3 or not change else "Nobody knows."
-            own = {
+            own: dict[str, dict[str, object]] = {
                 "ids": {"id": f"{number}_{part}"},
                 "same id": {"id": number},
                 "dialogue": {"id": f"{number}{part}", "dialogue": row["dialogue"]},

@@ -1,6 +1,10 @@
 """The module for `evaluate`: from disk, without the hub, with the scores of `eval.metrics`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -48,12 +52,39 @@ def test_batches_add_up_and_one_reference_may_be_in_a_list(metric: evaluate.Metr
     assert metric.compute() == whole
 
 
+def test_several_references_and_other_languages(metric: evaluate.Metric) -> None:
+    found = metric.compute(predictions=["a b", "c d"], references=[["x", "a b"], "c d"])
+    assert found == dict.fromkeys(METRICS, 1.0)
+    german = metric.compute(predictions=["Häuser"], references=["Haus"], language="de")
+    assert german["rouge1"] == 1.0
+    strict = metric.compute(
+        predictions=["Häuser"], references=["Haus"], language="de", stemmer="none"
+    )
+    assert strict["rouge1"] == 0.0
+
+
+def test_it_loads_in_any_folder(tmp_path: Path) -> None:
+    code = """
+import importlib.resources, evaluate
+rouge = evaluate.load(str(importlib.resources.files("eval") / "summary_rouge"))
+print(rouge.compute(predictions=["Ann calls Bo."], references=["Bo calls Ann."]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "HF_EVALUATE_OFFLINE": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    means = mean_f1(score(["Ann calls Bo."], ["Bo calls Ann."]))
+    assert f"'rougeL': {means['rougeL'] / 100}" in done.stdout.replace("np.float64(", "")
+
+
 @pytest.mark.parametrize(
     ("predictions", "references", "message"),
     [
-        (["a", "b"], ["a", ["b", "c"]], "exactly one string for an example"),
-        (["a", "b"], [["b", "c"], "a"], "exactly one string for an example"),
-        (["a", "b"], ["a", 3], "exactly one string for an example"),
+        (["a", "b"], ["a", ["b", 3]], "expected a string, or a list of them"),
+        (["a", "b"], ["a", []], "expected a string, or a list of them"),
+        (["a", 4], ["a", "b"], "expected a string, or a list of them"),
+        (["a", "b"], ["a", 3], "expected a string, or a list of them"),
         (["a", "b"], ["a"], r"Mismatch .* predictions \(2\) and references \(1\)"),
         ([], [], "no examples"),
         (["a"], None, "both predictions and references"),

@@ -1,0 +1,155 @@
+"""Runs side by side: what is read, refused, tested and marked, and how long it takes."""
+
+import csv
+import json
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.settings import Rouge
+from eval.analysis import compare_pairs
+from eval.compare import as_csv, as_latex, as_markdown, compare, holm, html
+from eval.metrics import METRICS
+from eval.scores import Bootstrap, Scores
+from eval.stats import paired_tests
+from tests.conftest import command
+from tests.eval.report_data import sample
+from tests.eval.test_score import jsonl
+from tests.run_records import NAME
+
+
+def outputs(folder: Path, name: str, words: int) -> Path:
+    """A run that gives the first `words` words of each reference."""
+    rows = [
+        {
+            "id": row["id"], "dialogue": row["dialogue"], "reference": row["summary"],
+            "prediction": " ".join(row["summary"].split()[:words]),
+        }
+        for row in sample()
+    ]  # fmt: skip
+    return jsonl(folder / f"{name}.jsonl", rows)
+
+
+def test_every_two_runs_are_tested_and_the_best_is_marked_where_the_tests_allow(
+    tmp_path: Path,
+) -> None:
+    names = {"short": 3, "long": 12, "longer": 13}
+    compared = compare([f"{name}={outputs(tmp_path, name, n)}" for name, n in names.items()])
+    pairs = [("short", "long"), ("short", "longer"), ("long", "longer")]
+    assert [pair.systems for pair in compared.scores.comparisons] == pairs
+    values = compared.analysis.values
+    for pair in compared.scores.comparisons:
+        first, second = (values[name] for name in pair.systems)
+        assert list(pair.metrics.values()) == paired_tests(first, second, Bootstrap())
+    raw = [
+        max(pair.metrics["rougeL"].p_bootstrap, pair.metrics["rougeL"].p_randomization)
+        for pair in compared.scores.comparisons
+    ]
+    assert list(compared.p["rougeL"].values()) == holm(raw)
+    assert compared.best["rougeL"] == "longer"
+    same = compare([f"a={outputs(tmp_path, 'a', 9)}", f"b={outputs(tmp_path, 'b', 9)}"])
+    assert set(same.best.values()) == {None} and "no run is the best" in same.verdicts()[0]
+    assert "**" not in as_markdown(same) and "textbf" not in as_latex(same)
+
+
+def test_holm_by_hand() -> None:
+    # 0.005 x 4, 0.01 x 3, 0.03 x 2; 0.04 x 1 is below the one before it, and takes its value
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([0.02]) == [0.02]
+
+
+@pytest.fixture
+def two_results(run: Path) -> list[Path]:
+    """Results of two recipes on the same dialogues: of the second, another rate and prompt."""
+    first, second = Path(f"results/{NAME}"), Path("results/other")
+    shutil.copytree(first, second)
+    scores = json.loads((second / "scores.json").read_text("utf-8"))
+    scores["settings"] |= {
+        "learning_rate": 0.5,
+        "summarization.instruction": "Shorter:\n{dialogue}",
+    }
+    scores["training"] = {"minutes": 3.0, "peak_memory_gb": 1.25}
+    (second / "scores.json").write_text(json.dumps(scores), "utf-8")
+    return [first, second]
+
+
+def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path]) -> None:
+    base = two_results[0] / "predictions.base.jsonl"
+    compared = compare([f"{NAME}.yml", two_results[1], base])
+    assert [run.name for run in compared.runs] == [NAME, "other", "base"]
+    assert compared.settings["learning_rate"] == ["0.001", "0.5", "0.001"]
+    assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
+    assert compared.settings["model"] == ["tuned", "tuned", "base"]
+    header, first, other, of_base = compared.table()[:4]
+    minutes, memory = header.index("minutes"), header.index("memory (GB)")
+    assert (first[minutes], other[minutes], of_base[minutes]) == ("1.39", "3.00", "-")
+    assert other[memory] == "1.25"
+    recorded = Scores.read(two_results[0] / "scores.json").systems["tuned"].scores
+    assert compared.scores.systems[NAME].scores == recorded
+    rows = list(csv.DictReader(as_csv(compared).splitlines()))
+    assert float(rows[0]["rougeL"]) == recorded["rougeL"].f1 and rows[1]["learning_rate"] == "0.5"
+    text = as_latex(compared)
+    assert text.startswith("\\begin{tabular}{l") and "learning\\_rate" in text
+    assert text.count(r"\\") == text.count("\n") - 5  # each row ends one line, the rules none
+    page = html(compared)
+    assert page.count('<tr class="model">') == 3 and "Shorter:\n{dialogue}" in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:
+    def message(*runs: object, rouge: Rouge | None = None) -> str:
+        with pytest.raises(UserError) as caught:
+            compare([str(run) for run in runs], rouge)
+        return str(caught.value)
+
+    first, second = two_results
+    assert "give two runs or more" in message(first)
+    assert "no such results (results/none)" in message(first, "none.yml")
+    assert "write NAME=" in message(f"a={first}", f"a={second}")
+    (tmp_path / "empty").mkdir()
+    assert "has no predictions; run `python -m eval.run`" in message(first, tmp_path / "empty")
+    file, saved = second / "scores.json", (second / "scores.json").read_text("utf-8")
+
+    def changed(**keys: object) -> None:
+        file.write_text(json.dumps(json.loads(saved) | keys), "utf-8")
+
+    changed(split="validation")
+    assert "split differs" in (said := message(first, second)) and "validation" in said
+    changed(rouge={"tokenizer": "english", "stemmer": "porter", "lsum": "lines"})
+    assert "score all runs alike, for example with --lsum sentences" in message(first, second)
+    assert compare([first, second], Rouge(lsum="sentences"), "en")  # the fix works
+    changed(version=2, rouge=None)  # a record from before sentences
+    assert "lsum lines" in message(first, second)
+    file.write_text(saved, "utf-8")
+    rows = (second / "predictions.tuned.jsonl").read_text("utf-8").splitlines()
+    other = [{**json.loads(row), "reference": "Another."} for row in rows]
+    jsonl(second / "predictions.tuned.jsonl", other)
+    assert "cannot be compared: refs: " in message(first, second)
+
+
+def test_the_command_writes_every_form(two_results: list[Path], tmp_path: Path) -> None:
+    files = [tmp_path / f"t.{kind}" for kind in ("html", "csv", "tex", "md")]
+    flags = ("--output", "--csv", "--latex", "--markdown")
+    options = [part for pair in zip(flags, files, strict=True) for part in pair]
+    done = command("python", "-m", "eval.compare", *two_results, *options, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("run ") and "other - tiny_run" in done.stdout
+    assert all(path.stat().st_size > 300 for path in files)
+    wrong = command("python", "-m", "eval.compare", two_results[0], "gone", cwd=Path.cwd())
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
+def test_ten_pairs_of_the_whole_test_set_take_seconds() -> None:
+    generator = np.random.default_rng(0)
+    values = {f"run{n}": generator.random((819, 6)) for n in range(5)}
+    names = [*METRICS, "similarity", "sixth"]
+    pairs = [(f"run{a}", f"run{b}") for a in range(5) for b in range(a + 1, 5)]
+    start = time.perf_counter()
+    found = compare_pairs(pairs, values, names, Bootstrap())
+    assert time.perf_counter() - start < 10 and len(found) == 10
+    one = paired_tests(values["run1"], values["run3"], Bootstrap())
+    assert list(found[pairs.index(("run1", "run3"))].metrics.values()) == one
