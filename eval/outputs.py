@@ -45,6 +45,23 @@ class Record:
         return value
 
 
+def named_files(values: list[str]) -> dict[str, Path]:
+    """Paths by name, of `NAME=PATH` or of a path: `predictions.base.jsonl` is `base` then."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, has_name, path = value.partition("=")
+        if not has_name or Path(value).exists():  # a file may have `=` in its own name
+            path = value
+            whole = Path(path).is_dir()  # `lora.r8` is a folder's name, `.jsonl` a file's ending
+            name = Path(path).name if whole else Path(path).stem.removeprefix("predictions.")
+        if name in found:
+            name = f"{Path(path).parent.name}/{name}"
+        if name in found or not name:
+            raise UserError(f"{path}: another one is named {name} too; write NAME={path}")
+        found[name] = Path(path)
+    return found
+
+
 def load(
     files: dict[str, Path], references: Path | None, names: FieldNames, force: bool = False
 ) -> tuple[dict[str, System], Corpus]:
@@ -126,12 +143,12 @@ def align(
     Raises UserError where the two differ in number or in their ids, or an id occurs twice.
     """
     if all(id_field in record.fields for record in (*records, *references)):
-        by_id, wanted = _by_id(records, id_field), _by_id(references, id_field)
-        if lacking := [name for name in wanted if name not in by_id]:
+        found, wanted = by_id(records, id_field), by_id(references, id_field)
+        if lacking := [name for name in wanted if name not in found]:
             raise UserError(f"{path}: has no prediction for id `{lacking[0]}`; add it")
-        if extra := [name for name in by_id if name not in wanted]:
+        if extra := [name for name in found if name not in wanted]:
             raise UserError(f"{path}: id `{extra[0]}` has no reference; remove its prediction")
-        return [by_id[name] for name in wanted]
+        return [found[name] for name in wanted]
     if len(records) != len(references):
         raise UserError(
             f"{path}: {len(records)} predictions for {len(references)} references; give one for "
@@ -140,9 +157,12 @@ def align(
     return records
 
 
-def _by_id(records: list[Record], id_field: str) -> dict[str, Record]:
+def by_id(records: list[Record], id_field: str) -> dict[str, Record]:
+    """Records by their id, as text; raises UserError where one has none, or two have the same."""
     found: dict[str, Record] = {}
     for record in records:
+        if id_field not in record.fields:
+            raise UserError(f"{record.place}: has no field `{id_field}`; give every record an id")
         if record is not found.setdefault(name := str(record.fields[id_field]), record):
             raise UserError(f"{record.place}: id `{name}` occurs twice; make the ids unique")
     return found

@@ -38,7 +38,9 @@ def table(scores: Scores) -> str:
         if pair.systems == ("base", "tuned"):
             gains = [f"{test.difference:+.2f}" for test in pair.metrics.values()]
             rows.append(["tuned - base", *gains, "", ""])
-    return _markdown(["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], rows)
+    return markdown_table(
+        ["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], rows
+    )
 
 
 def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
@@ -55,7 +57,7 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
             *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in both_p),
         ]
         rows.append(row + ([str(pair.better), str(pair.worse)] if metric == PRIMARY else []))
-    return _markdown(titles + (["better", "worse"] if metric == PRIMARY else []), rows)
+    return markdown_table(titles + (["better", "worse"] if metric == PRIMARY else []), rows)
 
 
 def terminal_tables(scores: Scores) -> str:
@@ -70,7 +72,7 @@ def mistake_table(scores: Scores) -> str:
         [name, *(_number(count, "d") for count in system.mistakes.values())]
         for name, system in scores.systems.items()
     ]
-    return _markdown(["system", *(name.replace("_", " ") for name in names)], rows)
+    return markdown_table(["system", *(name.replace("_", " ") for name in names)], rows)
 
 
 def leaked_table(scores: Scores) -> str:
@@ -82,7 +84,7 @@ def leaked_table(scores: Scores) -> str:
     ]
     if not scores.leaked or not rows:
         return ""
-    return _markdown(["system", *(HEADERS[metric] for metric in scores.metrics)], rows)
+    return markdown_table(["system", *(HEADERS[metric] for metric in scores.metrics)], rows)
 
 
 def report(result: Analysis) -> str:
@@ -148,7 +150,8 @@ def _comparisons(scores: Scores) -> list[str]:
     return [comparison_table(scores, metric) for metric in metrics if scores.comparisons]
 
 
-def _markdown(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its first column to the left and the others to the right."""
     lines = [f"| {' | '.join(row)} |" for row in (titles, *rows)]
     return "\n".join([lines[0], "|---|" + "---:|" * (len(titles) - 1), *lines[1:]])
 

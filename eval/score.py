@@ -15,7 +15,7 @@ def main() -> None:
     args = _arguments()  # before the imports, which take longer than --help should
     from eval.analysis import analyse
     from eval.baselines import with_baselines
-    from eval.outputs import FieldNames, load
+    from eval.outputs import FieldNames, load, named_files
     from eval.report import terminal_tables
     from eval.scores import Bootstrap
 
@@ -24,7 +24,7 @@ def main() -> None:
     names = FieldNames(
         args.prediction_field, args.reference_field, args.dialogue_field, args.id_field
     )
-    systems, corpus = load(_named(args.predictions), args.references, names, args.force)
+    systems, corpus = load(named_files(args.predictions), args.references, names, args.force)
     settings = Bootstrap(resamples=args.resamples)
     scores = analyse(with_baselines(systems, corpus), corpus, settings, workers=args.workers).scores
     if args.output:
@@ -33,22 +33,6 @@ def main() -> None:
     print(terminal_tables(scores))
     for name in scores.models:
         print(f"{name}: {scores.systems[name].signature}")
-
-
-def _named(values: list[str]) -> dict[str, Path]:
-    """`name=path` or a path, whose own name is then used: `predictions.base.jsonl` is `base`."""
-    found: dict[str, Path] = {}
-    for value in values:
-        name, has_name, path = value.partition("=")
-        if not has_name or Path(value).is_file():  # a file may have `=` in its own name
-            path = value
-            name = Path(path).stem.removeprefix("predictions.")
-        if name in found:
-            name = f"{Path(path).parent.name}/{name}"
-        if name in found or not name:
-            raise UserError(f"--predictions: two systems named {name}; write NAME={path}")
-        found[name] = Path(path)
-    return found
 
 
 def _arguments() -> argparse.Namespace:
