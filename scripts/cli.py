@@ -58,6 +58,7 @@ def train(context: typer.Context) -> None:
 
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")
 _add("score", "eval.score", "Score the outputs of any system.")
+_add("rate", "eval.rate", "Make a blind sheet for people who rate summaries, and read it.")
 
 
 @app.command(context_settings=PASSED_ON)

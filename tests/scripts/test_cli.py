@@ -13,15 +13,15 @@ from tests.conftest import ROOT, command
 NAMES = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
 # imports that a `--help` needs; twice the time on this machine alone, for a busy one
 QUICK = {"data_prep": 0.6, "eval.run": 0.6}
-MODULES = ["data_prep", "eval.run", "eval.score", "training.preflight", "chat.summarize"]
-MODULES += ["chat.page", "scripts.merge", "scripts.publish"]
+MODULES = ["data_prep", "eval.run", "eval.score", "eval.rate", "training.preflight"]
+MODULES += ["chat.summarize", "chat.page", "scripts.merge", "scripts.publish"]
 SCRIPT = Path(sys.executable).with_name("samsum-lora")
 
 
 def test_the_commands_in_the_order_of_their_use() -> None:
     assert NAMES == [
-        "prepare", "preflight", "train", "eval", "score", "compare", "summarize", "page", "merge",
-        "publish",
+        "prepare", "preflight", "train", "eval", "score", "rate", "compare", "summarize", "page",
+        "merge", "publish",
     ]  # fmt: skip
     done = command(SCRIPT, "--help")
     assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in NAMES)
