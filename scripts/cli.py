@@ -58,8 +58,8 @@ def train(context: typer.Context) -> None:
 
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")
 _add("score", "eval.score", "Score the outputs of any system.")
-
 _add("compare", "eval.compare", "Compare runs: settings, ROUGE, tests of every two, a page.")
+_add("rate", "eval.rate", "Make a blind sheet for people who rate summaries, and read it.")
 _add("summarize", "chat.summarize", "Summarise your own chats.")
 _add("page", "chat.page", "Show base and tuned summaries on a local page.")
 _add("merge", "scripts.merge", "Merge the adapter into the base model, and prove it.")

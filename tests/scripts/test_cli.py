@@ -27,7 +27,7 @@ SCRIPT = Path(sys.executable).with_name("samsum-lora")
 
 def test_the_commands_in_the_order_of_their_use() -> None:
     assert NAMES == [
-        "prepare", "preflight", "train", "eval", "score", "compare", "summarize", "page", "merge",
+        "prepare", "preflight", "train", "eval", "score", "compare", "rate", "summarize", "page", "merge",
         "publish",
     ]  # fmt: skip
     done = command(SCRIPT, "--help")

@@ -1,0 +1,298 @@
+"""People rate summaries: a blind sheet for a spreadsheet, and the reading of filled ones.
+
+`python -m eval.rate sheet results/<recipe>` writes `ratings.csv`, which raters fill, and
+`ratings.key.json`, which says whose summary is whose; `python -m eval.rate read SHEET...` reads
+the sheets that come back, one a rater. What they say is computed in `eval.ratings`.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from data_prep.errors import UserError, run_cli, whole_file, whole_files
+from eval.ratings import Rating, evaluate, tables
+
+# A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
+# "CSV Injection"). The apostrophe is among them because reading removes it.
+FORMULAS = ("=", "+", "-", "@", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+NUMBER_OR_DATE = re.compile(r"[\d.,:/eE %-]+")  # 0012 would become 12, and 1-2 a day in January
+SAFE_NUMBER = re.compile(r"0|[1-9]\d{0,14}")  # Excel keeps 15 digits
+EXCEL_CELL = 32_767  # characters ("Excel specifications and limits"); it cuts a longer cell
+YES_NO = {"y": True, "yes": True, "n": False, "no": False}
+
+
+class KeyRow(BaseModel):
+    """A row of the sheet: whose its summaries are, from left to right, and its `_hashes`."""
+
+    id: str
+    systems: list[str]
+    hashes: list[str]
+
+
+class Key(BaseModel):
+    """`ratings.key.json`: each system with the hash of its predictions file, and the rows."""
+
+    systems: dict[str, str]
+    seed: int
+    rows: list[KeyRow]
+
+
+def main() -> None:
+    """Write a sheet and its key, or read filled sheets and print what they say."""
+    args = _arguments()  # before the imports, which take longer than --help should
+    if args.command == "sheet":
+        write_sheet(args)
+        return
+    from eval.score import named
+
+    sheets = named(args.sheets)
+    if len({path.resolve() for path in sheets.values()}) < len(sheets):
+        raise UserError("read: a sheet is given twice; name each rater's own file once")
+    first = next(iter(sheets.values()))
+    own = first.with_suffix(".key.json")
+    keys = [p for p in first.parent.glob("*.key.json") if not p.name.startswith(".")]
+    if not args.key and own not in keys and len(keys) != 1:
+        raise UserError(f"{first}: no {own.name} is beside it; name the key of the sheet by --key")
+    path = args.key or (own if own in keys else keys[0])
+    try:
+        key = Key.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = getattr(error, "strerror", None) or "is not the key of a sheet"
+        raise UserError(f"{path}: {reason}; name the right one by --key") from error
+    result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
+    if args.output:
+        with whole_file(args.output) as file:
+            file.write(result.model_dump_json(indent=2) + "\n")
+    print(tables(result))
+
+
+# ---- the sheet ----
+
+
+def write_sheet(args: argparse.Namespace) -> None:
+    """Draw dialogues, put their summaries into a blind order, write the sheet and its key.
+
+    Raises UserError where fewer than two systems are given, where they have no dialogue in
+    common or differ in its text, and where a sheet or key would be overwritten.
+    """
+    from data_prep.sources import sha256_of
+    from eval.compare import find_runs
+    from eval.outputs import FieldNames, Record, read_records
+
+    key_path = args.output.with_suffix(".key.json")
+    for path in (args.output, key_path):  # a sheet that is with a rater is lost without its key
+        if path.exists() and not args.overwrite:
+            raise UserError(f"{path}: exists; choose another --output, or use --overwrite")
+    if args.rows < 1:
+        raise UserError(f"--rows: {args.rows} is no number of dialogues; use 1 or more")
+    runs = find_runs(args.runs)
+    files = {run.name: run.file for run in runs}
+    if len(runs) == 1 and runs[0].scores:  # a results folder, which has its base model too
+        models = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
+        files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
+    if len(files) < 2:
+        raise UserError("sheet: name a results folder, or the predictions of two or more systems")
+
+    def text(record: Record, name: str) -> str:
+        # half a surrogate pair, which JSON can hold, cannot be written
+        return "\n".join(record.texts(name)).encode("utf-8", "replace").decode().strip() or "(empty)"
+
+    # Per id that all systems have: the texts before the summaries, and the summary of each system.
+    read: dict[str, dict[str, Record]] = {system: {} for system in files}
+    for system, path in files.items():
+        for record in read_records(path, "prediction", FieldNames()):
+            if not record.id or record.id in read[system]:
+                what = f"id `{record.id}` occurs twice" if record.id else "has no id"
+                raise UserError(f"{record.place}: {what}; give every record an id of its own")
+            read[system][record.id] = record
+    rows: dict[str, tuple[list[str], dict[str, str]]] = {}
+    for name in next(iter(read.values())):
+        if not all(name in records for records in read.values()):
+            continue
+        same = {system: records[name] for system, records in read.items()}
+        # a file of another program may have ids and predictions alone
+        told = [one for one in same.values() if one.get("dialogue")] or list(same.values())
+        texts = [text(told[0], "dialogue")]
+        for record in told:
+            if text(record, "dialogue").split() != texts[0].split():
+                raise UserError(
+                    f"{record.place}: the dialogue of id `{name}` is another one than in "
+                    f"{told[0].place}; name predictions for the same data"
+                )
+        if args.reference:
+            texts.append(text(next(iter(same.values())), "reference"))
+        rows[name] = texts, {of: text(record, "prediction") for of, record in same.items()}
+    if not rows:
+        raise UserError(f"sheet: no id is in all of {', '.join(map(str, files.values()))}")
+
+    # The rows stay in the order of the draw, so that the first ones that a rater fills are a random
+    # sample too. Rotating the systems puts each into each column equally often (to within one): no
+    # system gains from raters who prefer the first summary.
+    generator = random.Random(args.seed)
+    drawn = generator.sample(list(rows), min(args.rows, len(rows)))
+    orders: list[list[str]] = []
+    while len(orders) < len(drawn):
+        order = generator.sample(list(files), len(files))
+        orders += [order[n:] + order[:n] for n in range(len(order))]
+    del orders[len(drawn) :]
+    generator.shuffle(orders)
+
+    numbers = [str(n + 1) for n in range(len(files))]
+    titles = ["id", "dialogue", *(["reference"] if args.reference else [])]
+    titles += [*(f"summary_{n}" for n in numbers), f"best ({', '.join(numbers)} or tie)"]
+    titles += [*(f"faithful_{n} (y/n)" for n in numbers), "note"]
+    key = Key(systems={n: sha256_of(p) for n, p in files.items()}, seed=args.seed, rows=[])
+    with whole_files(args.output.parent, key_path.name, args.output.name) as written:
+        written[args.output.name].write("\ufeff")  # by this mark Excel knows UTF-8
+        sheet = csv.writer(written[args.output.name], delimiter=";" if args.semicolon else ",")
+        sheet.writerow(titles)
+        for name, order in zip(drawn, orders, strict=True):
+            texts, summaries = rows[name]
+            shown = [summaries[system] for system in order]
+            cells = [as_text(cell) for cell in (name, *texts, *shown)]
+            sheet.writerow(cells + [""] * (len(titles) - len(cells)))
+            key.rows.append(
+                KeyRow(id=name, systems=order, hashes=_hashes([name, texts[0], *shown]))
+            )
+        written[key_path.name].write(key.model_dump_json(indent=2) + "\n")
+    print(f"{args.output}: {len(drawn)} of {len(rows)} dialogues; give each rater a copy")
+    print(f"{key_path}: whose summary is whose; no rater should see it")
+    if any(len(cell) >= EXCEL_CELL for name in drawn for cell in rows[name][0]):
+        print("note: Excel cannot hold the longest of these dialogues; rate them in LibreOffice")
+
+
+def as_text(text: str) -> str:
+    """A cell that a spreadsheet shows as it is: an apostrophe before formulas, numbers, dates."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\t", " ")  # LibreOffice 7.4 drops it, and joins two words
+    changed = NUMBER_OR_DATE.fullmatch(text) and not SAFE_NUMBER.fullmatch(text)
+    return f"'{text}" if changed or text.lstrip().startswith(FORMULAS) else text
+
+
+def _hashes(cells: Sequence[str]) -> list[str]:
+    """Of the texts of a row, and of what Excel's plain CSV leaves of them: `?` for an emoji.
+
+    Neither depends on what spreadsheets change: the apostrophes that `as_text` adds, blanks, line
+    ends and control characters.
+    """
+    visible = [[c for c in cell.lstrip("'") if c.isprintable() and c != " "] for cell in cells]
+    text = "\n".join("".join(characters) for characters in visible)
+    versions = [text.encode(name, "replace").decode(name) for name in ("utf-8", "cp1252")]
+    # an emoji is one `?` or two; in both versions, for the second is compared with what was read
+    return [hashlib.sha256(re.sub(r"\?+", "?", v).encode()).hexdigest() for v in versions]
+
+
+# ---- filled sheets ----
+
+
+def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
+    """The ratings of one rater by id, of the rows with a rating.
+
+    Raises UserError that names the row, counted as a spreadsheet does, for an unknown or repeated
+    id, texts that were changed and a rating that is none; also for a sheet without any rating.
+    """
+    titles, *lines = _cells(path) or [[]]
+    columns = [title.strip().split(" ")[0].casefold() for title in titles]
+    numbers = [str(n + 1) for n in range(len(key.systems))]
+    texts = ["id", "dialogue", *(f"summary_{n}" for n in numbers)]
+    for name in (*texts, "best", *(f"faithful_{n}" for n in numbers)):
+        if columns.count(name) != 1:
+            raise UserError(
+                f"{path} row 1: {columns.count(name)} columns are named `{name}`, not one; restore "
+                "it, or name the sheet's key by --key. Open and save the sheet as UTF-8"
+            )
+    rows = {row.id.lstrip("'").strip(): row for row in key.rows}
+    ratings: dict[str, Rating] = {}
+    for number, line in enumerate(lines, 2):
+        if not any(cell.strip() for cell in line):
+            continue  # Excel saves rows that were touched once
+        place = f"{path} row {number}"
+        cells = dict(zip(columns, line + [""] * len(columns), strict=False))
+        name = cells["id"].lstrip("'").strip()
+        if name not in rows:
+            raise UserError(f"{place}: id `{name}` is not in the key; restore it, or use --key")
+        if name in ratings:
+            raise UserError(f"{place}: id `{name}` is there twice; delete one of the rows")
+        row, rating = rows[name], Rating()
+        if _hashes([cells[column] for column in texts])[0] not in row.hashes:
+            raise UserError(
+                f"{place}: dialogue or summaries of id `{name}` are not those that the key was "
+                "written with; restore them. Open and save the sheet as UTF-8"
+            )
+        # a spreadsheet may have made 1.0 of 1
+        if said := cells["best"].strip().casefold().removesuffix(".0"):
+            by_number = dict(zip(numbers, row.systems, strict=True))
+            if said in ("tie", "="):
+                said = " ".join(numbers)
+            if not set(said.split()) <= by_number.keys():
+                raise UserError(f"{place}: best is `{said}`; use {', '.join(numbers)} or tie")
+            rating.best = frozenset(by_number[word] for word in said.split())
+        for n, system in zip(numbers, row.systems, strict=True):
+            if said := cells[f"faithful_{n}"].strip().casefold():
+                if said not in YES_NO:
+                    raise UserError(f"{place}: faithful_{n} is `{said}`; use y or n")
+                rating.faithful[system] = YES_NO[said]
+        ratings[name] = rating
+    ratings = {name: rating for name, rating in ratings.items() if rating.best or rating.faithful}
+    if not ratings:
+        raise UserError(f"{path}: has no rating; fill `best` or `faithful_1` in some of its rows")
+    return ratings
+
+
+def _cells(path: Path) -> list[list[str]]:
+    """The rows of a sheet as spreadsheets save it: UTF-8, UTF-16 or cp1252, by `,`, `;` or tabs."""
+    try:
+        data = path.read_bytes()
+        if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # .xlsx and .ods; .xls
+            raise UserError(f"{path}: is a workbook; save the sheet as `CSV UTF-8`")
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = data.decode("utf-16")
+        else:
+            try:
+                text = data.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                text = data.decode("cp1252")
+        first = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first.count)
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); save it as `CSV UTF-8`") from error
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.rate",
+        description="A blind sheet for people who rate summaries, and what their ratings say.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    sheet = commands.add_parser("sheet", help="write a sheet and its key")
+    add = sheet.add_argument
+    text = "a results folder (alone: base and tuned; else its tuned model), or a predictions file"
+    add("runs", nargs="+", metavar="[NAME=]RUN", help=text)
+    add("--rows", type=int, default=50, help="dialogues, drawn at random (default 50)")
+    add("--seed", type=int, default=12345, help="of the draw and the order (default 12345)")
+    add("--reference", action="store_true", help="show the reference in a column too")
+    text = "separate the columns by `;`, as Excel does where `,` is the decimal sign"
+    add("--semicolon", action="store_true", help=text)
+    add("--overwrite", action="store_true", help="replace a sheet and its key")
+    add("--output", type=Path, default=Path("ratings.csv"), help="default ratings.csv")
+    read = commands.add_parser("read", help="read filled sheets, one a rater")
+    add = read.add_argument
+    add("sheets", nargs="+", metavar="[RATER=]SHEET")
+    add("--key", type=Path, help="default: the one beside the first sheet")
+    add("--output", type=Path, help="write the results there as JSON")
+    parser.epilog = sheet.format_usage() + read.format_usage()
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,228 @@
+"""What people's ratings of summaries say: preferences, faithful summaries, agreement.
+
+Use: `evaluate({"ana": {"dialogue 1": Rating(frozenset({"tuned"}), {"base": False})}}, systems)`.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from pydantic import BaseModel
+
+
+@dataclass
+class Rating:
+    """One rater on one dialogue: the best systems (all of them: a tie), and who is faithful.
+
+    Nothing is in them where the rater left a cell empty.
+    """
+
+    best: frozenset[str] = frozenset()
+    faithful: dict[str, bool] = field(default_factory=dict)
+
+
+class Share(BaseModel):
+    """`count` of `total` dialogues in percent, with the exact 95 % interval; None of no dialogue.
+
+    Clopper and Pearson, 1934; it leaves 50 % out exactly where the sign test's p is below 0.05.
+    """
+
+    count: int
+    total: int
+    percent: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Preference(BaseModel):
+    """In how many dialogues the second of two systems wins, ties and loses.
+
+    `win_rate` and `p`, that of the two-sided sign test, leave the ties out.
+    """
+
+    systems: tuple[str, str]
+    wins: int
+    ties: int
+    losses: int
+    win_rate: Share
+    p: float
+
+
+class Result(BaseModel):
+    """What one rater says, or all together: every two systems, and faithful summaries by system."""
+
+    preferences: list[Preference]
+    faithful: dict[str, Share]
+
+
+class Agreement(BaseModel):
+    """Two raters on the items that both rated; kappa is None where chance alone always agrees."""
+
+    question: str
+    raters: tuple[str, str]
+    items: int
+    percent: float
+    kappa: float | None
+
+
+class Ratings(BaseModel):
+    """What `read --output` writes; `alpha` is by question, `best` and `faithful`."""
+
+    systems: dict[str, str]
+    raters: dict[str, Result]
+    together: Result
+    agreement: list[Agreement]
+    alpha: dict[str, float | None]
+
+
+def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> Ratings:
+    """Every rater alone, all together, and how far they agree; `systems` is the key's."""
+    best: dict[Hashable, dict[str, Hashable]] = {}  # by dialogue: what each of its raters says
+    faithful: dict[Hashable, dict[str, Hashable]] = {}  # the same by dialogue and system
+    for rater, ratings in raters.items():
+        for name, rating in ratings.items():
+            if rating.best:
+                best.setdefault(name, {})[rater] = rating.best
+            for system, answer in rating.faithful.items():
+                faithful.setdefault((name, system), {})[rater] = answer
+    agreement = []
+    alpha = {}
+    for question, items in (("best", best), ("faithful", faithful)):
+        alpha[question] = krippendorffs_alpha(
+            [list(answers.values()) for answers in items.values()]
+        )
+        for one, other in combinations(raters, 2):
+            both = [(of[one], of[other]) for of in items.values() if one in of and other in of]
+            if both:
+                found = Agreement(
+                    question=question,
+                    raters=(one, other),
+                    items=len(both),
+                    percent=round(100 * sum(a == b for a, b in both) / len(both), 2),
+                    kappa=cohens_kappa(both),
+                )
+                agreement.append(found)
+    return Ratings(
+        systems=systems,
+        raters={name: _result([ratings], list(systems)) for name, ratings in raters.items()},
+        together=_result(list(raters.values()), list(systems)),
+        agreement=agreement,
+        alpha=alpha,
+    )
+
+
+def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
+    """The majority of each dialogue: its raters together are one observation of it.
+
+    A system wins where more raters prefer it than prefer the other; as many are a tie. A summary
+    is faithful where more than half of its raters say so: with two, one who found a mistake is
+    enough. Raters who call a third system best say nothing about these two.
+    """
+    from scipy.stats import binomtest
+
+    def share(count: int, total: int) -> Share:
+        if not total:
+            return Share(count=0, total=0)
+        ends = binomtest(count, total).proportion_ci(0.95, "exact")
+        percent, low, high = (round(100 * part, 2) for part in (count / total, ends.low, ends.high))
+        return Share(count=count, total=total, percent=percent, low=low, high=high)
+
+    names = dict.fromkeys(name for ratings in raters for name in ratings)
+    dialogues = [[ratings[name] for ratings in raters if name in ratings] for name in names]
+    preferences, faithful = [], {}
+    for first, second in combinations(systems, 2):
+        outcomes: Counter[int] = Counter()
+        for rated in dialogues:
+            votes = [
+                (second in one.best) - (first in one.best)
+                for one in rated
+                if first in one.best or second in one.best
+            ]
+            if votes:
+                outcomes[(sum(votes) > 0) - (sum(votes) < 0)] += 1
+        wins, losses = outcomes[1], outcomes[-1]
+        preferences.append(
+            Preference(
+                systems=(first, second),
+                wins=wins,
+                ties=outcomes[0],
+                losses=losses,
+                win_rate=share(wins, wins + losses),
+                p=binomtest(wins, wins + losses).pvalue if wins + losses else 1,
+            )
+        )
+    for system in systems:
+        said = [
+            [one.faithful[system] for one in rated if system in one.faithful] for rated in dialogues
+        ]
+        said = [answers for answers in said if answers]
+        faithful[system] = share(sum(2 * sum(a) > len(a) for a in said), len(said))
+    return Result(preferences=preferences, faithful=faithful)
+
+
+def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
+    """Agreement of two raters beyond chance (Cohen, 1960), 1 at most; `pairs`: both on one item.
+
+    Chance: each rater draws from their own shares of the categories. None where that always agrees.
+    """
+    total = len(pairs)
+    ones, others = (Counter(pair[side] for pair in pairs) for side in (0, 1))
+    chance = sum(ones[category] * others[category] for category in ones) / total**2
+    observed = sum(one == other for one, other in pairs) / total
+    return None if chance == 1 else round((observed - chance) / (1 - chance), 4)
+
+
+def krippendorffs_alpha(items: Sequence[Sequence[Hashable]]) -> float | None:
+    """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011), 1 at most.
+
+    `items`: the ratings that each one has; one alone compares nothing and is left out. Disagreement
+    is the share of the other ratings that differ from a rating, on average: observed among those of
+    the same item, expected among those of all items. None where no two ratings differ.
+    """
+    items = [ratings for ratings in items if len(ratings) > 1]
+    every = Counter(rating for ratings in items for rating in ratings)
+    total = every.total()
+    expected = sum(n * (total - n) for n in every.values())  # times total * (total - 1)
+    observed = sum(  # times total
+        n * (len(ratings) - n) / (len(ratings) - 1)
+        for ratings in items
+        for n in Counter(ratings).values()
+    )
+    return round(1 - observed * (total - 1) / expected, 4) if expected else None
+
+
+def tables(result: Ratings) -> str:
+    """Markdown tables for the terminal: preferences, faithful summaries, agreement."""
+    from eval.report import markdown
+
+    def shown(share: Share) -> str:
+        if share.percent is None:
+            return "-"
+        return f"{share.percent:.1f} [{share.low:.1f}, {share.high:.1f}]"
+
+    results = dict(result.raters)
+    if len(results) > 1:
+        results["all (majority)"] = result.together
+    preferences, faithful = [], []
+    for rater, of in results.items():
+        for one in of.preferences:
+            counts = [str(one.wins), str(one.ties), str(one.losses), shown(one.win_rate)]
+            p = f"{one.p:.4f}" if one.p >= 0.001 else "< 0.001"
+            preferences.append([f"{one.systems[1]} over {one.systems[0]}", rater, *counts, p])
+        for system, yes in of.faithful.items():
+            faithful.append([system, rater, str(yes.count), str(yes.total), shown(yes)])
+    titles = ["better", "rater", "wins", "ties", "losses", "win rate %", "p (sign test)"]
+    parts = [markdown([titles, *preferences])]
+    parts.append(markdown([["faithful", "rater", "yes", "of", "%"], *faithful]))
+    pairs = []
+    for pair in result.agreement:
+        kappa = "-" if pair.kappa is None else f"{pair.kappa:.2f}"
+        row = [pair.question, " and ".join(pair.raters), str(pair.items), f"{pair.percent:.1f}"]
+        pairs.append([*row, kappa])
+    if pairs:
+        titles = ["agreement", "raters", "items", "%", "Cohen's kappa"]
+        parts.append(markdown([titles, *pairs]))
+        alphas = [f"{q} {'-' if a is None else f'{a:.2f}'}" for q, a in result.alpha.items()]
+        parts.append(f"Krippendorff's alpha (nominal, all raters): {', '.join(alphas)}")
+    return "\n\n".join(parts)
