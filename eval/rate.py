@@ -94,7 +94,7 @@ def write_sheet(args: argparse.Namespace) -> None:
         raise UserError(f"--rows: {args.rows} is no number of dialogues; use 1 or more")
     runs = find_runs(args.runs)
     files = {run.name: run.file for run in runs}
-    if len(runs) == 1 and runs[0].scores:  # a results folder, which has its base model too
+    if len(runs) == 1 and not args.runs[0].endswith(".jsonl"):  # a folder or recipe: and base
         models = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
         files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
     if len(files) < 2:
@@ -102,7 +102,8 @@ def write_sheet(args: argparse.Namespace) -> None:
 
     def text(record: Record, name: str) -> str:
         # half a surrogate pair, which JSON can hold, cannot be written
-        return "\n".join(record.texts(name)).encode("utf-8", "replace").decode().strip() or "(empty)"
+        joined = "\n".join(record.texts(name)).strip()
+        return joined.encode("utf-8", "replace").decode() or "(empty)"
 
     # Per id that all systems have: the texts before the summaries, and the summary of each system.
     read: dict[str, dict[str, Record]] = {system: {} for system in files}

@@ -191,12 +191,12 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(results: Path, tmp_pat
     bare = jsonl(tmp_path / "bare.jsonl", [{"prediction": "a"}])
     for args, message in (
         ([base], "two or more systems"),
-        ([tmp_path / "no", base], "no: no such file"),
-        ([tmp_path], "predictions.base.jsonl: no such file"),
+        ([tmp_path / "no", base], "no: no such results"),
+        ([tmp_path], "has no predictions; run"),
         ([base, other], "no id is in all of"),
         ([base, changed], f"changed.jsonl row 1: the dialogue of id `{row}`.*base.jsonl row 1"),
-        ([base, number], "number.jsonl row 1: `prediction` is 3, not text"),
-        ([base, bare], "bare.jsonl row 1: has no field `id`"),
+        ([base, number], "number.jsonl row 1: the prediction is 3, not text"),
+        ([base, bare], "bare.jsonl row 1: has no id"),
         ([base, base, base], "write NAME="),
         ([results, "--rows", 0], "--rows: 0"),
     ):
