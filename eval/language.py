@@ -150,8 +150,10 @@ def foreign(texts: Iterable[str]) -> tuple[int, int]:
 def warnings(scoring: Scoring, texts: dict[str, Sequence[str]]) -> list[str]:
     """A sentence for each kind of text of which the tokenizer ignores more than a tenth."""
     if scoring.tokenizer == "unicode" and scoring.language == "en":
-        words = f"words of every script are compared (stemmer: {scoring.stemmer})"
-        return [f"{words}; name the language for its stemmer and sentences: `language: de`"]
+        return [
+            f"words of every script are compared (stemmer: {scoring.stemmer}); name the language "
+            "for its stemmer and its sentences: `summarization.language` (--language)"
+        ]
     return [
         f"{share:.0%} of the letters of {name} are ignored: `tokenizer: english` reads a-z alone; "
         "`summarization.rouge.tokenizer: unicode` (--tokenizer unicode) reads every script"

@@ -108,9 +108,9 @@ def conclusion(scores: Scores) -> str:
         joined = "" if not before else "," if before != verb else ", and"
         sentence += f"{joined} {rest}" if before == verb else f"{joined and ', but'} {verb} {rest}"
     behind = []
-    for metric in scores.metrics if baselines else ():
+    for metric in scores.metrics if baselines and verb != "falls behind" else ():
         test = pairs[name := strongest(metric)].metrics[metric]
-        if outcome(test, sure) == "worse" and metric != PRIMARY:
+        if outcome(test, sure) == "worse":
             lost = signed(test.difference)
             behind.append(f"By {HEADERS[metric]} it falls behind {name} ({lost} points).")
     return " ".join([f"{sentence}.", *behind]) if rivals else ""

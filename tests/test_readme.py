@@ -43,11 +43,11 @@ def test_first_command_and_result_come_early() -> None:
 def test_every_key_in_the_tweak_table_is_known() -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
-    from data_prep.settings import Cleaning, Decoding, Summarization
+    from data_prep.settings import Cleaning, Decoding, Rouge, Summarization
 
     known = {*AxolotlInputConfig.model_fields, "summarization"}
     known |= {f"summarization.{name}" for name in Summarization.model_fields}
-    known |= {*Cleaning.model_fields, *Decoding.model_fields}
+    known |= {*Cleaning.model_fields, *Decoding.model_fields, *Rouge.model_fields}
     table = README.split("| to change | set |")[1].split("\n\n")[0]
     keys = re.findall(r"`([a-z_.]+)(?:: \d+)?`", table)
     keys = [key for key in keys if not key.startswith(".") and key not in ("true", "false")]

@@ -98,7 +98,7 @@ def test_a_tokenizer_that_ignores_the_text_is_warned_of() -> None:
     (note,) = warnings(english, {"the references": ["Мара берёт"], "x's summaries": ["fine"]})
     assert "100% of the letters of the references are ignored" in note and "unicode" in note
     assert warnings(english, {"the references": ["only one é in these ten letters"]}) == []
-    assert "language: de" in warnings(Scoring("unicode", "none"), {"the references": ["Я"]})[0]
+    assert "--language" in warnings(Scoring("unicode", "none"), {"the references": ["Я"]})[0]
     assert warnings(Scoring("unicode", "russian", language="ru"), {"it": ["Я"]}) == []
 
 
