@@ -22,6 +22,7 @@ from data_prep.settings import Rouge
 from eval.analysis import Analysis, analyse
 from eval.baselines import System, lead, longest
 from eval.html_report import page
+from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
 from eval.report import HEADERS, aligned, cell, markdown
 from eval.score import rouge_of, rouge_options
@@ -90,13 +91,13 @@ class Comparison:
         system = list(self.scores.systems.values())[place]
         run = self.runs[place] if self.runs[place:] else None
         took = run.scores.training if run and run.scores and run.is_tuned else None
-        numbers = {
-            ".1f": system.style.words,
-            "d": sum(count for count in system.mistakes.values() if count is not None),
-            ".2f": took and took.minutes,
-            ".3g": took and took.peak_memory_gb,
-        }
-        return ["-" if value is None else format(value, form) for form, value in numbers.items()]
+        numbers = [
+            (system.style.words, ".1f"),
+            (sum(count for count in system.mistakes.values() if count is not None), "d"),
+            (took and took.minutes, ".2f"),
+            (took and took.peak_memory_gb, ".3g"),
+        ]
+        return ["-" if value is None else format(value, form) for value, form in numbers]
 
     def verdicts(self) -> list[str]:
         """Which run is the best by which metrics, or which ones the tests cannot tell apart."""
@@ -116,7 +117,8 @@ class Comparison:
 
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
-        return self.p[metric].get((one, other)) or self.p[metric][other, one]
+        pair = (one, other) if (one, other) in self.p[metric] else (other, one)
+        return self.p[metric][pair]
 
 
 def compare(
@@ -139,7 +141,16 @@ def compare(
         systems["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
         systems["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
-    analysis = analyse(systems, corpus, Bootstrap(), rouge=asked, language=language, pairs=pairs)
+    with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
+    analysis = analyse(
+        systems,
+        corpus,
+        Bootstrap(),
+        more=["rouge", "embedding"] if with_similarity else (),
+        rouge=asked,
+        language=language,
+        pairs=pairs,
+    )
     tests = {pair.systems: pair.metrics for pair in analysis.scores.comparisons}
     p = {
         metric: dict(zip(pairs, holm([_p(tests[pair][metric]) for pair in pairs]), strict=True))
@@ -243,20 +254,13 @@ def _said(scoring: tuple[Rouge, str]) -> str:
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """By key the runs' values as text, of the settings that are not the same in all."""
-    keys = dict.fromkeys(key for some in settings for key in some)
+    """By key the runs' values as text, of the settings that the runs with a recipe do not share."""
     found = {}
-    for key in keys:
-        values = [
-            "-"
-            if key not in some
-            else some[key]
-            if isinstance(some[key], str)
-            else json.dumps(some[key], ensure_ascii=False)
-            for some in settings
-        ]
-        if len(set(values)) > 1:
-            found[key.removeprefix("summarization.")] = values
+    for key in dict.fromkeys(key for some in settings for key in some):
+        values = [some.get(key, "-") for some in settings]
+        texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
+        if len({text for text, some in zip(texts, settings, strict=True) if some}) > 1:
+            found[key.removeprefix("summarization.")] = texts
     return found
 
 

@@ -14,6 +14,8 @@ GENERATED = (
     "models/",
     "results/bench_gpu",
     "results/smollm2_samsum_gpu",
+    "results/smollm2_samsum/",
+    "results/compare.html",
 )
 
 

@@ -16,7 +16,7 @@ from eval.compare import as_csv, as_latex, as_markdown, compare, holm, html
 from eval.metrics import METRICS
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
-from tests.conftest import command
+from tests.conftest import ROOT, command
 from tests.eval.report_data import sample
 from tests.eval.test_score import jsonl
 from tests.run_records import NAME
@@ -84,6 +84,9 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert compared.settings["learning_rate"] == ["0.001", "0.5", "0.001"]
     assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
     assert compared.settings["model"] == ["tuned", "tuned", "base"]
+    lone = shutil.copy(base, two_results[0].parent / "lone.jsonl")
+    assert compare([two_results[0], lone]).settings == {}  # nothing is known of the second
+    assert compare([*two_results, lone]).settings["learning_rate"] == ["0.001", "0.5", "-"]
     header, first, other, of_base = compared.table()[:4]
     minutes, memory = header.index("minutes"), header.index("memory (GB)")
     assert (first[minutes], other[minutes], of_base[minutes]) == ("1.39", "3.00", "-")
@@ -141,6 +144,19 @@ def test_the_command_writes_every_form(two_results: list[Path], tmp_path: Path) 
     assert all(path.stat().st_size > 300 for path in files)
     wrong = command("python", "-m", "eval.compare", two_results[0], "gone", cwd=Path.cwd())
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
+def test_the_lines_of_the_docs_run(two_results: list[Path], capsys: pytest.CaptureFixture) -> None:
+    text = (ROOT / "docs/scoring.md").read_text("utf-8").split("## From Python")[1]
+    code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
+    assert len([line for line in code.splitlines() if line]) == 5
+    folder = Path("results/smollm2_samsum")
+    shutil.copytree(two_results[0], folder)
+    shutil.copytree(two_results[1], folder / "adapter-rate-0.002")
+    exec(code, {})
+    first, second = capsys.readouterr().out.splitlines()
+    assert float(first) == pytest.approx(200 / 3, abs=0.01)  # two of three words of either
+    assert "no run is the best" in second
 
 
 def test_ten_pairs_of_the_whole_test_set_take_seconds() -> None:

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from eval.analysis import analyse
+from eval.baselines import Corpus, System, with_baselines
 from eval.charts import draw
 from eval.html_report import chat, html_report, marked
 from eval.stats import verdict
@@ -59,6 +61,18 @@ def test_corpus_text_is_text(page: Page) -> None:
         "lora_r: 16  # & more",
     ):  # fmt: skip
         assert text in page.text
+
+
+def test_every_reference_is_shown_and_the_first_sentence_names_the_strongest_baseline() -> None:
+    texts = ["Ann phones Bo about the tickets.", "Bo waits."]
+    corpus = Corpus([["Ann phones Bo.", "Ann rings Bo."], ["Bo waits."]], ["Ann: Bo?\nBo: yes"] * 2)
+    systems = {"base": System(["x y z"] * 2), "tuned": System(texts)}
+    html = html_report(analyse(with_baselines(systems, corpus), corpus, workers=1), {}, None)
+    assert html.count('class="text reference"') == 3 and "References</h3>" in html
+    (verdict_, *_) = re.findall(r'<p class="verdict">(.*?)</p>', html)
+    assert verdict_.startswith("tuned does not beat base (+") and "the strongest baseline, l" in (
+        verdict_
+    )
 
 
 def test_scores_of_every_system_are_in_the_tables(page: Page) -> None:
