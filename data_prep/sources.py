@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
@@ -275,9 +275,20 @@ def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
     for number, line in enumerate(_without_bom(file), 1):
         if line.strip():
             try:
-                yield json.loads(line.decode("utf-8"))
+                yield json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeated_key)
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number} is not JSON: {error}") from error
+
+
+def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError where a key occurs twice: the last would win."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"two columns are named `{_repeated(name for name, _ in pairs)}`")
+    return found
+
+
+def _repeated(names: Iterable[str]) -> str:
+    return next(name for name, times in Counter(names).items() if times > 1)
 
 
 def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -288,8 +299,8 @@ def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     delimiter = max(",;\t|", key=header.count)  # of equals the first
     text.seek(0)
     reader = csv.DictReader(text, strict=True, delimiter=delimiter)
-    if repeated := [name for name, times in Counter(reader.fieldnames).items() if times > 1]:
-        raise ValueError(f"two columns are named `{repeated[0]}`: rename or remove one")
+    if len(names := reader.fieldnames or []) > len(set(names)):
+        raise ValueError(f"two columns are named `{_repeated(names)}`")
     for row in reader:
         if None in row or None in row.values():
             raise ValueError("a row with more or fewer fields than the header")

@@ -7,18 +7,19 @@ import re
 
 _TURN = r"<\|(?:im_start|start|start_header_id)\|>\s*(?:assistant|user|system)\b\s*"
 # A template may have written the opening mark into the prompt, and the limit of tokens may have cut
-# off the closing one. The last line is GPT-OSS's harmony format.
-_NAMES = r"think(?:ing)?|thought|reason(?:ing)?|reflection"
+# off the closing one. The last lines: OpenThoughts, Gemma 4, and the harmony format of GPT-OSS.
+_NAMES = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection)"
 THINK = re.compile(
     rf"<(?P<tag>{_NAMES})>.*?(?:</(?P=tag)>|\Z)|\A(?:(?!<(?:{_NAMES})>).)*?</(?:{_NAMES})>"
     r"|\[THINK\].*?(?:\[/THINK\]|\Z)|◁think▷.*?(?:◁/think▷|\Z)"
+    r"|<\|begin_of_thought\|>.*?(?:<\|end_of_thought\|>|\Z)|<\|channel>thought.*?(?:<channel\|>|\Z)"
     r"|<\|channel\|>(?:analysis|commentary)<\|message\|>.*?(?:<\|end\|>|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 CONTROL = re.compile(
     rf"{_TURN}(?:<\|end_header_id\|>)?|<\|channel\|>\s*final(?=<\|message\|>)"
-    r"|<\|[\w/:.-]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>"
-    r"|</?s>|<(?:pad|bos|eos|unk|mask|end_of_utterance|start_of_turn|end_of_turn)>"
+    r"|<\|turn>\w+\s*|<\|[\w/:.-]{1,40}\|?>|<[\w/:.-]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>"
+    r"|<0x[0-9A-F]{2}>|<extra_id_\d+>|</?s>|<(?:pad|bos|eos|unk|mask|end_of_utterance|start_of_turn|end_of_turn|seed:eos|seed:bos)>"
     r"|\[/?INST\]|<</?SYS>>|\[(?:PAD|CLS|SEP|UNK|BOS|EOS)\]"
 )
 

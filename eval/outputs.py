@@ -67,14 +67,17 @@ class Record:
     def texts(self, kind: str) -> list[str]:
         """The texts of a field, one or several; raises UserError where it is missing or no text."""
         asked = getattr(self.names, kind)
+        names = [asked] if asked else USUAL[kind]
         value = self.get(kind)
-        if value is None and not any(n in self.fields for n in ([asked] if asked else USUAL[kind])):
-            wanted = f"`{asked or USUAL[kind][0]}`"
-            raise UserError(
-                f"{self.place}: has no field {wanted} (found: {', '.join(self.fields)}); name the "
-                "right one with --prediction-field, --reference-field and the like, or give "
-                "--references"
-            )
+        if not any(name in self.fields for name in names):
+            numbered = [n for n in self.fields if re.fullmatch(r"(summary|reference)_?\d+", n)]
+            if kind != "reference" or asked or not numbered:
+                raise UserError(
+                    f"{self.place}: has no field `{names[0]}` (found: {', '.join(self.fields)}); "
+                    "name the right one with --prediction-field, --reference-field and the like, "
+                    "or give --references"
+                )
+            value = [self.fields[name] for name in numbered]  # summary1, summary2: DialogSum
         while isinstance(value, list) and len(value) == 1:  # lm-eval: [["text"]]
             value = value[0]
         texts = value if isinstance(value, list) and value else [value]
@@ -215,8 +218,10 @@ def _clusters(
         names = list(dialogues)
     if len(set(names)) == len(rows):
         ids = [row.prediction.id or row.target.id for row in rows]
-        parts = [re.fullmatch(r"(.+)[-_#.](\d+)", one) for one in ids]
-        names = [part[1] if part else one for part, one in zip(parts, ids, strict=True)]
+        parts = [re.fullmatch(r"(.+)[-_#.]\d+|(.*\d)[a-z]", one) for one in ids]
+        names = [
+            (part[1] or part[2]) if part else one for part, one in zip(parts, ids, strict=True)
+        ]
         outputs = zip(*(system.predictions for system in systems.values()), strict=True)
         distinct = len(set(zip(names, outputs, strict=True)))
         if not all(ids) or not distinct == len(set(names)) > 1:

@@ -237,6 +237,10 @@ MARKED = {
     "{}<｜end▁of▁sentence｜>": "<｜end▁of▁sentence｜>",
     "<think>\nShe says <b>.\n</think>\n\n{}": "<think>",
     "She says.</think>{}": "</think>",
+    "<seed:think>Hm.</seed:think>{}<seed:eos>": "<seed:think>",
+    "<|begin_of_thought|>Hm.<|end_of_thought|>{}": "<|begin_of_thought|>",
+    "<|channel>thought\nHm.<channel|>{}<turn|>": "<|channel>",
+    "<pad><extra_id_0>{}<0x0A>": "<pad>",
     "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>": "<|start_header_id|>",
     "[THINK]Hm.[/THINK]{}": "[THINK]",
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}": (
@@ -276,8 +280,10 @@ def test_csv_with_semicolons_tabs_and_odd_line_ends(tmp_path: Path) -> None:
         systems, _ = load({"it": tmp_path / "p.csv"}, None, FieldNames())
         assert systems["it"].predictions[:2] == THREE[:2]
     (tmp_path / "p.csv").write_text("prediction,reference,reference\na,b,c\n", "utf-8")
-    with pytest.raises(UserError, match="two columns are named `reference`"):
-        load({"it": tmp_path / "p.csv"}, None, FieldNames())
+    (tmp_path / "p.jsonl").write_text('{"prediction": "a", "reference": 1, "reference": 2}\n')
+    for kind in ("csv", "jsonl"):
+        with pytest.raises(UserError, match="two columns are named `reference`"):
+            load({"it": tmp_path / f"p.{kind}"}, None, FieldNames())
 
 
 # ---- several references, several rows of a dialogue ----
@@ -291,6 +297,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
             text = row["summary"] if number % 3 or not change else "Nobody knows."
             own: dict[str, dict[str, object]] = {
                 "ids": {"id": f"{number}_{part}"},
+                "letters": {"id": f"{number}{'abc'[part]}"},
                 "same id": {"id": number},
                 "dialogue": {"id": f"{number}{part}", "dialogue": row["dialogue"]},
             }
@@ -299,7 +306,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
     return jsonl(tmp_path / f"{name}.jsonl", rows)
 
 
-@pytest.mark.parametrize("form", ["ids", "same id", "dialogue"])
+@pytest.mark.parametrize("form", ["ids", "letters", "same id", "dialogue"])
 def test_rows_of_one_dialogue_are_one_in_intervals_and_tests(tmp_path: Path, form: str) -> None:
     files = {name: dialogues_of_three(tmp_path, name, form, name == "b") for name in ("a", "b")}
     systems, corpus = load(files, None, FieldNames())
@@ -334,6 +341,12 @@ def test_one_prediction_for_several_reference_rows_has_several_references(tmp_pa
     assert scores.systems["it"].scores["rougeL"].f1 == 100 and "multi:best-f1" in (
         scores.systems["it"].signature
     )
+
+
+def test_numbered_columns_are_references(tmp_path: Path) -> None:
+    row = {"prediction": "a b", "summary1": "c", "summary2": "a b", "summary10": "d"}
+    _, corpus = load({"it": jsonl(tmp_path / "p.jsonl", [row])}, None, FieldNames())
+    assert corpus.references == [["c", "a b", "d"]]
 
 
 # ---- the inputs that were handed in ----
