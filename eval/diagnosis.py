@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+import regex  # unlike re, it knows scripts, and combining marks belong to the word
 
 MISTAKES = {  # title and meaning of each
     "empty": ("empty", "not one letter or digit"),
@@ -36,7 +37,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 _SPEAKER = re.compile(r"(#\w+#|[^\W_][^:<>]{0,39}?)\s*:(?:\s|$)")
-_WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
+_WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:[-'’]\p{L}[\p{L}\p{M}]*)*")
 _TITLES = _words("mr mrs ms miss dr sir uncle aunt auntie aunty dad mum mom")
 # Begin a sentence with a capital, and may come before the verbs below, without being a name.
 _OPENERS = _TITLES | _words(
@@ -59,6 +60,17 @@ _BEFORE_THINGS = _words("the a an in at on near this next last every")
 _VERBS = _words(
     "is isn't was has hasn't had will won't would can can't wants needs doesn't didn't thinks likes"
     " suggests recommends sends asks tells says invites agrees"
+)
+
+# Scripts without blanks between words, and Hangul, whose particles stick to a name.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_TOUCHING = _UNSPACED + r"\p{Hangul}"
+# A letter or digit beside which a name goes on; U+FE0F, a mark too, only ends an emoji.
+_LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--[{_TOUCHING}\uFE0F]]"
+_START = regex.compile(rf"(?<!{_LETTER})|(?=[{_TOUCHING}])", regex.V1)
+_END = regex.compile(rf"(?!{_LETTER})|(?<=[{_TOUCHING}])", regex.V1)
+_LOOP_WORD = regex.compile(
+    rf"[{_UNSPACED}]\p{{M}}*|(?=[\p{{L}}\p{{N}}_])[\w--[{_UNSPACED}]]+", regex.V1
 )
 
 
@@ -105,10 +117,11 @@ def loops(text: str) -> bool:
 
     Case and punctuation do not count.
     """
-    words = re.findall(r"\w+", text.lower())
-    ngrams = Counter(zip(*(words[start:] for start in range(4)), strict=False))
-    sentences = (re.findall(r"\w+", part) for part in re.split(r"[.!?\n]+", text.lower()))
-    repeated = Counter(tuple(sentence) for sentence in sentences if len(sentence) >= 3)
+    words, signs = _LOOP_WORD.findall(text.lower()), regex.findall(f"[{_UNSPACED}]", text)
+    size = 2 if 2 * len(signs) > len(words) else 1  # two Chinese or Japanese signs make a word
+    ngrams = Counter(zip(*(words[start:] for start in range(4 * size)), strict=False))
+    sentences = map(_LOOP_WORD.findall, regex.split(r"[\p{STerm}\n]+", text.lower()))
+    repeated = Counter(tuple(sentence) for sentence in sentences if len(sentence) >= 3 * size)
     return max(ngrams.values(), default=0) >= 3 or max(repeated.values(), default=0) >= 2
 
 
@@ -130,8 +143,8 @@ def _namings(speaker: str, text: str) -> list[str]:
     """Each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
-    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-    return re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text, re.IGNORECASE)
+    found = (match for name in names for match in re.finditer(re.escape(name), text, re.IGNORECASE))
+    return [m[0] for m in found if _START.match(text, m.start()) and _END.match(text, m.end())]
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:

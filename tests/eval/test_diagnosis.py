@@ -74,6 +74,22 @@ def test_unknown_names(prediction: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dialogue", "whole", "without"),
+    [
+        ("小明: 三点看电影？\nOla: 好", "小明和Ola去看电影。", "小华和Olaf去看电影。"),
+        ("美咲: 明日ね\nマリー: うん", "美咲さんとマリーさんが会う。", "二人が会う。"),
+        ("민수: 내일 봐\n지영: 응", "민수는 지영이와 만난다.", "둘이 만난다."),
+        ("สมชาย: เจอกัน\nมานี: ตกลง", "สมชายกับมานีจะเจอกัน", "ทั้งสองจะเจอกัน"),
+        ("राम: कल\nसीता: ठीक", "राम और सीता मिलेंगे।", "रामा और सीताराम मिलेंगे।"),
+        ("Ola: 😍\nPiet: ok", "❤️Ola, Piet❤️", "Olaf, Pieta"),
+    ],
+)
+def test_names_in_other_scripts(dialogue: str, whole: str, without: str) -> None:
+    assert missing_speakers(whole, whole, dialogue) == []
+    assert missing_speakers(without, whole, dialogue) == speakers(dialogue)
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("Ola is late. Piet waits. Ola, is LATE!", True),
@@ -83,6 +99,14 @@ def test_unknown_names(prediction: str, expected: list[str]) -> None:
         ("Yes. Yes. Ola left. Ola left.", False),
         ("a b c d, a b c d", False),
         ("", False),
+        ("小明去看电影。小明去看电影！", True),
+        ("小明去看电影" * 4, True),
+        ("小明和王丽明天下午三点去看电影，王丽带票，小明买爆米花。", False),
+        ("人工智能很好，人工智能很贵，人工智能很新。", False),  # one word of four signs
+        ("田中は出席しました。佐藤は用意しました。鈴木は注文しました。", False),
+        ("राम कल आएगा। राम कल आएगा।", True),
+        ("कि की के का कि की के का कि की", False),  # each sign is one word with its mark
+        ("☺️ ☺️ ☺️ ☺️ ☺️ ☺️", False),
     ],
 )
 def test_loops(text: str, expected: bool) -> None:
