@@ -200,7 +200,7 @@ def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str
 def _counts(mistakes: list[list[str]], system: System, corpus: Corpus) -> dict[str, int | None]:
     unknown = {"token_limit"} if system.stopped is None else set()
     if corpus.dialogues is None:
-        unknown |= {"missing_speaker", "unknown_name"}
+        unknown |= {"missing_speaker", "unknown_name", "unknown_number", "unknown_date"}
     return {
         name: None if name in unknown else sum(name in found for found in mistakes)
         for name in MISTAKES

@@ -112,6 +112,8 @@ class Comparison:
                 first = max(names, key=lambda name: systems[name].scores[metric].f1)
                 near = [n for n in names if n != first and self.p_of(metric, first, n) >= level]
                 sentence = f"no run is the best: {first} cannot be told from {', '.join(near)}"
+                if len(near) == len(names) - 1:
+                    sentence = "no run is the best; the highest cannot be told from any other"
             said.setdefault(sentence, []).append(HEADERS[metric])
         return [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
 

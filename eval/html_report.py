@@ -122,7 +122,7 @@ def chat(dialogue: str) -> Markup:
     names = set(speakers(dialogue))
     lines = []
     for line in dialogue.splitlines():
-        name, _, rest = line.partition(":")
-        bold = name.strip() in names and name != line
-        lines.append(Markup("<b>{}:</b>{}").format(name, rest) if bold else escape(line))
+        name, *rest = re.split(r"(?<=[:：])", line, maxsplit=1)
+        bold = rest and name[:-1].strip() in names
+        lines.append(Markup("<b>{}</b>{}").format(name, rest[0]) if bold else escape(line))
     return Markup("\n").join(lines)

@@ -9,6 +9,7 @@ import pytest
 from data_prep.errors import UserError
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, default_pairs, with_baselines
+from eval.diagnosis import MISTAKES
 from eval.metrics import METRICS, mean_f1, score
 from eval.report import comparison_table, mistake_table, report, table
 from eval.results import environment, training_curves
@@ -56,7 +57,8 @@ def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
     assert scores.systems["base"].mistakes["token_limit"] == len(ROWS)
     assert scores.systems["tuned"].mistakes["token_limit"] is None
     bare = analyse({"a": System(REFERENCES)}, Corpus(REFERENCES), workers=1).scores
-    assert bare.systems["a"].mistakes["unknown_name"] is None
+    known = {"empty": 0, "loop": 0}
+    assert bare.systems["a"].mistakes == {name: known.get(name) for name in MISTAKES}
     assert bare.leaked is None and bare.groups == {} and bare.comparisons == []
 
 
