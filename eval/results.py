@@ -17,6 +17,7 @@ from eval.predictions import FileRecord, read_predictions
 from eval.report import report, terminal_tables
 from eval.scores import EvaluatedAdapter
 from eval.signature import commit, generation_fields
+from eval.trackers import log_scores
 
 PACKAGES = ("axolotl", "transformers", "peft", "torch", "rouge_score", "numpy")
 NAMES = ("scores.json", "report.md", "report.html")
@@ -30,7 +31,7 @@ def write_results(
     leaked: list[str] | None,
     given: Path | None = None,
 ) -> None:
-    """Write the three files, all or none of them, and print the tables.
+    """Write the three files, all or none of them, print the tables, and tell the trackers.
 
     `records`: key and seconds of each model's predictions file; `leaked`: ids of the rows that
     are also in the training source, None where the manifest does not tell; `given`: the folder of
@@ -70,6 +71,7 @@ def write_results(
     print(terminal_tables(scores))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
+    log_scores(recipe, scores, folder, given or recipe.output_dir)
 
 
 def _adapter(recipe: Recipe, given: Path | None) -> EvaluatedAdapter:
