@@ -14,6 +14,7 @@ GENERATED = (
     "models/",
     "results/bench_gpu",
     "results/smollm2_samsum_gpu",
+    "eval/test",  # a figure's name in the trackers
 )
 
 
