@@ -34,7 +34,7 @@ WITHOUT_EFFECT = (
     r"axolotl_config_path|output_dir|dataset_prepared_path|strict|save_total_limit|logging_steps"
     r"|resume_from_checkpoint|auto_resume_from_checkpoints|dataset_num_proc|use_tensorboard"
     r"|use_(wandb|mlflow|comet|trackio|swanlab)"
-    r"|(wandb|mlflow|comet|trackio|swanlab|hub|profiler)_.*"
+    r"|(wandb|mlflow|hf_mlflow|comet|trackio|swanlab|hub|profiler)_.*"
 )
 # Keys that choose when to evaluate and save: they shape the weights only where training keeps its
 # best checkpoint or stops early.

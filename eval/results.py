@@ -31,6 +31,7 @@ from eval.predictions import FileRecord, read_predictions
 from eval.report import report, terminal_tables
 from eval.scores import EvaluatedAdapter, Training
 from eval.signature import commit, generation_fields
+from eval.trackers import log_scores
 
 PACKAGES = ("axolotl", "transformers", "peft", "torch", "rouge_score", "numpy")
 NAMES = ("scores.json", "report.md", "report.html")
@@ -44,7 +45,7 @@ def write_results(
     leaked: list[str] | None,
     given: Path | None = None,
 ) -> None:
-    """Write the three files, all or none of them, and print the tables.
+    """Write the three files, all or none of them, print the tables, and tell the trackers.
 
     `records`: key and seconds of each model's predictions file; `leaked`: ids of the rows that
     are also in the training source, None where the manifest does not tell; `given`: the folder of
@@ -90,7 +91,9 @@ def write_results(
         files["report.html"].write(html_report(result, curves, text))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
-    print(f"\n{terminal_tables(scores)}\nOpen {folder / 'report.html'}")
+    print(f"\n{terminal_tables(scores)}")
+    log_scores(recipe, scores, folder, given or recipe.output_dir)
+    print(f"Open {folder / 'report.html'}")
 
 
 def _adapter(recipe: Recipe, given: Path | None) -> EvaluatedAdapter:

@@ -16,6 +16,7 @@ GENERATED = (
     "results/smollm2_samsum_gpu",
     "results/smollm2_samsum/",
     "results/compare.html",
+    "eval/test",  # a figure's name in the trackers
 )
 
 

@@ -242,6 +242,7 @@ class SummarizationPlugin(BasePlugin):
             self._steps = trainer.state.global_step
             if trainer.is_world_process_zero():
                 trainer.state.save_to_json(str(folder / "trainer_state.json"))
+                run_record.write_training_runs(folder)  # W&B's is still open
         elif is_first_process() and (folder / ADAPTER).is_file():
             run_record.write_trained_with(folder, cfg["summarization"]["instruction"], self._steps)
 

@@ -7,6 +7,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,14 +32,16 @@ from eval.adapter import (
     listed,
     run_of,
 )
+from eval.trackers import TRACKED, TrainingRuns
 from training.checkpoints import checkpoints, free_name, what_is_broken
 
 OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
 OR_AGAIN = (
     f"set another output_dir, or train again with `{TRAIN_AGAIN}` (the earlier run is set aside)"
 )
-# What a training holds open from its start on, and the folders of `axolotl train --sweep`.
-NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}")
+# What a training holds open from its start on, the folders of `axolotl train --sweep`, and
+# TensorBoard's events, which an evaluation of the base model alone writes before any training.
+NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs")
 
 
 def processes() -> int:
@@ -142,6 +145,21 @@ def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
     )
     with whole_file(folder / TRAINED_WITH) as file:
         file.write(record.model_dump_json())
+
+
+def write_training_runs(folder: Path) -> None:
+    """Leave the ids of the runs of W&B and MLflow that this process has logged into, if any."""
+    import wandb  # Axolotl has imported it
+
+    ids = TrainingRuns(wandb=wandb.run.id if wandb.run else None)
+    # transformers has ended MLflow's run by now, and imports the package only where it is used
+    if mlflow := sys.modules.get("mlflow"):
+        with suppress(Exception):  # it asks the server, and no tracker may end a training
+            run = mlflow.last_active_run()
+            ids.mlflow = run and run.info.run_id
+    if ids.wandb or ids.mlflow:
+        with whole_file(folder / TRACKED) as file:
+            file.write(ids.model_dump_json())
 
 
 def lock(folder: Path) -> FileLock:

@@ -60,6 +60,8 @@ def test_a_copied_recipe_with_another_rank_is_not_evaluated_on_the_old_adapter(r
         {"logging_steps": 1},
         {"save_steps": 500, "eval_strategy": "no"},
         {"use_tensorboard": True},
+        {"use_wandb": True, "wandb_project": "chats", "wandb_mode": "offline"},
+        {"use_mlflow": True, "mlflow_experiment_name": "chats", "hf_mlflow_log_artifacts": True},
     ],
 )
 def test_what_shapes_no_weights_may_change_after_the_training(

@@ -8,7 +8,8 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.recipe import Recipe, load_recipe
-from eval.adapter import ADAPTER, TRAINED_WITH, finished, settings_of
+from eval.adapter import ADAPTER, TRAINED_WITH, finished, read_record, settings_of
+from eval.trackers import TRACKED, TrainingRuns
 from tests.conftest import ROOT, derived_recipe
 from training import run_record
 from training.checkpoints import cache_folder, set_aside_cut_caches
@@ -101,6 +102,35 @@ def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
     assert made["machine"].endswith(" cores") and 0.05 < made["peak_memory_gb"] < 100
     (tmp_path / ADAPTER).write_bytes(b"weigh")
     assert finished(tmp_path) is None
+
+
+def test_the_runs_of_trackers_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    run_record.write_training_runs(tmp_path)
+    assert not (tmp_path / TRACKED).exists()
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with wandb.init(mode="offline", settings=wandb.Settings(silent=True)) as run:
+        run_record.write_training_runs(tmp_path)
+        assert read_record(tmp_path / TRACKED, TrainingRuns) == TrainingRuns(wandb=run.id)
+    wandb.teardown()
+
+
+def test_the_run_of_mlflow_is_recorded_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with mlflow.start_run() as run:
+        pass
+    run_record.write_training_runs(tmp_path)
+    assert read_record(tmp_path / TRACKED, TrainingRuns) == TrainingRuns(mlflow=run.info.run_id)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / TRACKED).unlink()
+    run_record.write_training_runs(tmp_path)
+    assert not (tmp_path / TRACKED).exists()
 
 
 def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
@@ -210,6 +240,7 @@ def test_a_folder_that_a_training_or_a_sweep_has_left_is_no_foreign_one(
     for name in (".lock", "debug.log"):  # a training that was refused after it had begun
         (tmp_path / "out" / name).touch()
     (tmp_path / "out/sweep0001").mkdir()
+    (tmp_path / "out/runs/record-eval-test").mkdir(parents=True)  # the base model was evaluated
     assert run_record.output_dir_problems(recipe.path, config) == []
     (tmp_path / "out/notes.txt").touch()
     assert "(notes.txt)" in run_record.output_dir_problems(recipe.path, config)[0]

@@ -1,0 +1,218 @@
+"""The scores in the trackers that the recipe turns on: TensorBoard, W&B and MLflow.
+
+`eval.results` calls `log_scores` once its files are whole. An evaluation is a run of its own beside
+the training's, which stays as it is: W&B cannot continue an offline run (`wandb sync` of a second
+folder with the same id replaces the first, github.com/wandb/wandb/issues/5865). The same adapter
+evaluated again on the same dialogues goes into the same run.
+"""
+
+import html
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from data_prep.prepare import check_prepared
+from data_prep.recipe import Recipe
+from eval.adapter import CHECKPOINT, read_record
+from eval.scores import Scores
+
+TRACKED = "trackers.json"
+FILES = ("report.html", "report.md", "scores.json")
+
+
+class TrainingRuns(BaseModel):
+    """`trackers.json` beside an adapter: ids of the runs that its training logged into."""
+
+    wandb: str | None = None
+    mlflow: str | None = None
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What each tracker gets: `place` is `eval/<split>`, with which every figure's name starts.
+
+    The run is called `name`. `key`, with the adapter's hash, identifies it: no two adapters and no
+    two splits share a run, of which the second that W&B syncs would replace the first.
+    """
+
+    recipe: Recipe
+    name: str
+    key: str
+    place: str
+    figures: dict[str, float]
+    texts: dict[str, str]
+    folder: Path
+    training: TrainingRuns
+
+    def changed(self, known: Any) -> dict[str, float]:
+        """The figures that a run does not have yet: the same ones would be a second point each."""
+        return {name: value for name, value in self.figures.items() if known.get(name) != value}
+
+
+def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> None:
+    """Send the scores to each tracker; one that fails costs a line that says so, and no more.
+
+    `folder`: of the results; `adapter`: the adapter's. Only the main process calls it.
+    """
+    config = recipe.config
+    mode = config.get("wandb_mode") or os.environ.get("WANDB_MODE")
+    # Axolotl too takes the name of a project or an experiment for `true` (axolotl.utils.wandb_,
+    # axolotl.utils.mlflow_), and the recipe's keys before the environment.
+    trackers: dict[str, tuple[Any, Callable[[Logged], str]]] = {
+        "tensorboard": (config.get("use_tensorboard"), _tensorboard),
+        "wandb": (
+            (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled",
+            _wandb,
+        ),
+        "mlflow": (config.get("use_mlflow") or config.get("mlflow_experiment_name"), _mlflow),
+    }
+    for tracker, (is_on, log) in trackers.items():
+        if not is_on:
+            continue
+        try:
+            place = log(_logged(recipe, scores, folder, adapter))
+        except Exception as error:  # whatever a tracker raises, the results are whole
+            why = " ".join(str(error).split())[:300] or type(error).__name__
+            if isinstance(error, ImportError):
+                why += f"; `pip install {tracker}`"
+            print(
+                f"note: {tracker} did not get the scores: {why}; they are in {folder}, and the "
+                "same command sends them again without generating anything",
+                file=sys.stderr,
+            )
+        else:
+            print(f"{tracker}: {place}")
+
+
+def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logged:
+    """Names and figures: a part of a split has names of its own, such as `eval/test-first-50`."""
+    rows = check_prepared(recipe).counts[scores.split].written
+    split = scores.split + ("" if scores.examples == rows else f"-first-{scores.examples}")
+    place = f"eval/{split}"
+    other = scores.adapter.folder if scores.adapter and adapter != recipe.output_dir else ""
+    name = "-".join(filter(None, (recipe.name, "eval", other, split)))
+    # W&B allows no other sign in the name of an artifact
+    name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
+    of_training = adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
+    figures, systems = _figures(scores), scores.systems
+    training = read_record(of_training / TRACKED, TrainingRuns) if scores.adapter else None
+    return Logged(
+        recipe=recipe,
+        name=name,
+        key=f"{name}-{systems[scores.main].fields.get('adapter', 'none')}",
+        place=place,
+        figures={f"{place}/{key}": value for key, value in figures.items() if value is not None},
+        texts={f"{place}/{key}/signature": system.signature for key, system in systems.items()}
+        | {f"{place}/commit": scores.commit},
+        folder=folder,
+        training=training or TrainingRuns(),
+    )
+
+
+def _figures(scores: Scores) -> dict[str, float | None]:
+    """`tuned/rougeL`, `tuned/rougeL_low` ...; for a pair `tuned_vs_base/rougeL`, the difference."""
+    figures: dict[str, float | None] = {"examples": scores.examples}
+    for name, system in scores.systems.items():
+        for metric, score in system.scores.items():
+            figures[f"{name}/{metric}"] = score.f1
+            figures[f"{name}/{metric}_low"] = score.low
+            figures[f"{name}/{metric}_high"] = score.high
+        figures[f"{name}/words"] = system.style.words
+        figures[f"{name}/stopped"] = system.stopped
+        figures |= {f"{name}/mistakes/{which}": n for which, n in system.mistakes.items()}
+    for comparison in scores.comparisons:
+        first, second = comparison.systems
+        for metric, test in comparison.metrics.items():
+            pair = f"{second}_vs_{first}/{metric}"
+            figures[pair] = test.difference
+            figures[f"{pair}_low"], figures[f"{pair}_high"] = test.low, test.high
+            figures[f"{pair}_p_bootstrap"] = test.p_bootstrap
+            figures[f"{pair}_p_randomization"] = test.p_randomization
+    return figures
+
+
+# ---- the trackers: each returns where the scores are now ----
+
+
+def _tensorboard(logged: Logged) -> str:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # where transformers' TensorBoardCallback puts the events of the training
+    runs = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or logged.recipe.output_dir / "runs")
+    folder = runs / logged.name
+    for events in folder.glob("events.out.tfevents.*"):  # TensorBoard would show both
+        events.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in logged.figures.items():
+            writer.add_scalar(name, value, 0)
+        report = (logged.folder / "report.md").read_text("utf-8")
+        for name, text in {**logged.texts, f"{logged.place}/report": report}.items():
+            writer.add_text(name, text, 0)
+    return str(folder)
+
+
+def _wandb(logged: Logged) -> str:
+    import wandb
+
+    # without a key W&B asks for one, in a terminal for ever; it reads this once, before `init`
+    os.environ.setdefault("WANDB_LOGIN_TIMEOUT", "60")
+    config = logged.recipe.config
+    with wandb.init(
+        project=config.get("wandb_project") or os.environ.get("WANDB_PROJECT", "huggingface"),
+        entity=config.get("wandb_entity"),
+        mode=config.get("wandb_mode"),
+        id=logged.key,
+        name=logged.name,
+        job_type="eval",
+        resume="allow",
+        reinit="create_new",  # a run that is open in this process stays what it is
+        config={"base_model": config["base_model"], "training_run": logged.training.wandb},
+        settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+    ) as run:
+        if run.disabled:
+            raise RuntimeError("nobody is logged in: `wandb login`, or `wandb_mode: offline`")
+        if changed := logged.changed(run.summary):
+            report = html.escape((logged.folder / "report.md").read_text("utf-8"))
+            page = {f"{logged.place}/report": wandb.Html(f"<pre>{report}</pre>")}
+            run.log({**changed, **page})
+        run.summary.update(logged.texts)
+        artifact = wandb.Artifact(logged.key, "evaluation")
+        for name in FILES:
+            artifact.add_file(str(logged.folder / name))
+        run.log_artifact(artifact)
+        place = os.path.relpath(Path(run.dir).parent)
+        return f"offline, `wandb sync {place}` uploads it" if run.offline else str(run.url)
+
+
+def _mlflow(logged: Logged) -> str:
+    # with the default of 7, a server that does not answer takes four minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, RunTag
+
+    config, now = logged.recipe.config, int(1000 * time.time())
+    client = MlflowClient(config.get("mlflow_tracking_uri"))  # None: as the environment says
+    name = config.get("mlflow_experiment_name") or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    experiment = client.get_experiment_by_name(name or "Default")
+    number = experiment.experiment_id if experiment else client.create_experiment(name)
+    tags = {"evaluation": logged.key, **logged.texts}
+    if logged.training.mlflow:
+        tags["mlflow.parentRunId"] = logged.training.mlflow  # shown below the training's run
+    earlier = client.search_runs([number], f"tags.evaluation = '{logged.key}'", max_results=1)
+    run = earlier[0] if earlier else client.create_run(number, run_name=logged.name)
+    client.log_batch(
+        run.info.run_id,
+        [Metric(key, value, now, 0) for key, value in logged.changed(run.data.metrics).items()],
+        tags=[RunTag(key, text) for key, text in tags.items()],
+    )
+    for file in FILES:
+        client.log_artifact(run.info.run_id, str(logged.folder / file), logged.place)
+    client.set_terminated(run.info.run_id)
+    return f"{logged.name}, run {run.info.run_id}"
