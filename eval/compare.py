@@ -46,8 +46,10 @@ class Run:
         """The recipe's settings, and which model's summaries these are; {} where unknown."""
         if not self.scores:
             return {}
-        model = self.file.stem.removeprefix("predictions.")
-        return {"model": model, "base_model": self.scores.base_model, **self.scores.settings}
+        own = {"model": self.file.stem.removeprefix("predictions.")}
+        if self.is_tuned and self.scores.adapter:
+            own["adapter"] = self.scores.adapter.folder
+        return {**own, "base_model": self.scores.base_model, **self.scores.settings}
 
     @property
     def is_tuned(self) -> bool:
