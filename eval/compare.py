@@ -30,6 +30,9 @@ from eval.scores import PRIMARY, Bootstrap, PairedTest, Score, Scores
 
 ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
 SHORT = 32  # letters of a setting's value in the table
+# The recipe that a training kept may ask for another decoding than the evaluation's, and all runs
+# are scored alike.
+OF_EVALUATION = re.compile(r"summarization\.(decoding|rouge|language|training_rouge)\b.*")
 FACTS = ["words", "mistakes", "minutes", "memory (GB)"]
 
 
@@ -43,13 +46,16 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The recipe's settings, and which model's summaries these are; {} where unknown."""
-        if not self.scores:
+        """Those of the recipe as it was trained, and of the decoding; {} where unknown."""
+        if not (scores := self.scores):
             return {}
-        own = {"model": self.file.stem.removeprefix("predictions.")}
-        if self.is_tuned and self.scores.adapter:
-            own["adapter"] = self.scores.adapter.folder
-        return {**own, "base_model": self.scores.base_model, **self.scores.settings}
+        own = {
+            "model": self.file.stem.removeprefix("predictions."),
+            "base_model": scores.base_model,
+        }
+        own |= {k: v for k, v in scores.settings.items() if not OF_EVALUATION.fullmatch(k)}
+        decoding = scores.decoding.model_dump() if scores.decoding else {}
+        return own | {f"decoding.{name}": value for name, value in decoding.items()}
 
     @property
     def is_tuned(self) -> bool:

@@ -73,6 +73,7 @@ def two_results(run: Path) -> list[Path]:
         "summarization.instruction": "Shorter:\n{dialogue}",
     }
     scores["training"] = {"minutes": 3.0, "peak_memory_gb": 1.25}
+    scores["decoding"]["num_beams"] = 4  # of the evaluation; the recipe that was trained has 1
     (second / "scores.json").write_text(json.dumps(scores), "utf-8")
     return [first, second]
 
@@ -84,6 +85,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert compared.settings["learning_rate"] == ["0.001", "0.5", "0.001"]
     assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
     assert compared.settings["model"] == ["tuned", "tuned", "base"]
+    assert compared.settings["decoding.num_beams"] == ["1", "4", "1"]
     lone = shutil.copy(base, two_results[0].parent / "lone.jsonl")
     assert compare([two_results[0], lone]).settings == {}  # nothing is known of the second
     assert compare([*two_results, lone]).settings["learning_rate"] == ["0.001", "0.5", "-"]
