@@ -103,7 +103,7 @@ class Comparison:
             (system.style.words, ".1f"),
             (sum(count for count in system.mistakes.values() if count is not None), "d"),
             (took and took.minutes, ".2f"),
-            (took and took.peak_memory_gb, ".3g"),
+            (took and took.peak_memory_gb, ".2f"),
         ]
         return ["-" if value is None else format(value, form) for value, form in numbers]
 
