@@ -206,6 +206,7 @@ def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
         ".json": _read_json,
         ".jsonl": _read_jsonl,
         ".csv": _read_csv,
+        ".tsv": _read_csv,
         ".parquet": _read_parquet,
     }
     if suffix not in readers:
@@ -240,7 +241,7 @@ def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
 
 def is_data(name: str) -> bool:
     """Whether a file of this name is in one of the formats."""
-    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".parquet")
+    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def _read_json(file: IO[bytes]) -> Iterator[Any]:

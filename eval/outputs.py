@@ -34,7 +34,7 @@ class FieldNames:
 
 USUAL = {
     "prediction": ("prediction", "predict", "filtered_resps"),  # ours, LLaMA-Factory, lm-eval
-    "reference": ("reference", "references", "label", "target", "summary"),
+    "reference": ("references", "reference", "label", "target", "summary"),
     "dialogue": ("dialogue",),
     "id": ("id", "idx", "doc_id"),
 }
@@ -52,7 +52,7 @@ class Record:
         """The value of a field by its kind, a key of USUAL; None where it is missing."""
         asked = getattr(self.names, kind)
         for name in [asked] if asked else USUAL[kind]:
-            if name in self.fields:
+            if self.fields.get(name) not in (None, []):
                 return self.fields[name]
         return None
 
@@ -218,7 +218,7 @@ def _clusters(
         names = list(dialogues)
     if len(set(names)) == len(rows):
         ids = [row.prediction.id or row.target.id for row in rows]
-        parts = [re.fullmatch(r"(.+)[-_#.]\d+|(.*\d)[a-z]", one) for one in ids]
+        parts = [re.fullmatch(r"(.+)[-_#.:/]\D{0,9}\d+|(.*\d)[a-z]", one) for one in ids]
         names = [
             (part[1] or part[2]) if part else one for part, one in zip(parts, ids, strict=True)
         ]
@@ -269,8 +269,14 @@ def join(
     """
     if records is targets:
         return [Row(one, one, one.texts("reference"), one.id or one.place) for one in records]
-    ids = [all(record.id for record in side) for side in (records, targets)]
-    if not all(ids) or by_order:
+    for side in (records, targets):
+        without = next((record for record in side if not record.id), None)
+        if without and any(record.id for record in side) and not by_order:
+            raise UserError(
+                f"{without.place}: has no id, though other records have; add it, or join by order "
+                "with --by-order"
+            )
+    if not all(record.id for record in (*records, *targets)) or by_order:
         if len(records) != len(targets):
             raise UserError(
                 f"{path}: {len(records)} predictions for {len(targets)} references; give one for "

@@ -105,8 +105,9 @@ def conclusion(scores: Scores) -> str:
         else:
             verb = "beats" if found == "better" else "falls behind"
             rest = f"{words} by {abs(test.difference):.2f} ROUGE-L points"
-        joined = "" if not before else "," if before != verb else ", and"
-        sentence += f"{joined} {rest}" if before == verb else f"{joined and ', but'} {verb} {rest}"
+        joined = ", but" if "beats" in (before, verb) else ", and"
+        again = f"{joined if before else ''} {verb}" if before != verb else ", and"
+        sentence += f"{again} {rest}"
     behind = []
     for metric in scores.metrics if baselines and verb != "falls behind" else ():
         test = pairs[name := strongest(metric)].metrics[metric]

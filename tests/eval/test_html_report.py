@@ -12,6 +12,7 @@ from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
 from eval.charts import draw
 from eval.html_report import chat, html_report, marked
+from eval.report import conclusion
 from eval.stats import verdict
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
 
@@ -162,3 +163,19 @@ def test_chat_shows_every_line_with_its_speaker() -> None:
     assert chat("Ann:  <b>\n\n10:30 ok\nBob: https://x") == (
         "<b>Ann:</b>  &lt;b&gt;\n\n10:30 ok\n<b>Bob:</b> https://x"
     )
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "expected"),
+    [
+        ("x", "Ann calls Bo about lunch.", "tuned beats base by 100.00 ROUGE-L points, and the st"),
+        ("x", "calls", r"tuned beats base by 33.33 .*, but falls behind the strongest baseline, l"),
+        ("x", "waits", r"does not beat base \(0.00 .*, and falls behind the strongest baseline, l"),
+        ("Ann calls Bo about lunch.", "x", "falls behind base by 100.00 ROUGE-L points, and the s"),
+    ],
+)
+def test_the_first_sentence_in_each_case(base: str, tuned: str, expected: str) -> None:
+    corpus = Corpus(["Ann calls Bo about lunch."] * 20, ["Ann: calls\nBo: y\nAnn: z z z z"] * 20)
+    systems = {"base": System([base] * 20), "tuned": System([tuned] * 20)}
+    sentence = conclusion(analyse(with_baselines(systems, corpus), corpus, workers=1).scores)
+    assert re.search(expected, sentence), sentence

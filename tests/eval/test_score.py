@@ -224,6 +224,16 @@ def test_ids_join_under_any_of_their_names_and_types(tmp_path: Path, fields: tup
     assert by_order.predictions == [THREE[2], THREE[0], THREE[1]]
 
 
+def test_an_id_that_is_missing_in_one_record_is_refused(tmp_path: Path) -> None:
+    wanted = jsonl(tmp_path / "r.jsonl", [{"id": n, "reference": t} for n, t in enumerate(THREE)])
+    made = [{"id": n, "prediction": t} for n, t in enumerate(THREE)]
+    del made[1]["id"]
+    files = {"it": jsonl(tmp_path / "p.jsonl", made)}
+    with pytest.raises(UserError, match="p.jsonl row 2: has no id, though other records have"):
+        load(files, wanted, FieldNames())
+    assert load(files, wanted, FieldNames(), by_order=True)[0]["it"].predictions == THREE
+
+
 def test_a_join_by_order_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = jsonl(tmp_path / "p.jsonl", [{"prediction": text} for text in THREE])
     wanted = jsonl(tmp_path / "r.jsonl", [{"id": t, "reference": t} for t in THREE])
@@ -241,6 +251,11 @@ MARKED = {
     "<|begin_of_thought|>Hm.<|end_of_thought|>{}": "<|begin_of_thought|>",
     "<|channel>thought\nHm.<channel|>{}<turn|>": "<|channel>",
     "<pad><extra_id_0>{}<0x0A>": "<pad>",
+    "<think>Hm. <think>So</think> Yes.</think>{}": "<think>",
+    "{}<|im_end|>\n<|im_start|>user\nAnd now?": "<|im_end|>",
+    "<|im_start|>user\nSum up.<|im_end|>\n<|im_start|>assistant\n{}": "<|im_start|>",
+    "[INST] Sum up: Ann: hi [/INST] {} </s>": "[INST]",
+    "<start_of_turn>model\n{}<end_of_turn>": "<start_of_turn>",
     "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>": "<|start_header_id|>",
     "[THINK]Hm.[/THINK]{}": "[THINK]",
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}": (
@@ -273,12 +288,14 @@ def test_a_block_that_was_cut_off_leaves_nothing() -> None:
 
 
 def test_csv_with_semicolons_tabs_and_odd_line_ends(tmp_path: Path) -> None:
-    for delimiter in ";\t|,":
+    for delimiter in ";|,\t":
         text = delimiter.join(("id", "prediction", "reference")) + "\n"
         text += "".join(delimiter.join((str(n), one, one)) + "\n" for n, one in enumerate(THREE))
         (tmp_path / "p.csv").write_text(text.replace("camp", "camp\u2028"), "utf-8")
         systems, _ = load({"it": tmp_path / "p.csv"}, None, FieldNames())
         assert systems["it"].predictions[:2] == THREE[:2]
+    (tmp_path / "p.csv").rename(tmp_path / "p.tsv")
+    assert load({"it": tmp_path / "p.tsv"}, None, FieldNames())[0]["it"].predictions[0] == THREE[0]
     (tmp_path / "p.csv").write_text("prediction,reference,reference\na,b,c\n", "utf-8")
     (tmp_path / "p.jsonl").write_text('{"prediction": "a", "reference": 1, "reference": 2}\n')
     for kind in ("csv", "jsonl"):
@@ -298,6 +315,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
             own: dict[str, dict[str, object]] = {
                 "ids": {"id": f"{number}_{part}"},
                 "letters": {"id": f"{number}{'abc'[part]}"},
+                "words": {"id": f"d{number}:ref{part}"},
                 "same id": {"id": number},
                 "dialogue": {"id": f"{number}{part}", "dialogue": row["dialogue"]},
             }
@@ -306,7 +324,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
     return jsonl(tmp_path / f"{name}.jsonl", rows)
 
 
-@pytest.mark.parametrize("form", ["ids", "letters", "same id", "dialogue"])
+@pytest.mark.parametrize("form", ["ids", "letters", "words", "same id", "dialogue"])
 def test_rows_of_one_dialogue_are_one_in_intervals_and_tests(tmp_path: Path, form: str) -> None:
     files = {name: dialogues_of_three(tmp_path, name, form, name == "b") for name in ("a", "b")}
     systems, corpus = load(files, None, FieldNames())
