@@ -1,9 +1,12 @@
 """Clean rows and keep evaluation dialogues out of training; each step counted and switchable."""
 
+import ast
 import hashlib
+import json
 import re
 from collections import Counter
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
 from data_prep.settings import Summarization
@@ -74,9 +77,8 @@ class Cleaner:
         found = []
         for column in [columns] if isinstance(columns, str) else columns:
             value = self._value(place, row, column)
-            for text in value if isinstance(value, list) else [value]:
-                found.append(self._text(place, column, text))
-        return found
+            found += [self._text(place, column, text) for text in as_list(value)]
+        return list(dict.fromkeys(found))
 
     def _value(self, place: str, row: dict[str, object], column: str) -> object:
         if column not in row:
@@ -118,6 +120,20 @@ class Cleaner:
                 return "exact duplicate"
             self._rows[split].add(row)
         return ""
+
+
+def as_list(value: object) -> list[Any]:
+    """A list as it is, and one that was written as text (JSON's or Python's); else the value alone.
+
+    pandas writes a column of lists to CSV as `['first', 'second']`.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        for parse in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                texts = parse(value.strip())
+                if isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts):
+                    return texts
+    return value if isinstance(value, list) else [value]
 
 
 def _digest(text: str) -> bytes:

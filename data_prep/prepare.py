@@ -178,15 +178,14 @@ class _Preparation:
                     yield Example.build(name, dialogue, summary, self.settings.instruction)
                 counts.references += len(summaries) - 1
             return
-        held: dict[
-            str, tuple[str, list[str]]
-        ] = {}  # all of the split: its order is the first rows'
+        held: dict[str, tuple[str, str, list[str]]] = {}  # in the order of the first rows
         for row_id, dialogue, summaries in rows:
-            known = held.setdefault(dialogue, (row_id, []))[1]
+            folded = " ".join(dialogue.split())
+            known = held.setdefault(folded, (row_id, dialogue, []))[2]
             counts.references += len(summaries) - (not known)
             known += summaries
-        several = any(len(summaries) > 1 for _, summaries in held.values())
-        for dialogue, (row_id, summaries) in held.items():
+        several = any(len(summaries) > 1 for *_, summaries in held.values())
+        for row_id, dialogue, summaries in held.values():
             example = Example.build(row_id, dialogue, summaries[0], self.settings.instruction)
             example.references = summaries if several else []
             yield example

@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple, cast
@@ -201,21 +201,14 @@ def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
 
     Raises UserError that names `shown` where the file is not what its ending says.
     """
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    readers = {
-        ".json": _read_json,
-        ".jsonl": _read_jsonl,
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".parquet": _read_parquet,
-    }
-    if suffix not in readers:
+    suffix = _ending(path.name)
+    if suffix not in READERS:
         raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number = 0
     try:
         packed = path.suffix == ".gz"
         with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
-            for row in readers[suffix](file):
+            for row in READERS[suffix](file):
                 number += 1
                 if not isinstance(row, dict):
                     kinds = {list: "a list", str: "a text", type(None): "null"}
@@ -241,7 +234,11 @@ def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
 
 def is_data(name: str) -> bool:
     """Whether a file of this name is in one of the formats."""
-    return Path(name.removesuffix(".gz")).suffix in (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+    return _ending(name) in READERS
+
+
+def _ending(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
 
 
 def _read_json(file: IO[bytes]) -> Iterator[Any]:
@@ -256,7 +253,7 @@ def _read_json(file: IO[bytes]) -> Iterator[Any]:
         yield from _read_jsonl(file)
         return
     try:
-        yield from ijson.items(_without_bom(file), "item", use_float=True)
+        yield from _items(ijson.basic_parse(_without_bom(file), use_float=True))
     except ijson.JSONError as error:
         said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
         said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
@@ -281,6 +278,27 @@ def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
                 raise ValueError(f"line {number} is not JSON: {error}") from error
 
 
+def _items(events: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    """The items of an array, one in memory at a time; `ijson.items` hides a repeated key."""
+    from ijson.common import ObjectBuilder
+
+    builder, depth, keys = ObjectBuilder(), 0, set()
+    for event, value in events:
+        if depth == 0 or (depth == 1 and event == "end_array"):
+            depth += event == "start_array"
+            continue
+        if event == "map_key" and depth == 2:
+            if value in keys:
+                raise ValueError(f"two columns are named `{value}`")
+            keys.add(value)
+        builder.event(event, value)
+        depth += event.startswith("start_")
+        depth -= event.startswith("end_")
+        if depth == 1:
+            yield builder.value
+            builder, keys = ObjectBuilder(), set()
+
+
 def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON; raises ValueError where a key occurs twice: the last would win."""
     if len(found := dict(pairs)) < len(pairs):
@@ -297,7 +315,7 @@ def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     header = text.readline()
     # Excel writes semicolons where the comma is the decimal point; the header tells
-    delimiter = max(",;\t|", key=header.count)  # of equals the first
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # of equals the first
     text.seek(0)
     reader = csv.DictReader(text, strict=True, delimiter=delimiter)
     if len(names := reader.fieldnames or []) > len(set(names)):
@@ -316,5 +334,19 @@ def _read_parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
             shutil.copyfileobj(file, plain)
             yield from _read_parquet(plain)
         return
-    for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1000):
+    table = pyarrow.parquet.ParquetFile(file)
+    if len(names := table.schema_arrow.names) > len(set(names)):
+        raise ValueError(f"two columns are named `{_repeated(names)}`")
+    for batch in table.iter_batches(batch_size=1000):
         yield from batch.to_pylist()
+
+
+READERS: dict[str, Callable[[IO[bytes]], Iterator[Any]]] = {
+    ".json": _read_json,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".jsonlines": _read_jsonl,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -134,7 +134,9 @@ def _strip(
         if wanted:
             systems[name].predictions = [markup.stripped(text) for text in texts]
             systems[name].fields["stripped"] = str(count)
-            notes.append(f"{held}, which were stripped")
+            empty = sum(not text for text in systems[name].predictions)
+            ending = f", which leaves {empty} summaries empty" if empty else ""
+            notes.append(f"{held}, which were stripped{ending}")
         else:
             notes.append(f"{held}, which count as words; `summarization.rouge.strip: true` helps")
     if wanted:

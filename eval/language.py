@@ -45,7 +45,8 @@ _READ = regex.compile(
     rf"[[\p{{L}}\p{{N}}]&&[{_ONE}]]\p{{M}}*|[\S--[[\p{{L}}\p{{N}}]&&[{_ONE}]]]+", regex.V1
 )
 _BLANK = regex.compile(r"[^\S\n]")
-_LETTER = regex.compile(r"\p{L}")
+_LETTER = regex.compile(r"\p{L}|[\p{N}--[0-9]]", regex.V1)
+_LATIN = regex.compile(r"\p{Latin}")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Scoring:
             from rouge_score.tokenize import tokenize
 
             return tokenize(text, None)
+        if self.language in ("tr", "az"):  # whose I is the capital of ı, and İ that of i
+            text = text.replace("İ", "i").replace("I", "ı")
         return _TOKEN.findall(normalize("NFKC", text).lower())
 
     def split(self, text: str) -> str:
@@ -121,15 +124,20 @@ def resolve(settings: Rouge, language: str, references: Sequence[Sequence[str]])
 
     English references are scored as rouge_score scores them, to the digit.
     """
-    others, letters = foreign(text for texts in references for text in texts)
-    english = language == "en" and others <= max(FOREIGN * letters, FEW)
+    every = [text for texts in references for text in texts]
+    others, letters = foreign(every)
+    latin = sum(len(_LATIN.findall(text)) for text in every) >= (1 - IGNORED) * letters
+    english = language == "en" and latin and others <= max(FOREIGN * letters, FEW)
     tokenizer, stemmer = settings.tokenizer, settings.stemmer
     if tokenizer == "auto":
-        tokenizer = "english" if english or settings.stemmer == "porter" else "unicode"
+        snowball = settings.stemmer not in ("auto", "none", "porter")
+        tokenizer = "english" if english and not snowball else "unicode"
     if stemmer == "auto":
         stemmer = SNOWBALL.get(language, "none")
         if english or tokenizer == "english":
             stemmer = "porter"
+    if not regex.fullmatch("[a-z]{2,3}", language):
+        raise ValueError(f"language {language!r}: use a code of ISO 639, such as en, de or zh")
     return Scoring(tokenizer, stemmer, settings.lsum, language)
 
 

@@ -5,44 +5,67 @@ ROUGE would count them as words: `<|im_end|>` is three. Use: `found(text)`, `str
 
 import re
 
-# A template may have written the opening mark into the prompt, and the limit of tokens may have cut
-# off the closing one. The last lines: OpenThoughts, Gemma 4, and the harmony format of GPT-OSS.
-_NAMES = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection)"
-THINK = re.compile(
-    rf"<(?P<tag>{_NAMES})>.*?(?:</(?P=tag)>|\Z)|\A(?:(?!<(?:{_NAMES})>).)*?</(?:{_NAMES})>"
-    r"|\[THINK\].*?(?:\[/THINK\]|\Z)|◁think▷.*?(?:◁/think▷|\Z)"
-    r"|<\|begin_of_thought\|>.*?(?:<\|end_of_thought\|>|\Z)|<\|channel>thought.*?(?:<channel\|>|\Z)"
-    r"|<\|channel\|>(?:analysis|commentary)<\|message\|>.*?(?:<\|end\|>|\Z)",
-    re.DOTALL | re.IGNORECASE,
-)
+_THINK = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection|scratchpad|analysis)"
+# Opening and closing mark of what is no part of a summary: of DeepSeek, Qwen and many others, then
+# Magistral, Kimi, OpenThoughts, Cohere, Apertus, Gemma 4, GPT-OSS, and of calls of tools.
+BLOCKS = [
+    (re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
+    for opening, closing in (
+        (rf"<{_THINK}\s*>", rf"</{_THINK}\s*>"),
+        (r"\[(?:BEGIN_)?THINK\]", r"\[(?:/|END_)THINK\]"),
+        (r"◁think▷", r"◁/think▷"),
+        (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
+        (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
+        (r"<\|inner_prefix\|>", r"<\|inner_suffix\|>"),
+        (r"<\|think(?:ing)?\|>", r"<\|/think(?:ing)?\|>"),
+        (r"<\|channel>thought", r"<channel\|>"),
+        (r"<\|channel\|>(?:analysis|commentary)<\|message\|>", r"<\|end\|>(?=<\|start\|>)"),
+        (r"<tool_call>", r"</tool_call>"),
+    )
+]
+_TURN = r"(?:<\|(?:im_start|start|start_header_id|start_of_role)\|>|<start_of_turn>|<\|turn>)"
 # The prompt before the summary, or what the model went on to ask itself after it.
 OTHERS_TURN = re.compile(
-    r"(?P<mark><\|(?:im_start|start|start_header_id)\|>|<start_of_turn>|<\|turn>)\s*(?:user|system)\b"
-    r".*?(?=(?P=mark)\s*(?:assistant|model)\b|\Z)"
+    rf"{_TURN}\s*(?:user|system)\b.*?(?={_TURN}\s*(?:assistant|model)\b|\Z)"
     r"|<\|(?:user|system)\|>.*?(?=<\|assistant\|>|\Z)|\[INST\].*?(?:\[/INST\]|\Z)",
     re.DOTALL,
 )
 CONTROL = re.compile(
-    r"<(?:\|(?:im_start|start|start_header_id)\||start_of_turn|\|turn)>\s*(?:assistant|model)\b\s*"
-    r"(?:<\|end_header_id\|>)?|<\|channel\|>\s*final(?=<\|message\|>)"
-    r"|<\|[\w/:.-]{1,40}\|?>|<[\w/:.-]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>"
-    r"|<0x[0-9A-F]{2}>|<extra_id_\d+>|</?s>|<(?:pad|bos|eos|unk|mask|end_of_utterance"
-    r"|start_of_turn|end_of_turn|seed:eos|seed:bos)>"
-    r"|\[/?INST\]|<</?SYS>>|\[(?:PAD|CLS|SEP|UNK|BOS|EOS)\]"
+    rf"{_TURN}\s*(?:assistant|model)\b\s*(?:<\|end_(?:header_id|of_role)\|>)?"
+    r"|<\|channel\|>\s*final(?=<\|message\|>)|<\|\w{2,}\Z"
+    r"|<\|[\w/:.-]{1,40}\|?>|<[\w/:.-]{1,40}\|>|<｜[^｜<>\n]{1,40}｜>|\[\|[^|\[\]\n]{1,40}\|\]"
+    r"|<0x[0-9A-F]{2}>|<(?:extra_id_|unused|TOKENS_UNUSED_)\d+>|\[UNUSED_TOKEN_\d+\]"
+    r"|<(?:pad|bos|eos|unk|mask|sep|cls|sop|eop|eoa|eoh|eod|end_of_utterance|start_of_turn"
+    rf"|end_of_turn|seed:eos|seed:bos)>|</?(?:s|answer|summary|output|response|{_THINK})\s*/?>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT)\]|<</?SYS>>|\[(?:PAD|CLS|SEP|UNK|BOS|EOS|g?MASK)\]",
+    re.IGNORECASE,
 )
 
 
 def found(text: str) -> str:
     """The first mark of any of them in a text; "" where there is none."""
-    match = THINK.search(text) or CONTROL.search(text)
-    mark = match and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]", match[0])
+    marks = [mark.search(text) for block in BLOCKS for mark in block]
+    first = min(filter(None, [*marks, CONTROL.search(text)]), key=re.Match.start, default=None)
+    mark = first and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]|<\|\w+", first[0])
     return mark[0] if mark else ""
 
 
 def stripped(text: str) -> str:
-    """The text without them; a text that has none stays as it is."""
+    """The text without them; a text that has none stays as it is.
+
+    Of blocks within blocks all goes. A template may have written the opening mark into the prompt,
+    and the limit of tokens may have cut off the closing one: then all before, or after, goes.
+    """
     if not found(text):
         return text
-    while (without := THINK.sub("", text)) != text:  # again, for blocks in blocks
-        text = without
-    return CONTROL.sub("", OTHERS_TURN.sub("", text)).strip()
+    for opening, closing in BLOCKS:
+        inner = re.compile(
+            rf"{opening.pattern}(?:(?!{opening.pattern}).)*?{closing.pattern}", re.S | re.I
+        )
+        while (without := inner.sub(" ", text)) != text:
+            text = without
+        text = text[max((mark.end() for mark in closing.finditer(text)), default=0) :]
+        if mark := opening.search(text):
+            text = text[: mark.start()]
+    text = CONTROL.sub(" ", OTHERS_TURN.sub(" ", text))
+    return re.sub(r" {2,}", " ", text).strip()

@@ -6,14 +6,16 @@ our own files, LLaMA-Factory's `generated_predictions.jsonl`, samples of lm-eval
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.clean import HALF_PAIR, as_list
 from data_prep.errors import UserError
 from data_prep.sources import is_data, read_file
 from eval import signature
-from eval.baselines import Corpus, System
+from eval.baselines import BASELINES, Corpus, System
 from eval.language import Scoring
 from eval.markup import found
 from eval.predictions import true_record
@@ -56,13 +58,19 @@ class Record:
                 return self.fields[name]
         return None
 
+    def __post_init__(self) -> None:
+        """Names of columns count without their case and the blanks around them."""
+        self.fields = {str(k).strip().lower(): v for k, v in self.fields.items()}
+        lowered = {k: v and v.strip().lower() for k, v in vars(self.names).items()}
+        self.names = FieldNames(**lowered)
+
     @property
     def id(self) -> str:
         """The record's id as text, whichever type the file gives it; "" where it has none."""
         value = self.get("id")
-        if isinstance(value, float) and value.is_integer():  # pandas, in a column with a gap
-            value = int(value)
-        return "" if value is None else str(value)
+        if value is None or value != value:  # NaN
+            return ""
+        return re.sub(r"(\d+)\.0+", r"\1", str(value).strip())  # pandas, in a column with a gap
 
     def texts(self, kind: str) -> list[str]:
         """The texts of a field, one or several; raises UserError where it is missing or no text."""
@@ -80,12 +88,18 @@ class Record:
             value = [self.fields[name] for name in numbered]  # summary1, summary2: DialogSum
         while isinstance(value, list) and len(value) == 1:  # lm-eval: [["text"]]
             value = value[0]
-        texts = value if isinstance(value, list) and value else [value]
+        texts = as_list(value) if kind == "reference" else [value]
+        if isinstance(value, list):
+            texts = [text for text in value if text is not None] or [value]
         for text in texts:
             if not isinstance(text, str):
                 raise UserError(
                     f"{self.place}: the {kind} is {text!r}, not text; correct the record"
                 )
+            if HALF_PAIR.search(text):
+                raise UserError(f"{self.place}: the {kind} holds half of a surrogate pair; fix it")
+            if kind == "reference" and not text.strip():
+                raise UserError(f"{self.place}: the reference is empty; fill it or remove the row")
         return texts
 
     def text(self, kind: str) -> str:
@@ -122,6 +136,8 @@ def load(
     which `analyse` strips. `by_order`: join by order although both have ids. `of_models`: prompt
     and decoding must be the same, too.
     """
+    for name in files.keys() & BASELINES.keys():
+        raise UserError(f"{files[name]}: {name} is a baseline's name; write NAME={files[name]}")
     records = {name: read_records(path, "prediction", names) for name, path in files.items()}
     target = read_records(references, "reference", names) if references else None
     rows = {
@@ -210,23 +226,30 @@ def _clusters(
 ) -> list[str] | None:
     """The dialogue of each row, where rows share one; None where each has its own.
 
-    They share one where they share an id or the dialogue's text; or, as DialogSum's test rows
-    `test_0_1`, `test_0_2`, all but the last part of the id, and every system's prediction.
+    They share one where they share the dialogue's text, or else an id; or, as DialogSum's test rows
+    `test_0_1`, `test_0_2`, all but a part of the id, and every system's prediction.
     """
+    count = len(rows)
+    if dialogues:
+        names = [" ".join(text.split()) for text in dialogues]
+        return names if len(set(names)) < count else None
     names = [row.cluster for row in rows]
-    if dialogues and len(set(names)) == len(rows):
-        names = list(dialogues)
-    if len(set(names)) == len(rows):
-        ids = [row.prediction.id or row.target.id for row in rows]
-        parts = [re.fullmatch(r"(.+)[-_#.:/]\D{0,9}\d+|(.*\d)[a-z]", one) for one in ids]
-        names = [
-            (part[1] or part[2]) if part else one for part, one in zip(parts, ids, strict=True)
-        ]
-        outputs = zip(*(system.predictions for system in systems.values()), strict=True)
+    if len(set(names)) < count:
+        return names
+    ids = [row.prediction.id or row.target.id for row in rows]
+    texts = [[" ".join(text.split()) for text in one.predictions] for one in systems.values()]
+    outputs = list(zip(*texts, strict=True))
+    for key in (stem, lambda name: stem(name[::-1])[::-1]):  # `1_0` counts in front
+        names = [key(name) for name in ids]
         distinct = len(set(zip(names, outputs, strict=True)))
-        if not all(ids) or not distinct == len(set(names)) > 1:
-            return None
-    return names if len(set(names)) < len(rows) else None
+        if all(ids) and 1 < len(set(names)) == distinct < count:
+            return names
+    if 1 < 2 * len(set(outputs)) <= count and len(set(outputs)) > 1:
+        print(
+            f"note: {count} rows hold {len(set(outputs))} distinct predictions; where rows are of "
+            "one dialogue, give them its id or its text: else they count as independent"
+        )
+    return None
 
 
 def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
@@ -253,6 +276,8 @@ def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
             raise UserError(f"{path}: {reason}; check the path and the encoding") from error
         field = getattr(names, kind) or USUAL[kind][0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
+        if lines and all(line.strip()[:1] + line.strip()[-1:] == "{}" for line in lines):
+            raise UserError(f"{path}: holds a JSON object in each line; name it .jsonl")
         records = [Record(f"{path}:{n}", {field: line}, names) for n, line in enumerate(lines, 1)]
     if not records:
         raise UserError(f"{path}: is empty; expected a record a line")
@@ -269,6 +294,9 @@ def join(
     """
     if records is targets:
         return [Row(one, one, one.texts("reference"), one.id or one.place) for one in records]
+    asked = records[0].names.id
+    if asked and not any(record.id for record in (*records, *targets)):
+        raise UserError(f"--id-field {asked}: no record of {path} or {target_path} has it")
     for side in (records, targets):
         without = next((record for record in side if not record.id), None)
         if without and any(record.id for record in side) and not by_order:
@@ -290,8 +318,14 @@ def join(
             for one, target in pairs
         ]
     made, wanted = _by_id(records), _by_id(targets)
+    if made.keys() != wanted.keys():  # DialogSum: test_0_1, test_0_2 and test_0_3 are one dialogue
+        by_stem = [_by_id(side, stem) for side in (records, targets)]
+        if by_stem[0].keys() == by_stem[1].keys():
+            made, wanted = by_stem
     if lacking := [name for name in wanted if name not in made]:
-        other = ", or join by order with --by-order" if not made.keys() & wanted.keys() else ""
+        other = ""
+        if not made.keys() & wanted.keys():
+            other = ", or, if both are in the same order, join by order with --by-order"
         raise UserError(
             f"{path}: has no prediction for id `{lacking[0]}` of {target_path}; add it{other}"
         )
@@ -328,8 +362,14 @@ def in_order_of(rows: list[Row], first: list[Row], path: Path, by_order: bool) -
     return [place[name].pop(0) for name in ids[1]]
 
 
-def _by_id(records: list[Record]) -> dict[str, list[Record]]:
+def _by_id(records: list[Record], key: Callable[[str], str] = str) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(record.id, []).append(record)
+        found.setdefault(key(record.id), []).append(record)
     return found
+
+
+def stem(name: str) -> str:
+    """An id without the part that counts the rows of a dialogue: `0_1`, `0:ref1`, `0 (1)`, `0a`."""
+    match = re.fullmatch(r"(.+?)[-_#.:/ (]+[a-z]{0,9}(?:\d+|[a-z])\)?|(.*\d)[a-z]", name)
+    return (match[1] or match[2]) if match else name

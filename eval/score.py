@@ -27,15 +27,28 @@ def score(
 
     `references`: a text for each example, or a list of several; `dialogues` add the baselines;
     `language` and `rouge` (tokenizer, stemmer, lsum, strip) are those of a recipe. All scores are
-    in percent. Raises ValueError where lengths differ or a setting is unknown.
+    in percent. Raises ValueError where lengths or types differ or a setting is unknown.
     """
     from data_prep.settings import Rouge
     from eval.analysis import analyse
-    from eval.baselines import Corpus, System, with_baselines
+    from eval.baselines import BASELINES, Corpus, System, with_baselines
 
     if not isinstance(predictions, Mapping):
         predictions = {"predictions": predictions}
+    for name, texts in {**predictions, "references": references}.items():
+        if isinstance(texts, str) or not len(texts) or len(texts) != len(references):
+            raise ValueError(f"{name}: expected a text for each of {len(references)} examples")
+        for text in texts:
+            several = text if name == "references" and isinstance(text, list | tuple) else [text]
+            if not several or not all(isinstance(one, str) for one in several):
+                raise ValueError(f"{name}: {text!r} is not text")
+        if name in BASELINES:
+            raise ValueError(f"{name} is the name of a baseline; choose another")
+    if not predictions or (dialogues and len(dialogues) != len(references)):
+        raise ValueError(f"expected predictions, and a dialogue for each of {len(references)}")
     corpus = Corpus(references, dialogues)
+    folded = [" ".join(text.split()) for text in dialogues or ()]
+    corpus.clusters = folded if len(set(folded)) < len(folded) else None
     systems = with_baselines({name: System(texts) for name, texts in predictions.items()}, corpus)
     return analyse(systems, corpus, workers=1, rouge=Rouge(**rouge), language=language).scores
 
@@ -94,11 +107,23 @@ def named(values: list[str]) -> dict[str, Path]:
 def rouge_options(parser: argparse.ArgumentParser) -> None:
     """The options that a recipe has as `summarization.rouge` and `summarization.language`."""
     add = parser.add_argument
-    add("--language", default="en", help="ISO 639 code, for sentences and stemmer (default en)")
+    add(
+        "--language",
+        type=_language,
+        default="en",
+        help="ISO 639 code, for sentences and stemmer (default en)",
+    )
     add("--tokenizer", default="auto", choices=("auto", "english", "unicode"))
     add("--stemmer", default="auto", help="auto, none, porter, or a Snowball language")
     add("--lsum", default="sentences", choices=("sentences", "lines"), help="of ROUGE-Lsum")
     add("--strip", action="store_true", help="strip control tokens and think blocks")
+
+
+def _language(code: str) -> str:
+    code = code.lower().partition("-")[0]  # en-US
+    if not (code.isascii() and code.isalpha() and len(code) in (2, 3)):
+        raise UserError(f"--language {code}: use a code of ISO 639, such as en, de or zh")
+    return code
 
 
 def rouge_of(args: argparse.Namespace) -> "Rouge":

@@ -6,6 +6,7 @@ Use, in any folder, once `pip install -e .` is done:
 `evaluate.load("eval/summary_rouge")` is enough.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ import evaluate
 
 from data_prep.settings import Rouge
 from eval.language import resolve
+from eval.language import warnings as language_warnings
+from eval.markup import found, stripped
 from eval.metrics import mean_f1, reference_lists, score  # From: -e .
 
 DESCRIPTION = """\
@@ -26,7 +29,7 @@ INPUTS = """
 Args:
     predictions: one string per example; an empty one counts, with 0.
     references: one string per example, or a list of several; the one with the best F1 counts.
-    language, tokenizer, stemmer, lsum: as in a recipe's `summarization:` block.
+    language, tokenizer, stemmer, lsum, strip: as in a recipe's `summarization:` block.
 Returns: rouge1, rouge2, rougeL, rougeLsum, 0 to 1.
 """
 
@@ -80,7 +83,14 @@ class SummaryRouge(evaluate.Metric):
         language: str = "en",
         **rouge: Any,
     ) -> dict[str, float]:
-        each = reference_lists(predictions, references)
-        scoring = resolve(Rouge(**rouge), language, each)
+        each, settings = reference_lists(predictions, references), Rouge(**rouge)
+        if settings.strip:
+            predictions = [stripped(text) for text in predictions]
+            each = [[stripped(text) for text in texts] for texts in each]
+        elif marked := sum(bool(found(text)) for text in predictions):
+            warnings.warn(f"{marked} predictions hold control tokens: strip=True", stacklevel=2)
+        scoring = resolve(settings, language, each)
+        for note in language_warnings(scoring, {"the references": [t for ts in each for t in ts]}):
+            warnings.warn(note, stacklevel=2)
         means = mean_f1(score(predictions, each, scoring=scoring))
         return {metric: percent / 100 for metric, percent in means.items()}

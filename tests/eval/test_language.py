@@ -82,6 +82,10 @@ def test_what_auto_chooses() -> None:
     assert resolve(Rouge(tokenizer="english"), "de", german).stemmer == "porter"
     assert resolve(Rouge(tokenizer="unicode"), "en", english) == Scoring("unicode", "porter")
     assert resolve(Rouge(), "zh", [["他们"]]).stemmer == "none"
+    assert resolve(Rouge(), "en", [["他来"]]).tokenizer == "unicode"  # few letters, none Latin
+    assert resolve(Rouge(), "en", [["José"]]).tokenizer == "english"
+    assert resolve(Rouge(stemmer="german"), "en", english).tokenizer == "unicode"
+    assert Scoring("unicode", "none", language="tr").words("IŞIK İki") == ["ışık", "iki"]
     assert foreign(["abc", "дом"]) == (3, 6) and foreign(["1 2 3"]) == (0, 0)
 
 

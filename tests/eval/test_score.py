@@ -5,6 +5,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from data_prep.errors import UserError
@@ -14,6 +16,7 @@ from eval.baselines import lead
 from eval.markup import found, stripped
 from eval.metrics import METRICS
 from eval.outputs import FieldNames, load
+from eval.score import score
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
 from tests.conftest import PUBLISHED, SHARED, command
@@ -256,6 +259,11 @@ MARKED = {
     "<|im_start|>user\nSum up.<|im_end|>\n<|im_start|>assistant\n{}": "<|im_start|>",
     "[INST] Sum up: Ann: hi [/INST] {} </s>": "[INST]",
     "<start_of_turn>model\n{}<end_of_turn>": "<start_of_turn>",
+    "<|start_of_role|>assistant<|end_of_role|>{}[|endofturn|]": "<|start_of_role|>",
+    "<|START_THINKING|>Hm.<|END_THINKING|>{}": "<|START_THINKING|>",
+    "a</think>b</think>{}": "</think>",
+    "[gMASK]<sop><think/><answer>{}</answer>": "[gMASK]",
+    "<think>Hm.</thinking>{}<|im_end": "<think>",
     "<|start_header_id|>assistant<|end_header_id|>\n\n{}<|eot_id|>": "<|start_header_id|>",
     "[THINK]Hm.[/THINK]{}": "[THINK]",
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>{}": (
@@ -298,7 +306,11 @@ def test_csv_with_semicolons_tabs_and_odd_line_ends(tmp_path: Path) -> None:
     assert load({"it": tmp_path / "p.tsv"}, None, FieldNames())[0]["it"].predictions[0] == THREE[0]
     (tmp_path / "p.csv").write_text("prediction,reference,reference\na,b,c\n", "utf-8")
     (tmp_path / "p.jsonl").write_text('{"prediction": "a", "reference": 1, "reference": 2}\n')
-    for kind in ("csv", "jsonl"):
+    (tmp_path / "p.json").write_text('[{"prediction": "a", "reference": 1, "reference": 2}]')
+    columns = [pyarrow.array([text]) for text in "abc"]
+    table = pyarrow.Table.from_arrays(columns, ["prediction", "reference", "reference"])
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    for kind in ("csv", "jsonl", "json", "parquet"):
         with pytest.raises(UserError, match="two columns are named `reference`"):
             load({"it": tmp_path / f"p.{kind}"}, None, FieldNames())
 
@@ -316,6 +328,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
                 "ids": {"id": f"{number}_{part}"},
                 "letters": {"id": f"{number}{'abc'[part]}"},
                 "words": {"id": f"d{number}:ref{part}"},
+                "in front": {"id": f"{part}_{number}"},
                 "same id": {"id": number},
                 "dialogue": {"id": f"{number}{part}", "dialogue": row["dialogue"]},
             }
@@ -324,7 +337,7 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
     return jsonl(tmp_path / f"{name}.jsonl", rows)
 
 
-@pytest.mark.parametrize("form", ["ids", "letters", "words", "same id", "dialogue"])
+@pytest.mark.parametrize("form", ["ids", "letters", "words", "in front", "same id", "dialogue"])
 def test_rows_of_one_dialogue_are_one_in_intervals_and_tests(tmp_path: Path, form: str) -> None:
     files = {name: dialogues_of_three(tmp_path, name, form, name == "b") for name in ("a", "b")}
     systems, corpus = load(files, None, FieldNames())
@@ -359,6 +372,76 @@ def test_one_prediction_for_several_reference_rows_has_several_references(tmp_pa
     assert scores.systems["it"].scores["rougeL"].f1 == 100 and "multi:best-f1" in (
         scores.systems["it"].signature
     )
+
+
+def test_rows_that_look_repeated_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": n, "prediction": str(n // 3), "reference": "a"} for n in range(12)]
+    _, corpus = load({"it": jsonl(tmp_path / "p.jsonl", rows)}, None, FieldNames())
+    assert corpus.clusters is None
+    assert "12 rows hold 4 distinct predictions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ours", ["one", "three"])
+def test_rows_of_dialogsum_join_by_the_dialogue_s_part_of_their_ids(
+    tmp_path: Path, ours: str
+) -> None:
+    wanted = [{"id": f"t_{n}_{k}", "reference": f"{n} {k}"} for n in range(4) for k in (1, 2, 3)]
+    if ours == "three":  # against our prepared rows, one a dialogue
+        wanted = [{"id": f"t_{n}_1", "summary": "s", "references": ["x", f"{n}"]} for n in range(4)]
+    parts = (1,) if ours == "one" else (1, 2, 3)
+    made = [{"id": f"t_{n}_{k}", "prediction": str(n)} for n in range(4) for k in parts]
+    files = {"it": jsonl(tmp_path / "p.jsonl", made)}
+    _, corpus = load(files, jsonl(tmp_path / "r.jsonl", wanted), FieldNames())
+    assert len(corpus.references[0]) == (3 if ours == "one" else 2)
+    assert bool(corpus.clusters) == (ours == "three")
+
+
+@pytest.mark.parametrize("text", ["['a b', 'c']", '["a b", "c"]'])
+def test_a_list_that_was_written_as_text_is_a_list(tmp_path: Path, text: str) -> None:
+    rows = [{"prediction": "c", "reference": text}, {"prediction": "c", "reference": "[c] d"}]
+    _, corpus = load({"it": jsonl(tmp_path / "p.jsonl", rows)}, None, FieldNames())
+    assert corpus.references == [["a b", "c"], ["[c] d"]]
+
+
+def test_names_of_columns_files_and_options(tmp_path: Path) -> None:
+    text = "".join(f'{{"ID ": {n}, "Prediction": "{t}"}}\n' for n, t in enumerate(THREE))
+    wanted = jsonl(tmp_path / "r.jsonl", [{"id": 2.0 - n, "reference": "a"} for n in range(3)])
+    for name in ("p.ndjson", "p.jsonlines", "p.JSONL"):
+        (tmp_path / name).write_text(text, "utf-8")
+        assert (
+            load({"it": tmp_path / name}, wanted, FieldNames())[0]["it"].predictions[0] == THREE[2]
+        )
+    (tmp_path / "p.txt").write_text(text, "utf-8")
+    for file, names, message in (
+        ("p.txt", FieldNames(), "holds a JSON object in each line; name it .jsonl"),
+        ("p.JSONL", FieldNames(id="uid"), "--id-field uid: no record"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load({"it": tmp_path / file}, wanted, names)
+    with pytest.raises(UserError, match="lead-3 is a baseline's name; write NAME="):
+        load({"lead-3": tmp_path / "p.JSONL"}, wanted, FieldNames())
+    for row, message in (
+        ({"prediction": "a", "reference": " "}, "the reference is empty; fill it"),
+        ({"prediction": "a \ud800", "reference": "a"}, "half of a surrogate pair"),
+    ):
+        (tmp_path / "q.jsonl").write_text(json.dumps(row), "utf-8")
+        with pytest.raises(UserError, match=message):
+            load({"it": tmp_path / "q.jsonl"}, None, FieldNames())
+
+
+def test_the_python_function_refuses_what_it_cannot_score() -> None:
+    for predictions, references in (
+        (["a"], [None]), (["a"], ["a", "b"]), ([], []), ({}, ["a"]), ("A", "A"), ([["a"]], ["a"]),
+        ({"lead-3": ["a"]}, ["a"]), (["a"], [[]]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="expected|is not text|name of a baseline"):
+            score(predictions, references)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="ISO 639"):
+        score(["a"], ["a"], language="German")
+    assert "stem:german" in score(["a"], ["a"], stemmer="german").systems["predictions"].signature
+    assert score(["a", "a"], ["a", "b"], ["x: y", "x:  y"]).dialogues == 1
 
 
 def test_numbered_columns_are_references(tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ def test_several_references_and_other_languages(metric: evaluate.Metric) -> None
         predictions=["Häuser"], references=["Haus"], language="de", stemmer="none"
     )
     assert strict["rouge1"] == 0.0
+    marked = {"predictions": ["<think>x</think>a b"], "references": ["a b"]}
+    with pytest.warns(UserWarning, match="strip=True"):
+        assert metric.compute(**marked)["rouge1"] < 1
+    assert metric.compute(**marked, strip=True)["rouge1"] == 1.0
 
 
 def test_it_loads_in_any_folder(tmp_path: Path) -> None:
