@@ -9,6 +9,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 
 from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.settings import Rouge
+from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
 from eval.baselines import System, lead, longest
 from eval.html_report import page
@@ -27,6 +29,7 @@ from eval.outputs import FieldNames, load
 from eval.report import HEADERS, aligned, cell, markdown
 from eval.score import rouge_of, rouge_options
 from eval.scores import PRIMARY, Bootstrap, PairedTest, Score, Scores
+from eval.stats import outcome, paired_tests
 
 ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
 SHORT = 32  # letters of a setting's value in the table
@@ -47,20 +50,23 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """Those of the recipe as it was trained, and of the decoding; {} where unknown."""
-        if not (scores := self.scores):
+        if not (scores := self.scores) or not scores.settings:  # of before version 3
             return {}
         own = {
             "model": self.file.stem.removeprefix("predictions."),
             "base_model": scores.base_model,
         }
-        own |= {k: v for k, v in scores.settings.items() if not OF_EVALUATION.fullmatch(k)}
+        for key, value in scores.settings.items():
+            of_base = self.is_trained or re.fullmatch(PROMPT, key)
+            if of_base and not OF_EVALUATION.fullmatch(key):
+                own[key] = value
         decoding = scores.decoding.model_dump() if scores.decoding else {}
         return own | {f"decoding.{name}": value for name, value in decoding.items()}
 
     @property
-    def is_tuned(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether a training made this model."""
-        return self.file.stem == "predictions.tuned"
+        return self.file.stem in ("predictions.tuned", "predictions.merged")
 
 
 @dataclass
@@ -75,6 +81,7 @@ class Comparison:
     p: dict[str, dict[tuple[str, str], float]]
     best: dict[str, str | None]
     settings: dict[str, list[str]]  # those that differ: key, and the value of each run
+    against_baseline: str = ""
 
     @property
     def scores(self) -> Scores:
@@ -87,7 +94,7 @@ class Comparison:
         rows = [["run", *self.settings, *(HEADERS[metric] for metric in metrics), *FACTS]]
         for n, (name, system) in enumerate(self.scores.systems.items()):
             own = [
-                shortened(values[n]) if self.runs[n:] else "-" for values in self.settings.values()
+                shortened(values)[n] if self.runs[n:] else "-" for values in self.settings.values()
             ]
             cells = {m: interval(system.scores[m]) for m in metrics}
             marked = [bold(text) if self.best[m] == name else text for m, text in cells.items()]
@@ -96,12 +103,12 @@ class Comparison:
 
     def facts(self, place: int) -> list[str]:
         """The cells below FACTS of the system in this place; baselines follow the runs."""
-        system = list(self.scores.systems.values())[place]
+        name, system = list(self.scores.systems.items())[place]
         run = self.runs[place] if self.runs[place:] else None
-        took = run.scores.training if run and run.scores and run.is_tuned else None
+        took = run.scores.training if run and run.scores and run.is_trained else None
         numbers = [
             (system.style.words, ".1f"),
-            (sum(count for count in system.mistakes.values() if count is not None), "d"),
+            (sum(map(bool, self.analysis.mistakes[name])), "d"),
             (took and took.minutes, ".2f"),
             (took and took.peak_memory_gb, ".2f"),
         ]
@@ -114,16 +121,16 @@ class Comparison:
         said: dict[str, list[str]] = {}  # a sentence, and the metrics of which it holds
         for metric, best in self.best.items():
             if best:
-                others = "the other run" if len(names) == 2 else "each other run"
+                others = "the other run" if len(names) == 2 else "every other run"
                 sentence = f"{best} is better than {others}"
             else:
                 first = max(names, key=lambda name: systems[name].scores[metric].f1)
                 near = [n for n in names if n != first and self.p_of(metric, first, n) >= level]
-                sentence = f"no run is the best: {first} cannot be told from {', '.join(near)}"
-                if len(near) == len(names) - 1:
-                    sentence = "no run is the best; the highest cannot be told from any other"
+                sentence = f"no run is the best: {first} cannot be told apart from "
+                sentence += "any other run" if len(near) == len(names) - 1 else ", ".join(near)
             said.setdefault(sentence, []).append(HEADERS[metric])
-        return [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
+        found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
+        return [*found, *filter(None, [self.against_baseline])]
 
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
@@ -131,19 +138,17 @@ class Comparison:
         return self.p[metric][pair]
 
 
-def compare(
-    runs: Sequence[str | Path], rouge: Rouge | None = None, language: str | None = None
-) -> Comparison:
+def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     """Compare runs, each named as on the command line (`[NAME=]RUN`).
 
-    `rouge` and `language`: by default those with which the runs were scored. Raises UserError where
-    a run is missing, or the runs are on other dialogues or were scored in another way.
+    `scoring`: `language`, `tokenizer`, `stemmer`, `lsum`, `strip`; each by default as the runs were
+    scored. Raises UserError where a run is missing, or the runs are on other dialogues or were
+    scored in another way.
     """
-    found = find_runs([str(run) for run in runs])
+    found = find_runs([str(run) for run in ([runs] if isinstance(runs, str) else runs)])
     if len(found) < 2:
         raise UserError("give two runs or more: recipes, results folders or predictions files")
-    asked = rouge or _same_scoring(found)
-    language = language or next((run.scores.language for run in found if run.scores), "en")
+    asked, language = _common_scoring(found, scoring)
     files = {run.name: run.file for run in found}
     systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
     names = list(systems)
@@ -155,7 +160,7 @@ def compare(
     analysis = analyse(
         systems,
         corpus,
-        Bootstrap(),
+        Bootstrap(resamples=max(1000, 100 * len(pairs))),  # so that Holm's p can be below 0.05
         more=["rouge", "embedding"] if with_similarity else (),
         rouge=asked,
         language=language,
@@ -173,7 +178,28 @@ def compare(
         others = [name for name in names if name != best]
         sure = all(compared.p_of(metric, best, name) < level for name in others)
         compared.best[metric] = best if sure else None
+    compared.against_baseline = _against_baseline(analysis, names)
     return compared
+
+
+def _against_baseline(analysis: Analysis, names: list[str]) -> str:
+    """Whether the run of the highest ROUGE-L beats the strongest baseline; "" without dialogues."""
+    systems, sure = analysis.scores.systems, analysis.scores.bootstrap.confidence
+
+    def highest(some: list[str]) -> str:
+        return max(some, key=lambda name: systems[name].scores[PRIMARY].f1)
+
+    if not (baselines := [name for name in systems if name not in names]):
+        return ""
+    first, second = highest(baselines), highest(names)
+    of_first, of_second = (analysis.corpus.means(analysis.values[name]) for name in (first, second))
+    column = analysis.scores.metrics.index(PRIMARY)
+    test = paired_tests(of_first, of_second, analysis.scores.bootstrap)[column]
+    verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
+    return (
+        f"{second}, which has the highest ROUGE-L, {verbs[outcome(test, sure)]} the strongest "
+        f"baseline, {first} ({test.difference:+.2f} points, p = {_p(test):.2g})."
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -218,49 +244,42 @@ def find_runs(values: list[str]) -> list[Run]:
         record = file.parent / "scores.json"
         own_file = file.name.startswith("predictions.") and record.is_file()
         taken = {run.name for run in runs}
-        name = name or (own if own not in taken else f"{file.parent.name}/{own}")
+        name = name or (own if own not in taken else f"{path.parent.name}/{own}")
+        if any(run.file.resolve() == file.resolve() for run in runs):
+            raise UserError(f"{text}: is given twice; give every run once")
         if name in taken:
             raise UserError(f"two runs are named {name}; write NAME={text}")
         runs.append(Run(name, file, Scores.read(record) if own_file else None))
     return runs
 
 
-def _same_scoring(runs: list[Run]) -> Rouge:
-    """The settings with which the runs were scored; raises UserError where they differ."""
-    known = [run for run in runs if run.scores]
-    if not known:
-        return Rouge()
-    for what in ("split", "examples"):
-        values = {run.name: getattr(run.scores, what) for run in known}
-        if len(set(values.values())) > 1:
-            listed = ", ".join(f"{name}: {value}" for name, value in values.items())
-            raise UserError(
-                f"{what} differs ({listed}); compare results on the same dialogues: run "
-                "`python -m eval.run` with the same --split and --limit"
-            )
+def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]:
+    """The settings of ROUGE and the language: those `given`, else those of all runs.
+
+    Raises UserError where the runs differ in one that is not given, in split or in number.
+    """
+    known = {run.name: run.scores for run in runs if run.scores}
     # before version 3 each line was a sentence, whatever the file says now
+    lines = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
     scoring = {
-        run.name: (
-            run.scores.rouge or Rouge(tokenizer="english", lsum="lines"),
-            run.scores.language,
-        )
-        for run in known
-        if run.scores
+        name: {**(scores.rouge or lines).model_dump(), "language": scores.language}
+        for name, scores in known.items()
     }
-    first = next(iter(scoring))
-    for name, settings in scoring.items():
-        if settings != scoring[first]:
-            raise UserError(
-                f"{first} and {name} were scored in different ways ({_said(scoring[first])}; "
-                f"{_said(settings)}); score all runs alike, for example with --lsum sentences"
-            )
-    return scoring[first][0]
-
-
-def _said(scoring: tuple[Rouge, str]) -> str:
-    rouge, language = scoring
-    words = f"tokenizer {rouge.tokenizer}, stemmer {rouge.stemmer}, lsum {rouge.lsum}"
-    return f"{words}, language {language}{', strip' if rouge.strip else ''}"
+    for name, scores in known.items():
+        scoring[name] |= {"split": scores.split, "number of dialogues": scores.examples}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for key in next(iter(scoring.values()), {}):
+        values = {name: of[key] for name, of in scoring.items()}
+        if key not in chosen and len(set(values.values())) > 1:
+            listed = ", ".join(f"{name}: {value}" for name, value in values.items())
+            fix = f"choose one for all, for example --{key} {next(iter(values.values()))}"
+            if key in ("split", "number of dialogues"):
+                fix = "run `python -m eval.run` with the same --split and --limit"
+            raise UserError(f"the runs differ in {key} ({listed}); {fix}")
+        chosen.setdefault(key, next(iter(values.values())))
+    language = chosen.pop("language", "en")
+    fields = {name: value for name, value in chosen.items() if name in Rouge.model_fields}
+    return rouge_of(argparse.Namespace(**{**Rouge().model_dump(), **fields})), language
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -279,10 +298,12 @@ def interval(score: Score) -> str:
     return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
-def shortened(text: str) -> str:
-    """A setting's value as the table shows it, on one line."""
-    text = " ".join(text.split())
-    return text if len(text) <= SHORT else f"{text[: SHORT - 1]}…"
+def shortened(values: list[str]) -> list[str]:
+    """Each run's value on one line, long ones from shortly before the first letter that differs."""
+    lines = [" ".join(text.split()) for text in values]
+    start = max(0, len(os.path.commonprefix([text for text in lines if text != "-"])) - 8)
+    pieces = [text if len(text) <= SHORT or not start else f"…{text[start:]}" for text in lines]
+    return [text if len(text) <= SHORT else f"{text[: SHORT - 1]}…" for text in pieces]
 
 
 def as_csv(compared: Comparison) -> str:
@@ -292,7 +313,8 @@ def as_csv(compared: Comparison) -> str:
     ends = [f"{metric}{end}" for metric in compared.scores.metrics for end in ("", "_low", "_high")]
     writer.writerow(["run", *compared.settings, *ends, *FACTS])
     for n, (name, system) in enumerate(compared.scores.systems.items()):
-        own = [values[n] if compared.runs[n:] else "" for values in compared.settings.values()]
+        own = [values[n] if compared.runs[n:] else "-" for values in compared.settings.values()]
+        own = ["" if text == "-" else text for text in own]
         numbers = [x for score in system.scores.values() for x in (score.f1, score.low, score.high)]
         facts = [fact.removeprefix("-") for fact in compared.facts(n)]
         writer.writerow([name, *own, *numbers, *facts])
@@ -302,12 +324,19 @@ def as_csv(compared: Comparison) -> str:
 def as_latex(compared: Comparison) -> str:
     """A `tabular` for LaTeX's package booktabs."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
-    def escaped(text: str) -> str:
-        return re.sub(r"[\\~^&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
+    def escaped(text: str) -> str:  # a row that begins with [ would be an option of \\
+        text = re.sub(r"[\\~^<>|&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
+        return re.sub(r"^\[", "{[}", text)
 
     lines = [  # the marks of bold survive the escaping, which a command would not
-        re.sub("\0(.*?)\0", r"\\textbf{\1}", " & ".join(map(escaped, row))) + r" \\"
+        re.sub(
+            "\0(.*?)\0",
+            r"\\textbf{\1}",
+            " & ".join(map(escaped, row)),
+        )
+        + r" \\"
         for row in compared.table(lambda text: f"\0{text}\0")
     ]
     columns = "l" + "r" * (len(compared.table()[0]) - 1)
@@ -321,7 +350,8 @@ def as_markdown(compared: Comparison) -> str:
         [re.sub("\0(.*?)\0", r"**\1**", cell(text)) for text in row]
         for row in compared.table(lambda text: f"\0{text}\0")
     ]
-    parts = [markdown(rows), " ".join(compared.verdicts()), markdown(test_rows(compared))]
+    tests = [list(map(cell, row)) for row in test_rows(compared)]
+    parts = [markdown(rows), cell(" ".join(compared.verdicts())), markdown(tests)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -351,10 +381,11 @@ def html(compared: Comparison) -> str:
 def main() -> None:
     """Compare, print, and write the page and what else is asked for."""
     args = _arguments()
-    asked = args.tokenizer, args.stemmer, args.lsum, args.strip, args.language
-    chosen = asked != ("auto", "auto", None, False, None)
-    args.lsum = args.lsum or "sentences"
-    compared = compare(args.runs, rouge_of(args) if chosen else None, args.language)
+    names = ("language", "tokenizer", "stemmer", "lsum", "strip")
+    compared = compare(args.runs, **{name: getattr(args, name) for name in names})
+    paths = [path for path in (args.output, args.csv, args.latex, args.markdown) if path]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"{paths[0]}: two outputs have one name; give each its own")
     written = {args.output: html(compared)}
     for path, text in ((args.csv, as_csv), (args.latex, as_latex), (args.markdown, as_markdown)):
         if path:
@@ -380,7 +411,8 @@ def _arguments() -> argparse.Namespace:
     add("--latex", type=Path, help="the table for LaTeX (booktabs)")
     add("--markdown", type=Path, help="table and tests in Markdown")
     rouge_options(parser)
-    parser.set_defaults(lsum=None, language=None)
+    defaults = dict.fromkeys(("language", "tokenizer", "stemmer", "lsum", "strip"))
+    parser.set_defaults(**defaults)  # None: as the runs were scored
     return parser.parse_args()
 
 

@@ -83,7 +83,7 @@ class Record:
                 raise UserError(
                     f"{self.place}: has no field `{names[0]}` (found: {', '.join(self.fields)}); "
                     "name the right one with --prediction-field, --reference-field and the like, "
-                    "or give --references"
+                    "or give --references (options of eval.score)"
                 )
             value = [self.fields[name] for name in numbered]  # summary1, summary2: DialogSum
         while isinstance(value, list) and len(value) == 1:  # lm-eval: [["text"]]

@@ -94,7 +94,9 @@ def write_sheet(args: argparse.Namespace) -> None:
         raise UserError(f"--rows: {args.rows} is no number of dialogues; use 1 or more")
     runs = find_runs(args.runs)
     files = {run.name: run.file for run in runs}
-    if len(runs) == 1 and not args.runs[0].endswith(".jsonl"):  # a folder or recipe: and base
+    if len(runs) == 1 and (
+        Path(args.runs[0]).is_dir() or args.runs[0].endswith(".yml")
+    ):  # a folder or recipe: and base
         models = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
         files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
     if len(files) < 2:

@@ -107,6 +107,8 @@ def conclusion(scores: Scores) -> str:
             rest = f"{words} by {abs(test.difference):.2f} ROUGE-L points"
         joined = ", but" if "beats" in (before, verb) else ", and"
         again = f"{joined if before else ''} {verb}" if before != verb else ", and"
+        if before == verb == "does not beat":
+            again = ", nor"
         sentence += f"{again} {rest}"
     behind = []
     for metric in scores.metrics if baselines and verb != "falls behind" else ():

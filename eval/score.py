@@ -111,7 +111,7 @@ def rouge_options(parser: argparse.ArgumentParser) -> None:
         "--language",
         type=_language,
         default="en",
-        help="ISO 639 code, for sentences and stemmer (default en)",
+        help="ISO 639 code, for sentences and stemmer (default en; of runs their own)",
     )
     add("--tokenizer", default="auto", choices=("auto", "english", "unicode"))
     add("--stemmer", default="auto", help="auto, none, porter, or a Snowball language")

@@ -12,7 +12,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.settings import Rouge
 from eval.analysis import compare_pairs
-from eval.compare import as_csv, as_latex, as_markdown, compare, holm, html
+from eval.compare import as_csv, as_latex, as_markdown, compare, holm, html, shortened
 from eval.metrics import METRICS
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
@@ -53,7 +53,33 @@ def test_every_two_runs_are_tested_and_the_best_is_marked_where_the_tests_allow(
     assert compared.best["rougeL"] == "longer"
     same = compare([f"a={outputs(tmp_path, 'a', 9)}", f"b={outputs(tmp_path, 'b', 9)}"])
     assert set(same.best.values()) == {None} and "no run is the best" in same.verdicts()[0]
+    assert "beats the strongest baseline, longest-3 (+" in same.verdicts()[-1]
     assert "**" not in as_markdown(same) and "textbf" not in as_latex(same)
+
+
+def test_long_settings_are_shown_from_where_they_differ() -> None:
+    one, other = ("Summarize this dialogue in " + word for word in ("two", "three"))
+    found = shortened([one + " short sentences.", other + " sentences, please.", "-"])
+    assert found == ["…gue in two short sentences.", "…gue in three sentences, please.", "-"]
+    assert shortened(["0.1", "0.2"]) == ["0.1", "0.2"]
+
+
+def test_a_clear_best_of_many_runs_is_called_the_best(tmp_path: Path) -> None:
+    """Holm's p of 55 pairs cannot be below 0.05 with 1,000 resamples."""
+    best = outputs(tmp_path, "best", 20)
+    others = [f"r{n}={outputs(tmp_path, f'r{n}', n % 4)}" for n in range(10)]
+    assert compare([f"best={best}", *others]).best["rougeL"] == "best"
+
+
+def test_names_in_latex_and_markdown(tmp_path: Path) -> None:
+    names = ("[a] <b>", "c|*d*_%")
+    compared = compare(
+        [f"{name}={outputs(tmp_path, str(n), n + 3)}" for n, name in enumerate(names)]
+    )
+    assert "\n{[}a] \\textless{}b\\textgreater{} & " in as_latex(compared)
+    text = as_markdown(compared)
+    assert "<b>" not in text and len({line.count(" | ") for line in text.splitlines()[:4]}) <= 2
+    assert 'value="0:missing_speaker"' in html(compared)
 
 
 def test_holm_by_hand() -> None:
@@ -82,7 +108,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     base = two_results[0] / "predictions.base.jsonl"
     compared = compare([f"{NAME}.yml", two_results[1], base])
     assert [run.name for run in compared.runs] == [NAME, "other", "base"]
-    assert compared.settings["learning_rate"] == ["0.001", "0.5", "0.001"]
+    assert compared.settings["learning_rate"] == ["0.001", "0.5", "-"]  # base was not trained
     assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
     assert compared.settings["model"] == ["tuned", "tuned", "base"]
     assert compared.settings["decoding.num_beams"] == ["1", "4", "1"]
@@ -106,9 +132,9 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
 
 
 def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:
-    def message(*runs: object, rouge: Rouge | None = None) -> str:
+    def message(*runs: object) -> str:
         with pytest.raises(UserError) as caught:
-            compare([str(run) for run in runs], rouge)
+            compare([str(run) for run in runs])
         return str(caught.value)
 
     first, second = two_results
@@ -123,12 +149,18 @@ def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:
         file.write_text(json.dumps(json.loads(saved) | keys), "utf-8")
 
     changed(split="validation")
-    assert "split differs" in (said := message(first, second)) and "validation" in said
+    assert "differ in split" in (said := message(first, second)) and "validation" in said
     changed(rouge={"tokenizer": "english", "stemmer": "porter", "lsum": "lines"})
-    assert "score all runs alike, for example with --lsum sentences" in message(first, second)
-    assert compare([first, second], Rouge(lsum="sentences"), "en")  # the fix works
-    changed(version=2, rouge=None)  # a record from before sentences
-    assert "lsum lines" in message(first, second)
+    assert "differ in lsum" in (said := message(first, second)) and "--lsum sentences" in said
+    compared = compare([first, second], lsum="sentences")  # the fix works, and changes no more
+    assert compared.scores.rouge == Rouge(tokenizer="english", stemmer="porter")
+    changed(version=2, rouge=None, settings={})  # a record from before sentences
+    assert "differ in lsum" in message(first, second)
+    assert compare([first, second], lsum="sentences").settings == {}
+    changed(language="de")
+    assert "differ in language" in message(first, second)
+    assert compare([first, second], language="de").scores.language == "de"
+    assert "is given twice" in message(first, first)
     file.write_text(saved, "utf-8")
     rows = (second / "predictions.tuned.jsonl").read_text("utf-8").splitlines()
     other = [{**json.loads(row), "reference": "Another."} for row in rows]

@@ -117,7 +117,7 @@ def test_every_example_is_there_with_its_difference(page: Page) -> None:
     assert ["data-leaked" in item for item in items] == result.corpus.leaked
     both = zip(result.mistakes["base"], result.mistakes["tuned"], strict=True)
     for item, (base, tuned) in zip(items, both, strict=True):
-        keys = [f"base:{name}" for name in base] + [f"tuned:{name}" for name in tuned]
+        keys = [f"0:{name}" for name in base] + [f"1:{name}" for name in tuned]
         assert item["data-mistakes"].split() == keys
 
 

@@ -197,7 +197,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(results: Path, tmp_pat
         ([base, changed], f"changed.jsonl row 1: the dialogue of id `{row}`.*base.jsonl row 1"),
         ([base, number], "number.jsonl row 1: the prediction is 3, not text"),
         ([base, bare], "bare.jsonl row 1: has no id"),
-        ([base, base, base], "write NAME="),
+        ([base, base], "is given twice"),
         ([results, "--rows", 0], "--rows: 0"),
     ):
         with pytest.raises(UserError, match=message):

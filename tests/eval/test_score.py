@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -387,7 +388,9 @@ def test_rows_that_look_repeated_are_said(
 def test_rows_of_dialogsum_join_by_the_dialogue_s_part_of_their_ids(
     tmp_path: Path, ours: str
 ) -> None:
-    wanted = [{"id": f"t_{n}_{k}", "reference": f"{n} {k}"} for n in range(4) for k in (1, 2, 3)]
+    wanted: list[dict[str, Any]] = [
+        {"id": f"t_{n}_{k}", "reference": f"{n} {k}"} for n in range(4) for k in (1, 2, 3)
+    ]
     if ours == "three":  # against our prepared rows, one a dialogue
         wanted = [{"id": f"t_{n}_1", "summary": "s", "references": ["x", f"{n}"]} for n in range(4)]
     parts = (1,) if ours == "one" else (1, 2, 3)

@@ -33,6 +33,7 @@ WANDB = {"wandb_project": "chats", "wandb_mode": "offline"}
 @pytest.fixture
 def scores(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scores]:
     """Of the finished run, which is the working directory; its trackers write below it alone."""
+    os.environ.pop("WANDB_SERVICE", None)  # monkeypatch would bring an earlier test's back
     for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):

@@ -1,6 +1,7 @@
 """Whether a training may continue in an output folder, and where tokenised rows are kept."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
 def test_the_runs_of_trackers_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
+    wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # of a service that an earlier test has left behind
     run_record.write_training_runs(tmp_path)
     assert not (tmp_path / TRACKED).exists()
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
