@@ -52,10 +52,8 @@ class Run:
         """Those of the recipe as it was trained, and of the decoding; {} where unknown."""
         if not (scores := self.scores) or not scores.settings:  # of before version 3
             return {}
-        own = {
-            "model": self.file.stem.removeprefix("predictions."),
-            "base_model": scores.base_model,
-        }
+        own = {"model": self.file.stem.removeprefix("predictions.")}
+        own["base_model"] = scores.settings.get("base_model", "")
         for key, value in scores.settings.items():
             of_base = self.is_trained or re.fullmatch(PROMPT, key)
             if of_base and not OF_EVALUATION.fullmatch(key):
@@ -283,12 +281,12 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """By key the runs' values as text, of the settings that the runs with a recipe do not share."""
+    """By key the runs' values as text, where two runs have the key and do not share its value."""
     found = {}
     for key in dict.fromkeys(key for some in settings for key in some):
         values = [some.get(key, "-") for some in settings]
         texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
-        if len({text for text, some in zip(texts, settings, strict=True) if some}) > 1:
+        if len({text for text, some in zip(texts, settings, strict=True) if key in some}) > 1:
             found[key.removeprefix("summarization.")] = texts
     return found
 

@@ -112,6 +112,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
     assert compared.settings["model"] == ["tuned", "tuned", "base"]
     assert compared.settings["decoding.num_beams"] == ["1", "4", "1"]
+    assert len(compared.settings) == 4  # not what the base model, untrained, lacks
     lone = shutil.copy(base, two_results[0].parent / "lone.jsonl")
     assert compare([two_results[0], lone]).settings == {}  # nothing is known of the second
     assert compare([*two_results, lone]).settings["learning_rate"] == ["0.001", "0.5", "-"]
