@@ -177,7 +177,7 @@ def _wandb(logged: Logged) -> str:
         settings=wandb.Settings(silent=True, console="off", init_timeout=60),
     ) as run:
         if run.disabled:
-            raise RuntimeError("nobody is logged in: `wandb login`, or `wandb_mode: offline`")
+            raise RuntimeError("no login was found: `wandb login`, or `wandb_mode: offline`")
         if changed := logged.changed(run.summary):
             report = html.escape((logged.folder / "report.md").read_text("utf-8"))
             page = {f"{logged.place}/report": wandb.Html(f"<pre>{report}</pre>")}

@@ -38,7 +38,7 @@ def scores(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scores]:
         monkeypatch.delenv(name)
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(run))
-    monkeypatch.setenv("NETRC", str(run / "netrc"))  # nobody is logged in
+    monkeypatch.setenv("NETRC", str(run / "netrc"))  # no login was found
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     yield Scores.read(FOLDER / "scores.json")
     if wandb := sys.modules.get("wandb"):
