@@ -1,0 +1,133 @@
+"""Dialogues that are lists of turns, recognised by their shape.
+
+Known are lists of strings, of pairs, and of objects such as `{speaker, text}`, `{role, content}`
+and `{from, value}`, and the object of parallel lists that `datasets` makes of the latter.
+"""
+
+import ast
+import io
+import json
+import tokenize
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+# Of several keys that an object has, the first of these is meant.
+SPEAKER_KEYS = (
+    "speaker", "role", "from", "author", "sender", "speaker_name", "sender_name", "participant",
+    "agent", "username", "user", "name", "who", "speaker_id", "is_agent", "is_customer",
+)  # fmt: skip
+TEXT_KEYS = (
+    "text", "content", "value", "utterance", "message", "utt", "body", "sentence", "sentences",
+    "transcript", "line", "turn",
+)  # fmt: skip
+
+
+class Turn(NamedTuple):
+    """Who said what; the speaker is empty where the list does not name one."""
+
+    speaker: str
+    text: str
+
+    def line(self) -> str:
+        """The turn as a dialogue has it, on one line: `Anna: hi`."""
+        text = " ".join(self.text.splitlines())
+        return f"{self.speaker}: {text}" if self.speaker else text
+
+
+def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | None:
+    """The turns of a list, those without text left out; None where the shape is not known.
+
+    `speaker` and `text`: the keys of each turn, where they are not the usual ones.
+    """
+    items = _rows_of(value)
+    if items is None:
+        return None
+    if not all(isinstance(item, dict) for item in items):
+        pairs = [item if isinstance(item, list | tuple) else ("", item) for item in items]
+        if not all(len(pair) == 2 and all(map(_is_text, pair)) for pair in pairs):
+            return None
+    else:
+        speaker, text = _keys(items, speaker, text)
+        if not all(not item or text in item for item in items):
+            return None
+        pairs = [(_name(speaker, item.get(speaker)), item.get(text)) for item in items]
+    turns = [Turn(" ".join(_plain(who).split()), _plain(said).strip()) for who, said in pairs]
+    return [turn for turn in turns if turn.text]
+
+
+def shape(value: object, speaker: str = "", text: str = "") -> str:
+    """How a list of turns is written, for messages: `strings`, `pairs`, `{speaker, text}`."""
+    items = _rows_of(value) or []
+    if items and all(isinstance(item, dict) for item in items):
+        return "{" + ", ".join(filter(None, _keys(items, speaker, text))) + "}"
+    return "pairs" if any(isinstance(item, list | tuple) for item in items) else "strings"
+
+
+def as_list(value: object) -> list[Any]:
+    """A list as it is, and one that was written as text (JSON's or Python's); else the value alone.
+
+    pandas writes a column of lists to CSV as `['first', 'second']`. Raises ValueError for NumPy's
+    `['first' 'second']`, in which Python would join the two.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        for parse in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = parse(value.strip())
+                if isinstance(found, list) and found and _uniform(found):
+                    if parse is ast.literal_eval and _joins_strings(value):
+                        raise _NumpyList("is a list without commas, as NumPy writes it")
+                    return found
+    return value if isinstance(value, list) else [value]
+
+
+class _NumpyList(Exception):
+    pass
+
+
+def _uniform(items: list[Any]) -> bool:
+    return any(all(isinstance(item, kind) for item in items) for kind in (str, dict, list))
+
+
+def _joins_strings(text: str) -> bool:
+    tokens = tokenize.generate_tokens(io.StringIO(text.strip()).readline)
+    kinds = [token.type for token in tokens if token.type != tokenize.NL]
+    return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
+
+
+def _rows_of(value: object) -> list[Any] | None:
+    """A list with no null in it; an object of lists of one length becomes a list of objects."""
+    if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
+        if len({len(column) for column in value.values()}) > 1:
+            return None
+        rows = zip(*value.values(), strict=True)
+        return [dict(zip(value, row, strict=True)) for row in rows]
+    return [item for item in value if item is not None] if isinstance(value, list) else None
+
+
+def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, str]:
+    known = {key for item in items for key in item}
+    return (
+        speaker or next((key for key in SPEAKER_KEYS if key in known), ""),
+        text or next((key for key in TEXT_KEYS if key in known and key != speaker), ""),
+    )
+
+
+def _name(key: str, value: object) -> object:
+    """A speaker's name; TweetSumm has `is_agent: true`, which becomes `Agent` and `Other`."""
+    if isinstance(value, bool):
+        return key.removeprefix("is_").capitalize() if value else "Other"
+    return value
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _plain(value: object) -> str:
+    """The text of a value: sentences and parts of a message are joined."""
+    if isinstance(value, dict):
+        return _plain(value.get("text") or value.get("name"))
+    if isinstance(value, list):
+        return " ".join(filter(None, map(_plain, value)))
+    return "" if value is None else str(value)
