@@ -26,6 +26,8 @@ def main() -> None:
             notes.append(f"{counts.references} further summaries, {of}")
         path = recipe.data_dir / f"{split}.jsonl"
         print("; ".join([f"{path}: {counts.written} rows", *notes]))
+    for note in manifest.notes:
+        print(f"note: {note}")
     tokens = manifest.tokens
     if train := tokens.train:
         print(f"train: {train.tokens} tokens, {train.mean} a row, longest {train.longest}")

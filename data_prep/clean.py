@@ -1,26 +1,33 @@
 """Clean rows and keep evaluation dialogues out of training; each step counted and switchable."""
 
-import ast
 import hashlib
-import json
 import re
 from collections import Counter
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.formats import SPLITS, SourceRow
 from data_prep.settings import Summarization
-from data_prep.sources import SPLITS
+from data_prep.turns import Turn, as_list, as_turns, plain, shape
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
 TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
+# How the ends of turns are written where a dialogue has no newline: spelled out by an escape, as
+# HTML, or by Unicode's own separators (U+0085, U+2028, U+2029).
+TURN_ENDS = re.compile(r"[ \t]*(?:(?:\\r)?\\n|<br ?/?>|[\v\x85\u2028\u2029])[ \t]*", re.IGNORECASE)
+# What pandas, R, SQL and spreadsheets write for a value that is missing.
+MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a"}
 
 
 class Cleaned(NamedTuple):
-    """A row's dialogue and its summaries, one or more; a row with a `reason` is to be dropped."""
+    """A row's dialogue, its summaries, one or more, and the other texts that the prompt holds.
+
+    A row with a `reason` is to be dropped.
+    """
 
     dialogue: str
     summaries: list[str]
+    columns: dict[str, str]
     reason: str = ""
 
 
@@ -40,19 +47,25 @@ class Cleaner:
         self._held_out: dict[str, dict[bytes, list[str]]] = {"test": {}, "validation": {}}
         self._seen_in_train: set[bytes] = set()
         self.changed: Counter[str] = Counter()
+        self.notes: Counter[str] = Counter()  # rows, by what was found out about them
 
-    def __call__(self, split: str, place: str, row_id: str, row: dict[str, object]) -> Cleaned:
+    def __call__(self, split: str, row_id: str, row: SourceRow) -> Cleaned:
         """Clean a row, and say whether it is to be dropped."""
-        column = self._settings.dialogue_column
-        dialogue = self._text(place, column, self._value(place, row, column))
-        summaries = self._summaries(place, row)
+        dialogue, summaries = self._dialogue(row), self._summaries(row)
+        columns = {
+            name: self._text(row, name, _as_text(self._value(row, name, in_prompt=True)))
+            for name in self._settings.prompt_columns
+        }
+        reason = ""
         if self._steps.drop_empty:
             summaries = [text for text in summaries if text.strip()]
-            if not dialogue.strip():
-                return Cleaned(dialogue, summaries, "empty dialogue")
-        if not summaries:
-            return Cleaned(dialogue, summaries, "empty summary")
-        return Cleaned(dialogue, summaries, self._seen_before(split, row_id, dialogue, summaries))
+            reason = "" if dialogue.strip() else "empty dialogue"
+        reason = reason or ("" if summaries else "empty summary")
+        if not reason:
+            self.notes["dialogues of one line"] += "\n" not in dialogue
+            texts = [dialogue, *columns.values(), *summaries]
+            reason = self._seen_before(split, row_id, dialogue, texts)
+        return Cleaned(dialogue, summaries, columns, reason)
 
     def overlaps(self) -> dict[str, int]:
         """How many distinct evaluation dialogues are elsewhere too, white space folded."""
@@ -71,30 +84,94 @@ class Cleaner:
             found[split] = [row_id for ids in leaks for row_id in ids]
         return found
 
-    def _summaries(self, place: str, row: dict[str, object]) -> list[str]:
+    def _dialogue(self, row: SourceRow) -> str:
+        """The dialogue of a row, a turn a line, whether it is a text or a list of turns."""
+        column, keys = self._settings.dialogue_column, self._settings.turns
+        value = self._listed(row, column)
+        if keys.speaker_column:
+            speakers = self._listed(row, keys.speaker_column)
+            if not isinstance(value, list) or not isinstance(speakers, list):
+                raise UserError(f"{row.place}: `{column}` and `{keys.speaker_column}` are no lists")
+            if len(value) != len(speakers):
+                raise UserError(
+                    f"{row.place}: `{column}` has {len(value)} turns and `{keys.speaker_column}` "
+                    f"{len(speakers)} speakers; fix the row"
+                )
+            value = [list(map(plain, pair)) for pair in zip(speakers, value, strict=True)]
+        if value is None or isinstance(value, str):
+            return self._turn_ends(self._text(row, column, value))
+        turns = as_turns(value, keys.speaker, keys.text)
+        if turns is None:
+            raise UserError(
+                f"{row.place}: `{column}` is {_kind(value)}, neither a text nor a list of turns "
+                "that is known; name the keys of a turn with `summarization.turns: {speaker: ..., "
+                "text: ...}`, or fix the row"
+            )
+        self.notes[f"dialogues that are lists of {shape(value, keys.speaker, keys.text)}"] += 1
+        return self._text(row, column, "\n".join(map(Turn.line, turns)))
+
+    def _turn_ends(self, dialogue: str) -> str:
+        if not self._steps.normalize_newlines or "\n" in dialogue:
+            return dialogue
+        dialogue, count = TURN_ENDS.subn("\n", dialogue)
+        self.notes["dialogues whose turns ended in <br>, a spelled-out \\n or the like"] += (
+            count > 0
+        )
+        return dialogue
+
+    def _summaries(self, row: SourceRow) -> list[str]:
         """Those of every summary column; each holds a text or a list of them."""
-        columns = self._settings.summary_column
         found = []
-        for column in [columns] if isinstance(columns, str) else columns:
-            value = self._value(place, row, column)
-            found += [self._text(place, column, text) for text in as_list(value)]
+        for column in self._settings.summary_columns:
+            value = self._listed(row, column)
+            for text in value if isinstance(value, list) else [value]:
+                found.append(self._text(row, column, plain(text) if type(text) is list else text))
         return list(dict.fromkeys(found))
 
-    def _value(self, place: str, row: dict[str, object], column: str) -> object:
-        if column not in row:
-            raise UserError(
-                f"{place}: has no column `{column}` (found: {', '.join(map(str, row))}); set "
-                "summarization.dialogue_column and summarization.summary_column"
-            )
-        return row[column]
+    def _listed(self, row: SourceRow, column: str) -> Any:
+        """The value of a column; a list that was written as text is one."""
+        value = self._value(row, column)
+        try:
+            listed = as_list(value)
+        except ValueError as error:
+            raise UserError(f"{row.place}: `{column}` {error}") from error
+        if isinstance(value, str) and listed != [value]:
+            self.notes[f"lists in `{column}` that were written as text"] += 1
+            return listed
+        return value
 
-    def _text(self, place: str, column: str, text: object) -> str:
+    def _value(self, row: SourceRow, column: str, in_prompt: bool = False) -> Any:
+        try:
+            return value_at(row.columns, column)
+        except (LookupError, ValueError) as error:
+            have = f"has no column `{column}` (found: {', '.join(map(str, row.columns))})"
+            if in_prompt:
+                raise UserError(
+                    f"{row.place}: {have}, which summarization.instruction names; take "
+                    f"`{{{column}}}` out of it, or add the column"
+                ) from error
+            lists = {n: v[-1] for n, v in row.columns.items() if isinstance(v, list) and v}
+            inside = [
+                f"{n}.-1.{[*last][-1]}" for n, last in lists.items() if isinstance(last, dict)
+            ]
+            other = f", also of a place inside one, such as `{inside[-1]}`" if inside else ""
+            if column in self._settings.summary_columns and not inside:
+                other = "; or cut the split from train: `summarization.test_rows: 0.1`"
+            raise UserError(
+                f"{row.place}: {have}; set summarization.dialogue_column and "
+                f"summarization.summary_column to the names of the right ones{other}"
+            ) from error
+
+    def _text(self, row: SourceRow, column: str, text: object) -> str:
         if text is None:
             return ""
         if not isinstance(text, str):
-            raise UserError(f"{place}: `{column}` is {type(text).__name__}, not text; fix the row")
+            raise UserError(f"{row.place}: `{column}` is {_kind(text)}, not text; fix the row")
         if HALF_PAIR.search(text):
-            raise UserError(f"{place}: `{column}` holds half of a surrogate pair; fix the row")
+            raise UserError(f"{row.place}: `{column}` holds half of a surrogate pair; fix the row")
+        if text.strip().lower() in MISSING:
+            self.notes[f"`{column}` that is {text.strip()!r}, which counts as empty"] += 1
+            return ""
         if self._steps.normalize_newlines and "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
             self.changed["normalize_newlines"] += 1
@@ -104,8 +181,8 @@ class Cleaner:
             text = stripped
         return text
 
-    def _seen_before(self, split: str, row_id: str, dialogue: str, summaries: list[str]) -> str:
-        folded = _digest(" ".join(dialogue.split()))
+    def _seen_before(self, split: str, row_id: str, dialogue: str, texts: list[str]) -> str:
+        folded = digest(" ".join(dialogue.split()))
         if split != "train":
             self._held_out[split].setdefault(folded, []).append(row_id)
         else:
@@ -115,26 +192,44 @@ class Cleaner:
                     if self._steps.decontaminate:
                         return f"dialogue is in {held_out}"
         if self._steps.drop_duplicates:
-            row = _digest("\0".join([dialogue, *summaries]))
+            row = digest("\0".join(texts))
             if row in self._rows[split]:
                 return "exact duplicate"
             self._rows[split].add(row)
         return ""
 
 
-def as_list(value: object) -> list[Any]:
-    """A list as it is, and one that was written as text (JSON's or Python's); else the value alone.
+def _kind(value: object) -> str:
+    kinds = {"dict": "an object", "list": "a list"}
+    return kinds.get(type(value).__name__, type(value).__name__)
 
-    pandas writes a column of lists to CSV as `['first', 'second']`.
+
+def _as_text(value: object) -> object:
+    """A value as a prompt shows it: numbers and lists as text."""
+    return plain(value) if isinstance(value, int | float | list) else value
+
+
+def value_at(columns: dict[str, Any], name: str) -> Any:
+    """The value of a column, or of a place inside one: `dialog.turns`, `messages.-1.content`.
+
+    A name that meets a list of objects is looked up in each. Raises LookupError where there is no
+    such column or place.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        for parse in (json.loads, ast.literal_eval):
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                texts = parse(value.strip())
-                if isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts):
-                    return texts
-    return value if isinstance(value, list) else [value]
+    if name in columns:
+        return columns[name]
+    value: Any = columns
+    for part in name.split("."):
+        if isinstance(value, list) and re.fullmatch(r"-?\d+", part):
+            value = value[int(part)]
+        elif isinstance(value, list):
+            value = [item[part] for item in value if isinstance(item, dict)]
+        elif isinstance(value, dict):
+            value = value[part]
+        else:
+            raise LookupError(name)
+    return value
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+def digest(text: str) -> bytes:
+    """A hash of 16 bytes."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

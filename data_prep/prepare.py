@@ -10,7 +10,7 @@ import json
 import math
 import tempfile
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
-from data_prep.clean import Cleaner
+from data_prep.clean import Cleaner, digest, value_at
 from data_prep.errors import UserError, whole_files
+from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter
 from data_prep.recipe import Recipe
+from data_prep.settings import Summarization
 from data_prep.sources import Source, sha256_of
 
 CHUNK = 1000  # rows in memory at a time, which the tokenizer counts in one call
@@ -68,7 +70,8 @@ class Manifest(BaseModel):
     """`manifest.json`, without its long lists `overlong` and `dropped`.
 
     `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
-    `leaked` ids of evaluation rows whose dialogue is in the source's training rows.
+    `leaked` ids of evaluation rows whose dialogue is in the source's training rows, `notes` what
+    the readers guessed, mended or left out.
     """
 
     recipe: str
@@ -78,6 +81,7 @@ class Manifest(BaseModel):
     source_files: dict[str, str]
     settings: dict[str, Any]
     counts: dict[str, SplitCounts]
+    notes: list[str] = []
     changed: dict[str, int]
     overlaps: dict[str, int]
     leaked: dict[str, list[str]] = {}
@@ -105,6 +109,9 @@ class _Preparation:
         self.tokens: dict[str, Counter[int]] = {}
         self.hashes: dict[str, str] = {}
         self.neutralized: Counter[str] = Counter()
+        shares = (("test", self.settings.test_rows), ("validation", self.settings.validation_rows))
+        self.shares = {split: share for split, share in shares if share is not None}
+        self.cut: dict[bytes, str] = {}  # the split of a dialogue that is cut from train
 
     def run(self) -> Manifest:
         folder = self.recipe.data_dir
@@ -115,6 +122,8 @@ class _Preparation:
             tempfile.TemporaryFile("w+", encoding="utf-8") as self.overlong,
             tempfile.TemporaryFile("w+", encoding="utf-8") as self.dropped,
         ):
+            if self.shares:
+                self._divide()
             for split in READING_ORDER:
                 self._write_split(split, files[f"{split}.jsonl"])
             manifest = self._manifest()
@@ -133,7 +142,7 @@ class _Preparation:
         counts = SplitCounts()
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
-        digest = hashlib.sha256()
+        written = hashlib.sha256()
         with closing(self._examples(split, counts)) as rows:  # closes the bar on an error
             while chunk := list(itertools.islice(rows, CHUNK)):
                 for row in chunk if split != "train" else []:
@@ -144,7 +153,7 @@ class _Preparation:
                         )
                     ids.add(row.id)
                 text = "".join(example.line() + "\n" for example in chunk)
-                digest.update(text.encode("utf-8"))
+                written.update(text.encode("utf-8"))
                 out.write(text)
                 counts.written += len(chunk)
                 self._count_tokens(split, chunk)
@@ -152,8 +161,13 @@ class _Preparation:
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
                 f"({counts.read} read); check the source and summarization.cleaning"
+                + (
+                    f", or cut it from train: `summarization.{split}_rows: 0.1`"
+                    if split != "train"
+                    else ""
+                )
             )
-        self.hashes[f"{split}.jsonl"] = digest.hexdigest()
+        self.hashes[f"{split}.jsonl"] = written.hexdigest()
 
     def _count_tokens(self, split: str, rows: list[Example]) -> None:
         if self.counter is None:
@@ -172,47 +186,91 @@ class _Preparation:
         """
         rows = self._cleaned(split, counts)
         if split == "train":
-            for row_id, dialogue, summaries in rows:
+            for example, summaries in rows:
                 for number, summary in enumerate(summaries, 1):
-                    name = row_id if number == 1 else f"{row_id}#{number}"
-                    yield Example.build(name, dialogue, summary, self.settings.instruction)
+                    name = example.id if number == 1 else f"{example.id}#{number}"
+                    yield example.with_summary(name, summary)
                 counts.references += len(summaries) - 1
             return
-        held: dict[str, tuple[str, str, list[str]]] = {}  # in the order of the first rows
-        for row_id, dialogue, summaries in rows:
-            folded = " ".join(dialogue.split())
-            known = held.setdefault(folded, (row_id, dialogue, []))[2]
+        held: dict[str, tuple[Example, list[str]]] = {}  # by prompt, in the order of the first rows
+        for example, summaries in rows:
+            folded = " ".join(example.messages[-2]["content"].split())
+            known = held.setdefault(folded, (example, []))[1]
             counts.references += len(summaries) - (not known)
             known += summaries
-        several = any(len(summaries) > 1 for *_, summaries in held.values())
-        for row_id, dialogue, summaries in held.values():
-            example = Example.build(row_id, dialogue, summaries[0], self.settings.instruction)
+        several = any(len(summaries) > 1 for _, summaries in held.values())
+        for example, summaries in held.values():
             example.references = summaries if several else []
             yield example
 
-    def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[str, str, list[str]]]:
-        """Id, dialogue and summaries of each row that is kept."""
+    def _divide(self) -> None:
+        """Choose the dialogues that become test and validation: those with the smallest hashes.
+
+        So it does not depend on the order of the rows, and equal dialogues stay together.
+        """
+        rows = tqdm(self.source.rows("train"), desc="dividing", unit=" rows", mininterval=0.5)
+        counted = Counter(map(self._digest, rows))
+        smallest_first = iter(sorted(counted))
+        for split, share in self.shares.items():
+            wanted = share if isinstance(share, int) else max(1, round(share * counted.total()))
+            found = 0
+            while found < wanted and (one := next(smallest_first, None)):
+                self.cut[one] = split
+                found += counted[one]
+            self.source.notes[f"{split}: {found} rows cut from train by a hash of the dialogue"] = (
+                None
+            )
+            if split in self.source.splits:
+                self.source.notes[f"the source's own split `{split}` is not read"] = None
+        if len(self.cut) == len(counted):
+            raise UserError(
+                f"{self.recipe.path}: summarization.{'_rows and '.join(self.shares)}_rows leave no "
+                f"row of {counted.total()} to train on; lower them"
+            )
+
+    def _digest(self, row: SourceRow) -> bytes:
+        """The hash by which a row is divided."""
+        try:
+            dialogue = value_at(row.columns, self.settings.dialogue_column)
+        except (LookupError, ValueError):  # the cleaner says what is wrong
+            dialogue = row.columns
+        return digest(json.dumps(dialogue, sort_keys=True, default=str))
+
+    def _rows(self, split: str) -> Iterator[SourceRow]:
+        """The rows of a split, of the source or cut from its train."""
+        if not self.shares:
+            yield from self.source.rows(split)
+        else:
+            for row in self.source.rows("train" if split in self.shares else split):
+                if split not in (*self.shares, "train") \
+                        or self.cut.get(self._digest(row), "train") == split:  # fmt: skip
+                    yield row
+
+    def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[Example, list[str]]]:
+        """Each row that is kept, as an example with its first summary, and all its summaries."""
         wanted = self.settings.train_rows if split == "train" else "all"
-        rows = self.source.rows(split)
+        rows = self._rows(split)
         if isinstance(wanted, int):
             rows = itertools.islice(rows, wanted)
-        for number, (place, row) in enumerate(
-            tqdm(rows, desc=split, unit=" rows", mininterval=0.5)
-        ):
+        for number, row in enumerate(tqdm(rows, desc=split, unit=" rows", mininterval=0.5)):
             counts.read += 1
-            named = row.get("id") not in (None, "")
-            row_id = str(row["id"]) if named else f"{split}-{number:05d}"
-            dialogue, summaries, reason = self.clean(split, place, row_id, row)
+            named = row.columns.get("id") not in (None, "")
+            row_id = str(row.columns["id"]) if named else f"{split}-{number:05d}"
+            dialogue, summaries, columns, reason = self.clean(split, row_id, row)
             if reason:
                 counts.dropped[reason] += 1
                 _append(self.dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
-            texts = [self.neutralize(text) for text in (dialogue, *summaries)]
+            texts = [self.neutralize(text) for text in (dialogue, *columns.values(), *summaries)]
             if broken := sum(count for _, count in texts):
                 self.neutralized["rows"] += 1
                 self.neutralized["strings"] += broken
-            (dialogue, _), *cleaned = texts
-            yield row_id, dialogue, [text for text, _ in cleaned]
+            dialogue, *others = (text for text, _ in texts)
+            columns = dict(zip(columns, others, strict=False))
+            summaries = others[len(columns) :]
+            instruction = self.settings.instruction
+            example = Example.build(row_id, dialogue, summaries[0], instruction, columns)
+            yield example, summaries
         if isinstance(wanted, int) and counts.read < wanted:
             raise UserError(
                 f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
@@ -231,6 +289,7 @@ class _Preparation:
             source_files=self.source.file_hashes,
             settings=data_settings(self.recipe),
             counts={split: self.counts[split] for split in ("train", "validation", "test")},
+            notes=self._notes(),
             changed=self.clean.changed,
             overlaps=self.clean.overlaps(),
             leaked=self.clean.leaked(),
@@ -239,6 +298,17 @@ class _Preparation:
             files=self.hashes,
             versions={name: version(name) for name in packages},
         )
+
+    def _notes(self) -> list[str]:
+        """What was guessed about the source and its rows, the latter with their number."""
+        found = self.clean.notes
+        lines, written = (
+            found.pop("dialogues of one line"),
+            sum(c.written for c in self.counts.values()),
+        )
+        if 2 * lines > written:
+            found["dialogues that have no line break, and so one turn; check how turns end"] = lines
+        return [*self.source.notes, *(f"{note}: {count}" for note, count in found.items() if count)]
 
     def _token_statistics(self) -> TokenStatistics:
         if not self.counter:
@@ -269,7 +339,11 @@ def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
         )
     if not overwrite:
         _refuse_to_overwrite_other_rows(recipe)
-    with Source(recipe.summarization.source, recipe.summarization.revision) as opened:
+    block = recipe.summarization
+    names = [block.dialogue_column, *block.summary_columns, *block.prompt_columns]
+    names = [part for name in [*names, block.turns.speaker_column] for part in name.split(".")[:1]]
+    cut = [split for split in ("validation", "test") if getattr(block, f"{split}_rows") is not None]
+    with Source(block.source, block.revision, block.config, names, cut) as opened:
         return _Preparation(recipe, opened).run()
 
 
@@ -280,7 +354,7 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         try:
             saved = json.loads(manifest.read_text("utf-8"))
             name = str(saved["recipe"])
-            same = saved["settings"] == json.loads(json.dumps(data_settings(recipe)))
+            same = not _changed_settings(recipe, saved["settings"])
             config = recipe.config  # whose tokenizer says which strings are control
             tokenizer = config.get("tokenizer_config") or config["base_model"]
             same &= saved["tokens"]["tokenizer"] == str(tokenizer)
@@ -322,6 +396,13 @@ def data_settings(recipe: Recipe) -> dict[str, Any]:
     return recipe.summarization.model_dump(exclude=others)
 
 
+def _changed_settings(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
+    """The keys whose value is another than the saved one; a key that is newer had its default."""
+    now, fields = json.loads(json.dumps(data_settings(recipe))), Summarization.model_fields
+    known = {"turns": fields["turns"].default.model_dump(), **saved}
+    return [key for key, value in now.items() if known.get(key) != value]
+
+
 def check_prepared(recipe: Recipe) -> Manifest:
     """Return the manifest if the prepared files are whole and made by this recipe.
 
@@ -336,13 +417,12 @@ def check_prepared(recipe: Recipe) -> Manifest:
     except ValidationError as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: damaged ({reason}); {again}") from error
-    for key, value in json.loads(json.dumps(data_settings(recipe))).items():
-        if manifest.settings.get(key) != value:
-            raise UserError(
-                f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
-            )
-    for name, digest in manifest.files.items():
+    for key in _changed_settings(recipe, manifest.settings):
+        raise UserError(
+            f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
+        )
+    for name, saved in manifest.files.items():
         file = recipe.data_dir / name
-        if not file.is_file() or sha256_of(file) != digest:
+        if not file.is_file() or sha256_of(file) != saved:
             raise UserError(f"{file}: missing or changed since it was prepared; {again}")
     return manifest

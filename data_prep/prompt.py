@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
 from data_prep.recipe import Recipe, sequence_len
+from data_prep.settings import PLACE
 
 # Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
 # tokenizer and still control to the model, so the tokenizer's special tokens are not enough.
@@ -39,11 +40,32 @@ class Example(BaseModel):
     references: list[str] = []
 
     @classmethod
-    def build(cls, id: str, dialogue: str, summary: str, instruction: str) -> "Example":
-        """Put the dialogue into the instruction's `{dialogue}`."""
-        user = {"role": "user", "content": instruction.replace("{dialogue}", dialogue)}
+    def build(
+        cls,
+        id: str,
+        dialogue: str,
+        summary: str,
+        instruction: str,
+        columns: dict[str, str] | None = None,
+    ) -> "Example":
+        """Put the dialogue into the instruction's `{dialogue}`, and other columns into theirs.
+
+        Raises UserError where the instruction names a column that is not given, as for a chat.
+        """
+        texts = {**(columns or {}), "dialogue": dialogue}
+        if missing := [name for name in PLACE.findall(instruction) if name not in texts]:
+            raise UserError(
+                f"summarization.instruction: {{{missing[0]}}} is a column of a corpus, which is "
+                "not there; take it out of the instruction"
+            )
+        user = {"role": "user", "content": PLACE.sub(lambda place: texts[place[1]], instruction)}
         assistant = {"role": "assistant", "content": summary}
         return cls(id=id, dialogue=dialogue, summary=summary, messages=[user, assistant])
+
+    def with_summary(self, id: str, summary: str) -> "Example":
+        """The same prompt with another summary."""
+        messages = [*self.messages[:-1], {"role": "assistant", "content": summary}]
+        return self.model_copy(update={"id": id, "summary": summary, "messages": messages})
 
     def line(self) -> str:
         """The example as its line of JSON."""

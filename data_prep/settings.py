@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+PLACE = re.compile(r"\{([^\W\d][\w .-]*)\}")  # of a column in the instruction: `{topic}`
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 
@@ -135,16 +136,33 @@ class Publish(_Strict):
         return name
 
 
+class Turns(_Strict):
+    """How a dialogue that is a list names who speaks and what is said, where `turns` has to tell.
+
+    `speaker` and `text` are keys of each turn; `speaker_column` is a column with the speakers of
+    the turns, where `dialogue_column` holds their texts alone (MediaSum).
+    """
+
+    speaker: str = ""
+    text: str = ""
+    speaker_column: str = ""
+
+
 class Summarization(_Strict):
     """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
 
     source: str = Field(min_length=1)
     revision: str | None = None
+    config: str | None = None  # the part of a hub's data set that has several
     license: str
     language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as the hub has it
     dialogue_column: str = "dialogue"
     summary_column: str | list[str] = "summary"  # several columns: so many references
+    turns: Turns = Turns()
     train_rows: int | Literal["all"] = "all"
+    # cut from train by a hash of the dialogue: so many rows, or a share of them
+    validation_rows: int | float | None = Field(default=None, gt=0)
+    test_rows: int | float | None = Field(default=None, gt=0)
     instruction: str
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
@@ -175,3 +193,32 @@ class Summarization(_Strict):
         if text.count("{dialogue}") != 1:
             raise ValueError("must hold {dialogue} once, where the dialogue goes")
         return text
+
+    @field_validator("validation_rows", "test_rows")
+    @classmethod
+    def _whole_or_share(cls, rows: int | float | None) -> int | float | None:
+        if isinstance(rows, float) and not rows < 1:
+            raise ValueError("must be a whole number of rows, or a share below 1 such as 0.1")
+        return rows
+
+    @model_validator(mode="after")
+    def _no_summary_in_the_prompt(self) -> "Summarization":
+        if named := {*self.summary_columns} & {self.dialogue_column, *self.prompt_columns}:
+            raise ValueError(f"`{named.pop()}` is the summary column, which no prompt may hold")
+        if any(name.startswith(f"{self.dialogue_column}.") for name in self.summary_columns):
+            raise ValueError(
+                f"the summary would be a part of the dialogue; let dialogue_column name a place "
+                f"inside `{self.dialogue_column}` too, such as `{self.dialogue_column}.0.value`"
+            )
+        return self
+
+    @property
+    def summary_columns(self) -> list[str]:
+        """The columns with the summaries, one or several."""
+        columns = self.summary_column
+        return [columns] if isinstance(columns, str) else columns
+
+    @property
+    def prompt_columns(self) -> list[str]:
+        """The columns that the instruction names besides the dialogue."""
+        return [name for name in PLACE.findall(self.instruction) if name != "dialogue"]

@@ -1,55 +1,51 @@
 """Read a corpus, row by row, from the hub, an archive, a folder or a single file.
 
-Each split is a file, or several, in JSON, JSONL, CSV or Parquet; archives are `.zip` and `.7z`.
-We read local files ourselves: `datasets` 4 turns the text `0012` of a CSV file into the number 12,
-and does not say which row of a file is damaged.
+Each split is a file, or several; archives are `.zip` and `.7z`; a folder may also be what
+`datasets` saved with `save_to_disk`.
 """
 
-import csv
-import gzip
 import hashlib
-import io
 import json
-import lzma
 import re
-import shutil
 import tempfile
 import zipfile
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple, cast
+from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
-# What the readers and unpackers raise where bytes are damaged; EOFError: gzip that is cut short.
-DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
-
-SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
-SHARD = r"-\d+(-of-\d+)?"  # train-00000-of-00002.parquet, as the hub names the parts of a split
-
-
-class SourceRow(NamedTuple):
-    """A row of a source: file and number, for messages, and its values by column."""
-
-    place: str
-    columns: dict[str, Any]
+SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
 
 
 class Source:
     """A corpus with the splits train, validation and test; use it in a `with` block."""
 
-    def __init__(self, source: str, revision: str | None = None):
-        """`source`: a path, or a hub id read at `revision`."""
-        self.source, self.revision = source, revision
+    def __init__(
+        self,
+        source: str,
+        revision: str | None = None,
+        config: str | None = None,
+        names: Iterable[str] = (),
+        cut: Iterable[str] = (),
+    ):
+        """`source`: a path, or a hub id read at `revision`, of which `config` is a part.
+
+        `names`: the columns that are wanted, found in whatever case they are written. `cut`: the
+        splits that the recipe cuts from train, which are not read here.
+        """
+        self.source, self.revision, self.config = source, revision, config
         self.file_hashes: dict[str, str] = {}
         self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
-        self._hub: dict[str, Any] = {}  # the hub's data set of each split
-        self._files: dict[str, list[Path]] = {}  # of each split
-        self._one_file: Path | None = None  # which holds all splits
+        self.notes: dict[str, None] = {}  # what was guessed or left out, in order
+        self._names, self._cut = {"id", "split", *names}, set(cut)
+        self._tables: dict[
+            str | None, Any
+        ] = {}  # the data set of each split, or of all of them (None)
+        self._files: dict[str | None, list[Path]] = {}  # the same
+        self._renamed: dict[tuple[str, ...], dict[str, str]] = {}  # columns to names, by header
         self._root = Path(source)  # shown as `source`: the same, or the folder of what is unpacked
         self._cleanup = ExitStack()
 
@@ -84,58 +80,144 @@ class Source:
         """Remove what was unpacked."""
         self._cleanup.close()
 
+    @property
+    def splits(self) -> set[str | None]:
+        """The splits that the source has; None is one table of them all."""
+        return {*self._files, *self._tables}
+
     def rows(self, split: str) -> Iterator[SourceRow]:
         """Yield the rows of a split; raises UserError where the source has no such split."""
-        if self._one_file or split in self._files:
-            for file in [self._one_file] if self._one_file else self._files[split]:
-                shown = Path(self.source, file.relative_to(self._root))
-                for row in read_file(file, str(shown)):
-                    if not self._one_file or _split_of(row) == split:
-                        yield row
-        elif split in self._hub:
-            for number, row in enumerate(self._hub[split], 1):
-                yield SourceRow(f"{self.source} {split} row {number}", row)
-        else:
+        one = None in self._tables or None in self._files
+        key = None if one else split
+        if key not in self._tables and key not in self._files:
+            have = ", ".join(map(str, [*self._files, *self._tables])) or "none"
+            cut = f", or cut it from train: `summarization.{split}_rows: 0.1`"
             raise UserError(
-                f"{self.source}: has no split `{split}` (found: "
-                f"{', '.join(self._files or self._hub) or 'none'}); name its file {split}.json, "
-                ".jsonl, .csv or .parquet"
+                f"{self.source}: has no split `{split}` (found: {have}); name its file "
+                f"{split}.json, .jsonl, .csv or .parquet{cut if split != 'train' else ''}"
             )
+        for row in self._read(key):
+            row = self._with_names(row)
+            if not one or self._split_of(row) == split:
+                yield row
+
+    def _read(self, key: str | None) -> Iterator[SourceRow]:
+        for file in self._files.get(key, []):
+            shown = Path(self.source, file.relative_to(self._root))
+            yield from read_file(file, str(shown), self.notes)
+        for number, row in enumerate(self._tables.get(key, ()), 1):
+            yield SourceRow(" ".join(filter(None, [self.source, key, f"row {number}"])), row)
+
+    def _with_names(self, row: SourceRow) -> SourceRow:
+        """The row with each wanted column under its name: `Dialogue ` as `dialogue`."""
+        header = tuple(row.columns)
+        if header not in self._renamed:
+            renamed: dict[str, str] = {}
+            for name in sorted(self._names.difference(header)):
+                alike = [c for c in header if c.strip().casefold() == name.casefold()]
+                if len(alike) > 1:
+                    both = " and ".join(f"`{column}`" for column in alike)
+                    raise UserError(f"{row.place}: {both} could both be `{name}`; rename one")
+                renamed |= {column: name for column in alike}
+            self._renamed[header] = renamed
+            if renamed:
+                read = ", ".join(f"`{c}` as `{name}`" for c, name in renamed.items())
+                self.notes[f"columns in another case are read: {read}"] = None
+        if renamed := self._renamed[header]:
+            columns = {renamed.get(column, column): v for column, v in row.columns.items()}
+            return row._replace(columns=columns)
+        return row
+
+    def _split_of(self, row: SourceRow) -> str:
+        """A row's `split` column, else by a hash of the row: 10 % each to test and validation."""
+        if "split" not in row.columns:
+            text = json.dumps(row.columns, sort_keys=True, default=str)
+            first = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
+            split = "test" if first < 26 else "validation" if first < 52 else "train"
+            if self._cut >= {"test", "validation"}:
+                return "train"
+            self.notes["rows have no column `split`; they are divided by a hash of each"] = None
+            return "train" if split in self._cut else split
+        given = str(row.columns["split"])
+        if (split := SPLIT_NAMES.get(given.strip().lower(), "")) not in SPLITS:
+            raise UserError(f"{row.place}: `split` is {given!r}; use {', '.join(SPLITS)}")
+        return split
 
     def _find_files(self, path: Path) -> None:
-        if path.is_dir():
-            self._files = _files_by_split(path, path)
-            for file in (file for files in self._files.values() for file in files):
-                self.file_hashes[str(file.relative_to(path))] = sha256_of(file)
+        folder = path
+        if path.suffix in (".7z", ".zip") and path.is_file():
+            self.file_hashes[path.name] = sha256_of(path)
+            folder = self._root = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+            _unpack(path, folder)
+        elif not path.is_dir():
+            self.file_hashes[path.name] = sha256_of(path)
+            self._files = {None: [path]}
             return
-        self.file_hashes[path.name] = sha256_of(path)
-        if path.suffix not in (".7z", ".zip"):
-            self._one_file = path
-            return
-        folder = self._root = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
-        _unpack(path, folder)
-        self._files = _files_by_split(folder, path)
-        files = [file for file in folder.rglob("*") if file.is_file() and is_data(file.name)]
-        if len(files) == 1 and not self._files:
-            self._one_file = files[0]
+        # a Mac adds hidden files to what it packs
+        inside = sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] not in "._")
+        files = [file for file in inside if is_data(file.name)]
+        saved = [f.parent for f in inside if f.name in ("dataset_dict.json", "state.json")]
+        if saved:
+            top = min(saved, key=lambda found: len(found.parts))
+            self._load_from_disk(top)
+            files = [file for file in inside if top in file.parents]
+        else:
+            self._files.update(_files_by_split(files, folder, path).items())
+            if len(files) == 1 and not self._files:
+                self._files = {None: files}
+            read = {file for found in self._files.values() for file in found}
+            if self._files and (others := [f for f in files if f not in read]):
+                names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
+                self.notes[f"files without a split's name, which are not read: {names}"] = None
+            elif not self._files and files:
+                names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+                raise UserError(
+                    f"{path}: no file has a split's name (found: {names}); rename them train, "
+                    "validation and test, or give the rows a column `split` and set `source` to "
+                    "their file"
+                )
+            files = [file for file in files if file in read]
+        if folder == path:
+            self.file_hashes |= {str(f.relative_to(path)): sha256_of(f) for f in files}
+
+    def _load_from_disk(self, folder: Path) -> None:
+        from datasets import Dataset, load_from_disk
+
+        try:
+            found: Any = load_from_disk(folder)
+        except Exception as error:  # pyarrow's, datasets' and json's own types
+            raise UserError(
+                f"{folder}: cannot be read as a saved data set ({' '.join(str(error).split())}); "
+                "save it again with `save_to_disk`"
+            ) from error
+        self._tables = {None: found} if isinstance(found, Dataset) else _by_split(found)
 
     def _load_from_hub(self) -> None:
         from datasets import load_dataset
 
         try:
-            corpus = load_dataset(self.source, revision=self.revision)
+            corpus = load_dataset(self.source, self.config, revision=self.revision)
         except Exception as error:  # the hub client raises a dozen unrelated types
+            if configs := re.search(r"available configs: \[(.+)\]", str(error)):
+                raise UserError(
+                    f"summarization.source: {self.source} has several parts; choose one with "
+                    f"`summarization.config`: {configs[1]}"
+                ) from error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"summarization.source: {self.source}: not available on the hub, and no such path "
                 f"({reason}); set `source` to a folder, archive or file of the corpus on this "
                 "machine, or check the network, HF_HUB_OFFLINE and `hf auth login`"
             ) from error
-        self._hub = {SPLIT_NAMES.get(split, split): rows for split, rows in corpus.items()}
+        self._tables = _by_split(corpus)
         # the only place where `datasets` keeps the commit: addresses such as hf://…@<commit>/…
         files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
         commit = re.search(r"@([0-9a-f]{40})/", files)
         self.commit = commit[1] if commit else None
+
+
+def _by_split(corpus: dict[str, Any]) -> dict[str | None, Any]:
+    return {SPLIT_NAMES.get(split.lower(), split): rows for split, rows in corpus.items()}
 
 
 def sha256_of(path: Path) -> str:
@@ -170,183 +252,38 @@ def _unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def _files_by_split(folder: Path, shown: Path) -> dict[str, list[Path]]:
+def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, list[Path]]:
+    """The files of each split: `train.json`, else `my.train.json`, else `train/0000.json`."""
     found: dict[str, list[Path]] = {}
-    for file in sorted(f for f in folder.rglob("*") if f.is_file() and is_data(f.name)):
-        stem = re.sub(f"{SHARD}$", "", file.name.split(".")[0].lower())
-        split = SPLIT_NAMES.get(stem, stem)
-        if split in SPLITS:
+    by_folder: dict[str, list[Path]] = {}
+    by_part: dict[str, list[Path]] = {}
+    for file in files:
+        stem = SHARD.sub("", file.name.lower())
+        words = {SPLIT_NAMES[w] for w in re.split(r"[\W_]+", stem) if w in SPLIT_NAMES}
+        above = SPLIT_NAMES.get(file.parent.name.lower()) if file.parent != folder else None
+        if split := SPLIT_NAMES.get(stem.split(".")[0]):
             found.setdefault(split, []).append(file)
-    for split, files in found.items():
-        if len(files) > 1 and not all(re.search(rf"{SHARD}\.", f.name) for f in files):
-            names = " and ".join(str(f.relative_to(folder)) for f in files)
-            raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one")
-    return found
-
-
-def _split_of(row: SourceRow) -> str:
-    """A row's `split` column, else by a hash of the row: 10 % each to test and validation."""
-    if "split" not in row.columns:
-        text = json.dumps(row.columns, sort_keys=True, default=str)
-        first = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
-        return "test" if first < 26 else "validation" if first < 52 else "train"
-    split = str(row.columns["split"])
-    if (split := SPLIT_NAMES.get(split, split)) not in SPLITS:
-        raise UserError(f"{row.place}: `split` is {split!r}; use {', '.join(SPLITS)}")
-    return split
-
-
-def read_file(path: Path, shown: str) -> Iterator[SourceRow]:
-    """Yield the rows of one JSON, JSONL, CSV or Parquet file, plain or gzipped.
-
-    Raises UserError that names `shown` where the file is not what its ending says.
-    """
-    suffix = _ending(path.name)
-    if suffix not in READERS:
-        raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
-    number = 0
-    try:
-        packed = path.suffix == ".gz"
-        with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
-            for row in READERS[suffix](file):
-                number += 1
-                if not isinstance(row, dict):
-                    kinds = {list: "a list", str: "a text", type(None): "null"}
-                    kind = kinds.get(type(row), type(row).__name__)
-                    raise UserError(
-                        f"{shown} row {number}: is {kind}, not an object with columns; "
-                        'each row must be like {"dialogue": ..., "summary": ...}'
-                    )
-                yield SourceRow(f"{shown} row {number}", row)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
-        ) from error
-    except DAMAGED + (csv.Error, RecursionError) as error:
-        raise UserError(
-            f"{shown}: cannot be read after row {number} ({error}); fix it or fetch it again"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{shown}: cannot be read ({error.strerror or error}); fix it or fetch it again"
-        ) from error
-
-
-def is_data(name: str) -> bool:
-    """Whether a file of this name is in one of the formats."""
-    return _ending(name) in READERS
-
-
-def _ending(name: str) -> str:
-    return Path(name.lower().removesuffix(".gz")).suffix
-
-
-def _read_json(file: IO[bytes]) -> Iterator[Any]:
-    """A list of rows; ijson keeps one of them in memory, `json` would keep the whole file."""
-    import ijson
-
-    first = file.read(1)
-    while first.isspace() or first in (b"\xef", b"\xbb", b"\xbf"):
-        first = file.read(1)
-    file.seek(0)
-    if first == b"{":  # one object a line, whatever the ending says
-        yield from _read_jsonl(file)
-        return
-    try:
-        yield from _items(ijson.basic_parse(_without_bom(file), use_float=True))
-    except ijson.JSONError as error:
-        said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
-        said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        reason = said.split("\n")[0]
-        if "UTF" in reason.upper():
-            raise UnicodeDecodeError("utf-8", b"", 0, 1, reason) from error
-        raise ValueError(f"invalid JSON: {reason}") from error
-
-
-def _without_bom(file: IO[bytes]) -> IO[bytes]:
-    if file.read(3) != b"\xef\xbb\xbf":
-        file.seek(0)
-    return file
-
-
-def _read_jsonl(file: IO[bytes]) -> Iterator[Any]:
-    for number, line in enumerate(_without_bom(file), 1):
-        if line.strip():
-            try:
-                yield json.loads(line.decode("utf-8"), object_pairs_hook=_no_repeated_key)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} is not JSON: {error}") from error
-
-
-def _items(events: Iterable[tuple[str, Any]]) -> Iterator[Any]:
-    """The items of an array, one in memory at a time; `ijson.items` hides a repeated key."""
-    from ijson.common import ObjectBuilder
-
-    builder, depth, keys = ObjectBuilder(), 0, set()
-    for event, value in events:
-        if depth == 0 or (depth == 1 and event == "end_array"):
-            depth += event == "start_array"
+        elif len(words) == 1:
+            by_part.setdefault(words.pop(), []).append(file)
+        elif above:
+            by_folder.setdefault(above, []).append(file)
+    found = by_folder | by_part | found
+    for split, named in found.items():
+        if named is by_folder.get(split) and len({file.parent for file in named}) == 1:
             continue
-        if event == "map_key" and depth == 2:
-            if value in keys:
-                raise ValueError(f"two columns are named `{value}`")
-            keys.add(value)
-        builder.event(event, value)
-        depth += event.startswith("start_")
-        depth -= event.startswith("end_")
-        if depth == 1:
-            yield builder.value
-            builder, keys = ObjectBuilder(), set()
-
-
-def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; raises ValueError where a key occurs twice: the last would win."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError(f"two columns are named `{_repeated(name for name, _ in pairs)}`")
+        shards = [SHARD.search(file.name) for file in named]
+        if len(named) > 1 and not all(shards):
+            names = " and ".join(str(file.relative_to(folder)) for file in named)
+            inner = named[0].relative_to(folder).parts[:-1]
+            into = f", or set `source` to the folder {shown / inner[0]}" if inner else ""
+            raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{into}")
+        numbers = [int(shard[1]) for shard in shards if shard]
+        count = {int(shard[2] or max(numbers) + 1) for shard in shards if shard}
+        if numbers and (len(count) > 1 or numbers != list(range(len(numbers)))
+                        or count != {len(numbers)}):  # fmt: skip
+            missing = sorted(set(range(max(count))).difference(numbers))
+            raise UserError(
+                f"{shown}: of the {max(count)} parts of `{split}` these are missing: "
+                f"{', '.join(map(str, missing)) or 'none, but there are others'}; fetch them again"
+            )
     return found
-
-
-def _repeated(names: Iterable[str]) -> str:
-    return next(name for name, times in Counter(names).items() if times > 1)
-
-
-def _read_csv(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 30)  # Python's limit of 128 KiB is less than a long dialogue
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    header = text.readline()
-    # Excel writes semicolons where the comma is the decimal point; the header tells
-    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # of equals the first
-    text.seek(0)
-    reader = csv.DictReader(text, strict=True, delimiter=delimiter)
-    if len(names := reader.fieldnames or []) > len(set(names)):
-        raise ValueError(f"two columns are named `{_repeated(names)}`")
-    for row in reader:
-        if None in row or None in row.values():
-            raise ValueError("a row with more or fewer fields than the header")
-        yield row
-
-
-def _read_parquet(file: IO[bytes]) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet
-
-    if isinstance(file, gzip.GzipFile):  # Parquet is read from its end: unpack to disk, not memory
-        with tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(file, plain)
-            yield from _read_parquet(plain)
-        return
-    table = pyarrow.parquet.ParquetFile(file)
-    if len(names := table.schema_arrow.names) > len(set(names)):
-        raise ValueError(f"two columns are named `{_repeated(names)}`")
-    for batch in table.iter_batches(batch_size=1000):
-        yield from batch.to_pylist()
-
-
-READERS: dict[str, Callable[[IO[bytes]], Iterator[Any]]] = {
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".jsonlines": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_csv,
-    ".parquet": _read_parquet,
-}

@@ -265,7 +265,7 @@ def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem
         yield Problem(loc, what, words.removeprefix("Value error, "))
     elif close:
         yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
-    elif len(known) < 20:
+    elif len(known) < 30:
         yield Problem(loc, what, f"known there: {', '.join(known)}")
     else:
         yield Problem(loc, what, "remove it, or see Axolotl's documentation")

@@ -52,7 +52,7 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         if not all(not item or text in item for item in items):
             return None
         pairs = [(_name(speaker, item.get(speaker)), item.get(text)) for item in items]
-    turns = [Turn(" ".join(_plain(who).split()), _plain(said).strip()) for who, said in pairs]
+    turns = [Turn(" ".join(plain(who).split()), plain(said).strip()) for who, said in pairs]
     return [turn for turn in turns if turn.text]
 
 
@@ -71,22 +71,22 @@ def as_list(value: object) -> list[Any]:
     `['first' 'second']`, in which Python would join the two.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        for parse in (json.loads, ast.literal_eval):
+        found: Any = None
+        with suppress(ValueError, RecursionError):
+            found = json.loads(value)
+        if found is None:
             with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-                found = parse(value.strip())
-                if isinstance(found, list) and found and _uniform(found):
-                    if parse is ast.literal_eval and _joins_strings(value):
-                        raise _NumpyList("is a list without commas, as NumPy writes it")
-                    return found
+                found = ast.literal_eval(value.strip())
+                if _joins_strings(value):
+                    found = ...
+        if found is ...:
+            raise ValueError(
+                "is a list without commas, as NumPy writes it; call `.tolist()` before it is saved"
+            )
+        if isinstance(found, list) and found and len({type(item) for item in found}) == 1 \
+                and isinstance(found[0], str | dict | list):  # fmt: skip
+            return found
     return value if isinstance(value, list) else [value]
-
-
-class _NumpyList(Exception):
-    pass
-
-
-def _uniform(items: list[Any]) -> bool:
-    return any(all(isinstance(item, kind) for item in items) for kind in (str, dict, list))
 
 
 def _joins_strings(text: str) -> bool:
@@ -124,10 +124,10 @@ def _is_text(value: object) -> bool:
     return value is None or isinstance(value, str)
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """The text of a value: sentences and parts of a message are joined."""
     if isinstance(value, dict):
-        return _plain(value.get("text") or value.get("name"))
+        return plain(value.get("text") or value.get("name"))
     if isinstance(value, list):
-        return " ".join(filter(None, map(_plain, value)))
+        return " ".join(filter(None, map(plain, value)))
     return "" if value is None else str(value)

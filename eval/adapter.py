@@ -41,7 +41,8 @@ WITHOUT_EFFECT = (
 CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
 # Keys that shape the prepared rows and nothing else: the same rows are the same training.
 ROWS = (
-    r"summarization\.(source|revision|dialogue_column|summary_column|train_rows|cleaning\..*)"
+    r"summarization\.(source|revision|config|(dialogue|summary)_column|turns\..*|cleaning\..*"
+    r"|(train|validation|test)_rows)"
     r"|(test_)?datasets\[0\]\.path"
 )
 # `base_model` is compared by its weights, not by its name

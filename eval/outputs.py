@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.clean import HALF_PAIR, as_list
+from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError
-from data_prep.sources import is_data, read_file
+from data_prep.formats import is_data, read_file
+from data_prep.turns import as_list
 from eval import signature
 from eval.baselines import BASELINES, Corpus, System
 from eval.language import Scoring
@@ -88,7 +89,10 @@ class Record:
             value = [self.fields[name] for name in numbered]  # summary1, summary2: DialogSum
         while isinstance(value, list) and len(value) == 1:  # lm-eval: [["text"]]
             value = value[0]
-        texts = as_list(value) if kind == "reference" else [value]
+        try:
+            texts = as_list(value) if kind == "reference" else [value]
+        except ValueError as error:
+            raise UserError(f"{self.place}: the reference {error}") from error
         if isinstance(value, list):
             texts = [text for text in value if text is not None] or [value]
         for text in texts:

@@ -1,0 +1,274 @@
+"""Read the rows of one file: JSON, JSONL, CSV or Parquet, plain or gzipped.
+
+We read local files ourselves: `datasets` 4 turns the text `0012` of a CSV file into the number 12,
+and does not say which row of a file is damaged.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from data_prep.errors import UserError
+
+# What the readers and unpackers raise where bytes are damaged; EOFError: gzip that is cut short.
+DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
+SPLITS = ("train", "validation", "test")
+SPLIT_NAMES = {
+    **{split: split for split in SPLITS}, "training": "train", "val": "validation",
+    "valid": "validation", "dev": "validation", "development": "validation", "eval": "validation",
+    "evaluation": "validation", "testing": "test",
+}  # fmt: skip
+WRAPPERS = ("data", "rows", "examples", "items")  # as in SQuAD's {"version": ..., "data": [...]}
+NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
+# The longer first: UTF-32's mark begins as UTF-16's does.
+WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]  # fmt: skip
+
+
+class SourceRow(NamedTuple):
+    """A row of a source: file and number, for messages, and its values by column."""
+
+    place: str
+    columns: dict[str, Any]
+
+
+def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> Iterator[SourceRow]:
+    """Yield the rows of one file; `notes` gets what the reader found out about its form.
+
+    Raises UserError that names `shown` where the file is not what its ending says.
+    """
+    suffix = _ending(path.name)
+    if suffix not in READERS:
+        raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
+    number, found = 0, dict[str, None]()
+    try:
+        packed = path.suffix == ".gz"
+        with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
+            for row in READERS[suffix](_as_utf8(file, found), found):
+                number += 1
+                if not isinstance(row, dict):
+                    kinds = {list: "a list", str: "a text", type(None): "null"}
+                    kind = kinds.get(type(row), type(row).__name__)
+                    raise UserError(
+                        f"{shown} row {number}: is {kind}, not an object with columns; "
+                        'each row must be like {"dialogue": ..., "summary": ...}'
+                    )
+                if number == 1 and row and all(isinstance(v, dict) for v in row.values()):
+                    raise UserError(
+                        f"{shown}: is a table by columns, as pandas writes it; write it with "
+                        '`df.to_json(path, orient="records", lines=True)`'
+                    )
+                yield SourceRow(f"{shown} row {number}", row)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{shown}: is not UTF-8 after row {number} ({error.reason}); convert it to UTF-8"
+        ) from error
+    except DAMAGED + (csv.Error, RecursionError) as error:
+        raise UserError(
+            f"{shown}: cannot be read after row {number} ({error}); fix it or fetch it again"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{shown}: cannot be read ({error.strerror or error}); fix it or fetch it again"
+        ) from error
+    if notes is not None:
+        notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
+
+
+def is_data(name: str) -> bool:
+    """Whether a file of this name is in one of the formats."""
+    return _ending(name) in READERS
+
+
+def _ending(name: str) -> str:
+    return Path(name.lower().removesuffix(".gz")).suffix
+
+
+def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
+    """The file without a byte order mark; one in UTF-16 is written anew, on disk."""
+    start = file.read(4)
+    file.seek(3 if start.startswith(codecs.BOM_UTF8) else 0)
+    encoding = next((name for mark, name in WIDE if start.startswith(mark)), None)
+    if not encoding:
+        return file
+    notes[f"is in {encoding.upper()}"] = None
+    decoder = codecs.getincrementaldecoder(encoding)()
+    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed when its reader is gone
+    while piece := file.read(1 << 20):
+        plain.write(decoder.decode(piece).encode())
+    plain.write(decoder.decode(b"", final=True).encode())
+    plain.seek(0)
+    return cast(IO[bytes], plain)
+
+
+# ---- JSON ----
+
+
+def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
+    """An array of rows, arrays under keys such as `data` or `train`, or one object after another.
+
+    Each may have any ending of JSON. ijson keeps one row in memory, `json` would keep the file.
+    """
+    import ijson
+
+    start = file.tell()
+    lines = (line.strip() for line in file if line.strip())
+    first, second = next(lines, b""), next(lines, b"")
+    file.seek(start)
+    try:
+        places = {"item"}  # of the rows, in ijson's words
+        if first.startswith(b"{"):
+            places = {""} if first.endswith(b"}") and second else _places(file)
+            file.seek(start)
+            if places == {""} and first.endswith(b"}"):
+                yield from _read_lines(file)
+                return
+            if wrapped := sorted(place.removesuffix(".item") for place in places - {""}):
+                notes[f"rows are under {', '.join(f'`{key}`' for key in wrapped)}"] = None
+        yield from _rows_at(
+            places, ijson.parse(file, use_float=True, multiple_values=places == {""})
+        )
+    except ijson.JSONError as error:
+        said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
+        said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+        reason = said.split("\n")[0]
+        if "UTF" in reason.upper():
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, reason) from error
+        if re.search(r"\b(?:NaN|Infinity)\b", said):
+            reason = NOT_A_NUMBER
+        raise ValueError(f"invalid JSON: {reason}") from error
+
+
+def _places(file: IO[bytes]) -> set[str]:
+    """Where the rows of an object are: arrays under known keys, else the object is a row itself."""
+    import ijson
+
+    found = set()
+    for prefix, event, _ in ijson.parse(file, multiple_values=True):
+        if event == "start_map" and re.fullmatch(_WRAPPED, prefix.lower()):
+            found.add(prefix)
+        if prefix == "" and event == "end_map":
+            break
+    return found or {""}
+
+
+_WRAPPED = rf"(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
+
+
+def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
+    """The values at these places, one in memory at a time; `ijson.items` hides a repeated key.
+
+    Those of an array that has a split's name get a column `split`.
+    """
+    from ijson.common import ObjectBuilder
+
+    builder: Any = None
+    top, keys = "", set[str]()
+    for prefix, event, value in events:
+        if builder is None:
+            if prefix not in places:
+                continue
+            builder, top, keys = ObjectBuilder(), prefix, set()
+        if event == "map_key" and prefix == top:
+            if value in keys:
+                raise ValueError(f"two columns are named `{value}`")
+            keys.add(value)
+        builder.event(event, value)
+        if prefix == top and event not in ("start_map", "start_array", "map_key"):
+            key, row = top.removesuffix(".item"), builder.value
+            in_split = key.lower() in SPLIT_NAMES and isinstance(row, dict)
+            yield {"split": key, **row} if in_split else row
+            builder = None
+
+
+def _read_lines(file: IO[bytes]) -> Iterator[Any]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            try:
+                yield json.loads(
+                    line.decode("utf-8"),
+                    object_pairs_hook=_no_repeated_key,
+                    parse_constant=_no_constant,
+                )
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number} is not JSON: {error}") from error
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(NOT_A_NUMBER)
+
+
+def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError where a key occurs twice: the last would win."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"two columns are named `{_repeated(name for name, _ in pairs)}`")
+    return found
+
+
+def _repeated(names: Iterable[str]) -> str:
+    return next(name for name, times in Counter(names).items() if times > 1)
+
+
+# ---- CSV and Parquet ----
+
+
+def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(1 << 30)  # Python's limit of 128 KiB is less than a long dialogue
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    start = text.tell()
+    header = text.readline()
+    if named := re.fullmatch(r"sep=(.)\s*", header):  # Excel's own line, before the header
+        delimiter = named[1]
+    else:
+        # Excel writes semicolons where the comma is the decimal point; the header tells
+        delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # of equals the first
+        text.seek(start)
+    if delimiter != ",":
+        notes[f"columns are divided by {delimiter!r}"] = None
+    reader = csv.DictReader(text, strict=True, delimiter=delimiter)
+    names = [name.strip() for name in reader.fieldnames or []]
+    if len(names) > len(set(names)):
+        raise ValueError(f"two columns are named `{_repeated(names)}`")
+    for row in reader:
+        if None in row or None in row.values():
+            raise ValueError("a row with more or fewer fields than the header")
+        yield row
+
+
+def _read_parquet(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    if isinstance(file, gzip.GzipFile):  # Parquet is read from its end: unpack to disk, not memory
+        with tempfile.TemporaryFile() as plain:
+            shutil.copyfileobj(file, plain)
+            yield from _read_parquet(plain, notes)
+        return
+    table = pyarrow.parquet.ParquetFile(file)
+    if len(names := table.schema_arrow.names) > len(set(names)):
+        raise ValueError(f"two columns are named `{_repeated(names)}`")
+    for batch in table.iter_batches(batch_size=1000):
+        yield from batch.to_pylist()
+
+
+Reader = Callable[[IO[bytes], dict[str, None]], Iterator[Any]]
+READERS: dict[str, Reader] = {
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".jsonlines": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
