@@ -65,7 +65,7 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
                         f"{shown} row {number}: is {kind}, not an object with columns; "
                         'each row must be like {"dialogue": ..., "summary": ...}'
                     )
-                if number == 1 and row and all(isinstance(v, dict) for v in row.values()):
+                if number == 1 and _by_columns(row):
                     raise UserError(
                         f"{shown}: is a table by columns, as pandas writes it; write it with "
                         '`df.to_json(path, orient="records", lines=True)`'
@@ -85,6 +85,12 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
         ) from error
     if notes is not None:
         notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
+
+
+def _by_columns(row: dict[str, Any]) -> bool:
+    """Whether a row is a whole table: `{"id": {"0": ..., "1": ...}, "dialogue": {"0": ...}}`."""
+    keys = {tuple(value) if isinstance(value, dict) else () for value in row.values()}
+    return len(keys) == 1 and all(key.isdigit() for key in [*keys][0]) and keys != {()}
 
 
 def is_data(name: str) -> bool:

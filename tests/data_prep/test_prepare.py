@@ -105,7 +105,7 @@ def test_text_that_is_no_text(tmp_path: Path, value: object) -> None:
     corpus = chats()
     corpus["train"][4]["dialogue"] = value
     message = refusal(recipe_for(tmp_path, corpus))
-    assert f"{tmp_path}/corpus/train.json row 5: `dialogue` is {type(value).__name__}" in message
+    assert f"{tmp_path}/corpus/train.json row 5: `dialogue` is " in message
     assert "fix the row" in message
 
 

@@ -115,7 +115,7 @@ def test_row_that_is_no_object(tmp_path: Path, ending: str, row: object, kind: s
 @pytest.mark.parametrize(
     "data",
     [b'[{"dialogue": "a"},, {}]', b'[{"dialogue": "a"}', b"", b'[{"dialogue": "a"}] more',
-     b"dialogue: a", b'{\n "dialogue": "a"\n}'],
+     b"dialogue: a", b'{\n "dialogue": "a"\n'],
 )  # fmt: skip
 def test_invalid_json(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "train.json"
