@@ -19,9 +19,11 @@ from pydantic import BaseModel
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, run_cli
+from data_prep.formats import SourceRow
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe, sequence_len
+from data_prep.settings import Turns
 from eval.adapter import find_adapter
 from eval.diagnosis import speakers
 from eval.generate import Prediction, Summarizer, resolve
@@ -69,15 +71,15 @@ class Pair:
             raise UserError(
                 f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
             )
-        columns = self.recipe.summarization
-        names = columns.summary_column
-        row: dict[str, object] = dict.fromkeys([names] if isinstance(names, str) else names, "-")
-        row[columns.dialogue_column] = dialogue
-        cleaned, _, _ = Cleaner(columns)("test", "the chat", "chat", row)
+        block = self.recipe.summarization
+        plain = {"dialogue_column": "dialogue", "summary_column": "summary", "turns": Turns(),
+                 "instruction": "{dialogue}"}  # fmt: skip
+        row = SourceRow("the chat", {"dialogue": dialogue, "summary": "-"})
+        cleaned = Cleaner(block.model_copy(update=plain))("test", "chat", row).dialogue
         if not cleaned.strip():
             raise UserError("There is no chat yet; paste one, a turn a line.")
         text, neutralized = self._neutralize(cleaned)
-        example = Example.build("chat", text, "", columns.instruction)
+        example = Example.build("chat", text, "", block.instruction)
         tokens = len(self._summarizer.encoder.prompt_ids(example))
         if tokens > self.limit:
             raise UserError(

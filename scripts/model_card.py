@@ -211,6 +211,10 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         settings=settings_rows(records.recipe.config, records.run),
         training=training_rows(records.training, records.trained, records.scores),
         instruction=fenced(records.recipe.summarization.instruction),
+        other_columns="".join(
+            f'.replace("{{{name}}}", row["{name}"])'
+            for name in records.recipe.summarization.prompt_columns
+        ),
         decoding=_decoding(scores.decoding or Decoding()),
         prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
     )

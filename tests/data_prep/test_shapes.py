@@ -394,7 +394,8 @@ def test_one_dialogue_with_two_questions_is_two_examples(tmp_path: Path) -> None
     assert (counts.written, counts.references) == (2, 1)
 
 
-RIGHT: dict[str, tuple[dict[str, Any], Any]] = {  # of each handed input, the recipe's keys and the rows that come of it; a text: the error
+# Of each handed input the recipe's keys, and the rows that come of it or a part of the error.
+RIGHT: dict[str, tuple[dict[str, Any], Any]] = {
     "a1_list_of_strings": ({}, (24, 8, 12)), "a2_speaker_text": ({}, (24, 8, 12)),
     "a3_mediasum_utt_speaker": (
         {"dialogue_column": "utt", "turns": {"speaker_column": "speaker"}}, (24, 8, 12)),
