@@ -144,7 +144,7 @@ class Cleaner:
         try:
             return value_at(row.columns, column)
         except (LookupError, ValueError) as error:
-            have = f"has no column `{column}` (found: {', '.join(map(str, row.columns))})"
+            have = f"has no column `{column}` (found: {', '.join([*row.columns][:12])})"
             if in_prompt:
                 raise UserError(
                     f"{row.place}: {have}, which summarization.instruction names; take "

@@ -30,7 +30,15 @@ SPLIT_NAMES = {
     "valid": "validation", "dev": "validation", "development": "validation", "eval": "validation",
     "evaluation": "validation", "testing": "test",
 }  # fmt: skip
-WRAPPERS = ("data", "rows", "examples", "items")  # as in SQuAD's {"version": ..., "data": [...]}
+WRAPPERS = (
+    "data",
+    "rows",
+    "examples",
+    "items",
+    "records",
+    "samples",
+    "dialogues",
+)  # as in SQuAD's {"version": ..., "data": [...]}
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
 # The longer first: UTF-32's mark begins as UTF-16's does.
 WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -65,10 +73,10 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
                         f"{shown} row {number}: is {kind}, not an object with columns; "
                         'each row must be like {"dialogue": ..., "summary": ...}'
                     )
-                if number == 1 and _by_columns(row):
+                if number == 1 and _is_table(row):
                     raise UserError(
-                        f"{shown}: is a table by columns, as pandas writes it; write it with "
-                        '`df.to_json(path, orient="records", lines=True)`'
+                        f"{shown}: is a table in one object, as pandas writes it; write a list of "
+                        'rows: `df.to_json(path, orient="records", lines=True)`'
                     )
                 yield SourceRow(f"{shown} row {number}", row)
     except UnicodeDecodeError as error:
@@ -87,10 +95,10 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
         notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
 
 
-def _by_columns(row: dict[str, Any]) -> bool:
-    """Whether a row is a whole table: `{"id": {"0": ..., "1": ...}, "dialogue": {"0": ...}}`."""
+def _is_table(row: dict[str, Any]) -> bool:
+    """Whether a row is a whole table by columns or by ids: objects with the same keys."""
     keys = {tuple(value) if isinstance(value, dict) else () for value in row.values()}
-    return len(keys) == 1 and all(key.isdigit() for key in [*keys][0]) and keys != {()}
+    return len(row) > 1 and len(keys) == 1 and keys != {()}
 
 
 def is_data(name: str) -> bool:

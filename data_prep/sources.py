@@ -91,10 +91,12 @@ class Source:
         key = None if one else split
         if key not in self._tables and key not in self._files:
             have = ", ".join(map(str, [*self._files, *self._tables])) or "none"
-            cut = f", or cut it from train: `summarization.{split}_rows: 0.1`"
+            missing = {"test", "validation"}.difference(self.splits, self._cut)
+            cut = " and ".join(f"`summarization.{name}_rows: 0.1`" for name in sorted(missing))
             raise UserError(
                 f"{self.source}: has no split `{split}` (found: {have}); name its file "
-                f"{split}.json, .jsonl, .csv or .parquet{cut if split != 'train' else ''}"
+                f"{split}.json, .jsonl, .csv or .parquet"
+                + (f", or cut it from train: {cut}" if split != "train" else "")
             )
         for row in self._read(key):
             row = self._with_names(row)
@@ -278,6 +280,8 @@ def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, l
             into = f", or set `source` to the folder {shown / inner[0]}" if inner else ""
             raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{into}")
         numbers = [int(shard[1]) for shard in shards if shard]
+        if 0 not in numbers and max(numbers, default=0) == len(numbers):  # some count from 1
+            numbers = [number - 1 for number in numbers]
         count = {int(shard[2] or max(numbers) + 1) for shard in shards if shard}
         if numbers and (len(count) > 1 or numbers != list(range(len(numbers)))
                         or count != {len(numbers)}):  # fmt: skip

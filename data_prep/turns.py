@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 # Of several keys that an object has, the first of these is meant.
 SPEAKER_KEYS = (
     "speaker", "role", "from", "author", "sender", "speaker_name", "sender_name", "participant",
-    "agent", "username", "user", "name", "who", "speaker_id", "is_agent", "is_customer",
+    "agent", "username", "user_name", "user", "nickname", "name", "person", "character", "who",
+    "speaker_id", "is_agent", "is_customer",
 )  # fmt: skip
 TEXT_KEYS = (
-    "text", "content", "value", "utterance", "message", "utt", "body", "sentence", "sentences",
-    "transcript", "line", "turn",
+    "text", "content", "value", "utterance", "message", "utt", "body", "msg", "sentence",
+    "sentences", "transcript", "line", "turn",
 )  # fmt: skip
 
 
@@ -67,10 +68,11 @@ def shape(value: object, speaker: str = "", text: str = "") -> str:
 def as_list(value: object) -> list[Any]:
     """A list as it is, and one that was written as text (JSON's or Python's); else the value alone.
 
-    pandas writes a column of lists to CSV as `['first', 'second']`. Raises ValueError for NumPy's
+    pandas writes a column of lists to CSV as `['first', 'second']`, and an object of parallel
+    lists likewise. Raises ValueError for NumPy's
     `['first' 'second']`, in which Python would join the two.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         found: Any = None
         with suppress(ValueError, RecursionError):
             found = json.loads(value)
@@ -83,7 +85,8 @@ def as_list(value: object) -> list[Any]:
             raise ValueError(
                 "is a list without commas, as NumPy writes it; call `.tolist()` before it is saved"
             )
-        if isinstance(found, list) and found and len({type(item) for item in found}) == 1 \
+        found = _rows_of(found)
+        if found and len({type(item) for item in found}) == 1 \
                 and isinstance(found[0], str | dict | list):  # fmt: skip
             return found
     return value if isinstance(value, list) else [value]
@@ -106,10 +109,10 @@ def _rows_of(value: object) -> list[Any] | None:
 
 
 def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, str]:
-    known = {key for item in items for key in item}
+    known = {str(key).lower(): key for item in items for key in item}
     return (
-        speaker or next((key for key in SPEAKER_KEYS if key in known), ""),
-        text or next((key for key in TEXT_KEYS if key in known and key != speaker), ""),
+        speaker or next((known[key] for key in SPEAKER_KEYS if key in known), ""),
+        text or next((known[key] for key in TEXT_KEYS if key in known), ""),
     )
 
 

@@ -77,9 +77,15 @@ def test_a_list_of_turns_is_read_by_its_shape(
 
 
 @pytest.mark.parametrize("write", [json.dumps, str])
-def test_lists_in_the_cells_of_a_csv_file(tmp_path: Path, write: Callable[[object], str]) -> None:
+@pytest.mark.parametrize("form", [
+    lambda row: [{"Speaker": a, "Text": b} for a, b in turns_of(row)],
+    lambda row: {"speaker": [a for a, _ in turns_of(row)], "text": [b for _, b in turns_of(row)]},
+])  # fmt: skip
+def test_lists_in_the_cells_of_a_csv_file(
+    tmp_path: Path, write: Callable[[object], str], form: Callable[[dict[str, Any]], object]
+) -> None:
     """As JSON has them, and as pandas writes them."""
-    corpus = rows_with(lambda row: write([{"speaker": a, "text": b} for a, b in turns_of(row)]))
+    corpus = rows_with(lambda row: write(form(row)))
     recipe = recipe_for(tmp_path, corpus, ".csv")
     assert "lists in `dialogue` that were written as text: 10" in prepare(recipe).notes
     assert pairs(recipe)[0][0] == chat(0)["dialogue"]
@@ -241,9 +247,11 @@ def test_forms_of_json(tmp_path: Path, ending: str) -> None:
     path.write_text(json.dumps({"Train": rows[:1], "dev": rows[1:], "test": []}))
     found = [row for _, row in read_file(path, path.name)]
     assert found == [{"split": "Train", **rows[0]}, {"split": "dev", **rows[1]}]
-    path.write_text(json.dumps({key: {"0": value} for key, value in chat(0).items()}))
-    with pytest.raises(UserError, match=re.escape('`df.to_json(path, orient="records"')):
-        list(read_file(path, path.name))
+    by_columns = {key: {"0": value} for key, value in chat(0).items()}
+    for table in (by_columns, {"r0": chat(0), "r1": chat(1)}):
+        path.write_text(json.dumps(table))
+        with pytest.raises(UserError, match=re.escape('`df.to_json(path, orient="records"')):
+            list(read_file(path, path.name))
     path.write_text('{"data": [{"id": 1, "id": 2}]}')
     with pytest.raises(UserError, match="two columns are named `id`"):
         list(read_file(path, path.name))
@@ -267,6 +275,14 @@ def test_names_of_the_splits(tmp_path: Path, names: tuple[str, str, str]) -> Non
         "files without a split's name, which are not read: train_val_test_ids.json"
     ]
     assert "train_val_test_ids.json" not in manifest.source_files
+
+
+def test_shards_that_are_counted_from_one(tmp_path: Path) -> None:
+    corpus = write_folder(tmp_path / "corpus", chats(), ".parquet")
+    (corpus / "train.parquet").rename(corpus / "train-00001-of-00002.parquet")
+    (corpus / "train-00002-of-00002.parquet").write_bytes(encode([chat(7)], ".parquet"))
+    manifest = prepare(load_recipe(write_recipe(tmp_path, corpus)))
+    assert manifest.counts["train"].written == 7
 
 
 @pytest.mark.parametrize("there", [(0, 2), (1, 2), (0,)])
@@ -415,7 +431,7 @@ RIGHT: dict[str, tuple[dict[str, Any], Any]] = {
     "c9_str_list.csv": ({}, (24, 8, 12)), "c10_dup_header.csv": ({}, "two columns are named"),
     "c11_pandas_index.csv": ({}, (24, 8, 12)), "d1_json_nan.json": ({}, "after row 0.*NaN"),
     "d1b_jsonl_nan.jsonl": ({}, "after row 0.*NaN"), "d2_data_key.json": ({}, (24, 8, 12)),
-    "d2b_splits_key.json": ({}, (24, 8, 12)), "d2d_pandas_columns.json": ({}, "by columns"),
+    "d2b_splits_key.json": ({}, (24, 8, 12)), "d2d_pandas_columns.json": ({}, "in one object"),
     "d3_pretty.jsonl": ({}, (24, 8, 12)), "d3b_array.jsonl": ({}, (24, 8, 12)),
     "d4_utf16.json": ({}, (24, 8, 12)), "d5_int_ids.jsonl": ({}, (24, 8, 12)),
     "d6_split_words.jsonl": ({}, (24, 8, 12)), "d6b_split_eval.jsonl": ({}, (24, 8, 12)),
