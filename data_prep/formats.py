@@ -165,6 +165,12 @@ def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
         raise ValueError(f"invalid JSON: {reason}") from error
 
 
+def _read_jsonl(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
+    if file.read(1):  # an empty file has no row
+        file.seek(-1, io.SEEK_CUR)
+        yield from _read_json(file, notes)
+
+
 def _places(file: IO[bytes]) -> set[str]:
     """Where the rows of an object are: arrays under known keys, else the object is a row itself."""
     import ijson
@@ -279,9 +285,9 @@ def _read_parquet(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str,
 Reader = Callable[[IO[bytes], dict[str, None]], Iterator[Any]]
 READERS: dict[str, Reader] = {
     ".json": _read_json,
-    ".jsonl": _read_json,
-    ".ndjson": _read_json,
-    ".jsonlines": _read_json,
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".jsonlines": _read_jsonl,
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,

@@ -280,14 +280,15 @@ def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, l
             into = f", or set `source` to the folder {shown / inner[0]}" if inner else ""
             raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{into}")
         numbers = [int(shard[1]) for shard in shards if shard]
-        if 0 not in numbers and max(numbers, default=0) == len(numbers):  # some count from 1
-            numbers = [number - 1 for number in numbers]
-        count = {int(shard[2] or max(numbers) + 1) for shard in shards if shard}
-        if numbers and (len(count) > 1 or numbers != list(range(len(numbers)))
-                        or count != {len(numbers)}):  # fmt: skip
-            missing = sorted(set(range(max(count))).difference(numbers))
-            raise UserError(
-                f"{shown}: of the {max(count)} parts of `{split}` these are missing: "
-                f"{', '.join(map(str, missing)) or 'none, but there are others'}; fetch them again"
-            )
+        totals = {int(shard[2] or max(numbers)) for shard in shards if shard}
+        if numbers:  # they are counted from 0, by some from 1
+            last = max(totals) if max(numbers) == max(totals) else max(totals) - 1
+            wanted = range(last - max(totals) + 1 if 0 not in numbers else 0, last + 1)
+            missing = sorted({*wanted}.difference(numbers))
+            if missing or len(numbers) != len(wanted):
+                raise UserError(
+                    f"{shown}: of the {len(wanted)} parts of `{split}` these are missing: "
+                    f"{', '.join(map(str, missing)) or 'none, but there are others'}; fetch them "
+                    "again"
+                )
     return found
