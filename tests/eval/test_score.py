@@ -81,7 +81,7 @@ BAD = {
     "fewer predictions": ("a\n", "p.txt", "1 predictions for 40 references"),
     "empty file": ("", "p.jsonl", "p.jsonl: is empty"),
     "empty text": ("", "p.txt", "p.txt: is empty"),
-    "not a number": ('{"id": "x", "prediction": NaN}\n', "p.jsonl", "after row 0 .NaN"),
+    "not a number": ('{"id": "x", "prediction": NaN}\n', "p.jsonl", "after row 0 .*NaN"),
     "null": ('{"prediction": null}\n', "p.jsonl", "the prediction is None, not text"),
     "cut in a line": ('{"prediction": "a"}\n{"predic', "p.jsonl", "p.jsonl: .*after row 1"),
     "no object": ("[1]\n", "p.jsonl", "p.jsonl row 1: is int"),
