@@ -79,7 +79,7 @@ class Pair:
         if not cleaned.strip():
             raise UserError("There is no chat yet; paste one, a turn a line.")
         text, neutralized = self._neutralize(cleaned)
-        example = Example.build("chat", text, "", block.instruction)
+        example = Example.build("chat", text, "", block.instruction, system=block.system)
         tokens = len(self._summarizer.encoder.prompt_ids(example))
         if tokens > self.limit:
             raise UserError(

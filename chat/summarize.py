@@ -110,7 +110,8 @@ class ChatSummarizer:
     def _example(self, dialogue: str, name: str = "") -> Example:
         """A dialogue in which no text is a control string."""
         text, _ = self._neutralize(dialogue)
-        return Example.build(name, text, "", self.recipe.summarization.instruction)
+        block = self.recipe.summarization
+        return Example.build(name, text, "", block.instruction, system=block.system)
 
     def _count(self, dialogue: str) -> int:
         return len(self.summarizer.encoder.prompt_ids(self._example(dialogue)))

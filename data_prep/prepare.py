@@ -101,6 +101,8 @@ class _Preparation:
         self.no_counter = ""
         try:
             self.counter = TokenCounter(recipe)
+        except UserError:
+            raise
         except Exception as error:  # hub clients raise unrelated types; the manifest says which
             reason = str(error).splitlines()[0] if str(error) else ""
             self.no_counter = f"{type(error).__name__}: {reason}"
@@ -268,8 +270,10 @@ class _Preparation:
             dialogue, *others = (text for text, _ in texts)
             columns = dict(zip(columns, others, strict=False))
             summaries = others[len(columns) :]
-            instruction = self.settings.instruction
-            example = Example.build(row_id, dialogue, summaries[0], instruction, columns)
+            example = Example.build(
+                row_id, dialogue, summaries[0], self.settings.instruction, columns,
+                self.settings.system,
+            )  # fmt: skip
             yield example, summaries
         if isinstance(wanted, int) and counts.read < wanted:
             raise UserError(

@@ -3,10 +3,12 @@
 Text of the corpus never becomes a control string: see `Neutralizer`.
 """
 
+import hashlib
 import logging
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -25,12 +27,15 @@ WELL_KNOWN_CONTROLS = frozenset(
 )
 
 
+TODAY = "{today}"  # what no prompt holds
+
+
 class Example(BaseModel):
     """A line of `data/<recipe>/<split>.jsonl`: Axolotl reads `messages`, our commands the rest.
 
-    `messages` are the user turn (the recipe's `instruction` with the dialogue in it) and the
-    assistant turn (the summary). `references`: all summaries of an evaluation dialogue, the first
-    of them again; only in a split where some dialogue has several.
+    `messages` are a system turn where the recipe has one, the user turn (the recipe's `instruction`
+    with the dialogue in it) and the assistant turn (the summary). `references`: all summaries of an
+    evaluation dialogue, the first of them again; only in a split where some dialogue has several.
     """
 
     id: str
@@ -47,8 +52,11 @@ class Example(BaseModel):
         summary: str,
         instruction: str,
         columns: dict[str, str] | None = None,
+        system: str | None = None,
     ) -> "Example":
         """Put the dialogue into the instruction's `{dialogue}`, and other columns into theirs.
+
+        `system`: the text of a system turn before it.
 
         Raises UserError where the instruction names a column that is not given, as for a chat.
         """
@@ -60,7 +68,8 @@ class Example(BaseModel):
             )
         user = {"role": "user", "content": PLACE.sub(lambda place: texts[place[1]], instruction)}
         assistant = {"role": "assistant", "content": summary}
-        return cls(id=id, dialogue=dialogue, summary=summary, messages=[user, assistant])
+        first = [{"role": "system", "content": system}] if system else []
+        return cls(id=id, dialogue=dialogue, summary=summary, messages=[*first, user, assistant])
 
     def with_summary(self, id: str, summary: str) -> "Example":
         """The same prompt with another summary."""
@@ -127,21 +136,20 @@ class PromptEncoder:
                 raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
+        self._config = recipe.config
 
     def neutralizer(self) -> Neutralizer:
         """What breaks every control string of this tokenizer in a text."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        special = {token.content for token in added if token.special}
-        return Neutralizer(special | set(self.tokenizer.all_special_tokens))
+        return Neutralizer(control_strings(self.tokenizer, self._config))
 
     def check_neutral(self, examples: list[Example]) -> None:
         """Raise UserError where an example holds a control string of this tokenizer as text.
 
         That happens to rows that were prepared for, or without, another tokenizer.
         """
-        neutralize = Neutralizer(set(self.tokenizer.all_special_tokens))
+        neutralize = self.neutralizer()
         for example in examples:
-            if any(neutralize(message["content"])[1] for message in example.messages):
+            if any(neutralize(turn["content"])[1] for turn in example.messages):
                 raise UserError(
                     f"row {example.id}: holds a special token of {self.tokenizer.name_or_path} as "
                     "text; run `python -m data_prep` again, where this tokenizer can be loaded"
@@ -149,13 +157,67 @@ class PromptEncoder:
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Token ids up to and including the generation prompt; no summary."""
-        turns = self._strategy.get_conversation_thread({"messages": example.messages[:1]})
+        turns = self._strategy.get_conversation_thread({"messages": example.messages[:-1]})
         return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
 
     def training_ids(self, example: Example) -> tuple[list[int], list[int]]:
         """Token ids and labels (-100 where no loss is taken), as training sees them."""
         tokens = self._strategy.tokenize_prompt({"messages": example.messages})
         return list(tokens["input_ids"]), list(tokens["labels"])
+
+
+def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
+    """What is one token to a tokenizer wherever it is in a text, as the recipe extends it.
+
+    Not only what is called special: Qwen3's `<think>` and `<tool_call>` are not, and are control to
+    the model. Words and white space, which some tokenizers add too, are text.
+    """
+    named: list[Any] = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    named += [*tokenizer.all_special_tokens, *(config.get("tokens") or [])]
+    named += [*(config.get("eot_tokens") or [])]
+    for key in ("added_tokens_overrides", "special_tokens"):
+        for value in (config.get(key) or {}).values():
+            named += value if isinstance(value, list) else [value]
+    # \u2581 is SentencePiece's blank
+    return {text for text in map(str, named) if re.search(r"[^\w\s\u2581]", text)}
+
+
+def template_hash(recipe: Recipe, today: bool = False) -> str | None:
+    """Of the chat template's text, and of the prompt that it writes `today`.
+
+    None where there is no tokenizer: whoever loads the model says why.
+    """
+    try:
+        counter = TokenCounter(recipe)
+        text = counter.template + ("\0" + counter.rendered() if today else "")
+    except UserError:
+        raise
+    except Exception:  # hub clients and templates raise unrelated types
+        return None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def template_note(recipe: Recipe) -> str:
+    """That the chat template writes today's date, and how to fix one; empty where it does not.
+
+    Also where the tokenizer cannot be loaded, which is said elsewhere.
+    """
+    try:
+        counter = TokenCounter(recipe)
+        dated = TODAY in counter.rendered(strftime_now=lambda _: TODAY)
+        fixed = dated and TODAY not in counter.rendered(
+            strftime_now=lambda _: TODAY, date_string="26 Jul 2024"
+        )
+    except UserError:
+        raise
+    except Exception:  # hub clients and templates raise unrelated types
+        return ""
+    fix = "`chat_template_kwargs: {date_string: 26 Jul 2024}`"
+    fix = fix if fixed else "a copy of it with a fixed date, named by `chat_template_jinja`"
+    return dated * (
+        "the chat template writes today's date, so that another day has another prompt and another "
+        f"signature; fix the date in the recipe: {fix}"
+    )
 
 
 class TokenCounter:
@@ -177,21 +239,49 @@ class TokenCounter:
         )
         for name, token in (config.get("special_tokens") or {}).items():
             setattr(self._tokenizer, name, token)
-        self._template = get_chat_template_from_config(
+        self.template = get_chat_template_from_config(
             config, config["datasets"][0], self._tokenizer
         )
+        self._recipe = recipe
+        self._check_system()
 
     @cached_property
     def special_tokens(self) -> set[str]:
-        """Every string that the tokenizer maps to a special token."""
-        added = self._tokenizer.added_tokens_decoder.values()
-        return {t.content for t in added if t.special} | set(self._tokenizer.all_special_tokens)
+        """Every string that is control to the tokenizer as the recipe extends it."""
+        return control_strings(self._tokenizer, self._recipe.config)
+
+    def rendered(self, **variables: object) -> str:
+        """What the chat template writes now around a user turn, `variables` given to it."""
+        system = self._recipe.summarization.system
+        messages = Example.build("", "-", "-", "{dialogue}", system=system).messages
+        given = {**(self._recipe.config.get("chat_template_kwargs") or {}), **variables}
+        text = self._tokenizer.apply_chat_template(
+            messages, chat_template=self.template, tokenize=False, **given
+        )
+        return str(text)
+
+    def _check_system(self) -> None:
+        """Raise UserError where the template has no place for the recipe's system turn."""
+        from jinja2 import TemplateError
+
+        if not (system := self._recipe.summarization.system):
+            return
+        try:
+            reason = "" if system.strip() in self.rendered() else "it leaves the text out"
+        except TemplateError as error:
+            reason = " ".join(str(error).split())
+        if reason:
+            raise UserError(
+                f"{self._recipe.path}: summarization.system: the chat template of {self.name} has "
+                f"no system turn ({reason}); put the text at the start of summarization.instruction"
+            )
 
     def count(self, examples: list[Example]) -> list[int]:
         """Tokens of each example: prompt, summary and end of turn."""
         texts = self._tokenizer.apply_chat_template(
-            [example.messages for example in examples], chat_template=self._template, tokenize=False
-        )
+            [example.messages for example in examples], chat_template=self.template, tokenize=False,
+            **(self._recipe.config.get("chat_template_kwargs") or {}),
+        )  # fmt: skip
         backend = self._tokenizer.backend_tokenizer
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 

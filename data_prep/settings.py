@@ -164,6 +164,7 @@ class Summarization(_Strict):
     validation_rows: int | float | None = Field(default=None, gt=0)
     test_rows: int | float | None = Field(default=None, gt=0)
     instruction: str
+    system: str | None = None  # a turn before it, where the chat template has one
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
     metrics: list[Literal["rouge", "embedding", "bertscore"]] = ["rouge"]

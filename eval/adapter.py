@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from data_prep.errors import UserError
 from data_prep.hub import snapshot
+from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID
 from data_prep.sources import sha256_of
@@ -48,7 +49,7 @@ ROWS = (
 # `base_model` is compared by its weights, not by its name
 NEVER = r"processes|base_model|summarization\.(decoding|rouge|language|eval_on_start).*"
 PROMPT = (
-    r"summarization\.instruction|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
+    r"summarization\.(instruction|system)|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
     r"|tokenizer.*|eot_tokens|(test_)?datasets\[\d+\]\.(chat_template|message|field_|role).*"
 )
 
@@ -106,6 +107,8 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     changed = trained_otherwise(recipe, folder) or {}
     if learnt != wanted:
         changed.setdefault("summarization.instruction", "summarization.instruction was another")
+    if end and end.template and end.template != (template_hash(recipe) or end.template):
+        changed["chat_template"] = "the text of the chat template was another"
     if given:
         changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
     if changed:
@@ -165,6 +168,7 @@ class TrainedWith(BaseModel):
     """`trained_with.json`, beside a final adapter: its hash, and what its training took."""
 
     instruction: str
+    template: str | None = None  # the hash of the chat template
     steps: int
     adapter: str
     machine: str | None = None

@@ -101,7 +101,7 @@ def finished_record(path: Path, key: GenerationKey) -> FileRecord | None:
     Raises UserError where the file is no longer what was written.
     """
     record = read_record(path)
-    if record is None or record.key != key or not path.is_file():
+    if record is None or not key.matches(record.key) or not path.is_file():
         return None
     if sha256_of(path) != record.sha256:
         raise UserError(
@@ -191,11 +191,12 @@ def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
     Returns the other key that it held, if there was one.
     """
     found, batches = _read_shard(shard)
-    kept = list(batches.values()) if found == key else []
+    same = key.matches(found)
+    kept = list(batches.values()) if same else []
     lines = [json.dumps({"key": key.model_dump()}), *(batch.model_dump_json() for batch in kept)]
     with whole_file(shard) as file:
         file.write("\n".join(lines) + "\n")
-    return found if found != key else None
+    return None if same else found
 
 
 def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
@@ -203,7 +204,7 @@ def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
     done: dict[int, BatchRecord] = {}
     for shard in _shards(path):
         found, batches = _read_shard(shard)
-        if found == key:
+        if key.matches(found):
             done |= batches
     return done
 

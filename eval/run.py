@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.prepare import check_prepared
-from data_prep.prompt import Example, read_examples
+from data_prep.prompt import Example, read_examples, template_note
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
 from eval.predictions import FileRecord, copy_predictions, finished_record
@@ -142,6 +142,8 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
+    if processes.is_main_process and (note := template_note(wanted.recipe)):
+        print(f"note: {note}")
     decoding = resolve(
         wanted.recipe.summarization.decoding, wanted.recipe, len(wanted.examples), adapter
     )

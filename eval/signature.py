@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
@@ -21,7 +22,7 @@ from eval.language import Scoring
 # What two results must share to be compared; the second group only where both name it.
 SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clusters", "strip")
 ALWAYS = (*SCORING, "refs", "rouge_score")
-WHERE_KNOWN = ("decoding", "prompt")
+WHERE_KNOWN = ("decoding", "prompt", "template")
 
 
 def scoring_fields(
@@ -58,8 +59,15 @@ class GenerationKey(BaseModel):
     base_model_hash: str
     adapter_hash: str | None
     prompt_hash: str
+    template_hash: str | None = None  # of the chat template's text and of what it writes
     decoding: Decoding
     data: str
+
+    def matches(self, saved: "GenerationKey | None") -> bool:
+        """Whether a saved key is this one; one of before November 2026 knows no template."""
+        if saved and saved.template_hash is None:
+            saved = saved.model_copy(update={"template_hash": self.template_hash})
+        return saved == self
 
 
 def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str, str]:
@@ -68,6 +76,7 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
         "model": "-".join(filter(None, [key.base_model_hash[:8], key.quantized])),
         "adapter": (key.adapter_hash or "none")[:8],
         "prompt": key.prompt_hash[:8],
+        **({"template": key.template_hash[:8]} if key.template_hash else {}),
         "decoding": _decoding_word(key.decoding),
         "data": key.data[:8],
     }
@@ -124,8 +133,7 @@ def generation_key(
     config = recipe.config
     templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
     prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
-    if config.get("chat_template_kwargs"):
-        prompt.append(config["chat_template_kwargs"])
+    prompt += filter(None, [config.get("chat_template_kwargs"), recipe.summarization.system])
     return GenerationKey(
         model=model,
         quantized=quantization(config),
@@ -133,6 +141,7 @@ def generation_key(
         base_model_hash=_model_hash(config["base_model"], config.get("revision_of_model")),
         adapter_hash=adapter_hash(adapter) if adapter else None,
         prompt_hash=_hash(prompt),
+        template_hash=template_hash(recipe, today=True),
         decoding=decoding,
         data=data,
     )

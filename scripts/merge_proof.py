@@ -185,7 +185,7 @@ def check_prompts(
     more = recipe.config.get("chat_template_kwargs") or {}
     same = sum(
         own.apply_chat_template(
-            example.messages[:1], add_generation_prompt=True, return_dict=True, **more
+            example.messages[:-1], add_generation_prompt=True, return_dict=True, **more
         )["input_ids"]
         == encoder.prompt_ids(example)
         for example in examples

@@ -211,6 +211,11 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         settings=settings_rows(records.recipe.config, records.run),
         training=training_rows(records.training, records.trained, records.scores),
         instruction=fenced(records.recipe.summarization.instruction),
+        system_turn=(
+            f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, '
+            if (system := records.recipe.summarization.system)
+            else ""
+        ),
         other_columns="".join(
             f'.replace("{{{name}}}", row["{name}"])'
             for name in records.recipe.summarization.prompt_columns

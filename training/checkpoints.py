@@ -19,7 +19,8 @@ STATE = "trainer_state.json"  # the trainer writes it last
 # Keys that shape the tokenised rows. Axolotl adds a hash of its own to the cache's path; it may
 # leave these out (0.19: it hashes names of files, not their content).
 SHAPING = (
-    "datasets", "test_datasets", "chat_template", "chat_template_jinja", "special_tokens",
+    "datasets", "test_datasets", "chat_template", "chat_template_jinja", "chat_template_kwargs",
+    "special_tokens",
     "tokens", "added_tokens_overrides", "base_model", "revision_of_model", "tokenizer_config",
     "tokenizer_type", "sequence_len", "eval_sequence_len", "excess_length_strategy",
     "sample_packing", "eval_sample_packing", "train_on_inputs", "group_by_length", "eot_tokens",
@@ -106,11 +107,13 @@ def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
     """
     config = recipe.config
     tokenizer = Path(str(config.get("tokenizer_config") or config["base_model"]))
+    jinja = Path(str(config.get("chat_template_jinja") or "/"))  # a file, or the template itself
     shaping = {
         "rows": [files["train.jsonl"], files["validation.jsonl"]],
         "recipe": {key: config.get(key) for key in SHAPING},
         "tokenizer": [sha256_of(tokenizer / n) if (tokenizer / n).is_file() else ""
                       for n in TOKENIZER_FILES],
+        "template": jinja.read_text("utf-8") if jinja.is_file() else "",
         "versions": [version(name) for name in ("axolotl", "transformers", "tokenizers")],
     }  # fmt: skip
     key = hashlib.sha256(json.dumps(shaping, sort_keys=True, default=str).encode()).hexdigest()

@@ -244,7 +244,7 @@ class SummarizationPlugin(BasePlugin):
                 trainer.state.save_to_json(str(folder / "trainer_state.json"))
                 run_record.write_training_runs(folder)  # W&B's is still open
         elif is_first_process() and (folder / ADAPTER).is_file():
-            run_record.write_trained_with(folder, cfg["summarization"]["instruction"], self._steps)
+            run_record.write_trained_with(folder, recipe_of(cfg), self._steps)
 
 
 def recipe_of(cfg: Any) -> Recipe:

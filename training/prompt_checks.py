@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from data_prep.errors import UserError
 from data_prep.hub import own_ends
-from data_prep.prompt import Example, PromptEncoder, read_examples
+from data_prep.prompt import Example, PromptEncoder, read_examples, template_note
 from data_prep.recipe import Recipe, sequence_len
 from training.plan import SPLITS
 
@@ -174,6 +174,7 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
         return Parity([f"{recipe.path}: chat_template: {reason}; {FIX_TEMPLATE}"])
     encoded = [row for row in encoded if len(row.ids) <= sequence_len(recipe.config)]
     problems, checked = RowChecks(recipe, encoder).run(encoded)
+    checked += filter(None, [template_note(recipe)])
     problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])
     if not encoded:
         problems.append(
@@ -233,7 +234,7 @@ def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int
         return None
 
     def encode(messages: list[dict[str, str]]) -> list[int]:
-        user, assistant = (message["content"] for message in messages)
+        *_, user, assistant = (message["content"] for message in messages)
         turns: list[Any] = [UserMessage(content=user), AssistantMessage(content=assistant)]
         request: InstructRequest[Any, Any] = InstructRequest(messages=turns)
         return theirs.encode_instruct(request).tokens

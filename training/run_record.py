@@ -18,6 +18,8 @@ from filelock import FileLock, Timeout
 
 from data_prep.errors import UserError, whole_file
 from data_prep.machine import usage
+from data_prep.prompt import template_hash
+from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
 from eval.adapter import (
     ADAPTER,
@@ -135,10 +137,11 @@ def write_recipe(folder: Path, text: str) -> None:
         file.write(text)
 
 
-def write_trained_with(folder: Path, instruction: str, steps: int) -> None:
+def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
     """Leave beside the final adapter which prompt it learnt, its hash, and what it took."""
     record = TrainedWith(
-        instruction=instruction,
+        instruction=recipe.summarization.instruction,
+        template=template_hash(recipe),
         steps=steps,
         adapter=sha256_of(folder / ADAPTER),
         **usage()._asdict(),

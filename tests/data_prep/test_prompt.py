@@ -1,5 +1,7 @@
 """The prompt: what evaluation sends is the exact prefix of what training saw; text stays text."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,3 +132,73 @@ def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
     path.write_text(example.model_dump_json()[:-9], "utf-8")
     with pytest.raises(UserError, match="test.jsonl: damaged"):
         read_examples(path)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_every_added_token_is_control_but_words_and_blanks(
+    tmp_path: Path, smollm2: Path, special: bool
+) -> None:
+    """Qwen3's `<think>` is an added token that is not called special; so are a recipe's own."""
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    data = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    for number, text in enumerate(("<think>", "   ", "\n\n", "\u2581\u2581", "thinking"), 60_000):
+        data["added_tokens"].append({
+            "id": number, "content": text, "special": special, "single_word": False,
+            "lstrip": False, "rstrip": False, "normalized": False,
+        })  # fmt: skip
+    (model / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    recipe = load_recipe(derived_recipe(
+        "smollm2_samsum", tmp_path, "recipe", base_model=str(model), tokens=["<own>"],
+        added_tokens_overrides={"5": "<over>"},
+        special_tokens={"additional_special_tokens": ["@@"]},
+    ))  # fmt: skip
+    neutralize = Neutralizer(TokenCounter(recipe).special_tokens)
+    text = "<think>thinking   <own>\n\n\u2581\u2581 <over> @@"
+    expected = "< think>thinking   < own>\n\n\u2581\u2581 < over> @ @"
+    assert neutralize(text)[0] == expected
+
+
+def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path, smollm2: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    recipe = load_recipe(
+        derived_recipe("smollm2_samsum", tmp_path, "recipe", base_model=str(model))
+    )
+    encoder = PromptEncoder(recipe)
+    encoder.tokenizer.add_tokens(["<tool_call>"])  # no special one
+    row = Example.build("7", "Ann: <tool_call>", "Hi.", "{dialogue}")
+    with pytest.raises(UserError, match="row 7: holds a special token"):
+        encoder.check_neutral([row])
+    assert encoder.neutralizer()("<tool_call>")[0] == "< tool_call>"
+
+
+@pytest.mark.parametrize(("template", "reason"), [
+    ("{{ raise_exception('System role not supported') if messages[0].role == 'system' }}",
+     "System role not supported"),
+    ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+     "it leaves the text out"),
+])  # fmt: skip
+def test_a_system_turn_that_the_template_does_not_have(
+    tmp_path: Path, smollm2: Path, template: str, reason: str
+) -> None:
+    recipe = load_recipe(derived_recipe(
+        "smollm2_samsum", tmp_path, "recipe", chat_template="jinja", chat_template_jinja=template,
+        summarization__system="Be brief.",
+    ))  # fmt: skip
+    with pytest.raises(UserError, match=f"has no system turn .{reason}") as caught:
+        prepare(recipe)
+    assert "put the text at the start of summarization.instruction" in str(caught.value)
+
+
+def test_a_system_turn_is_in_every_prompt(tmp_path: Path, smollm2: Path) -> None:
+    recipe = load_recipe(derived_recipe(
+        "smollm2_samsum", tmp_path, "recipe", summarization__system="You sum up chats."
+    ))  # fmt: skip
+    prepare(recipe)
+    row = read_examples(recipe.data_dir / "train.jsonl")[0]
+    assert [turn["role"] for turn in row.messages] == ["system", "user", "assistant"]
+    encoder = PromptEncoder(recipe)
+    prompt, (ids, labels) = encoder.prompt_ids(row), encoder.training_ids(row)
+    assert "You sum up chats." in encoder.tokenizer.decode(prompt)
+    assert ids[: len(prompt)] == prompt and set(labels[: len(prompt)]) == {-100}

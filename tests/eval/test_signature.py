@@ -1,11 +1,13 @@
 """Signatures: what they name, when two results may be compared, what changes a key."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_prep.prompt import TokenCounter, template_note
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval import signature
@@ -75,8 +77,12 @@ def test_what_matters_and_what_does_not() -> None:
     ("override", "named"),
     [
         ({"summarization__instruction": "Other:\n{dialogue}"}, "prompt_hash changed"),
-        ({"chat_template": "chatml"}, "prompt_hash changed"),
-        ({"base_model": "a/model/that-is-not-here"}, "base_model, base_model_hash changed"),
+        ({"chat_template": "chatml"}, "prompt_hash, template_hash changed"),
+        ({"summarization__system": "Be brief."}, "prompt_hash, template_hash changed"),
+        (
+            {"base_model": "a/model/that-is-not-here"},
+            "base_model, base_model_hash, template_hash changed",
+        ),
     ],
 )
 def test_a_recipe_that_changes_the_outputs_changes_the_key(
@@ -87,6 +93,51 @@ def test_a_recipe_that_changes_the_outputs_changes_the_key(
         recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key", **overrides))
         keys.append(signature.generation_key(recipe, "base", Decoding(), "data", None))
     assert difference(*keys) == named
+
+
+def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) -> None:
+    """In the model's folder, in a file, and by its date; the note's fix is one."""
+    model, jinja = tmp_path / "model", tmp_path / "own.jinja"
+    shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    plain = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
+    today = "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b') %}" \
+            "{% endif %}{{ date_string }}" + plain  # fmt: skip
+
+    def key_of(template: str, file: Path, **more: Any) -> signature.GenerationKey:
+        file.write_text(template)
+        recipe = load_recipe(
+            derived_recipe("smollm2_samsum", tmp_path, "key", base_model=str(model), **more)
+        )
+        notes.append(template_note(recipe))
+        return signature.generation_key(recipe, "base", Decoding(), "data", None)
+
+    notes: list[str] = []
+    own = {"chat_template": "jinja", "chat_template_jinja": str(jinja)}
+    first, again = key_of(plain, jinja, **own), key_of(plain, jinja, **own)
+    assert first == again and not any(notes)
+    assert difference(first, key_of(plain + "\n", jinja, **own)) == "template_hash changed"
+    folder = {"chat_template": "tokenizer_default"}
+    first = key_of(plain, model / "chat_template.jinja", **folder)
+    changed = key_of(plain.replace("user", "x") + " ", model / "chat_template.jinja", **folder)
+    assert difference(first, changed) == "template_hash changed"
+    key_of(today, jinja, **own)
+    assert "writes today's date" in notes[-1]
+    assert "`chat_template_kwargs: {date_string: 26 Jul 2024}`" in notes[-1]
+    key_of(today, jinja, **own, chat_template_kwargs={"date_string": "26 Jul 2024"})
+    assert notes[-1] == ""
+    key_of("{{ strftime_now('%d %b') }}" + plain, jinja, **own)
+    assert "`chat_template_jinja`" in notes[-1]
+    counter = TokenCounter(load_recipe(tmp_path / "key.yml"))
+    assert counter.rendered(strftime_now=lambda _: "1 Jan") != counter.rendered(
+        strftime_now=lambda _: "2 Jan"
+    )
+
+
+def test_a_key_that_knows_no_template_stays_valid() -> None:
+    now = key(Decoding()).model_copy(update={"template_hash": "t"})
+    assert now.matches(key(Decoding()))
+    assert not now.matches(now.model_copy(update={"template_hash": "other"}))
+    assert not now.matches(key(Decoding(num_beams=2))) and not now.matches(None)
 
 
 def test_the_adapters_weights_are_in_the_key(tmp_path: Path, smollm2: Path) -> None:

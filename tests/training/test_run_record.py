@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,14 @@ def test_a_run_whose_settings_are_unknown_is_refused(recipe: Recipe) -> None:
         run_record.check_same_run(recipe.output_dir, settings(recipe))
 
 
-def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path) -> None:
+def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / ADAPTER).write_bytes(b"weights")
     assert finished(tmp_path) is None
-    run_record.write_trained_with(tmp_path, "Sum up: {dialogue}", 40)
+    run_record.write_trained_with(tmp_path, recipe, 40)
     assert finished(tmp_path) == 40
     made = json.loads((tmp_path / TRAINED_WITH).read_text("utf-8"))
-    assert made["instruction"] == "Sum up: {dialogue}"
+    assert made["instruction"] == recipe.summarization.instruction
+    assert re.fullmatch("[0-9a-f]{64}", made["template"])
     assert made["machine"].endswith(" cores") and 0.05 < made["peak_memory_gb"] < 100
     (tmp_path / ADAPTER).write_bytes(b"weigh")
     assert finished(tmp_path) is None
