@@ -14,6 +14,7 @@ from data_prep.turns import as_turns
 
 LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:][^:\n]{0,59}?)\s*:(?:[ \t](.*)|)")
+TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
 MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
 
@@ -153,14 +154,14 @@ def parse_plain(text: str, place: str) -> list[Message]:
     return messages
 
 
-def parse_turns(value: object) -> list[Message] | None:
-    """The messages of a list of turns; None for another value, and for one where nobody speaks.
+def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | None:
+    """The messages of a list of turns; None for another value, and for one that names nobody.
 
-    None too where turns have a time: the log of an app, of which the order is not known.
+    Turns with times may be the log of an app, of which it is not known in what order it is.
     """
     items = value if isinstance(value, list) else []
-    keys = {str(key).lower() for item in items if isinstance(item, dict) for key in item}
-    if not items or any("time" in key or "date" in key for key in keys):
+    keys = {str(key) for item in items if isinstance(item, dict) for key in item}
+    if not items or (not may_have_times and any(map(TIMES.search, keys))):
         return None
     turns = as_turns(items) or []
     if not any(turn.speaker for turn in turns):

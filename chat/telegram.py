@@ -17,7 +17,11 @@ def recognise(data: object) -> bool:
     """Whether parsed JSON is an export of Telegram."""
     if not isinstance(data, dict):
         return False
-    return isinstance(data.get("messages"), list) or isinstance(data.get("chats"), dict)
+    entries = data.get("messages")
+    found = isinstance(entries, list) and (
+        not entries or any(not isinstance(entry, dict) or "date" in entry for entry in entries)
+    )
+    return found or isinstance(data.get("chats"), dict)
 
 
 def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
