@@ -186,6 +186,8 @@ APPS: tuple[tuple[Reader, str], ...] = (
     (_matrix, "type sender origin_server_ts content"),
 )
 
+NEWEST_FIRST = {_discord_package, _meta, _meta_encrypted, _skype}
+
 
 def parse(data: Any, place: str) -> list[Chat | UserError] | None:
     """The chats of an app's export, which may be the rows of a JSONL; None for other data."""
@@ -222,11 +224,14 @@ def _blocks(data: Any) -> list[tuple[Entry, list[Any]]]:
     if not isinstance(data, dict):
         return []
     several = data.get("conversations")  # of Skype
-    chats = (
-        [chat for chat in several if isinstance(chat, dict)] if isinstance(several, list) else []
-    )
-    found = ((chat, chat.get("MessageList", chat.get("messages"))) for chat in chats or [data])
-    return [(chat, entries) for chat, entries in found if isinstance(entries, list)]
+    chats = several if isinstance(several, list) else [data]
+    found = [
+        (chat, entries)
+        for chat in chats
+        if isinstance(chat, dict)
+        and isinstance(entries := chat.get("MessageList", chat.get("messages")), list)
+    ]
+    return found or [({}, [data])]  # a single message, in a file of messages as lines
 
 
 def _signal_chats(rows: list[Entry]) -> list[tuple[Entry, list[Any]]]:
@@ -279,8 +284,9 @@ def _chat(reader: Reader, around: Entry, entries: list[Any], place: str) -> Chat
     except UserError as error:
         return error
     if all(message.time for message in messages):
-        newest_first = messages and str(messages[0].time) > str(messages[-1].time)
-        messages = messages[::-1] if newest_first else messages
+        ends = [str(message.time) for message in messages[:1] + messages[-1:]]
+        if ends[::-1] < ends or (reader in NEWEST_FIRST and ends[::-1] == ends):
+            messages.reverse()
         messages.sort(key=lambda message: message.time or datetime.min)
     return Chat(place, title, messages, people=people.all(), notes=notes)
 

@@ -4,8 +4,12 @@ A new format is one function in RENDERERS, named by the file that it writes.
 """
 
 import datetime as dt
+import html
+import io
+import json
 import random
 import re
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -18,7 +22,7 @@ from babel import dates
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from chat.chat import media_word
+from chat.chat import GIF, PHOTO, VIDEO, media_word
 from tests.chat.fixtures import read
 
 EXAMPLES = 300
@@ -144,6 +148,111 @@ def whatsapp_iphone(messages: list[Sent], choice: random.Random) -> str:
     return _whatsapp(messages, choice, "iphone")
 
 
+# ----- JSON of apps
+
+
+def _epoch(time: dt.datetime) -> float:
+    return time.replace(tzinfo=dt.UTC).timestamp()
+
+
+def _number(speaker: str) -> str:
+    return f"U{NAMES.index(speaker)}"
+
+
+def telegram(messages: list[Sent], choice: random.Random) -> str:
+    """`result.json`, in which a text may be cut into entities."""
+    entries = [{"id": 1, "type": "service", "action": "create_group", "text": ""}]
+    for number, one in enumerate(messages, 2):
+        cut = choice.randrange(len(one.text) + 1)
+        kind = media_word(one.file)
+        media = {"file": one.file, "media_type": {VIDEO: "video_file", GIF: "animation"}.get(kind)}
+        entries.append({
+            "id": number, "type": "message", "date": one.time.isoformat(), "from": one.speaker,
+            "from_id": _number(one.speaker),
+            "text": choice.choice(
+                [one.text, [one.text[:cut], {"type": "bold", "text": one.text[cut:]}]]
+            ),
+        } | ({} if not one.file else {"photo": one.file} if kind == PHOTO else media))  # fmt: skip
+    return json.dumps({"name": "Ropes", "type": "private_group", "id": 7, "messages": entries})
+
+
+def slack(messages: list[Sent], choice: random.Random) -> bytes:
+    """A zipped export with a file a day, or all in one as the API gives it, newest first."""
+    people = {
+        _number(m.speaker): {"id": _number(m.speaker), "profile": {"real_name": m.speaker}}
+        for m in messages
+    }
+    days: dict[str, list[object]] = {}
+    for number, one in enumerate(messages):
+        days.setdefault(f"{one.time:%Y-%m-%d}", []).append({
+            "type": "message", "ts": f"{_epoch(one.time):.0f}.{number:06}",
+            "user": _number(one.speaker), "text": html.escape(one.text, quote=False),
+            "user_profile": people[_number(one.speaker)]["profile"],
+            "files": [{"name": one.file}] if one.file else [],
+        })  # fmt: skip
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as zipped:
+        if choice.random() < 0.5:
+            found = [entry for entries in days.values() for entry in entries]
+            zipped.writestr("C1.json", json.dumps({"ok": True, "messages": found[::-1]}))
+        else:
+            zipped.writestr("users.json", json.dumps(list(people.values())))
+            for day, entries in days.items():
+                zipped.writestr(f"general/{day}.json", json.dumps(entries))
+    return packed.getvalue()
+
+
+def discord(messages: list[Sent], choice: random.Random) -> str:
+    """What DiscordChatExporter writes, which may be newest first."""
+    found = [
+        {
+            "id": str(number), "type": choice.choice(["Default", "Reply"]), "content": one.text,
+            "timestamp": f"{one.time.isoformat()}.{number:03}+01:00",
+            "author": {"id": _number(one.speaker), "name": "x", "nickname": one.speaker},
+            "attachments": [{"fileName": one.file}] if one.file else [],
+        }
+        for number, one in enumerate(messages)
+    ]  # fmt: skip
+    head = {"guild": {"name": "Club"}, "channel": {"name": "general"}}
+    return json.dumps(head | {"messages": found[:: choice.choice([1, -1])]})
+
+
+def messenger(messages: list[Sent], choice: random.Random) -> str:
+    """`message_1.json`, newest first; a character for each byte, as Meta writes it."""
+    kinds = {PHOTO: "photos", VIDEO: "videos", GIF: "gifs"}
+    found = [
+        {"sender_name": one.speaker, "timestamp_ms": _epoch(one.time) * 1000, "content": one.text}
+        | ({kinds.get(media_word(one.file), "files"): [{"uri": one.file}]} if one.file else {})
+        for one in reversed(messages)
+    ]
+    people = [{"name": name} for name in {one.speaker for one in messages}]
+    text = json.dumps({"participants": people, "messages": found}, ensure_ascii=False)
+    return text.encode().decode("latin-1")
+
+
+def signal(messages: list[Sent], choice: random.Random) -> str:
+    """The lines of signal-export's `data.json`."""
+    return "\n".join(
+        json.dumps({
+            "date": one.time.isoformat(), "sender": one.speaker, "body": f"{one.text}  ",
+            "attachments": [{"name": one.file}] if one.file else [],
+        })
+        for one in messages
+    )  # fmt: skip
+
+
+def google_chat(messages: list[Sent], choice: random.Random) -> str:
+    """`messages.json` of Google's Takeout."""
+    return json.dumps({"messages": [
+        {
+            "creator": {"name": one.speaker, "email": _number(one.speaker)}, "text": one.text,
+            "created_date": f"{one.time:%A, %B %d, %Y at %I:%M:%S\u202f%p UTC}",
+            "attached_files": [{"original_name": one.file}] if one.file else [],
+        }
+        for one in messages
+    ]})  # fmt: skip
+
+
 # ----- reading back
 
 # What the app would write, by the name of its file, and which share of messages may be read
@@ -151,6 +260,12 @@ def whatsapp_iphone(messages: list[Sent], choice: random.Random) -> str:
 RENDERERS: dict[str, tuple[Callable[[list[Sent], random.Random], str | bytes], float]] = {
     "whatsapp_android.txt": (whatsapp_android, 0.003),
     "whatsapp_iphone.txt": (whatsapp_iphone, 0.003),
+    "telegram.json": (telegram, 0),
+    "slack.zip": (slack, 0),
+    "discord.json": (discord, 0),
+    "message_1.json": (messenger, 0),
+    "data.json": (signal, 0),
+    "messages.json": (google_chat, 0),
 }
 
 
