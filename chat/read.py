@@ -162,6 +162,7 @@ def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat 
     data = [row for _, row in rows if not isinstance(row, UserError)]
     has_field = any(isinstance(row, dict) and field in row for row in data)
     if not has_field and (found := _of_app(data, place)):
+        yield from (row for _, row in rows if isinstance(row, UserError))
         yield from found
     elif not has_field and (messages := parse_turns(data)):
         yield Chat(place, _title(Path(place)), messages)
