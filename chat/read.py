@@ -25,6 +25,7 @@ UNPACKED = (".txt", ".json", ".jsonl")  # what can hold messages in an archive
 KNOWN = (".txt", ".text", ".log", ".md", "", ".json", ".jsonl", ".zip")
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
+TURNS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
 TITLE = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
 
 Item = Chat | UserError | str  # a chat, why one cannot be used, or a note
@@ -188,9 +189,9 @@ def _row(row: Any, place: str, field: str) -> Chat | UserError:
         return UserError(f"{place}: is no object; each row must be like {{{field!r}: 'Anna: hi'}}")
     row_id = row.get("id")
     name = str(row_id) if isinstance(row_id, (str, int)) else place
-    named = [parse_turns(row[field], True)] if field in row else map(parse_turns, row.values())
-    if len(turns := [messages for messages in named if messages]) == 1:
-        return Chat(place, name, turns[0], row_id)
+    lists = [row.get(key) for key in (TURNS if field not in row else [field])]
+    if messages := next(filter(None, (parse_turns(turns, field in row) for turns in lists)), None):
+        return Chat(place, name, messages, row_id)
     if field not in row:
         found = ", ".join(map(str, row)) or "none"
         return UserError(

@@ -16,7 +16,6 @@ from chat.chat import Chat, Message, People, load_json, media_word, parse_entrie
 from data_prep.errors import UserError
 
 USERS = ("users.json", "org_users.json")  # the latter of Enterprise Grid
-SLACKBOT = {"USLACKBOT": "Slackbot"}  # which not every list of users has
 LISTS = ("channels.json", "groups.json", "dms.json", "mpims.json")
 DAY = re.compile(r"\d{4}-\d\d-\d\d\.json")
 SAID = {None, "bot_message", "file_share", "me_message", "thread_broadcast", "file_comment"}
@@ -77,9 +76,12 @@ def parse_file(data: Any, place: str, people: People | None = None) -> Chat | Us
     entries = data.get("messages") if isinstance(data, dict) else data
     if not isinstance(entries, list) or not any(map(_is_message, entries)):
         return None
-    replies = (e.get("slackdump_thread_replies") or () for e in entries if isinstance(e, dict))
-    title = isinstance(data, dict) and data.get("name") or Path(place).stem
-    return _chat({place: [*entries, *chain(*replies)]}, place, str(title), people or People())
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    times = [entry.get("ts") for entry in entries]  # some replies are shown in the channel too
+    replies = chain(*(entry.get("slackdump_thread_replies") or () for entry in entries))
+    entries += [reply for reply in replies if _is_message(reply) and reply["ts"] not in times]
+    title = (data.get("name") if isinstance(data, dict) else "") or Path(place).stem
+    return _chat({place: entries}, place, str(title), people or People())
 
 
 def _days(folder: Path) -> list[Path]:
@@ -152,20 +154,21 @@ def _message(people: People, entry: dict[str, Any]) -> Message | None:
     if entry.get("type") != "message" or entry.get("subtype") not in SAID:
         return None
     time, thread = utc(int(float(entry["ts"]))), str(entry.get("thread_ts") or entry["ts"])
-    return said(time, _speaker(entry, people), _text(entry, people), thread=thread)
+    return said(time, _speaker(entry, people), *_parts(entry, people), thread=thread)
 
 
 def _speaker(entry: dict[str, Any], people: People) -> str:
     """A user's name; for a bot the one that its message gives, as it may have several."""
     user, profile = entry.get("user"), entry.get("bot_profile") or {}
-    names = SLACKBOT.get(str(user)), entry.get("username"), profile.get("name")
+    username = "Slackbot" if user == "USLACKBOT" else entry.get("username")  # seldom listed
+    names = username, profile.get("name")
     if user and entry.get("subtype") != "bot_message":
         return people.name(user, *names)
     return people.name(None, *names, user, "bot")
 
 
-def _text(entry: dict[str, Any], people: People) -> str:
-    """The text without Slack's markup; some is in blocks alone, a bot's in attachments."""
+def _parts(entry: dict[str, Any], people: People) -> list[str]:
+    """Text, without Slack's markup, and files; some is in blocks alone, a bot's in attachments."""
     text = (entry.get("text") or "").strip()
     text = text or "\n".join(map(_block, entry.get("blocks") or [])).strip()
     if not text:
@@ -173,7 +176,7 @@ def _text(entry: dict[str, Any], people: People) -> str:
         text = " ".join(str(a.get("text") or a.get("fallback") or "") for a in attached)
     text = html.unescape(MARKUP.sub(lambda m: _plain(m[1], m[2], people), text))
     files = [media_word(str(f.get("name") or f.get("mode"))) for f in entry.get("files") or []]
-    return " ".join(part for part in (text.strip(), *files) if part)
+    return [text, *files]
 
 
 def _plain(target: str, label: str | None, people: People) -> str:

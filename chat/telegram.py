@@ -17,11 +17,9 @@ def recognise(data: object) -> bool:
     """Whether parsed JSON is an export of Telegram."""
     if not isinstance(data, dict):
         return False
-    entries = data.get("messages")
-    found = isinstance(entries, list) and (
-        not entries or any(not isinstance(entry, dict) or "date" in entry for entry in entries)
-    )
-    return found or isinstance(data.get("chats"), dict)
+    if not isinstance(entries := data.get("messages"), list):
+        return isinstance(data.get("chats"), dict)
+    return not entries or any("date" in e if isinstance(e, dict) else True for e in entries)
 
 
 def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
