@@ -196,9 +196,10 @@ def _chat(
     titles += [around.get(key) for key in ("title", "threadName", "room_name", "displayName")]
     title = str(next(filter(None, [*titles, folder]), Path(place).stem))
     people = People()
-    for one in around.get("participants") or []:
-        one = one if isinstance(one, dict) else {"name": one}
-        people.name(one.get("id"), *one.get("names", [one.get("name")]))
+    with suppress(*base.UNEXPECTED):  # who they are is only needed to mask them
+        for one in around.get("participants") or []:
+            one = one if isinstance(one, dict) else {"name": one}
+            people.name(one.get("id"), *one.get("names", [one.get("name")]))
     try:
         for _ in range(2):  # at the first time, names are learned that come late
             read = base.parse_entries(entries, partial(app, people), f"{place} ({title})")
