@@ -91,15 +91,13 @@ def _folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
     if slack.recognise(folder):
         yield from _usable(slack.parse(folder, shown), shown)
         return
-    others = found = 0
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     parts = [path for path in paths if apps.PART.fullmatch(path.name)]
-    for thread in apps.join_parts(parts):
-        found += 1
+    threads = apps.join_parts(parts)
+    for thread in threads:
         yield from _with_error(_usable(apps.parse(thread, shown) or [], shown), shown)
-    if found:
-        paths = [path for path in paths if path not in parts]
-    for path in paths:
+    others, found = 0, len(threads)
+    for path in (path for path in paths if not (threads and path in parts)):
         is_link_to_folder = path.is_symlink() and path.is_dir()  # which may lead back here
         is_known = path.is_dir() or path.suffix.lower() in KNOWN
         is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()

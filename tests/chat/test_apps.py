@@ -162,6 +162,15 @@ def test_google_chat_in_another_language_and_its_other_file(tmp_path: Path) -> N
     assert len(notes(read_items(tmp_path))) == 1 and errors(read_items(tmp_path)) == []
 
 
+def test_signal_export_writes_each_chat_twice(tmp_path: Path) -> None:
+    """As JSON, which is read, and as Markdown."""
+    (tmp_path / "Ida").mkdir()
+    (tmp_path / "Ida/data.json").write_text(json.dumps(APPS["signal-export"][0]))
+    (tmp_path / "Ida/chat.md").write_text("[2021-03-05 21:15:03] Ida: shall we eat")
+    (chat,) = read(tmp_path)
+    assert (chat.name, turns(chat)[0]) == ("Ida", IDA)
+
+
 @pytest.mark.parametrize("data", [
     {"messages": [{"from": "a", "body": "b", "time": 1}] * 2},
     [{"from": "a", "body": "b", "timestamp": 1}] * 2,
