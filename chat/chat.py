@@ -87,7 +87,7 @@ class People:
         """
         known = dict.fromkeys(" ".join(str(name).split()) for name in names if name)
         known.pop("", None)
-        first = next(iter(known), str(person))
+        first = next(iter(known), "unknown" if person is None else str(person))
         if person is None:
             self._without_id.setdefault(first)
             return first

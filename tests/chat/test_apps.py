@@ -61,10 +61,11 @@ APPS: dict[str, tuple[object, list[tuple[str, str]], set[str]]] = {
     "messenger": ({"participants": [{"name": "Ida"}, {"name": "Bo"}], "messages": [
         meta("Ida", 4, "Ida started a call.", call_duration=3),
         meta("Ole", 3, "Liked a message"),
+        {"sender_name": None, "timestamp_ms": EVE + 180_000, "content": "gone"},
         meta("Ole", 2, "Ole sent an attachment.", share={"link": "https://x.org"}),
         meta("Ole", 1, "yes", photos=[{"uri": "a"}]),
         meta("Ida", 0, "shall we eat"),
-    ]}, [IDA, OLE, ("Ole", "https://x.org")], {"Ida", "Bo", "Ole"}),
+    ]}, [IDA, OLE, ("Ole", "https://x.org"), ("unknown", "gone")], {"Ida", "Bo", "Ole", "unknown"}),
     "encrypted": ({"participants": ["Ida"], "threadName": "Ida", "messages": [
         {"senderName": "Zoë", "timestamp": EVE + 9, "text": "köstlich", "type": "text"},
         {"senderName": "Ida", "timestamp": EVE, "text": "", "type": "media",
