@@ -1,15 +1,20 @@
 """What every format is read into: a chat of messages, and its text as a model reads it."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import chain, count
+from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
+from data_prep.turns import as_turns
 
 LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:][^:\n]{0,59}?)\s*:(?:[ \t](.*)|)")
+TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
 MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
 
@@ -63,6 +68,55 @@ class Chat:
     notes: tuple[str, ...] = ()
 
 
+class People:
+    """The people of an export by their ids in it: what each is called, and all names of each.
+
+    Two who share a name are told apart: `Alex`, `Alex (2)`.
+    """
+
+    def __init__(self) -> None:
+        """Nobody is known at first."""
+        self._by_id: dict[object, tuple[str, ...]] = {}  # first what the person is called
+        self._called: set[str] = set()
+        self._without_id: dict[str, None] = {}
+
+    def name(self, person: object, *names: object) -> str:
+        """What a person is called: the first name at the first call with one, and later the same.
+
+        Until then it is the id; without an id (None), the name is the person.
+        """
+        known = dict.fromkeys(" ".join(str(name).split()) for name in names if name)
+        known.pop("", None)
+        first = next(iter(known), "unknown" if person is None else str(person))
+        if person is None:
+            self._without_id.setdefault(first)
+            return first
+        if known and person not in self._by_id:
+            numbered = (f"{first} ({number})" for number in count(2))
+            name = next(name for name in chain([first], numbered) if name not in self._called)
+            self._called.add(name)
+            self._by_id[person] = tuple(dict.fromkeys((name, *known)))
+        return self._by_id.get(person, (first,))[0]
+
+    def all(self) -> tuple[tuple[str, ...], ...]:
+        """The names of each person, as `Chat.people` has them."""
+        others = [(name,) for name in self._without_id if name not in self._called]
+        return (*self._by_id.values(), *others)
+
+
+def said(
+    time: datetime | None, speaker: str, *parts: str | None, thread: str = ""
+) -> Message | None:
+    """A message of what it holds, such as a file and its caption; None where that is nothing."""
+    text = " ".join(stripped for part in parts if part and (stripped := part.strip()))
+    return Message(time, speaker, text, thread) if text else None
+
+
+def utc(seconds: float) -> datetime:
+    """The time of so many seconds since 1970, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
+
+
 def dialogue_of(messages: Iterable[Message]) -> str:
     """The messages as a dialogue, a turn a line."""
     return "\n".join(message.line() for message in messages)
@@ -100,6 +154,21 @@ def parse_plain(text: str, place: str) -> list[Message]:
     return messages
 
 
+def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | None:
+    """The messages of a list of turns; None for another value, and for one that names nobody.
+
+    Turns with times may be the log of an app, of which it is not known in what order it is.
+    """
+    items = value if isinstance(value, list) else []
+    keys = {str(key) for item in items if isinstance(item, dict) for key in item}
+    if not items or (not may_have_times and any(map(TIMES.search, keys))):
+        return None
+    turns = as_turns(items) or []
+    if not any(turn.speaker for turn in turns):
+        return None
+    return [Message(None, turn.speaker, turn.text) for turn in turns]
+
+
 def parse_entries(
     entries: Iterable[Any], parse: Callable[[Any], Message | None], place: str
 ) -> tuple[list[Message], tuple[str, ...]]:
@@ -119,6 +188,18 @@ def parse_entries(
     if odd and not messages:
         raise UserError(f"{place}: {odd[0]}; export the chat again as JSON")
     return messages, (f"messages that are left out: {len(odd)}; {odd[0]}",) if odd else ()
+
+
+def load_json(path: Path, shown: str) -> Any:
+    """What a JSON file holds; `shown` names it.
+
+    Raises UserError where it is damaged or too large.
+    """
+    try:
+        check_size(path.stat().st_size, shown)
+        return json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{shown}: cannot be read ({error}); export or unpack it again") from error
 
 
 def check_size(size: int, shown: object) -> None:

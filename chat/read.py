@@ -11,17 +11,21 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from chat import slack, telegram, whatsapp
-from chat.chat import Chat, check_size, parse_plain
+from chat import apps, slack, telegram, whatsapp
+from chat.chat import Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError
 
 UNPACKED = (".txt", ".json", ".jsonl")  # what can hold messages in an archive
 KNOWN = (".txt", ".text", ".log", ".md", "", ".json", ".jsonl", ".zip")
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
+JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
+TURNS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
 TITLE = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
 
 Item = Chat | UserError | str  # a chat, why one cannot be used, or a note
@@ -87,10 +91,17 @@ def _folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
     if slack.recognise(folder):
         yield from _usable(slack.parse(folder, shown), shown)
         return
-    others = found = 0
-    for path in sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    parts = [path for path in paths if apps.PART.fullmatch(path.name)]
+    threads = apps.join_parts(parts)
+    for thread in threads:
+        yield from _with_error(_usable(apps.parse(thread, shown) or [], shown), shown)
+    others, found = 0, len(threads)
+    for path in (path for path in paths if not (threads and path in parts)):
         is_link_to_folder = path.is_symlink() and path.is_dir()  # which may lead back here
-        if not is_link_to_folder and (path.is_dir() or path.suffix.lower() in KNOWN):
+        is_known = path.is_dir() or path.suffix.lower() in KNOWN
+        is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()
+        if is_known and not is_link_to_folder and not is_beside:
             found += 1
             name = f"{shown}/{path.name}"
             yield from _with_error(_path(path, name, field), name)
@@ -113,7 +124,7 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
         try:
             chats = _data(json.loads(text), place, field)
         except (ValueError, RecursionError) as error:
-            if suffix == ".json":
+            if suffix == ".json" and not JSON_LINES.match(text):
                 raise UserError(
                     f"{place}: is not JSON ({error}); export it again, or name it .jsonl where "
                     "each line is an object"
@@ -124,38 +135,69 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
 
 
 def _data(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
-    """The chats of parsed JSON: Telegram's, or rows with a dialogue each."""
-    if telegram.recognise(data):
-        yield from telegram.parse(data, place)
-        return
-    for number, row in enumerate(data if isinstance(data, list) else [data], 1):
-        yield _row(row, f"{place} row {number}", field)
+    """The chats of parsed JSON: an app's, a list of turns, or rows with a dialogue each."""
+    if isinstance(data, list):
+        yield from _rows([(f"{place} row {n}", row) for n, row in enumerate(data, 1)], place, field)
+    elif found := _of_app(data, place):
+        yield from found
+    else:
+        yield _row(data, f"{place} row 1", field)
 
 
 def _lines(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
-    """A chat of each line of JSONL; for a bad line the error, and then the others."""
+    """The chats of JSONL; for a bad line the error, and then the others."""
+    rows: list[tuple[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):
-        shown = f"{place}:{number}"
         try:
-            if line.strip():
-                yield _row(json.loads(line), shown, field)
+            rows += [(f"{place}:{number}", json.loads(line))] if line.strip() else []
         except (ValueError, RecursionError) as error:
-            yield UserError(f"{shown}: is not JSON ({error}); fix the line")
+            shown = f"{place}:{number}"
+            rows.append((shown, UserError(f"{shown}: is not JSON ({error}); fix the line")))
+    yield from _rows(rows, place, field)
+
+
+def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat | UserError]:
+    """The chats of rows, each with its place; one error where no row has a dialogue."""
+    data = [row for _, row in rows if not isinstance(row, UserError)]
+    has_field = any(isinstance(row, dict) and field in row for row in data)
+    if not has_field and (found := _of_app(data, place)):
+        yield from (row for _, row in rows if isinstance(row, UserError))
+        yield from found
+    elif not has_field and (messages := parse_turns(data)):
+        yield Chat(place, _title(Path(place)), messages)
+    else:
+        chats = [_row(row, shown, field) for shown, row in rows]
+        other = not has_field and not any(isinstance(chat, Chat) for chat in chats)
+        yield from chats[:1] if other else chats
+
+
+def _of_app(data: Any, place: str) -> Iterable[Chat | UserError] | None:
+    """The chats of an app's export; None for other data."""
+    if (found := apps.parse(data, place)) is not None:
+        return found
+    if chat := slack.parse_file(data, place):
+        return [chat]
+    return telegram.parse(data, place) if telegram.recognise(data) else None
 
 
 def _row(row: Any, place: str, field: str) -> Chat | UserError:
+    if isinstance(row, UserError):
+        return row
     if not isinstance(row, dict):
         return UserError(f"{place}: is no object; each row must be like {{{field!r}: 'Anna: hi'}}")
+    row_id = row.get("id")
+    name = str(row_id) if isinstance(row_id, (str, int)) else place
+    lists = [row.get(key) for key in (TURNS if field not in row else [field])]
+    if messages := next(filter(None, (parse_turns(turns, field in row) for turns in lists)), None):
+        return Chat(place, name, messages, row_id)
     if field not in row:
         found = ", ".join(map(str, row)) or "none"
         return UserError(
             f"{place}: has no field `{field}` (found: {found}); name the right one with "
             "--dialogue-field"
         )
-    text, row_id = row[field], row.get("id")
-    if not isinstance(text, str):
+    if not isinstance(text := row[field], str):
         return UserError(f"{place}: `{field}` is {type(text).__name__}, not text; fix the row")
-    name = str(row_id) if isinstance(row_id, (str, int)) else place
     try:
         return Chat(place, name, parse_plain(text, place), row_id)
     except UserError as error:
@@ -172,15 +214,22 @@ def _usable(items: Iterable[Chat | UserError], place: str) -> Iterator[Item]:
         found += 1
         if isinstance(item, UserError):
             yield item
-        elif any(HALF_PAIR.search(message.line()) for message in item.messages):
-            yield UserError(f"{item.place}: holds half of a surrogate pair; fix or remove it")
         else:
             yield from (f"{item.place}: {note}" for note in item.notes)
-            yield item
+            yield _whole(item)
     if not found:
         raise UserError(f"{place}: holds no message that a person sent; give another export")
     if empty:
         yield f"{place}: chats without a message, which are left out: {empty}"
+
+
+def _whole(chat: Chat) -> Chat:
+    """The chat with U+FFFD for each half of a surrogate pair, which UTF-8 cannot hold."""
+    if not HALF_PAIR.search(chat.name + dialogue_of(chat.messages)):
+        return chat
+    whole = partial(HALF_PAIR.sub, "\ufffd")
+    messages = [replace(m, speaker=whole(m.speaker), text=whole(m.text)) for m in chat.messages]
+    return replace(chat, name=whole(chat.name), messages=messages)
 
 
 def _decode(data: bytes, place: str) -> str:

@@ -1,21 +1,21 @@
 """Slack's export: a folder with `users.json` and, for each channel, a folder with a file a day.
 
-Its times are in UTC, and stay so.
+Also one such file, and a conversation as the API and slackdump give it. Times stay in UTC.
 """
 
 import html
-import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from chat.chat import Chat, Message, check_size, media_word, parse_entries
+from chat.chat import Chat, Message, People, load_json, media_word, parse_entries, said, utc
 from data_prep.errors import UserError
 
+USERS = ("users.json", "org_users.json")  # the latter of Enterprise Grid
 LISTS = ("channels.json", "groups.json", "dms.json", "mpims.json")
 DAY = re.compile(r"\d{4}-\d\d-\d\d\.json")
 SAID = {None, "bot_message", "file_share", "me_message", "thread_broadcast", "file_comment"}
@@ -27,12 +27,10 @@ ELEMENTS = {
 }  # fmt: skip
 INLINE = {"rich_text_section", "rich_text_quote", "rich_text_preformatted"}
 
-Users = dict[str, tuple[str, ...]]  # the names by id, first the one that is shown
-
 
 def recognise(folder: Path) -> bool:
     """Whether a folder is an export of Slack, with its lists or without, or a channel of one."""
-    if any((folder / name).is_file() for name in ("users.json", *LISTS)):
+    if any((folder / name).is_file() for name in (*USERS, *LISTS)):
         return True
     files = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     depth = len(folder.parts) + 2  # a file of another kind would be left out
@@ -45,8 +43,10 @@ def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
 
     Raises UserError where the list of users cannot be read: no name could be masked without it.
     """
-    listed = _objects(folder / "users.json", place)
-    users = {str(user.get("id")): _names(user, user.get("profile")) for user in listed}
+    listed = [user for name in USERS for user in _objects(folder / name, place)]
+    people = People()
+    for user in sorted(listed, key=lambda user: user.get("deleted") is True):
+        _add(people, user, user.get("profile"))
     titles: dict[str, str] = {}
     for name in LISTS:
         try:
@@ -54,17 +54,35 @@ def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
                 if name == "dms.json":
                     members = entry.get("members")
                     members = map(str, members if isinstance(members, list) else [])
-                    shown = [users.get(member, (member,))[0] for member in members]
-                    titles[str(entry.get("id"))] = ", ".join(shown)
+                    titles[str(entry.get("id"))] = ", ".join(map(people.name, members))
                 else:
                     titles[str(entry.get("name"))] = f"#{entry.get('name')}"
         except UserError as error:
             yield error
     if _days(folder):
-        yield _channel(folder, place, Path(place).name.removesuffix(".zip"), users)
+        yield _channel(folder, place, Path(place).name.removesuffix(".zip"), people)
     for channel in sorted(path for path in folder.iterdir() if path.is_dir() and _days(path)):
         title = titles.get(channel.name) or channel.name
-        yield _channel(channel, f"{place}/{channel.name}", title, users)
+        yield _channel(channel, f"{place}/{channel.name}", title, people)
+    others = {path.name for path in folder.glob("*.json")} - {*USERS, *LISTS}
+    for name in sorted(name for name in others if not DAY.fullmatch(name)):
+        with suppress(UserError):  # of one that need not be a conversation
+            if found := parse_file(load_json(folder / name, name), f"{place}/{name}", people):
+                yield found
+
+
+def parse_file(data: Any, place: str, people: People | None = None) -> Chat | UserError | None:
+    """The conversation of one JSON file, of the export, the API or slackdump; None for others."""
+    entries = data.get("messages") if isinstance(data, dict) else data
+    if not isinstance(entries, list) or not any(map(_is_message, entries)):
+        return None
+    entries = [entry for entry in entries if isinstance(entry, dict)]
+    times = [entry.get("ts") for entry in entries]  # some answers are shown in the channel too
+    for answers in [entry.get("slackdump_thread_replies") for entry in entries]:
+        if isinstance(answers, list):
+            entries += [one for one in answers if _is_message(one) and one["ts"] not in times]
+    title = (data.get("name") if isinstance(data, dict) else "") or Path(place).stem
+    return _chat({place: entries}, place, str(title), people or People())
 
 
 def _days(folder: Path) -> list[Path]:
@@ -73,8 +91,12 @@ def _days(folder: Path) -> list[Path]:
 
 def _is_day(path: Path) -> bool:
     with suppress(UserError):
-        return any(e.get("type") == "message" and "ts" in e for e in _objects(path, ""))
+        return any(map(_is_message, _objects(path, "")))
     return False
+
+
+def _is_message(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("type") == "message" and "ts" in entry
 
 
 def _objects(path: Path, place: str) -> list[dict[str, Any]]:
@@ -85,84 +107,84 @@ def _objects(path: Path, place: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     shown = f"{place}/{path.name}"
-    try:
-        check_size(path.stat().st_size, shown)
-        found = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{shown}: cannot be read ({error}); export or unpack it again") from error
+    found = load_json(path, shown)
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise UserError(f"{shown}: is no list of objects; export or unpack it again")
     return found
 
 
-def _names(user: dict[str, Any], profile: Any) -> tuple[str, ...]:
-    """All names of a user, the one that Slack shows first; the handle where there is no other."""
+def _add(people: People, user: dict[str, Any], profile: Any) -> None:
+    """Tell all names of a user, the one that Slack shows first; the handle if there is no other."""
     profile = profile if isinstance(profile, dict) else {}
-    found = (
+    names = [
         profile.get("display_name"), profile.get("real_name"), user.get("real_name"),
         profile.get("first_name"), profile.get("last_name"),
-    )  # fmt: skip
-    names = [str(name).strip() for name in found if name and str(name).strip()]
-    return tuple(dict.fromkeys(names)) or (str(user.get("name") or user.get("id")),)
+    ]  # fmt: skip
+    people.name(str(user.get("id")), *(names if any(names) else [user.get("name")]))
 
 
-def _channel(folder: Path, place: str, title: str, users: Users) -> Chat | UserError:
+def _channel(folder: Path, place: str, title: str, people: People) -> Chat | UserError:
     try:
-        days = {path.name: _objects(path, place) for path in _days(folder)}
-        # guests, and everybody in an export without its lists, are known from their messages
-        guests = {
-            str(entry["user"]): _names({"name": profile.get("name"), "id": entry["user"]}, profile)
-            for entries in days.values()
-            for entry in entries
-            if entry.get("user") and isinstance(profile := entry.get("user_profile"), dict)
-        }
-        users = guests | users
-        messages, notes = [], []
-        for day, entries in days.items():
-            in_order = sorted(entries, key=lambda entry: str(entry.get("ts")))
-            found, odd = parse_entries(in_order, partial(_message, users), f"{place}/{day}")
-            messages += found
-            notes += [f"{day}: {note}" for note in odd]
+        days = {f"{place}/{path.name}": _objects(path, place) for path in _days(folder)}
     except UserError as error:
         return error
-    return Chat(place, title, messages, people=tuple(users.values()), notes=tuple(notes))
+    return _chat(days, place, title, people)
 
 
-def _message(users: Users, entry: dict[str, Any]) -> Message | None:
+def _chat(
+    days: dict[str, list[dict[str, Any]]], place: str, title: str, people: People
+) -> Chat | UserError:
+    # guests, and everybody in an export without its lists, are known from their messages
+    for entry in chain(*days.values()):
+        if entry.get("user") and isinstance(profile := entry.get("user_profile"), dict):
+            _add(people, {"id": entry["user"], "name": profile.get("name")}, profile)
+    messages, notes = [], []
+    for day, entries in days.items():
+        in_order = sorted(entries, key=lambda entry: str(entry.get("ts")))
+        try:
+            found, odd = parse_entries(in_order, partial(_message, people), day)
+        except UserError as error:
+            return error
+        messages += found
+        notes += [f"{Path(day).name}: {note}" for note in odd]
+    return Chat(place, title, messages, people=people.all(), notes=tuple(notes))
+
+
+def _message(people: People, entry: dict[str, Any]) -> Message | None:
     """What a person or a bot said; None for what Slack itself wrote."""
-    when = datetime.fromtimestamp(int(float(entry["ts"])), UTC).replace(tzinfo=None)
     if entry.get("type") != "message" or entry.get("subtype") not in SAID:
         return None
-    text, thread = _text(entry, users), str(entry.get("thread_ts") or entry["ts"])
-    return Message(when, _speaker(entry, users), text, thread) if text else None
+    time, thread = utc(int(float(entry["ts"]))), str(entry.get("thread_ts") or entry["ts"])
+    return said(time, _speaker(entry, people), *_parts(entry, people), thread=thread)
 
 
-def _speaker(entry: dict[str, Any], users: Users) -> str:
-    user = entry.get("user")
-    if user in users and entry.get("subtype") != "bot_message":
-        return users[user][0]
-    profile = entry.get("user_profile") or entry.get("bot_profile") or {}
-    names = (profile.get("display_name"), entry.get("username"), profile.get("real_name"))
-    return str(next((name for name in (*names, profile.get("name"), user) if name), "bot"))
+def _speaker(entry: dict[str, Any], people: People) -> str:
+    """A user's name; for a bot the one that its message gives, as it may have several."""
+    user, profile = entry.get("user"), entry.get("bot_profile") or {}
+    username = "Slackbot" if user == "USLACKBOT" else entry.get("username")  # seldom listed
+    names = username, profile.get("name")
+    if user and entry.get("subtype") != "bot_message":
+        return people.name(user, *names)
+    return people.name(None, *names, user, "bot")
 
 
-def _text(entry: dict[str, Any], users: Users) -> str:
-    """The text without Slack's markup; some is in blocks alone, a bot's in attachments."""
+def _parts(entry: dict[str, Any], people: People) -> list[str]:
+    """Text, without Slack's markup, and files; some is in blocks alone, a bot's in attachments."""
     text = (entry.get("text") or "").strip()
     text = text or "\n".join(map(_block, entry.get("blocks") or [])).strip()
     if not text:
         attached = entry.get("attachments") or []
         text = " ".join(str(a.get("text") or a.get("fallback") or "") for a in attached)
-    text = html.unescape(MARKUP.sub(lambda m: _plain(m[1], m[2], users), text))
+    text = html.unescape(MARKUP.sub(lambda m: _plain(m[1], m[2], people), text))
     files = [media_word(str(f.get("name") or f.get("mode"))) for f in entry.get("files") or []]
-    return " ".join(part for part in (text.strip(), *files) if part)
+    return [text, *files]
 
 
-def _plain(target: str, label: str | None, users: Users) -> str:
+def _plain(target: str, label: str | None, people: People) -> str:
     """What `<target|label>` looks like to a reader."""
     kind, name = target[0], target[1:]
     if kind == "@":
-        return f"@{users[name][0] if name in users else label or name}"
+        return f"@{people.name(name, label)}"
     if kind == "#":
         return f"#{label or name}"
     if kind == "!":

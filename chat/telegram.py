@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, parse_entries
+from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, People, parse_entries, said
 from data_prep.errors import UserError
 
 MEDIA = {"animation": GIF, "video_file": VIDEO, "video_message": VIDEO}
@@ -16,13 +17,15 @@ def recognise(data: object) -> bool:
     """Whether parsed JSON is an export of Telegram."""
     if not isinstance(data, dict):
         return False
-    return isinstance(data.get("messages"), list) or isinstance(data.get("chats"), dict)
+    if not isinstance(entries := data.get("messages"), list):
+        return isinstance(data.get("chats"), dict)
+    return not entries or any("date" in e if isinstance(e, dict) else True for e in entries)
 
 
 def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
     """Each chat of an export; for a damaged one the error, and then the others."""
     if "chats" not in data:
-        yield _chat(data, place)
+        yield from _chats(data, place)
         return
     for block in (data[key] for key in ("chats", "left_chats") if data.get(key) is not None):
         chats = block.get("list") if isinstance(block, dict) else None
@@ -30,35 +33,57 @@ def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
             yield UserError(f"{place}: `chats` holds no `list`; export the chats again as JSON")
             continue
         for number, chat in enumerate(chats, 1):
-            yield _chat(chat, f"{place} chat {number}")
+            yield from _chats(chat, f"{place} chat {number}")
 
 
-def _chat(chat: Any, place: str) -> Chat | UserError:
+def _chats(chat: Any, place: str) -> Iterator[Chat | UserError]:
+    """The chat, or one for each topic of a forum, which people read apart."""
     if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
-        return UserError(f"{place}: has no list of `messages`; export the chat again as JSON")
+        yield UserError(f"{place}: has no list of `messages`; export the chat again as JSON")
+        return
     name = str(chat.get("name") or chat.get("type") or "chat").replace("_", " ")
+    entries, people = chat["messages"], People()
+    topics = _topics(entries)
     try:
-        messages, notes = parse_entries(chat["messages"], _message, f"{place} ({name})")
+        parse = partial(_message, people, topics)
+        messages, notes = parse_entries(entries, parse, f"{place} ({name})")
     except UserError as error:
-        return error
+        yield error
+        return
     known = [chat.get("name")] if chat.get("type") == "personal_chat" else []
-    known += [who for entry in chat["messages"] for who in _people(entry)]
-    people = dict.fromkeys((who,) for who in known if isinstance(who, str) and who.strip())
-    return Chat(place, name, messages, people=tuple(people), notes=notes)
+    for who in [*known, *(who for entry in entries for who in _people(entry))]:
+        if isinstance(who, str) and who.strip():
+            people.name(None, who)
+    for topic in dict.fromkeys(["", *topics.values()]):
+        found = [message for message in messages if message.thread == topic]
+        if found or not topics:
+            title = f"{name}: {topic}" if topic else name
+            yield Chat(place, title, found, people=people.all(), notes=notes)
+            notes = ()  # of all topics, said once
 
 
-def _message(entry: dict[str, Any]) -> Message | None:
+def _topics(entries: list[Any]) -> dict[str, str]:
+    """The topic's title by a message's id: what begins a topic, and all that answers it."""
+    topics, titles = {}, People()
+    for entry in (entry for entry in entries if isinstance(entry, dict)):
+        number, answered = str(entry.get("id")), str(entry.get("reply_to_message_id"))
+        if entry.get("action") == "topic_created":
+            topics[number] = titles.name(number, entry.get("title"))
+        elif answered in topics:
+            topics[number] = topics[answered]
+    return topics
+
+
+def _message(people: People, topics: dict[str, str], entry: dict[str, Any]) -> Message | None:
     """What a person sent; None for a service message and for one that holds nothing."""
     if entry.get("type") != "message":
         return None
     parts = [_media(entry), _text(entry.get("text")), _extras(entry)]
-    text = " ".join(part for part in parts if part)
-    if not text:
-        return None
-    if source := entry.get("forwarded_from"):
-        text = f"[forwarded from {source}] {text}"
-    when = datetime.fromisoformat(entry["date"]).replace(tzinfo=None)
-    return Message(when, str(entry.get("from") or GONE), text)
+    if any(parts) and (source := entry.get("forwarded_from")):
+        parts.insert(0, f"[forwarded from {source}]")
+    time = datetime.fromisoformat(entry["date"]).replace(tzinfo=None)
+    speaker = people.name(entry.get("from_id"), entry.get("from") or GONE)
+    return said(time, speaker, *parts, thread=topics.get(str(entry.get("id")), ""))
 
 
 def _text(text: Any) -> str:
@@ -80,10 +105,12 @@ def _media(entry: dict[str, Any]) -> str:
 
 
 def _extras(entry: dict[str, Any]) -> str:
-    """What an entry holds besides text: a poll, a contact, a place."""
-    if poll := entry.get("poll"):
-        answers = ", ".join(_text(answer["text"]) for answer in poll.get("answers") or [])
-        return f"Poll: {_text(poll['question'])} ({answers})"
+    """What an entry holds besides text: a poll, a checklist, a contact, a place."""
+    if asked := entry.get("poll") or entry.get("todo_list"):
+        answers = ", ".join(_text(answer["text"]) for answer in asked.get("answers") or [])
+        if "todo_list" in entry:
+            return f"{_text(asked['title'])}: {answers}"
+        return f"Poll: {_text(asked['question'])} ({answers})"
     if contact := entry.get("contact_information"):
         names = (contact.get("first_name"), contact.get("last_name"))
         return f"Contact: {' '.join(filter(None, names))}"

@@ -1,5 +1,6 @@
 """Slack's export, as a folder and zipped: names, mentions, links, threads, bots."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -93,3 +94,46 @@ def test_odd_entries_of_lists_cost_no_channel(export: Path) -> None:
         ("#general", 8),
     ]
     assert read(export)[0].messages[0].speaker == "nora"
+
+
+def said(user: str, second: int, text: str, **more: object) -> dict[str, object]:
+    """A message of the API."""
+    return {"type": "message", "user": user, "text": text, "ts": f"170418{second:04}.0001", **more}
+
+
+def test_users_of_a_grid_namesakes_and_who_is_not_listed(tmp_path: Path) -> None:
+    """The plain name is the account's that is still used."""
+    names = {"U1": "Alex", "U2": "Alex", "U3": "Ida"}
+    users = [
+        {"id": user, "deleted": user == "U1", "profile": {"display_name": name}}
+        for user, name in names.items()
+    ]
+    (tmp_path / "org_users.json").write_text(json.dumps(users))
+    (tmp_path / "general").mkdir()
+    (tmp_path / "general/2024-01-02.json").write_text(json.dumps([
+        said("U1", 1, "a"), said("U2", 2, "hi <@U1>, <@U9>"), said("U9", 3, "b"),
+        said("USLACKBOT", 4, "eat"), {"type": "message", "subtype": "channel_canvas_updated"},
+    ]))  # fmt: skip
+    (chat,) = read_items(tmp_path)
+    assert turns(chat) == [
+        ("Alex (2)", "a"), ("Alex", "hi @Alex (2), @U9"), ("U9", "b"), ("Slackbot", "eat"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["day", "history", "dump"])
+def test_a_conversation_in_one_file(tmp_path: Path, kind: str) -> None:
+    """Of the API newest first; slackdump has the replies in the message that they answer."""
+    first, reply, last = said("U1", 1, "a"), said("U2", 3, "c"), said("U2", 2, "b <@U1>")
+    data: object = [first, last, reply]
+    if kind == "history":
+        data = {"ok": True, "messages": [reply, last, first]}
+    if kind == "dump":
+        first["slackdump_thread_replies"] = [reply, last]  # the last is shown in the channel too
+        data = {"channel_id": "C1", "name": "general", "messages": [first, last, "odd"]}
+    path = tmp_path / "C1.json"
+    path.write_text(json.dumps(data))
+    (chat,) = read_items(path)
+    assert turns(chat) == [("U1", "a"), ("U2", "b @U1"), ("U2", "c")]
+    assert chat.name == ("general" if kind == "dump" else "C1")
+    (tmp_path / "users.json").write_text('[{"id": "U1", "profile": {"real_name": "Ida Berg"}}]')
+    assert turns(read(tmp_path)[0])[:2] == [("Ida Berg", "a"), ("U2", "b @Ida Berg")]
