@@ -27,7 +27,10 @@ _DATE = (
     rf"(?P<first>\d{{1,4}}){_GAP}[./年년-]{_GAP}(?P<second>\d{{1,2}}){_GAP}[./月월-]{_GAP}"
     r"(?P<third>\d{1,4})"
 )
-_TIME = rf"(?P<hour>\d{{1,2}})(?:[:.]|{_GAP}h{_GAP})(?P<minute>\d\d)(?:[:.](?P<seconds>\d\d))?"
+_TIME = (
+    rf"(?P<hour>\d{{1,2}})(?:[:.]|{_GAP}h{_GAP})(?P<minute>\d\d)"
+    rf"(?:(?:[:.]|{_GAP}min{_GAP})(?P<seconds>\d\d)(?:{_GAP}s\b)?)?"
+)
 _AFTER = rf"(?P<after>{_GAP}[^\W\d_][^\d\n:,;\[\]–-]{{0,19}}?)?"  # `p. m.`, `Uhr`, `ч.`
 _AM_PM = rf"(?P<after>{_GAP}[ap]\.?{_GAP}m\.?)?"
 _WHEN = (
@@ -207,6 +210,7 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     lines = _lines(text)
     starts = [read_start(line) for line in lines]
     moments, guess = _moments([(n, *start) for n, start in enumerate(starts) if start])
+    own = {start[0].style for n, start in enumerate(starts) if start and n in moments}
     entries: list[tuple[datetime | None, list[str]]] = []  # the time, and the lines that follow it
     ahead = others = 0
     for number, (line, start) in enumerate(zip(lines, starts, strict=True)):
@@ -214,7 +218,7 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
             entries.append((moments[number], [start[1]]))
         elif entries:
             entries[-1][1].append(line)
-            others += bool(start)
+            others += bool(start and start[0].style not in own)
         else:
             ahead += bool(line.strip())
     times = [moment for moment, _ in entries if moment]
@@ -332,16 +336,15 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
         days = [when.date() for when in times if when]
         back = sum(later < one for one, later in pairwise(days))
         to_come = sum(day > date.today() + timedelta(1) for day in days)
-        years = {day.year for day in days}
-        faults[order] = (
-            times.count(None),
-            back,
-            to_come,
-            max(years, default=0) - min(years, default=0),
-        )
-    best = min(faults.values())
-    if faults["day first"] != best or faults["month first"] != best:
-        return next(order for order in ORDERS if faults[order] == best), ""
+        years = max(days).year - min(days).year if days else 0
+        faults[order] = (times.count(None), back, to_come, years)
+    if "9.9.9" in stamps[0].style:  # where no language has the year in front
+        del faults["year first"]
+    best = [order for order, found in faults.items() if found == min(faults.values())]
+    # whoever writes `오후 9:15` has the year in front
+    best = ["year first"] if "year first" in best and "H9:" in stamps[0].style else best
+    if not {"day first", "month first"} <= {*best}:
+        return best[0], ""
     if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
         return "day first", ""
     american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
@@ -394,13 +397,11 @@ def _prefixes(lines: list[str], people: Container[str] | None) -> set[str]:
         found = set()
         for prefix, said in texts.items():
             names = [turn[0] for text in said if COLON.search(text) and (turn := _turn(text))]
-            starts = tuple(f"{name}:" for name in {*names} if name)
+            starts = tuple({*names} - {""})
             one = len(starts) == 1 and starts[0][0].isalpha() and not starts[0][0].islower()
-            sure = len(texts) < 3 or any(
-                text.startswith(f"{starts[0]} {MARK}") for text in said if one
-            )
+            marked = any(text.startswith(f"{name}: {MARK}") for text in said for name in starts)
             if (
-                (one and sure or len(starts) > 1)
+                (one and (len(texts) < 3 or marked) or len(starts) > 1)
                 and len(starts) <= len(names) / 2
                 and all(text.startswith(starts) or SYSTEM.search(text) for text in said)
             ):
@@ -430,7 +431,7 @@ def _messages(entries: list[tuple[datetime | None, list[str]]], iphone: bool) ->
             iphone
             and turn
             and not more.strip()
-            and said == bare
+            and re.sub(rf"[{EDGES}]", "", said or "") == bare
             and (
                 (
                     text.startswith(MARK)

@@ -50,7 +50,7 @@ def test_each_part_of_a_stamp_has_a_style(stamp: str) -> None:
     (["20/02/13, 09:00 - ", "20/13/02, 09:00 - ", "20/02/31, 9:00 - "], "day first", False),
     (["12.12.23, 09:00 - ", "13.12.23, 09:00 - ", "31.06.24, 9:00 - "], "day first", False),
     (["12.12.23, 09:00 - ", "13.12.23, 09:00 - ", "45.12.23, 9:00 - "], "day first", False),
-    (["20-12-30, 09:00 - ", "21-01-31, 09:00 - ", "19-31-12, 9:00 - "], "day first", False),
+    (["20-12-30, 09:00 - ", "20-12-31, 09:00 - ", "21-01-02, 9:00 - "], "year first", False),
 ])  # fmt: skip
 def test_order_of_dates(starts: list[str], order: str, guessed: bool) -> None:
     stamps = [found[0] for start in starts if (found := read_start(f"{start}Ana: hi"))]
@@ -91,7 +91,7 @@ def test_other_lines_start_no_message(line: str) -> None:
     ("\u200eKontaktkarte ausgelassen", OTHER), ("\u200eизображение отсутствует", PHOTO),
     ("\u200epominięto kartę kontaktu", OTHER), ("so \u200eimages omises", f"so {OTHER}"),
     ("the page omitted", "the page omitted"),
-    ("Mensagem apagada", None), ("You deleted this message", None), ("null", None),
+    ("Mensagem apagada", None), ("You deleted this message", None), ("null", "null"),
     ("Сообщение изменено", "Сообщение изменено"), ("hi <Mensagem editada>", "hi"),
     ("I <3 you: a lot>", "I <3 you: a lot>"), ("<see: page 3.>", "<see: page 3.>"),
 ])  # fmt: skip
