@@ -7,48 +7,14 @@ WhatsApp or a person wrote something, a person did.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container
-from datetime import date, datetime, time, timedelta
-from functools import cache
+from collections.abc import Collection
+from datetime import datetime, timedelta
 from itertools import groupby, pairwise
-from typing import NamedTuple
-
-from babel import localedata
-from babel.core import get_global
 
 from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
-
-# ----- the stamp in front of a message, as any language may write it
+from chat.stamps import EDGES, Stamp, find_order, read_start
 
 MARK = "\u200e"  # an iPhone sets it before what WhatsApp wrote itself; some keyboards have it too
-EDGES = "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # marks of direction
-_GAP = rf"[\s{EDGES}]*"
-_DATE = (
-    rf"(?P<first>\d{{1,4}}){_GAP}[./年년-]{_GAP}(?P<second>\d{{1,2}}){_GAP}[./月월-]{_GAP}"
-    r"(?P<third>\d{1,4})"
-)
-_TIME = (
-    rf"(?P<hour>\d{{1,2}})(?:[:.]|{_GAP}h{_GAP})(?P<minute>\d\d)"
-    rf"(?:(?:[:.]|{_GAP}min{_GAP})(?P<seconds>\d\d)(?:{_GAP}s\b)?)?"
-)
-_AFTER = rf"(?P<after>{_GAP}[^\W\d_][^\d\n:,;\[\]–-]{{0,19}}?)?"  # `p. m.`, `Uhr`, `ч.`
-_AM_PM = rf"(?P<after>{_GAP}[ap]\.?{_GAP}m\.?)?"
-_WHEN = (
-    rf"{_DATE}(?P<before>[^\d\n:]{{0,20}}?){_TIME}"  # between them `, `, ` klo `, ` 오후 `, `] `
-)
-STARTS = [  # of the iPhone, of WhatsApp Web, of Android, in Vietnam, of other apps, old iPhones
-    re.compile(rf"{start}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-    for start in (
-        rf"\[{_GAP}{_WHEN}{_AFTER}{_GAP}\]\s?",
-        rf"\[{_GAP}{_TIME}{_AFTER}[,\s]+{_DATE}(?P<before>){_GAP}\]\s?",
-        rf"{_WHEN}{_AFTER}\)?{_GAP}[-–—]\s",
-        rf"{_TIME}{_AFTER},?\s{_DATE}(?P<before>){_GAP}[-–—]\s",
-        rf"\[?{_GAP}{_WHEN}{_AM_PM}(?:[,;:]\s|\t)",
-        rf"{_WHEN}(?<=\d[:.]\d\d[:.]\d\d)(?P<after>)\s(?=[^\s:][^:\n]*:)",
-    )
-]
-
-# ----- the words of WhatsApp itself
 
 _OMITTED = (
     r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
@@ -94,7 +60,7 @@ EDITED = re.compile(
     r"\s?\u200e<[^<>.\n]{8,60}>\Z|<(?:This message was edited|Diese Nachricht wurde bearbeitet"
     r"|Se editó este mensaje\.?|Ce message a été modifié|Questo messaggio è stato modificato"
     r"|Mensagem editada|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено"
-    r"|Bu mesaj düzenlendi|Pesan ini diedit|Це повідомлення відредаговано|此訊息已編輯|此消息已编辑)>",
+    r"|Bu mesaj düzenlendi|Pesan ini diedit|此訊息已編輯|此消息已编辑)>",
     re.I,
 )
 DELETED = re.compile(
@@ -104,12 +70,12 @@ DELETED = re.compile(
     r"|Se eliminó este mensaje|Eliminaste este mensaje|Ce message a été supprimé"
     r"|Vous avez supprimé ce message|Questo messaggio è stato eliminato"
     r"|Hai eliminato questo messaggio|Mensagem (?:apagada|eliminada)|Você apagou esta mensagem"
-    r"|Ess?ta? mensagem foi apagada|Essa mensagem foi apagada|(?:Apagou|Eliminou) esta mensagem"
+    r"|Es[st]a mensagem foi apagada|(?:Apagou|Eliminou) esta mensagem"
     r"|Dit bericht is verwijderd|(?:U|Je) hebt dit bericht verwijderd"
     r"|Wiadomość usunięta|Ta wiadomość została usunięta|Данное сообщение удалено"
     r"|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz"
     r"|Pesan ini (?:telah )?dihapus|Anda (?:telah )?menghapus pesan ini|Mesej ini telah dipadam"
-    r"|यह (?:मैसेज|संदेश) (?:मिटाया|हटा दिया|डिलीट किया) गया(?: था| है)?|आपने यह (?:मैसेज|संदेश) मिटाया(?: है)?"
+    r"|यह (?:मैसेज|संदेश) (?:मिटाया|हटा दिया) गया(?: है)?|आपने यह (?:मैसेज|संदेश) मिटाया(?: है)?"
     r"|تم حذف هذه الرسالة|لقد حذفت هذه الرسالة|این پیام حذف شد|הודעה זו נמחקה|מחקת הודעה זו"
     r"|Det(?:ta|här) meddelande(?:t)? (?:har raderats|raderades)|Du raderade det här meddelandet"
     r"|Denne (?:besked|meldingen) (?:blev|ble) slettet|Du slettet?e? denne (?:besked|meldingen)"
@@ -147,7 +113,7 @@ NOTICE = re.compile(
     r"(?:Messages|Nachrichten|Los mensajes|Les messages|I messaggi|As mensagens|Berichten"
     r"|Wiadomości|Сообщения|Mesajlar)\b[^?]{20,}"
 )
-# A system line whose verb is the last word, behind the colon of a name: `Ana hat Team: Bo entfernt`.
+# A system line whose verb is the last word, behind a name's colon: `Ana hat Team: Bo entfernt`.
 SYSTEM_END = re.compile(
     r"[^:]+ (?:hat|heeft) [^:]+: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
     r"|[^:]+, [^:]+: .+ kişi\w* (?:ekledi|çıkardı)\.?"
@@ -160,30 +126,6 @@ MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name,
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
 TIGHT = re.compile(r"[^:\n]{1,50}(?<!\d):(?=[^\s/\d])")  # `Bob:hi`, where there is no other
 
-# Where in a date's three numbers its year, month and day are.
-ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
-
-
-class Stamp(NamedTuple):
-    """A date as three numbers in the file's order, its time of day, and how they are written.
-
-    In `style` a number is 9, a year of four digits Y, and a part of the day H.
-    """
-
-    numbers: tuple[int, int, int]
-    time: time
-    style: str
-
-    def moment(self, order: str) -> datetime | None:
-        """Date and time; None where the order makes it no date."""
-        year, month, day = (self.numbers[place] for place in ORDERS[order])
-        # WhatsApp is of 2009, so 52 to 99 are Buddhist years, as 2552 is, which is 2009
-        year += 2000 if year < 52 else 1957 if year < 100 else -543 if year > 2400 else 0
-        try:
-            return datetime.combine(date(year, month, day), self.time)
-        except ValueError:
-            return None
-
 
 def recognise(text: str) -> bool:
     """Whether the first turn starts as a message of WhatsApp does, or most of the first lines.
@@ -193,11 +135,8 @@ def recognise(text: str) -> bool:
     lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
     starts = [read_start(line) for line in lines]
     stamped = len(starts) - starts.count(None)
-    turns = (
-        start
-        for line, start in zip(lines, starts, strict=True)
-        if TURN.fullmatch(start[1] if start else line)
-    )
+    pairs = zip(lines, starts, strict=True)
+    turns = (start for line, start in pairs if (_turn(start[1]) if start else TURN.fullmatch(line)))
     return bool(stamped and (next(turns, True) or 2 * stamped > len(lines)))
 
 
@@ -236,64 +175,6 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     return Chat(place, name, messages, people=people, notes=tuple(notes))
 
 
-@cache
-def _day_periods() -> dict[str, set[int]]:
-    """The hours that a word for a part of the day may mean, in every language that is official.
-
-    Takes half a second, and so is left until a stamp has a word that is not known.
-    """
-    words: dict[str, set[int]] = defaultdict(set)
-    territories = get_global("territory_languages").values()
-    official = {one for all_ in territories for one, f in all_.items() if f["official_status"]}
-    for data in (localedata.load(one, False) for one in official if localedata.exists(one)):
-        rules = {"am": [{"before": 43200}], "pm": [{"from": 43200}]}
-        rules |= data.get("day_period_rules", {}).get(None, {})
-        forms = data.get("day_periods", {}).get("format", {})
-        for period, word in [*forms.get("wide", {}).items(), *forms.get("abbreviated", {}).items()]:
-            for rule in rules.get(period, []):
-                first = rule.get("from", rule.get("at", 0)) // 3600
-                last = rule.get("before", 3600 * (first + 1 if "at" in rule else 24)) // 3600
-                hours = range(first, last + 24 * (last < first))
-                words[_letters(word)].update(hour % 24 for hour in hours)
-    return words
-
-
-def _letters(word: str) -> str:
-    return re.sub(r"[\W\d_]", "", word).casefold()
-
-
-def _hours(word: str) -> Container[int]:
-    """The hours that a word beside the time allows; none for a word like `Uhr`."""
-    known = {"": (), "am": range(12), "pm": range(12, 24)}
-    letters = _letters(word)
-    return known[letters] if letters in known else _day_periods().get(letters, ())
-
-
-def read_start(line: str) -> tuple[Stamp, str] | None:
-    """The stamp of a line that starts a message, and what follows it; None for any other line."""
-    line = re.sub(rf"^[{EDGES}]+", "", line)
-    found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
-    if not found:
-        return None
-    stamp, hour = line[: found.start("rest")], int(found["hour"])
-    for word in filter(None, (found["before"], found["after"])):
-        if hours := _hours(word):
-            both = hour % 12, hour % 12 + 12
-            fits = [one for one in both if one in hours] or [both[max(hours) > 12]]
-            hour = fits[0] if hour < 13 else hour
-            stamp = stamp.replace(word, "H")
-    try:
-        clock = time(
-            hour % 24 if hour < 25 else hour, int(found["minute"]), int(found["seconds"] or 0)
-        )
-    except ValueError:
-        return None
-    style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
-    style = re.sub(r"\s+", " ", re.sub(rf"[{EDGES}]", "", style))
-    numbers = int(found["first"]), int(found["second"]), int(found["third"])
-    return Stamp(numbers, clock, style), found["rest"]
-
-
 def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime | None], str]:
     """The time of each line that starts a message of this chat, and a note where it is a guess.
 
@@ -320,47 +201,12 @@ def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime 
     return moments, guess
 
 
-def find_order(stamps: list[Stamp]) -> tuple[str, str]:
-    """Which order all dates are in, and a note where that is a guess.
-
-    A year in front decides. Else the order that makes the most of them dates wins; then the one
-    that runs back in time less often, for an export is in the order of sending; then the one with
-    the fewest days to come, and of the fewest years. Where day and month are both possible, 12
-    hours and a slash mean America.
-    """
-    if all(stamp.numbers[0] > 31 for stamp in stamps):
-        return "year first", ""
-    faults = {}
-    for order in ORDERS:
-        times = [stamp.moment(order) for stamp in stamps]
-        days = [when.date() for when in times if when]
-        back = sum(later < one for one, later in pairwise(days))
-        to_come = sum(day > date.today() + timedelta(1) for day in days)
-        years = max(days).year - min(days).year if days else 0
-        faults[order] = (times.count(None), back, to_come, years)
-    if "9.9.9" in stamps[0].style:  # where no language has the year in front
-        del faults["year first"]
-    best = [order for order, found in faults.items() if found == min(faults.values())]
-    # whoever writes `오후 9:15` has the year in front
-    best = ["year first"] if "year first" in best and "H9:" in stamps[0].style else best
-    if not {"day first", "month first"} <= {*best}:
-        return best[0], ""
-    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
-        return "day first", ""
-    american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
-    order = "month first" if american else "day first"
-    return order, f"no date tells day from month; they are read {order}"
-
-
 def _lines(text: str) -> list[str]:
     return LINE_END.split(text.translate(BLANKS))
 
 
-# ----- names and texts
-
-
 def _turn(
-    line: str, prefixes: Container[str] = (), people: Container[str] | None = ()
+    line: str, prefixes: Collection[str] = (), people: Collection[str] | None = ()
 ) -> tuple[str, str] | None:
     """Name and text of a message's first line; None for what WhatsApp wrote.
 
@@ -378,11 +224,11 @@ def _turn(
         return None
     if name not in prefixes:
         return name, rest
-    turn = _turn(rest, {p.removeprefix(f"{name}: ") for p in prefixes}, people)
+    turn = _turn(rest, [p.removeprefix(f"{name}: ") for p in prefixes], people)
     return turn and (f"{name}: {turn[0]}", turn[1])
 
 
-def _prefixes(lines: list[str], people: Container[str] | None) -> set[str]:
+def _prefixes(lines: list[str], people: Collection[str] | None) -> set[str]:
     """What is no whole name: `Team`, where every message continues `Team: Anna: `.
 
     So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
@@ -396,14 +242,21 @@ def _prefixes(lines: list[str], people: Container[str] | None) -> set[str]:
             texts[name].append(text)
         found = set()
         for prefix, said in texts.items():
-            names = [turn[0] for text in said if COLON.search(text) and (turn := _turn(text))]
-            starts = tuple({*names} - {""})
-            one = len(starts) == 1 and starts[0][0].isalpha() and not starts[0][0].islower()
-            marked = any(text.startswith(f"{name}: {MARK}") for text in said for name in starts)
-            if (
-                (one and (len(texts) < 3 or marked) or len(starts) > 1)
-                and len(starts) <= len(names) / 2
-                and all(text.startswith(starts) or SYSTEM.search(text) for text in said)
+            # `look: <U+200E><attached: a.jpg>` has no second name
+            bare = [re.sub(r"\u200e.*", "", text) for text in said]
+            turns = [turn for text in bare if COLON.search(text) and (turn := _turn(text))]
+            starts = tuple({name for name, _ in turns if name})
+            if len(starts) == 1:
+                sure = len(texts) < 3 or any(
+                    text.startswith(f"{starts[0]}: {MARK}") for text in said
+                )
+                differ = len({text.strip() for _, text in turns if text.strip()}) > 1
+                sure = sure and differ and starts[0][0].isalpha() and not starts[0][0].islower()
+            else:
+                sure = 1 < len(starts) <= len(turns) / 2
+            if sure and all(
+                text.startswith(starts) or (len(starts) > 1 and SYSTEM.search(text))
+                for text in bare
             ):
                 found.add(prefix)
         if found <= prefixes:
@@ -412,41 +265,27 @@ def _prefixes(lines: list[str], people: Container[str] | None) -> set[str]:
 
 
 def _messages(entries: list[tuple[datetime | None, list[str]]], iphone: bool) -> list[Message]:
-    """What people sent; in an iPhone's export each line has a name, also where WhatsApp wrote it."""
+    """What people sent; an iPhone sets a name also before what WhatsApp wrote."""
     first_lines = [said[0] for _, said in entries]
     named = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
     people = None if iphone else {name for name, times in named.items() if times > 1}
     prefixes = _prefixes(first_lines, people)
     turns = [_turn(line, prefixes, people) for line in first_lines]
-    # a group speaks as one, and then never without the mark
-    persons = {turn[0] for turn in turns if turn and not turn[1].startswith(MARK)}
     messages = []
     for number, ((moment, lines), turn) in enumerate(zip(entries, turns, strict=True)):
         more = "\n".join(lines[1:])
         name, text = turn or ("", "")
-        bare = re.sub(rf"[{EDGES}]", "", text).strip()
-        name = re.sub(rf"[{EDGES}]", "", name).strip()
+        name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))
         said = clean(f"{text}\n{more}" if turn else more)
-        if (
-            iphone
-            and turn
-            and not more.strip()
-            and re.sub(rf"[{EDGES}]", "", said or "") == bare
-            and (
-                (
-                    text.startswith(MARK)
-                    and (
-                        CALL.fullmatch(text.strip())
-                        or bare.startswith(f"{name} ")
-                        or (SYSTEM.search(bare) and not bare[:1].islower())
-                    )
-                )
-                or not number
-                and NOTICE.fullmatch(bare)
-                and SYSTEM.search(bare)
-            )
-        ):
-            continue
+        if iphone and said and re.sub(rf"[{EDGES}]", "", said) == bare:
+            system = bool(SYSTEM.search(bare)) and not bare[0].islower()
+            if text.startswith(MARK):
+                called = CALL.fullmatch(text.strip())
+                system = system or bool(called) or bare.startswith(f"{name} ")
+            elif number or not NOTICE.fullmatch(bare):
+                system = False
+            if system:
+                continue
         if said and (name or not turn):
             messages.append(Message(moment, name.removeprefix("~").strip(), said))
     return messages

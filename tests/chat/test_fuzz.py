@@ -83,10 +83,11 @@ def chats(draw: st.DrawFn) -> list[Sent]:
         people, fewest = sorted(people, key=lambda name: ":" not in name)[:2], 4
     sent = []
     for number in range(draw(st.integers(fewest, 14))):
-        time += dt.timedelta(seconds=draw(steps))
+        time += dt.timedelta(seconds=draw(steps) if number else 0)
         speaker, file = draw(st.sampled_from(people)), ""
         if fewest > 1 and number < 4:
-            speaker = people[number % 2]
+            sent.append(Sent(time, people[number % 2], ("hi", "ho", "when?", "at six")[number]))
+            continue
         if draw(st.integers(0, 4)) == 0:
             file = draw(st.sampled_from(FILES))
         text = "" if file and draw(st.booleans()) else draw(written)
@@ -113,7 +114,7 @@ ATTACHED = [
 def whatsapp_stamp(time: dt.datetime, locale: str, clock: str) -> str:
     """Date and time as the locale writes them; `clock` is a CLDR pattern or the name of one."""
     day = dates.format_date(time, "short", locale=locale)
-    stamp = dates.get_datetime_format("short", locale=locale).replace("'", "")
+    stamp = str(dates.get_datetime_format("short", locale=locale)).replace("'", "")
     stamp = stamp.replace("{1}", day).replace("{0}", dates.format_time(time, clock, locale=locale))
     return stamp.translate(str.maketrans("0123456789", DIGITS.get(locale, "0123456789")))
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from chat.whatsapp import clean, find_order, parse, read_start, recognise
+from chat.stamps import find_order, read_start
+from chat.whatsapp import clean, parse, recognise
 from tests.chat.fixtures import notes, read, read_items, turns
 
 PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"
