@@ -9,14 +9,14 @@ from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from babel import localedata
+from babel import Locale, localedata
 from babel.core import get_global
 
 EDGES = "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # marks of direction
 _GAP = rf"[\s{EDGES}]*"
 _DATE = (
     rf"(?P<first>\d{{1,4}}){_GAP}[./年년-]{_GAP}(?P<second>\d{{1,2}}){_GAP}[./月월-]{_GAP}"
-    r"(?P<third>\d{1,4})"
+    r"(?P<third>\d{1,4})[日일]?"
 )
 _TIME = (
     rf"(?P<hour>\d{{1,2}})(?:[:.]|{_GAP}h{_GAP})(?P<minute>\d\d)"
@@ -68,19 +68,19 @@ class Stamp(NamedTuple):
 def _day_periods() -> dict[str, set[int]]:
     """The hours that a word for a part of the day may mean, in every language that is official.
 
-    Takes half a second, and so is left until a stamp has a word that is not known.
+    Takes up to a second, and so is left until a stamp has a word that is not known.
     """
     words: dict[str, set[int]] = defaultdict(set)
     territories = get_global("territory_languages").values()
     official = {one for all_ in territories for one, f in all_.items() if f["official_status"]}
-    for data in (localedata.load(one, False) for one in official if localedata.exists(one)):
-        rules = {"am": [{"before": 43200}], "pm": [{"from": 43200}]}
-        rules |= data.get("day_period_rules", {}).get(None, {})
-        forms = data.get("day_periods", {}).get("format", {})
+    for locale in map(Locale.parse, sorted(filter(localedata.exists, official))):
+        forms = locale.day_periods.get("format", {})
+        rules = {**locale.day_period_rules.get(None, {}), "am": [{}], "pm": [{"from": 43200}]}
         for period, word in [*forms.get("wide", {}).items(), *forms.get("abbreviated", {}).items()]:
             for rule in rules.get(period, []):
                 first = rule.get("from", rule.get("at", 0)) // 3600
-                last = rule.get("before", 3600 * (first + 1 if "at" in rule else 24)) // 3600
+                end = 12 if period == "am" else first + 1 if "at" in rule else 24
+                last = rule.get("before", 3600 * end) // 3600
                 hours = range(first, last + 24 * (last < first))
                 words[_letters(word)].update(hour % 24 for hour in hours)
     return words

@@ -32,10 +32,9 @@ _KINDS = {
 _KIND_WORDS = "|".join(_KINDS.values())
 # `<Media omitted>`, which has the word media in nearly all languages; `<Video note omitted>`.
 ANDROID = re.compile(
-    rf"<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]*(?:m[eéè]di"
-    r"|mitjan|мед[иі]|мултим|πολυμ|מדי|وسائط|رسانه|媒|メディア|미디어|मीडिया|মিডিয়া|สื่อ|phương tiện)"
-    r"[^<>\n]*>\Z",
-    re.I,
+    rf"(?i)<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]*"
+    r"(?:m[eéè]di|мед[иі]|мултим|πολυμ|מדי|وسائط|رسانه|媒|メディア|미디어|मीडिया|สื่อ|phương tiện)"
+    r"[^<>\n]*>\Z"
 )
 IOS = re.compile(
     rf"^(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))$", re.I | re.M
@@ -52,28 +51,25 @@ ATTACHED = re.compile(
 )
 # `IMG-20201231-WA0001.jpg (file attached)` on the first line; of an address it would be a remark.
 FILE = re.compile(
-    r"\A\u200e?[^\n]*[^\s.]\.(?P<file>(?!(?:com|org|net)\b)(?=\d*[^\W\d])\w{2,5})"
-    r" \([^\W\d_][^()\d\n]{2,39}\)[^\S\n]*$",
-    re.M | re.I,
+    r"(?im)\A\u200e?[^\n]*[^\s.]\.(?P<file>(?!(?:com|org|net)\b)(?=\d*[^\W\d])\w{2,5})"
+    r" \([^\W\d_][^()\d\n]{2,39}\)[^\S\n]*$"
 )
 EDITED = re.compile(
-    r"\s?\u200e<[^<>.\n]{8,60}>\Z|<(?:This message was edited|Diese Nachricht wurde bearbeitet"
+    r"(?i)\s?\u200e<[^<>.\n]{8,60}>\Z|<(?:This message was edited|Diese Nachricht wurde bearbeitet"
     r"|Se editó este mensaje\.?|Ce message a été modifié|Questo messaggio è stato modificato"
     r"|Mensagem editada|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено"
-    r"|Bu mesaj düzenlendi|Pesan ini diedit|此訊息已編輯|此消息已编辑)>",
-    re.I,
+    r"|Bu mesaj düzenlendi|Pesan ini diedit|此訊息已編輯|此消息已编辑)>"
 )
 DELETED = re.compile(
-    r"(?:(?:This message was deleted|You deleted this message)(?: by admin .+)?"
+    r"(?i)(?:(?:This message was deleted|You deleted this message)(?: by admin .+)?"
     r"|Missed (?:group )?(?:voice|video) call|Verpasster (?:Sprach|Video)anruf"
-    r"|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht"
-    r"|Se eliminó este mensaje|Eliminaste este mensaje|Ce message a été supprimé"
-    r"|Vous avez supprimé ce message|Questo messaggio è stato eliminato"
-    r"|Hai eliminato questo messaggio|Mensagem (?:apagada|eliminada)|Você apagou esta mensagem"
-    r"|Es[st]a mensagem foi apagada|(?:Apagou|Eliminou) esta mensagem"
-    r"|Dit bericht is verwijderd|(?:U|Je) hebt dit bericht verwijderd"
-    r"|Wiadomość usunięta|Ta wiadomość została usunięta|Данное сообщение удалено"
-    r"|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz"
+    r"|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht|Se eliminó este mensaje"
+    r"|Eliminaste este mensaje|Ce message a été supprimé|Vous avez supprimé ce message"
+    r"|Questo messaggio è stato eliminato|Hai eliminato questo messaggio"
+    r"|Mensagem (?:apagada|eliminada)|Você apagou esta mensagem|Es[st]a mensagem foi apagada"
+    r"|(?:Apagou|Eliminou) esta mensagem|Dit bericht is verwijderd"
+    r"|(?:U|Je) hebt dit bericht verwijderd|Wiadomość usunięta|Ta wiadomość została usunięta"
+    r"|Данное сообщение удалено|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz"
     r"|Pesan ini (?:telah )?dihapus|Anda (?:telah )?menghapus pesan ini|Mesej ini telah dipadam"
     r"|यह (?:मैसेज|संदेश) (?:मिटाया|हटा दिया) गया(?: है)?|आपने यह (?:मैसेज|संदेश) मिटाया(?: है)?"
     r"|تم حذف هذه الرسالة|لقد حذفت هذه الرسالة|این پیام حذف شد|הודעה זו נמחקה|מחקת הודעה זו"
@@ -86,9 +82,9 @@ DELETED = re.compile(
     r"|Ви видалили це повідомлення|Това съобщение беше изтрито|Ova poruka je (?:iz|o)brisana"
     r"|S'ha suprimit aquest missatge|Tin nhắn này đã bị x(?:óa|oá)|Bạn đã x(?:óa|oá) tin nhắn này"
     r"|ข้อความนี้ถูกลบ(?:แล้ว)?|คุณลบข้อความนี้(?:แล้ว)?|このメッセージは削除されました"
-    r"|(?:이 메시지는 )?삭제된 메시지입니다|메시지를 삭제했습니다|(?:此消息已|您已)删除(?:此消息)?"
-    r"|此(?:訊息|讯息)已(?:刪除|删除|被刪除)|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?",
-    re.I,
+    r"|(?:이 메시지는 )?삭제된 메시지입니다|메시지를 삭제했습니다"
+    r"|(?:此消息已|您已)删除(?:此消息)?|此(?:訊息|讯息)已(?:刪除|删除|被刪除)"
+    r"|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?"
 )
 # A group's name, with any colon.
 QUOTED = re.compile(r'(?<!\S)(?:"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»)(?!\w)')
@@ -96,13 +92,13 @@ QUOTED = re.compile(r'(?<!\S)(?:"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
     r"|created (?:the |this )?group|end-to-end encrypted|joined using|security code"
-    r"|pinned a message|turned (?:on|off)"
-    r"|hat (?:den (?:Betreff|Gruppennamen)|die Gruppe)|Ende-zu-Ende|cambió el (?:asunto|nombre)"
-    r"|creó (?:el )?grupo|cifrad[oa]s? de extremo|a (?:modifié|changé) (?:le sujet|le nom|l'objet)"
-    r"|a créé le groupe|chiffrés de bout|ha (?:cambiato|modificato) (?:l'oggetto|il nome)"
-    r"|ha creato il gruppo|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
+    r"|pinned a message|turned (?:on|off)|hat (?:den (?:Betreff|Gruppennamen)|die Gruppe)"
+    r"|Ende-zu-Ende|cambió el (?:asunto|nombre)|creó (?:el )?grupo|cifrad[oa]s? de extremo"
+    r"|a (?:modifié|changé) (?:le sujet|le nom|l'objet)|a créé le groupe|chiffrés de bout"
+    r"|ha (?:cambiato|modificato) (?:l'oggetto|il nome)|ha creato il gruppo"
+    r"|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
     r"|heeft (?:het onderwerp|de groep)|end-to-end-versleuteld|crittografati end-to-end"
-    r"|zmieni(?:ł|ła|ł\(a\)) temat|utworzy(?:ł|ła|ł\(a\)) grupę|nada(?:ł|ła|ł\(a\)) grupie"
+    r"|(?:zmieni|utworzy|nada)ł\S* (?:temat|grup)"
     r"|uçtan uca şifre|сквозным шифрованием|изменил[аи]? (?:тему|название)|создал[аи]? группу)"
     r"|(?<=\S )(?:added|removed|añadió|agregó|eliminó|a ajouté|a retiré|ha aggiunto|ha rimosso"
     r"|adicionou|removeu|dodał|usunął|usunęła|добавил|удалил|left$|salió|a quitté|ha abbandonato"
@@ -110,8 +106,7 @@ SYSTEM = re.compile(
 )
 # The notice that opens each chat, where its mark was lost.
 NOTICE = re.compile(
-    r"(?:Messages|Nachrichten|Los mensajes|Les messages|I messaggi|As mensagens|Berichten"
-    r"|Wiadomości|Сообщения|Mesajlar)\b[^?]{20,}"
+    r"(?:Messages|Nachrichten|Los mensajes|Les messages|I messaggi|As mensagens)\b[^?]{20,}"
 )
 # A system line whose verb is the last word, behind a name's colon: `Ana hat Team: Bo entfernt`.
 SYSTEM_END = re.compile(
@@ -160,8 +155,8 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
             others += bool(start and start[0].style not in own)
         else:
             ahead += bool(line.strip())
-    times = [moment for moment, _ in entries if moment]
-    older = sum(one - later > timedelta(1) for one, later in pairwise(times))
+    times = pairwise(moment for moment, _ in entries if moment)
+    older = sum(one - later > timedelta(1) for one, later in times)
     notes = [guess] if guess else []
     if ahead:
         notes.append(f"lines before the first message, which are left out: {ahead}")
@@ -218,9 +213,8 @@ def _turn(
     if not colon:
         return None
     name, rest = line[: colon.end()].rstrip().removesuffix(":"), line[colon.end() :]
-    if people is not None and (
-        SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in people)
-    ):
+    system = SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in (people or ()))
+    if people is not None and system:
         return None
     if name not in prefixes:
         return name, rest
@@ -232,8 +226,7 @@ def _prefixes(lines: list[str], people: Collection[str] | None) -> set[str]:
     """What is no whole name: `Team`, where every message continues `Team: Anna: `.
 
     So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
-    and in all of them but for system lines. One name must be so in a chat of two, or where
-    WhatsApp's mark follows it.
+    and in all but system lines; or one in all, in a chat of two or where WhatsApp's mark follows.
     """
     prefixes: set[str] = set()
     while True:
@@ -247,10 +240,9 @@ def _prefixes(lines: list[str], people: Collection[str] | None) -> set[str]:
             turns = [turn for text in bare if COLON.search(text) and (turn := _turn(text))]
             starts = tuple({name for name, _ in turns if name})
             if len(starts) == 1:
-                sure = len(texts) < 3 or any(
-                    text.startswith(f"{starts[0]}: {MARK}") for text in said
-                )
-                differ = len({text.strip() for _, text in turns if text.strip()}) > 1
+                marked = f"{starts[0]}: {MARK}"
+                sure = len(texts) < 3 or any(text.startswith(marked) for text in said)
+                differ = len({text.strip() for _, text in turns}) > 1
                 sure = sure and differ and starts[0][0].isalpha() and not starts[0][0].islower()
             else:
                 sure = 1 < len(starts) <= len(turns) / 2
@@ -278,13 +270,9 @@ def _messages(entries: list[tuple[datetime | None, list[str]]], iphone: bool) ->
         name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))
         said = clean(f"{text}\n{more}" if turn else more)
         if iphone and said and re.sub(rf"[{EDGES}]", "", said) == bare:
-            system = bool(SYSTEM.search(bare)) and not bare[0].islower()
-            if text.startswith(MARK):
-                called = CALL.fullmatch(text.strip())
-                system = system or bool(called) or bare.startswith(f"{name} ")
-            elif number or not NOTICE.fullmatch(bare):
-                system = False
-            if system:
+            system = SYSTEM.search(bare) and not bare[0].islower()
+            marked = system or CALL.fullmatch(text.strip()) or bare.startswith(f"{name} ")
+            if text.startswith(MARK) and marked or system and not number and NOTICE.fullmatch(bare):
                 continue
         if said and (name or not turn):
             messages.append(Message(moment, name.removeprefix("~").strip(), said))
