@@ -145,17 +145,18 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     starts = [read_start(line) for line in lines]
     moments, guess = _moments([(n, *start) for n, start in enumerate(starts) if start])
     own = {start[0].style for n, start in enumerate(starts) if start and n in moments}
-    entries: list[tuple[datetime | None, list[str]]] = []  # the time, and the lines that follow it
+    # the time, the lines that follow it, and whether an iPhone wrote them
+    entries: list[tuple[datetime | None, list[str], bool]] = []
     ahead = others = 0
     for number, (line, start) in enumerate(zip(lines, starts, strict=True)):
         if start and number in moments:
-            entries.append((moments[number], [start[1]]))
+            entries.append((moments[number], [start[1]], "[" in start[0].style[:1]))
         elif entries:
             entries[-1][1].append(line)
             others += bool(start and start[0].style not in own)
         else:
             ahead += bool(line.strip())
-    times = pairwise(moment for moment, _ in entries if moment)
+    times = pairwise(moment for moment, *_ in entries if moment)
     older = sum(one - later > timedelta(1) for one, later in times)
     notes = [guess] if guess else []
     if ahead:
@@ -164,10 +165,9 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
         notes.append(f"dated lines in another style, which are taken as text: {others}")
     if older:
         notes.append(f"messages a day or more older than the one before, perhaps pasted: {older}")
-    messages = _messages(entries, lines[min(moments)].lstrip(MARK).startswith("["))
     # those to whom a message points with an @ may never have written
     people = tuple((person.strip(),) for person in dict.fromkeys(MENTION.findall(text)))
-    return Chat(place, name, messages, people=people, notes=tuple(notes))
+    return Chat(place, name, _messages(entries), people=people, notes=tuple(notes))
 
 
 def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime | None], str]:
@@ -222,7 +222,7 @@ def _turn(
     return turn and (f"{name}: {turn[0]}", turn[1])
 
 
-def _prefixes(lines: list[str], people: Collection[str] | None) -> set[str]:
+def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
     """What is no whole name: `Team`, where every message continues `Team: Anna: `.
 
     So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
@@ -256,15 +256,15 @@ def _prefixes(lines: list[str], people: Collection[str] | None) -> set[str]:
         prefixes |= found
 
 
-def _messages(entries: list[tuple[datetime | None, list[str]]], iphone: bool) -> list[Message]:
+def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Message]:
     """What people sent; an iPhone sets a name also before what WhatsApp wrote."""
-    first_lines = [said[0] for _, said in entries]
+    first_lines = [said[0] for _, said, _ in entries]
     named = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
-    people = None if iphone else {name for name, times in named.items() if times > 1}
+    people = {name for name, times in named.items() if times > 1}
     prefixes = _prefixes(first_lines, people)
-    turns = [_turn(line, prefixes, people) for line in first_lines]
     messages = []
-    for number, ((moment, lines), turn) in enumerate(zip(entries, turns, strict=True)):
+    for number, (moment, lines, iphone) in enumerate(entries):
+        turn = _turn(lines[0], prefixes, None if iphone else people)
         more = "\n".join(lines[1:])
         name, text = turn or ("", "")
         name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))

@@ -213,7 +213,7 @@ ANDROID, IPHONE = "14.02.21, 17:35 - ", "[14.02.21, 17:35:00] "
     (IPHONE, "~\u00a0Ida: \u200e~\u00a0Ida byttade bild", None),
     (IPHONE, "\u202a+1 777\u202c: \u200e\u202a+1 777\u202c kom med", None),
     (IPHONE, "Ida: Messages and calls are end-to-end encrypted. Only people here read them.", None),
-    (IPHONE, "Ida: are messages end-to-end encrypted?", ("Ida", "are messages end-to-end encrypted?")),
+    (IPHONE, "Ida: Is it end-to-end encrypted?", ("Ida", "Is it end-to-end encrypted?")),
     (ANDROID, "Ida joined.\nand: then\n\nthis", ("", "and: then\n\nthis")),
     (ANDROID, "Ida: ok:\nlist", ("Ida", "ok:\nlist")), (ANDROID, "Ida: ", None),
     (ANDROID, "Ida: a\u2028b\x0cc\x85d", ("Ida", "a\u2028b\x0cc\x85d")),
@@ -260,6 +260,13 @@ def test_names_with_colons(lines: list[str], expected: list[str]) -> None:
 def test_an_export_behind_another_of_another_phone(lines: list[str], count: int) -> None:
     own = ["14.02.21, 17:35 - Ida: a", "14.02.21, 17:36 - Ole: b", "14.02.21, 17:36 - Ole: "]
     assert len(parse("\n".join([*own, *lines])).messages) == count
+
+
+def test_an_iphone_s_system_lines_behind_android_s() -> None:
+    own = ["14.02.21, 17:35 - Ida: \u200eIda is here", "14.02.21, 17:36 - Ole: b"] * 2
+    more = [f"[15.03.21, 08:00:00] Ole: {text}" for text in ("\u200eOle kom med", "hi", "ho")]
+    expected = [("Ida", "Ida is here"), ("Ole", "b")] * 2 + [("Ole", "hi"), ("Ole", "ho")]
+    assert turns(parse("\n".join([*own, *more]))) == expected
 
 
 def test_a_stamp_out_of_order_is_noted() -> None:
