@@ -233,10 +233,12 @@ def _whole(chat: Chat) -> Chat:
 
 
 def _decode(data: bytes, place: str) -> str:
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
+        if error.reason in ("unexpected end of data", "truncated data"):  # a download broke off
+            return data.decode(encoding, "replace")
         raise UserError(f"{place}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
@@ -258,6 +260,10 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 members = [m for m in zipped.infolist() if m.filename.lower().endswith(UNPACKED)]
                 # a Mac adds a folder with what it knows about the files
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
+                # beside an iPhone's chat are the documents that were sent in it
+                chats = [m for m in members if Path(m.filename).name == "_chat.txt"]
+                folders = {Path(m.filename).parent for m in chats}
+                members = [m for m in members if Path(m.filename).parent not in folders] + chats
                 check_size(sum(member.file_size for member in members), archive)
                 zipped.extractall(name, members)  # which keeps to the folder
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
