@@ -105,6 +105,12 @@ def _data(config: Config) -> Iterator[Problem]:
         blocks = sets if isinstance(sets, list) else []
         found = [block.get("path") if isinstance(block, dict) else None for block in blocks]
         paths[key] = [Path(path) if isinstance(path, str) else None for path in found]
+    if config.get("default_system_message"):
+        yield Problem(
+            ("default_system_message",),
+            "`default_system_message` has no effect: it changes no prompt of `type: chat_template`",
+            "remove it, and set `summarization.system`",
+        )
     folder = None
     for key, split in (("datasets", "train"), ("test_datasets", "validation")):
         loc = (key, 0, "path")
@@ -119,12 +125,17 @@ def _data(config: Config) -> Iterator[Problem]:
                 f"`{key}[0].path` is {path}",
                 f"data_prep writes {split}.jsonl, both sets into one folder",
             )
-    for index, path in enumerate(paths["datasets"]):
-        if index > 0 and path and path in paths["test_datasets"]:
+    for key, found in paths.items():
+        for index, path in list(enumerate(found))[1:]:
+            loc, name = (key, index, "path"), f"`{key}[{index}].path` is {path}"
+            if key == "datasets" and path and path in paths["test_datasets"]:
+                what = f"{name}, which is in `test_datasets` too"
+                yield Problem(loc, what, "a model must not be tested on what it learns: remove it")
+                continue
             yield Problem(
-                ("datasets", index, "path"),
-                f"`datasets[{index}].path` is {path}, which is in `test_datasets` too",
-                "a model must not be tested on what it learns: remove it",
+                loc,
+                f"{name}, which nothing prepares: its rows are not cleaned, and may be test rows",
+                "remove the entry, and put its rows into `summarization.source`",
             )
 
 

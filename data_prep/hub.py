@@ -54,6 +54,33 @@ def own_ends(config: dict[str, Any]) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
+def positions(config: dict[str, Any]) -> int | None:
+    """How many tokens the base model has positions for; None where nothing limits them.
+
+    Nothing does in a model without positions (Mamba), or one whose layers all see a window alone.
+    None too where the model's configuration cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        model = AutoConfig.from_pretrained(config["base_model"], **model_arguments(config))
+    except (OSError, ValueError):
+        return None
+    model = model.get_text_config()
+    limit = getattr(model, "max_position_embeddings", None)
+    window = getattr(model, "sliding_window", None)
+    kinds = set(getattr(model, "layer_types", None) or ["sliding_attention"])
+    if not limit or (window and window < limit and kinds == {"sliding_attention"}):
+        return None
+    rope = getattr(model, "rope_parameters", None) or {}
+    kind, factor = rope.get("rope_type"), rope.get("factor") or 1
+    if kind in ("linear", "dynamic"):  # where a config names the length before scaling
+        return int(limit * factor)
+    if kind == "yarn":  # before it (Qwen) or after it (DeepSeek)
+        return max(limit, int(factor * rope.get("original_max_position_embeddings", limit)))
+    return int(limit)
+
+
 def model_unavailable(recipe: Recipe, error: BaseException) -> str:
     """One line for a base model (or its tokenizer) that cannot be loaded.
 

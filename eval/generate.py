@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from data_prep.hub import own_ends
+from data_prep.errors import UserError
+from data_prep.hub import own_ends, positions
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -18,6 +19,9 @@ from eval.signature import quantization
 # dialogues: vLLM loads twice for 80 s, and then saves 0.26 s on each in bf16 (docs/engines.md)
 WORTH_LOADING = 700
 AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
+SHORTEN = (
+    "shorten or leave out these dialogues in the source, or take a base model with more positions"
+)
 MOST_ROWS = 128  # of a batch: the same for `hf`, and some batches for each of several processes
 
 
@@ -70,7 +74,8 @@ class Summarizer:
         `adapter`: its folder, where `use("tuned")` follows. `engine`: makes another one than
         `decoding.engine`, from the ids of the tokens that end a summary and of padding.
         """
-        self.encoder, self.decoding, self.adapter = PromptEncoder(recipe), decoding, adapter
+        self.recipe, self.decoding, self.adapter = recipe, decoding, adapter
+        self.encoder = PromptEncoder(recipe)
         self.ends, pad = self._ends_and_pad(recipe)
         tokens = len(self.encoder.tokenizer)
         self.engine: Engine
@@ -98,11 +103,14 @@ class Summarizer:
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
         """Encode the examples and plan their batches, as `plan_batches` does.
 
-        Raises UserError where an example holds a control string as text.
+        Raises UserError where an example holds a control string as text, or is too long.
         """
         self.encoder.check_neutral(list(examples))
         prompts = [self.encoder.prompt_ids(example) for example in examples]
-        plan = plan_batches([len(prompt) for prompt in prompts], self.decoding)
+        lengths, new = [len(prompt) for prompt in prompts], self.decoding.max_new_tokens
+        for problem in beyond_positions(self.recipe, examples, lengths, new):
+            raise UserError(problem)
+        plan = plan_batches(lengths, self.decoding)
         return [
             Batch(number, [examples[row] for row in rows], [prompts[row] for row in rows])
             for number, rows in enumerate(plan)
@@ -141,6 +149,24 @@ class Summarizer:
         ends = [end, *(other for other in own_ends(recipe.config) if other != end)]
         pad = self.encoder.tokenizer.pad_token_id
         return ends, end if pad is None else pad
+
+
+def beyond_positions(
+    recipe: Recipe, examples: Sequence[Example], prompts: list[int], new: int
+) -> Iterator[str]:
+    """What is wrong where prompts, and `new` tokens after each, exceed the model's positions.
+
+    `prompts` are their tokens. What a model writes there is noise, and no error says so.
+    """
+    limit = positions(recipe.config)
+    over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
+    if over:
+        longest = max(over, key=lambda number: prompts[number])
+        yield (
+            f"{recipe.path}: {len(over):,} of {len(prompts):,} prompts exceed the {limit} positions"
+            f" of {recipe.config['base_model']} (row {examples[longest].id}: {prompts[longest]:,} "
+            f"tokens, and max_new_tokens {new}); {SHORTEN}"
+        )
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:

@@ -5,16 +5,20 @@ print(plan(recipe, count_tokens(recipe)["train"]))
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.hub import model_unavailable
+from data_prep.hub import model_unavailable, positions
 from data_prep.prompt import PromptEncoder, TokenCounter, read_examples
 from data_prep.recipe import Recipe, sequence_len
+from eval.generate import SHORTEN, beyond_positions
 
 SPLITS = ("train", "validation")
 CHUNK = 2000  # rows that are tokenised at a time: of more, the texts alone take 100s of MB
+MOST_DROPPED = 0.2  # of a split's rows may be too long; a corpus has some that are
+MOST_CUT = 0.01  # of the references may be longer than `max_new_tokens`
 SHORTEST = 2  # tokens; Axolotl leaves out shorter rows (`min_sample_len`'s default)
 EFFECTS = {
     "drop": "left out",
@@ -168,13 +172,11 @@ def overlong_lines(recipe: Recipe, counts: dict[str, list[int]]) -> list[str]:
 
     `counts` as `count_tokens` gives them. Raises UserError where they end the training.
     """
-    config = recipe.config
-    limits = dict.fromkeys(SPLITS, sequence_len(config))
-    limits["validation"] = config.get("eval_sequence_len") or limits["validation"]
-    strategy = config.get("excess_length_strategy") or "drop"
+    strategy = recipe.config.get("excess_length_strategy") or "drop"
     lines = []
     for split, numbers in counts.items():
-        limit, rows = limits[split], sum(n > limits[split] for n in numbers)
+        _, limit = _limit(recipe.config, split)
+        rows = sum(n > limit for n in numbers)
         line = f"{split}: none of {len(numbers):,} rows has more than {limit:,} tokens"
         if rows:
             line = (
@@ -186,3 +188,61 @@ def overlong_lines(recipe: Recipe, counts: dict[str, list[int]]) -> list[str]:
             raise UserError(f"{recipe.path}: {line}")
         lines.append(line)
     return lines
+
+
+def length_problems(recipe: Recipe, counts: dict[str, list[int]]) -> Iterator[str]:
+    """Rows that training would lose, cut, or read at positions that the model never learnt.
+
+    `counts` as `count_tokens` gives them.
+    """
+    config, reach = recipe.config, positions(recipe.config)
+    cuts = config.get("excess_length_strategy") == "truncate"
+    model = f"the {reach} positions of {config['base_model']}"
+    for split, numbers in counts.items():
+        key, limit = _limit(config, split)
+        of, most = f"of {len(numbers):,} rows", int(MOST_DROPPED * len(numbers))
+        over, beyond = (sum(n > least for n in numbers) for least in (limit, reach or math.inf))
+        enough = max(numbers) if cuts else sorted(numbers)[-most - 1]
+        fix = f"set `{key}: {enough}` or more"
+        if reach and enough > reach:
+            fix = f"{beyond:,} exceed {model} too: {SHORTEN}"
+        elif cuts and over <= most:
+            fix = f"remove that key, which leaves them out, or {fix}"
+        where = f"{recipe.path}: {split}: {over:,} {of} have more than {limit:,} tokens (the "
+        where += f"longest {max(numbers):,})"
+        if cuts and over:
+            yield f"{where}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
+        elif over > most:
+            yield f"{where}, and would be left out; {fix}"
+        elif reach and limit > reach and beyond:
+            fix = f"set `{key}: {reach}`, which leaves them out" if beyond <= most else SHORTEN
+            yield f"{recipe.path}: {split}: {beyond:,} {of} exceed {model}; {fix}"
+
+
+def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
+    """References that no summary can match, and prompts that the model cannot read."""
+    in_training = recipe.summarization.training_rouge
+    most = recipe.summarization.decoding.max_new_tokens
+    test, validation = (
+        read_examples(recipe.data_dir / f"{split}.jsonl") for split in ("test", "validation")
+    )
+    texts = [text for row in [*test, *validation] for text in row.references or [row.summary]]
+    ids = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    lengths = [len(tokens) + 1 for tokens in ids]  # and the end of the turn
+    if (over := sum(length > most for length in lengths)) > MOST_CUT * len(lengths):
+        yield (
+            f"{recipe.path}: {over:,} of {len(lengths):,} references of test and validation have "
+            f"more tokens than max_new_tokens, {most}, lets a summary have; set "
+            f"`summarization.decoding.max_new_tokens: {max(lengths)}`"
+        )
+    sampled = validation[: in_training.dialogues]
+    for rows, new in ((test, most), (sampled, in_training.max_new_tokens or most)):
+        prompts = [len(encoder.prompt_ids(row)) for row in rows]
+        yield from beyond_positions(recipe, rows, prompts, new)
+
+
+def _limit(config: dict[str, Any], split: str) -> tuple[str, int]:
+    """The key, and its value, of the most tokens that a row of a split may have."""
+    if split == "validation" and config.get("eval_sequence_len"):
+        return "eval_sequence_len", config["eval_sequence_len"]
+    return "sequence_len", sequence_len(config)

@@ -23,7 +23,7 @@ from training import run_record
 from training.checkpoints import newest_whole
 from training.machine_checks import machine_problems
 from training.model_checks import check_model
-from training.plan import count_tokens, overlong_lines, plan
+from training.plan import count_tokens, evaluation_problems, length_problems, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
 
 
@@ -106,10 +106,12 @@ def check_recipe(
     `gpu_memory`: GB of the card that will train it, where it is not the one here.
     """
     try:
-        counts = check_prepared(recipe).counts
+        manifest = check_prepared(recipe)
+        counts = manifest.counts
         rows = ", ".join(f"{n.written:,} {split}" for split, n in counts.items())
         report.say("data", f"{recipe.data_dir}: {rows} rows; the files are those of the manifest,")
         report.say("data", "and the manifest's settings those of the recipe")
+        report.say("data", *(f"note: {note}" for note in manifest.notes))
 
         problems, line = check_weights(recipe)
         report.problems += problems
@@ -121,17 +123,24 @@ def check_recipe(
         report.problems += parity.problems
         report.example = parity.example
         report.say("prompt", *parity.checked, f"a turn ends on {parity.end}")
-        if parity.encoder and parity.example and not report.problems:
-            end = parity.example.trained[-1]
-            report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
-            report.say("adapter", *lines)
+        if report.problems or not parity.encoder or not parity.example:
+            return
+        end = parity.example.trained[-1]
+        report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
+        report.say("adapter", *lines)
         if not report.problems:
-            _check_work(recipe, report, processes, gpu_memory)
+            _check_work(recipe, report, parity.encoder, processes, gpu_memory)
     except UserError as error:
         report.problems.append(" ".join(str(error).split()))
 
 
-def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: float | None) -> None:
+def _check_work(
+    recipe: Recipe,
+    report: Report,
+    encoder: PromptEncoder,
+    processes: int,
+    gpu_memory: float | None,
+) -> None:
     """Lengths, steps, and the least memory."""
     import torch
 
@@ -139,6 +148,9 @@ def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: floa
 
     lengths = count_tokens(recipe)
     report.say("length", *overlong_lines(recipe, lengths))
+    report.problems += [*length_problems(recipe, lengths), *evaluation_problems(recipe, encoder)]
+    if report.problems:
+        return
     work = plan(recipe, lengths["train"], processes)
     report.say("steps", *work.lines)
     least = least_memory(recipe, work.largest_batch)

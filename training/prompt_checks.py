@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from data_prep.errors import UserError
 from data_prep.hub import own_ends
 from data_prep.prompt import Example, PromptEncoder, read_examples, template_note
-from data_prep.recipe import Recipe, sequence_len
+from data_prep.recipe import Recipe
 from training.plan import SPLITS
 
 FIX_TEMPLATE = "take the model's own chat_template"
@@ -159,8 +159,8 @@ class Parity:
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     """Compare, over `sample` prepared rows, what training sees with what evaluation will send.
 
-    Rows that training leaves out for their length are not checked. Raises UserError where the
-    tokenizer or the rows cannot be read; what is wrong with the prompt goes into `problems`.
+    Raises UserError where the tokenizer or the rows cannot be read; what is wrong with the prompt
+    goes into `problems`.
     """
     splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
     chosen = [row for rows in splits for row in spread(rows, sample // len(SPLITS))]
@@ -172,15 +172,9 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     except (ValueError, TemplateError) as error:  # the template refuses a row or these tokens
         reason = " ".join(str(error).split())
         return Parity([f"{recipe.path}: chat_template: {reason}; {FIX_TEMPLATE}"])
-    encoded = [row for row in encoded if len(row.ids) <= sequence_len(recipe.config)]
     problems, checked = RowChecks(recipe, encoder).run(encoded)
     checked += filter(None, [template_note(recipe)])
     problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])
-    if not encoded:
-        problems.append(
-            f"{recipe.path}: sequence_len {sequence_len(recipe.config)} is shorter than each row "
-            "that was checked; raise it"
-        )
     ends = {row.trained[-1] for row in encoded if row.trained}
     if len(ends) > 1:
         problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
