@@ -22,6 +22,7 @@ from chat.anonymize import anonymize
 from chat.chat import Chat, Message, dialogue_of, speakers_of
 from chat.read import Item, read_all
 from data_prep.errors import UserError, run_cli
+from data_prep.hub import positions
 from data_prep.prompt import Example
 from data_prep.recipe import Recipe, load_recipe, sequence_len
 from eval.adapter import find_adapter
@@ -56,6 +57,7 @@ class ChatSummarizer:
         self.summarizer = Summarizer(recipe, self.decoding, adapter)
         self._neutralize = self.summarizer.encoder.neutralizer()
         length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
+        length = min(length, positions(recipe.config) or length)
         self.most_tokens = length - new  # of a prompt
         prompt = self._count("")
         if self.most_tokens - prompt < LEAST:

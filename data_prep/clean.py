@@ -63,7 +63,7 @@ class Cleaner:
         reason = reason or ("" if summaries else "empty summary")
         if not reason:
             self.notes["dialogues of one line"] += "\n" not in dialogue
-            self.notes["shorter dialogues"] += len(dialogue) < max(map(len, summaries))
+            self.notes["shorter dialogues"] += len(dialogue) < len(summaries[0])
             texts = [dialogue, *columns.values(), *summaries]
             reason = self._seen_before(split, row_id, dialogue, texts)
         return Cleaned(dialogue, summaries, columns, reason)

@@ -127,16 +127,12 @@ def _data(config: Config) -> Iterator[Problem]:
             )
     for key, found in paths.items():
         for index, path in list(enumerate(found))[1:]:
-            loc, name = (key, index, "path"), f"`{key}[{index}].path` is {path}"
+            why = "nothing prepares, cleans or keeps apart from the test dialogues"
+            fix = "put its rows into `summarization.source`, and remove the entry"
             if key == "datasets" and path and path in paths["test_datasets"]:
-                what = f"{name}, which is in `test_datasets` too"
-                yield Problem(loc, what, "a model must not be tested on what it learns: remove it")
-                continue
-            yield Problem(
-                loc,
-                f"{name}, which nothing prepares: its rows are not cleaned, and may be test rows",
-                "remove the entry, and put its rows into `summarization.source`",
-            )
+                why = "is in `test_datasets` too"
+                fix = "a model must not be tested on what it learns: remove it"
+            yield Problem((key, index), f"`{key}[{index}]` is {path or 'rows'}, which {why}", fix)
 
 
 # ---- the best checkpoint ----

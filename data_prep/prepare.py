@@ -305,13 +305,16 @@ class _Preparation:
 
     def _notes(self) -> list[str]:
         """What was guessed about the source and its rows, the latter with their number."""
-        found = self.clean.notes
-        lines, written = (
-            found.pop("dialogues of one line"),
-            sum(c.written for c in self.counts.values()),
-        )
-        if 2 * lines > written:
-            found["dialogues that have no line break, and so one turn; check how turns end"] = lines
+        found, written = self.clean.notes, sum(c.written for c in self.counts.values())
+        of_most = {
+            "dialogues of one line": "dialogues that have no line break, and so one turn; check "
+            "how turns end",
+            "shorter dialogues": "dialogues that are shorter than their summary; check that "
+            "dialogue_column and summary_column are not swapped",
+        }
+        for name, note in of_most.items():
+            if 2 * (count := found.pop(name, 0)) > written:
+                found[note] = count
         return [*self.source.notes, *(f"{note}: {count}" for note, count in found.items() if count)]
 
     def _token_statistics(self) -> TokenStatistics:

@@ -19,9 +19,7 @@ from eval.signature import quantization
 # dialogues: vLLM loads twice for 80 s, and then saves 0.26 s on each in bf16 (docs/engines.md)
 WORTH_LOADING = 700
 AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
-SHORTEN = (
-    "shorten or leave out these dialogues in the source, or take a base model with more positions"
-)
+SHORTEN = "shorten these dialogues in the source, or take a base model with more positions"
 MOST_ROWS = 128  # of a batch: the same for `hf`, and some batches for each of several processes
 
 
@@ -154,10 +152,7 @@ class Summarizer:
 def beyond_positions(
     recipe: Recipe, examples: Sequence[Example], prompts: list[int], new: int
 ) -> Iterator[str]:
-    """What is wrong where prompts, and `new` tokens after each, exceed the model's positions.
-
-    `prompts` are their tokens. What a model writes there is noise, and no error says so.
-    """
+    """What is wrong where prompts of so many tokens, and `new` ones, exceed the model's positions."""
     limit = positions(recipe.config)
     over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
     if over:

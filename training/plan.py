@@ -204,12 +204,11 @@ def length_problems(recipe: Recipe, counts: dict[str, list[int]]) -> Iterator[st
         over, beyond = (sum(n > least for n in numbers) for least in (limit, reach or math.inf))
         enough = max(numbers) if cuts else sorted(numbers)[-most - 1]
         fix = f"set `{key}: {enough}` or more"
-        if reach and enough > reach:
+        if cuts and over <= most:
+            fix = "remove that key, which leaves them out"
+        elif reach and enough > reach:
             fix = f"{beyond:,} exceed {model} too: {SHORTEN}"
-        elif cuts and over <= most:
-            fix = f"remove that key, which leaves them out, or {fix}"
-        where = f"{recipe.path}: {split}: {over:,} {of} have more than {limit:,} tokens (the "
-        where += f"longest {max(numbers):,})"
+        where = f"{recipe.path}: {split}: {over:,} {of} have more than {limit:,} tokens"
         if cuts and over:
             yield f"{where}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
         elif over > most:
@@ -219,13 +218,12 @@ def length_problems(recipe: Recipe, counts: dict[str, list[int]]) -> Iterator[st
             yield f"{recipe.path}: {split}: {beyond:,} {of} exceed {model}; {fix}"
 
 
-def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
+def evaluation_problems(recipe: Recipe) -> Iterator[str]:
     """References that no summary can match, and prompts that the model cannot read."""
-    in_training = recipe.summarization.training_rouge
+    encoder, in_training = PromptEncoder(recipe), recipe.summarization.training_rouge
     most = recipe.summarization.decoding.max_new_tokens
-    test, validation = (
-        read_examples(recipe.data_dir / f"{split}.jsonl") for split in ("test", "validation")
-    )
+    test = read_examples(recipe.data_dir / "test.jsonl")
+    validation = read_examples(recipe.data_dir / "validation.jsonl")
     texts = [text for row in [*test, *validation] for text in row.references or [row.summary]]
     ids = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = [len(tokens) + 1 for tokens in ids]  # and the end of the turn

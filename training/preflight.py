@@ -107,8 +107,7 @@ def check_recipe(
     """
     try:
         manifest = check_prepared(recipe)
-        counts = manifest.counts
-        rows = ", ".join(f"{n.written:,} {split}" for split, n in counts.items())
+        rows = ", ".join(f"{n.written:,} {split}" for split, n in manifest.counts.items())
         report.say("data", f"{recipe.data_dir}: {rows} rows; the files are those of the manifest,")
         report.say("data", "and the manifest's settings those of the recipe")
         report.say("data", *(f"note: {note}" for note in manifest.notes))
@@ -123,24 +122,17 @@ def check_recipe(
         report.problems += parity.problems
         report.example = parity.example
         report.say("prompt", *parity.checked, f"a turn ends on {parity.end}")
-        if report.problems or not parity.encoder or not parity.example:
-            return
-        end = parity.example.trained[-1]
-        report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
-        report.say("adapter", *lines)
+        if parity.encoder and parity.example and not report.problems:
+            end = parity.example.trained[-1]
+            report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
+            report.say("adapter", *lines)
         if not report.problems:
-            _check_work(recipe, report, parity.encoder, processes, gpu_memory)
+            _check_work(recipe, report, processes, gpu_memory)
     except UserError as error:
         report.problems.append(" ".join(str(error).split()))
 
 
-def _check_work(
-    recipe: Recipe,
-    report: Report,
-    encoder: PromptEncoder,
-    processes: int,
-    gpu_memory: float | None,
-) -> None:
+def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: float | None) -> None:
     """Lengths, steps, and the least memory."""
     import torch
 
@@ -148,7 +140,7 @@ def _check_work(
 
     lengths = count_tokens(recipe)
     report.say("length", *overlong_lines(recipe, lengths))
-    report.problems += [*length_problems(recipe, lengths), *evaluation_problems(recipe, encoder)]
+    report.problems += [*length_problems(recipe, lengths), *evaluation_problems(recipe)]
     if report.problems:
         return
     work = plan(recipe, lengths["train"], processes)

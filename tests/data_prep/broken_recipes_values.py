@@ -150,6 +150,19 @@ CONTRADICTIONS = [
             "\n    split"),
     swap("train on the test rows", "\ntest_datasets:",
          "\n  - path: data/smollm2_samsum/validation.jsonl  # too\ntest_datasets:",
-         "`datasets[1].path` is data/smollm2_samsum/validation.jsonl, which is in `test_datasets` "
+         "`datasets[1]` is data/smollm2_samsum/validation.jsonl, which is in `test_datasets` "
          "too; a model must not be tested on what it learns: remove it", at="# too"),
+    swap("train on rows that nothing prepares", "\ntest_datasets:",
+         "\n  - path: more.jsonl\n    ds_type: json\n    type: chat_template\ntest_datasets:",
+         "`datasets[1]` is more.jsonl, which nothing prepares, cleans or keeps apart from the test "
+         "dialogues; put its rows into `summarization.source`, and remove the entry",
+         at="  - path: more.jsonl"),
+    swap("test on rows that nothing prepares", "\nsequence_len:",
+         "\n  - path: more.jsonl\n    ds_type: json\n    type: chat_template\nsequence_len:",
+         "`test_datasets[1]` is more.jsonl, which nothing prepares, cleans or keeps apart from the "
+         "test dialogues; put its rows into `summarization.source`, and remove the entry",
+         at="  - path: more.jsonl"),
+    add("system message of axolotl's", "default_system_message: You summarise chats.",
+        "`default_system_message` has no effect: it changes no prompt of `type: chat_template`; "
+        "remove it, and set `summarization.system`"),
 ]  # fmt: skip
