@@ -152,7 +152,7 @@ class Summarizer:
 def beyond_positions(
     recipe: Recipe, examples: Sequence[Example], prompts: list[int], new: int
 ) -> Iterator[str]:
-    """What is wrong where prompts of so many tokens, and `new` ones, exceed the model's positions."""
+    """What is wrong where prompts (tokens) and `new` ones exceed the model's positions."""
     limit = positions(recipe.config)
     over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
     if over:

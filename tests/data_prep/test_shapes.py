@@ -181,6 +181,19 @@ def test_dialogues_of_one_line_are_noted(tmp_path: Path) -> None:
     assert "no line break" in note and note.endswith(": 10")
 
 
+def test_columns_that_seem_swapped_are_said(tmp_path: Path) -> None:
+    corpus = chats()
+    for row in [row for rows in corpus.values() for row in rows]:
+        row["summary"] = "They wait."
+    source = write_folder(tmp_path / "corpus", corpus)
+    right = prepare(load_recipe(write_recipe(tmp_path, source)))
+    block: dict[str, Any] = {"dialogue_column": "summary", "summary_column": "dialogue"}
+    block["cleaning"] = {"decontaminate": False}  # all of these dialogues are one
+    swapped = prepare(load_recipe(write_recipe(tmp_path, source, block)))
+    assert not any("swapped" in note for note in right.notes)
+    assert any("not swapped: 10" in note for note in swapped.notes)
+
+
 def test_columns_in_another_case(tmp_path: Path) -> None:
     rows = [
         {"ID ": row["id"], "Dialogue": row["dialogue"], " Summary": row["summary"], "Split": split}
