@@ -24,12 +24,14 @@ _HALF = r"(?:[AaPp]\.?[Mm]\b\.?|오전|오후|上午|下午|午前|午後)"
 _CLOCK = rf"(?:{_HALF} ?)?\d?\d:\d\d(?::\d\d)?(?:\.\d{{3}})?(?![\d:])(?: ?{_HALF})?"
 _DATE = (
     r"(?:\d{4}\s?[-/.年년]\s?\d\d?\s?[-/.月월]\s?\d\d?[.日일]?|\d\d?[-/.]\d\d?[-/.](?:\d{4}|\d\d)"
-    r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4})"
+    r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4}"
+    r"|\d\d-[A-Z][a-z]{2}-\d\d)"
 )
 _DAY = rf"(?:[^\W\d]+\.?,? )?{_DATE}(?: ?[(（]?[^\W\d]+[)）]?)?"
 _WHEN = rf"{_DATE}(?:,|,? at|T| ?\])?\s{{0,3}}{_CLOCK}"
 _NAME = r"[^\s:：][^:：\n]{0,59}?"
 _STAMP = rf"(?:(?P<when>{_WHEN})|(?P<clock>{_CLOCK}))"
+_AGO = r"(?:(?:Today|Yesterday|[A-Z][a-z]+day),?(?: at)? )?"
 _IRC_EVENT = (
     r"(?:[(\[]\S+[)\]] )?(?:has (?:joined|quit|left|kicked|changed|set)|is now known as|sets? mode"
     r"|joined|quit|left)\b"
@@ -112,13 +114,14 @@ FORMATS = [
     Format("markdown", rf"^(?:[-*+>] |#+ |\d+\. )?(?:[\[(]?{_CLOCK}[\])]? )?(?P<mark>[*_]{{2,3}})"
            rf"(?P<name>{_NAME})(?:[:：](?P=mark)|(?P=mark)(?: ?[\[(]?{_CLOCK}[\])]?)? ?[:：])"
            r"|^#+ .*$|^-{3,}$"),
-    Format("chat with times", rf"^[\[(]? ?(?:\d\d?[-/.]\d\d?,? )?{_STAMP} ?[\])]?(?: [-–])?"
+    Format("chat with times", rf"^[\[(]? ?(?:\d\d?[-/.]\d\d?,? )?{_AGO}{_STAMP} ?[\])]?(?: [-–])?"
            rf"[\s,]\s*(?P<name>{_NAME}) ?[:：](?!//)"
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
+    Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
     Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$"),
-    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*|\n\s*"
-           rf"(?=.*{_HALF}))\[?(?:(?:Today|Yesterday),?(?: at)? )?{_STAMP}\]? *$",
+    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*| (?={_DATE})"
+           rf"|\n\s*(?=.*{_HALF}))\[?{_AGO}{_STAMP}\]? *$",
            drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
     Format("copied chat", rf"^\[[^\]\n]*?{_STAMP}\] (?P<name>[^\n:]+)$"),
 ]  # fmt: skip
@@ -260,6 +263,8 @@ def _time(text: str, day_first: bool) -> datetime | None:
     text = re.sub("[오上午]\\s?[전午前]", "AM", re.sub("오후|下午|午後", "PM", text))
     text = re.sub(r"\s?[年년月월]\s?|\.\s+(?=\d)", "-", text)
     text = re.sub(r"[^\x00-\x7f]+|[()\[\]]", " ", text)  # weekdays of other languages
+    if date := re.search(_DATE, text):
+        text = text[date.start() :]
     try:
         year_first = re.match(r"\s*\d{4}", text)
         found = dates.parse(text, dayfirst=day_first and not year_first, ignoretz=True)

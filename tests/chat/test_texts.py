@@ -90,6 +90,10 @@ yes: ok
     ("2021-03-05 21:15 Ida: hi\n2021-03-05 21:16 Ole: yes: ok", ""),
     ("Ida, [05.03.2021 21:15]:\nhi\n\nOle, [05.03.2021 21:16]:\n[In reply to Ida]\nyes: ok\n\n"
      "Ole, [5 Mar 2021 at 21:16:03]:\n[ Photo ]", "<file_photo>"),
+    ("Ida Mar 5, 2021 9:15 PM\nhi\nOle Mar 5, 2021 9:16 PM\nyes: ok", ""),
+    ("=====\nGuild: X\nChannel: y\n=====\n\n[05-Mar-21 09:15 PM] Ida\nhi\n\n"
+     "[05-Mar-21 09:16 PM] Ole\nyes: ok", ""),
+    ("[LINE] Historial\nGuardado\n\nvie., 05/03/2021\n21:15\tIda\thi\n21:16\tOle\tyes: ok", ""),
     ("Ida — 05/03/2021 21:15\nhi\nOle — 05/03/2021 21:16\nyes: ok", ""),
     ("--- Log opened Fri Mar 05 21:00:00 2021\n21:15 <@Ida> hi\n21:15 -!- bo [~b@x] has quit [x]\n"
      "21:15 * bo has left\n21:16 < Ole> yes: ok", ""),
@@ -120,6 +124,8 @@ def test_a_text_with_dates(text: str, media: str) -> None:
     "# Notes\n\n- **Ida**: hi\n- **Ole**: yes: ok", "**Ida** (00:01): hi\n\n"
     "**Ole** (00:02): yes: ok",
     "[21:15] Ida: hi\n[21:16] Ole: yes: ok", "(00:01:23) Ida: hi\n(00:01:25) Ole: yes: ok",
+    "[Friday 9:15 PM] Ida: hi\n[Friday 9:16 PM] Ole: yes: ok",
+    "Ida (21:15): hi\nOle (21:16): yes: ok", "Ida [00:01]:\nhi\n\nOle [00:02]:\nyes: ok",
     "21:15 Ida: hi\n21:16 Ole: yes: ok", "Ida：hi\nOle： yes: ok",
     "0:0:0.0 --> 0:0:2.0\nIda\nhi\n0:0:2.0 --> 0:0:4.0\nOle\nyes: ok",
     "WEBVTT\n\n00:00.000 --> 00:02.000\n<v Ida>hi</v>\n\n00:02.000 --> 00:04.000\n"
@@ -164,6 +170,7 @@ def test_day_and_month(text: str, when: str, said: int) -> None:
 
 @pytest.mark.parametrize(("text", "said"), [
     ("Saved on: 5 March\nIda\nhi\nOle\nyes", "only 1 of 5 lines are turns"),
+    ("Hi Ole,\nNote: rope\nPS: salt\nIda", "only 2 of 4 lines are turns"),
     ("Subject: rope\nFrom: Ida\n\nHi Ole,\nIda: fine", "begins with a header (`Subject`)"),
     ("Title: rope\nDate: today\n\nIda: hi\nOle: yes\nIda: ok", "begins with a header (`Title`)"),
     ("WEBVTT\n\n00:00.000 --> 00:02.000\nhi", "its captions name no speakers"),
