@@ -119,7 +119,7 @@ FORMATS = [
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
     Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
-    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$"),
+    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|^(?P<day>{_DAY})$"),
     Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*| (?={_DATE})"
            rf"|\n\s*(?=.*{_HALF}))\[?{_AGO}{_STAMP}\]? *$",
            drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
