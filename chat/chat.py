@@ -151,8 +151,10 @@ def parse_plain(text: str, place: str) -> list[Message]:
             blank.append(len(messages))
     if not messages:
         raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
-    turns = sum(bool(message.speaker) for message in messages)
-    if 2 * turns < len(messages):
+    speakers = [message.speaker for message in messages if message.speaker]
+    turns = len(speakers)
+    letter = not messages[0].speaker and len({*speakers}) == turns  # where no one speaks again
+    if 2 * turns < len(messages) + letter:
         count = f"only {turns} of {len(messages)} lines are turns" if turns else "no line is a turn"
         raise UserError(
             f"{place}: {count} of a dialogue; write each as `Name: text`, or give an export that "

@@ -24,14 +24,17 @@ _HALF = r"(?:[AaPp]\.?[Mm]\b\.?|오전|오후|上午|下午|午前|午後)"
 _CLOCK = rf"(?:{_HALF} ?)?\d?\d:\d\d(?::\d\d)?(?:\.\d{{3}})?(?![\d:])(?: ?{_HALF})?"
 _DATE = (
     r"(?:\d{4}\s?[-/.年년]\s?\d\d?\s?[-/.月월]\s?\d\d?[.日일]?|\d\d?[-/.]\d\d?[-/.](?:\d{4}|\d\d)"
-    r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4})"
+    r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4}"
+    r"|\d\d-[A-Z][a-z]{2}-\d\d)"
 )
 _DAY = rf"(?:[^\W\d]+\.?,? )?{_DATE}(?: ?[(（]?[^\W\d]+[)）]?)?"
 _WHEN = rf"{_DATE}(?:,|,? at|T| ?\])?\s{{0,3}}{_CLOCK}"
 _NAME = r"[^\s:：][^:：\n]{0,59}?"
 _STAMP = rf"(?:(?P<when>{_WHEN})|(?P<clock>{_CLOCK}))"
+_AGO = r"(?:(?:Today|Yesterday|[A-Z][a-z]+day),?(?: at)? )?"
 _IRC_EVENT = (
-    r"(?:has (?:joined|quit|left|kicked|changed|set)|is now known as|sets? mode|joined|quit|left)\b"
+    r"(?:[(\[]\S+[)\]] )?(?:has (?:joined|quit|left|kicked|changed|set)|is now known as|sets? mode"
+    r"|joined|quit|left)\b"
 )
 
 # What stands for an attachment where an app writes no file name.
@@ -44,8 +47,8 @@ _WORDS = {
 }
 MARKDOWN_FILE = re.compile(r"(?:!\[[^]\n]*\]\(|\[[^]\n]*\]\((?=\./media/))(?P<file>[^)\n]+)\)")
 FILE_LINE = re.compile(
-    r"^(?:attachments/|/Users/|/var/|~/|https://(?:cdn|media)\.discordapp\.\w+/)[^\n?]*?"
-    r"(?P<file>[^/\n?]+\.\w{2,5})(?:\?\S*)?$",
+    r"^(?:Attachment: |attachments/|/Users/|/var/|~/|https://(?:cdn|media)\.discordapp\.\w+/)[^\n?]*?"
+    r"(?P<file>[^/\n?]+?\.\w{2,5})(?:\?\S*| \(.*\))?$",
     re.M,
 )
 
@@ -83,23 +86,24 @@ FORMATS = [
     Format("KakaoTalk", rf"^(?:(?P<when>{_WHEN})(?:, (?P<name>[^\n]+?) : |.*$)|{_DAY}$)",
            header=_KAKAO, gone=_KAKAO_GONE, media=r"(?:{})"),
     Format("sigtop", r"^From: (?P<name>.+?)(?: \([^()\n]*\))?\nType: .*\n(?:Sent: (?P<when>.*)\n"
-           r"|[A-Z]\w+: .*\n)*", header=r"(?:Conversation: .*\n\s*)?(?=From: .*\nType: )",
-           drop=r"^>.*\n?"),
+           r"|(?!Attachment|Quote)[A-Z]\w+: .*\n)*",
+           header=r"(?:Conversation: .*\n\s*)?(?=From: .*\nType: )",
+           drop=r"^(?:>|(?:Quote|Reaction):).*\n?"),
     Format("Google Meet", rf"^(?:(?P<name>{_NAME}): |\d\d:\d\d:\d\d$|Meeting ended after .*"
            r"|This editable transcript was .*$)",
            header=r"(?:.*\n){0,8}?(?=\d\d:\d\d:\d\d\n+[^:\n]+: )"),
     Format("DiscordChatExporter", rf"^(?:\[(?P<when>{_WHEN})\] (?P<name>.+?)(?: \(pinned\))?$"
-           r"|={9,}\nExported .*\n=+$)", header=r"=+\nGuild: .*\n(?:.+\n)*?=+\n",
+           r"|={5,}\nExported .*\n=+$)", header=r"=+\nGuild: .*\n(?:.+\n)*?=+\n",
            drop=r"^\{(?:Reactions|Embed)\}\n(?:.+\n?)*|^\{(?:Attachments|Stickers)\}$\n?",
            gone=r"(?:Joined the server|Pinned a message|Started a call.*|Added .* to the group"
            r"|Removed .* from the group|Left the group|Changed the channel .*)\.?"),
     Format("iMessage", rf"^(?P<when>{_WHEN})(?:(?: \(.*\))?\n(?P<name>\S.*)$| (?!\().+$)",
            drop=r"^Tapbacks:\n(?:.+ by .+\n?)*|^(?: {4}.*|This message responded to an earlier "
-           r"message\.|(?:Expressive|Sent with|Edited) .*)$\n?", gone=r".+ unsent a message!"),
+           r"message\.|Sent with [A-Z][a-z]+(?: [A-Z]\w+)?)$\n?", gone=r".+ unsent a message!"),
     Format("Zoom", rf"^(?P<clock>{_CLOCK})\s+From +(?P<name>[^\n]+?)(?: +to +[^\n]+?)? ?: ?",
            drop=r'^\s*Replying to ".*"\s*\n',
            gone=r'Reacted to ".*" with .+|Removed a .+ reaction.+'),
-    Format("Zoom or Webex", rf"^(?i:from) (?P<name>[^\n]+?) to [^\n]+?: *(?P<clock>{_CLOCK})$"),
+    Format("Zoom or Webex", rf"^(?i:from) (?P<name>[^\n]+?) to [^\n]+?:? +(?P<clock>{_CLOCK})$"),
     Format("Teams", r"^\d+:\d+:\d+\.\d+ --> \d+:\d+:\d+\.\d+\n(?P<name>.+)$"),
     Format("Telegram", rf"^(?P<name>[^\n]+), \[(?P<when>{_WHEN})\]:?$",
            drop=r"^\[(?:In reply to|Forwarded from) .*\]$\n?"),
@@ -110,12 +114,15 @@ FORMATS = [
     Format("markdown", rf"^(?:[-*+>] |#+ |\d+\. )?(?:[\[(]?{_CLOCK}[\])]? )?(?P<mark>[*_]{{2,3}})"
            rf"(?P<name>{_NAME})(?:[:：](?P=mark)|(?P=mark)(?: ?[\[(]?{_CLOCK}[\])]?)? ?[:：])"
            r"|^#+ .*$|^-{3,}$"),
-    Format("chat with times", rf"^[\[(]? ?{_STAMP} ?[\])]?(?: [-–])?[\s,]\s*(?P<name>{_NAME}) ?"
-           rf"[:：](?!//)|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
+    Format("chat with times", rf"^[\[(]? ?(?:\d\d?[-/.]\d\d?,? )?{_AGO}{_STAMP} ?[\])]?(?: [-–])?"
+           rf"[\s,]\s*(?P<name>{_NAME}) ?[:：](?!//)"
+           rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
-    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$"),
-    Format("copied chat", r"^(?P<name>[^\s\d][^\n]{0,59}?)(?: {2,}|\t+| ?[—–] ?|\n\s*(?:— *\n?)?)"
-           rf"\[?(?:(?:Today|Yesterday),?(?: at)? )?{_STAMP}\]?$", drop=rf"^\[?{_CLOCK}\]?$\n?"),
+    Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
+    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|^(?P<day>{_DAY})$"),
+    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*| (?={_DATE})"
+           rf"|\n\s*(?=.*{_HALF}))\[?{_AGO}{_STAMP}\]? *$",
+           drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
     Format("copied chat", rf"^\[[^\]\n]*?{_STAMP}\] (?P<name>[^\n:]+)$"),
 ]  # fmt: skip
 
@@ -136,11 +143,10 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
         return list(_sms(text, place))
     if sure and re.match(r"<(?:!doctype|html|\?xml)", start):
         raise UserError(f"{place}: {MARKUP}")
-    fits = {number: _starts(form, text, sure) for number, form in enumerate(FORMATS)}
-    best = max(fits, key=lambda number: len(fits[number][1]))
-    if not fits[best][1]:
+    fits = [(form, *fit) for form in FORMATS if (fit := _starts(form, text, sure))]
+    if not fits:
         return []
-    form, (text, starts) = FORMATS[best], fits[best]
+    form, text, starts = max(fits, key=lambda fit: len(fit[2]))
     messages, note = _messages(form, text, starts)
     if not messages and not sure:
         return []
@@ -149,37 +155,44 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
             f"{place}: seems to be of {form.name}, but no message can be read in it; write each as "
             "`Name: text`"
         )
-    ahead = sum(bool(line.strip()) for line in text[: starts[0].start()].split("\n"))
     notes = [note] if note else []
-    if ahead and not sure:
+    if not sure and (ahead := _lines(text[: starts[0].start()])):
         notes.append(f"lines before the first message, which are left out: {ahead}")
     return [Chat(place, name, messages, notes=tuple(notes))]
 
 
-def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str]]]:
-    """The text without its header, and where messages start; none where it is of no such format.
+def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str]]] | None:
+    """The text without its header, and where messages start; None where it has another format.
 
-    Without a header it has to begin with a message and hold no more other turns than messages, or
-    more than half of its lines must start one.
+    Without a header it has to begin with a message, and no turns of a plain dialogue may be in the
+    others' texts; or more than half of its lines start a message.
     """
     header = re.match(form.header, text) if form.header else None
     if sure != bool(form.header) or (sure and not header):
-        return text, []
+        return None
     text = text[header.end() :] if header else text
     starts = list(re.finditer(form.start, text, re.M))
-    named = sum(bool(start["name"]) for start in starts)
-    if header or not named:
-        return text, starts if header else []
+    names = [start["name"] for start in starts if start["name"]]
+    if header:
+        return text, starts
+    if not names:
+        return None
     bodies = (text[one.end() : end].split("\n")[1:] for one, end in _spans(starts, text))
-    turns = sum(bool(TURN.fullmatch(line)) for lines in bodies for line in lines)
+    turns = [turn[1] for body in bodies for line in body if (turn := TURN.fullmatch(line))]
     begins = not text[: starts[0].start()].strip()
-    lines = sum(bool(line.strip()) for line in text.split("\n"))
-    return text, starts if (begins and named >= turns) or 2 * named > lines else []
+    plain = len(turns) > len(names) and (len(names) == 1 or not {*names}.isdisjoint(turns))
+    return (text, starts) if (begins and not plain) or 2 * len(names) > _lines(text) else None
+
+
+def _lines(text: str) -> int:
+    """How many lines are not blank."""
+    return sum(bool(line.strip()) for line in text.split("\n"))
 
 
 def _spans(starts: list[re.Match[str]], text: str) -> Iterator[tuple[re.Match[str], int]]:
     """Each start with the end of its message."""
-    return zip(starts, [*(start.start() for start in starts[1:]), len(text)], strict=True)
+    ends = [*(start.start() for start in starts), len(text)][1:]
+    return zip(starts, ends, strict=True)
 
 
 def _messages(
@@ -236,6 +249,8 @@ def _times(texts: list[str]) -> tuple[list[datetime | None], str | None]:
         times[day_first], faults[day_first] = read, (impossible, weekdays, backwards)
     if faults[True] != faults[False]:
         return times[min(faults, key=lambda order: faults[order])], None
+    if all("." in one[0] for one in numbers if one):  # no country writes month.day.
+        return times[True], None
     day_first = not all("/" in text and re.search(_HALF, text) for text in texts if text)
     order = "day first" if day_first else "month first"
     guess = f"no date tells day from month; they are read {order}"
@@ -248,6 +263,8 @@ def _time(text: str, day_first: bool) -> datetime | None:
     text = re.sub("[오上午]\\s?[전午前]", "AM", re.sub("오후|下午|午後", "PM", text))
     text = re.sub(r"\s?[年년月월]\s?|\.\s+(?=\d)", "-", text)
     text = re.sub(r"[^\x00-\x7f]+|[()\[\]]", " ", text)  # weekdays of other languages
+    if date := re.search(_DATE, text):
+        text = text[date.start() :]
     try:
         year_first = re.match(r"\s*\d{4}", text)
         found = dates.parse(text, dayfirst=day_first and not year_first, ignoretz=True)

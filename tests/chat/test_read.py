@@ -161,6 +161,49 @@ def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
     assert not (tmp_path.parent / "outside.txt").exists()
 
 
+TELEGRAM = """{"type": "personal_chat", "name": "Ida", "messages": [{"type": "message",
+"date": "2021-03-05T21:15:00", "from": "Ida", "text": "hi", "file": "files/list.txt"}]}"""
+
+
+@pytest.mark.parametrize(("members", "names", "left"), [
+    ({"_chat.txt": "Ana: hi", "00000002-list.txt": "Milk: two", "a.json": "{}"}, ["export"], 2),
+    ({"WhatsApp Chat with Bo.txt": "Ana: hi", "list.txt": "Milk: two"}, ["Bo"], 1),
+    ({"a/result.json": TELEGRAM, "a/files/list.txt": "Milk: two", "a/photos/1.jpg": ""},
+     ["Ida"], 1),
+])  # fmt: skip
+def test_files_that_people_sent_are_no_chats(
+    tmp_path: Path, members: dict[str, str | bytes], names: list[str], left: int
+) -> None:
+    found = read_items(zipped(tmp_path, members))
+    assert [one.name for one in found if isinstance(one, chat.Chat)] == names
+    assert not errors(found) and notes(found)[-1].endswith(f"no chats, which are left out: {left}")
+
+
+def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
+    """What the export names was sent in it; a media folder is no error."""
+    (tmp_path / "WhatsApp Chat with Bo.txt").write_text(
+        "31.12.20, 21:15 - Bo: list.txt (file attached)\n31.12.20, 21:16 - Ana: ok"
+    )
+    (tmp_path / "list.txt").write_text("Milk: two")
+    (tmp_path / "other.txt").write_text("Ana: hi")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.jpg").write_text("")
+    found = read_items(tmp_path)
+    assert [one.name for one in found[:2]] == ["Bo", "other"]
+    assert found[2:] == [f"{tmp_path}: files that are no chats, which are left out: 2"]
+
+
+def test_telegram_as_html(tmp_path: Path) -> None:
+    (tmp_path / "a/files").mkdir(parents=True)
+    (tmp_path / "a/messages.html").write_text("<html>")
+    (tmp_path / "a/messages2.html").write_text("<html>")
+    (tmp_path / "a/files/list.txt").write_text("Milk: two\nEggs: six")
+    for given in (tmp_path, tmp_path / "a/messages.html"):
+        assert "messages.html: is HTML" in errors(read_items(given))[0]
+        assert not read(given) and len(errors(read_items(given))) == 1
+        assert "export the chat as JSON" in errors(read_items(given))[0]
+
+
 def test_zip_with_what_a_mac_adds(tmp_path: Path) -> None:
     dark = b"\x00\x05\x16\x07\xff"
     members = {"a/_chat.txt": b"Ana: hi", "__MACOSX/a/._chat.txt": dark, "__MACOSX/b.txt": dark}

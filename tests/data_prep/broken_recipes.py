@@ -57,8 +57,8 @@ MISSPELT = [
     swap("nothing like it in summarization", "  train_rows: all", "  num_beams: 4",
          "unknown key `summarization.num_beams`; known there: source, revision, config, "
          "license, language, dialogue_column, summary_column, turns, train_rows, validation_rows, "
-         "test_rows, instruction, cleaning, decoding, metrics, rouge, bertscore, training_rouge, "
-         "publish, eval_on_start"),
+         "test_rows, instruction, system, cleaning, decoding, metrics, rouge, bertscore, "
+         "training_rouge, publish, eval_on_start"),
     swap("in cleaning", "  train_rows: all", "  cleaning: {decontaminat: false}",
          "unknown key `summarization.cleaning.decontaminat`; did you mean `decontaminate`?"),
     swap("in decoding", "    max_new_tokens:", "    max_new_token:",
