@@ -11,6 +11,7 @@ from dataclasses import replace
 from string import punctuation
 
 from chat.chat import Chat, speakers_of
+from data_prep.errors import UserError
 
 OTHERS = "someone"
 SAME = str.maketrans("’‘ʼ‐‑\u00a0\u2007\u202f", "'''--   ")  # one apostrophe, hyphen and blank
@@ -80,7 +81,16 @@ class _Mask:
 
 
 def anonymize(chat: Chat, number: int) -> Chat:
-    """The chat with all that is masked, in names and texts; its own name becomes a number."""
+    """The chat with all that is masked, in names and texts; its own name becomes a number.
+
+    Raises UserError where a line has no speaker: it may hold names that nothing tells from words.
+    """
+    unnamed = [message.text for message in chat.messages if not message.speaker]
+    if unnamed:
+        raise UserError(
+            f"{chat.place}: has lines without a speaker, in which names cannot be masked: "
+            f"{len(unnamed)}; write `Name: ` before each, or join it to the line above"
+        )
     mask = _Mask(chat)
     messages = [
         replace(m, speaker=mask.speakers.get(m.speaker, ""), text=mask(m.text))

@@ -13,8 +13,8 @@ from data_prep.errors import UserError
 from data_prep.turns import as_turns
 
 LINE_END = re.compile("\r\n|\r|\n")
-TURN = re.compile(r"\s*(?!https?:)([^\s:][^:\n]{0,59}?)\s*:(?:[ \t](.*)|)")
 TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
+TURN = re.compile(r"\s*(?!https?:)([^\s:：][^:：\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
 
 MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
 
@@ -135,22 +135,42 @@ def media_word(file_name: str) -> str:
 def parse_plain(text: str, place: str) -> list[Message]:
     """The turns of a dialogue; a line without a name is kept as it is, a blank one left out.
 
-    Raises UserError where no line has a name.
+    Raises UserError where fewer than half of the lines have a name, and where the text begins with
+    a header (`Saved on: ...`).
     """
-    messages = []
+    messages: list[Message] = []
+    blank = [0]  # how many messages are above each blank line
     for line in LINE_END.split(text):
         turn = TURN.fullmatch(line)
-        if turn and (turn[2] or "").strip():
-            messages.append(Message(None, turn[1], turn[2].rstrip()))
+        said = (turn[2] or turn[3] or "") if turn else ""
+        if turn and said.strip():
+            messages.append(Message(None, turn[1], said.rstrip()))
         elif line.strip():
             messages.append(Message(None, "", line.rstrip()))
+        elif messages and blank[-1] != len(messages):
+            blank.append(len(messages))
     if not messages:
         raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
-    if not any(message.speaker for message in messages):
+    turns = sum(bool(message.speaker) for message in messages)
+    if 2 * turns < len(messages):
+        count = f"only {turns} of {len(messages)} lines are turns" if turns else "no line is a turn"
         raise UserError(
-            f"{place}: no line is a turn of a dialogue; write each as `Name: text`, or give a "
-            "WhatsApp, Telegram or Slack export"
+            f"{place}: {count} of a dialogue; write each as `Name: text`, or give an export that "
+            "docs/chats.md names"
         )
+    # Is the first paragraph a header? No one in it speaks again, and under it is a line without a
+    # speaker, or a dialogue in one piece in which people do speak again.
+    above = messages[: blank[1]] if len(blank) > 1 else []
+    below = messages[len(above) :] if above else []
+    names = {message.speaker for message in above}
+    after = [message.speaker for message in below if message.speaker]
+    if below and len(names - {""}) == len(above) and names.isdisjoint(after):
+        in_one_piece = len([end for end in blank if end < len(messages)]) == 2
+        if not below[0].speaker or (in_one_piece and len({*after}) < len(after)):
+            raise UserError(
+                f"{place}: begins with a header (`{above[0].speaker}`); remove it, or the blank "
+                "line under it where a person said that"
+            )
     return messages
 
 

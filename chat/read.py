@@ -16,13 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from chat import apps, slack, telegram, whatsapp
+from chat import apps, slack, telegram, texts, whatsapp
 from chat.chat import Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError
 
-UNPACKED = (".txt", ".json", ".jsonl")  # what can hold messages in an archive
-KNOWN = (".txt", ".text", ".log", ".md", "", ".json", ".jsonl", ".zip")
+# What can hold messages; of an archive, files with these endings are unpacked.
+TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
+PAGES = (".html", ".htm")
+KNOWN = (*TEXTS, "", ".zip")
+# An export's own file, beside which lie the files that people sent.
+EXPORT = re.compile(r"_chat\.txt|(?:result|data)\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
+PAGE = re.compile(r"messages?_?\d*\.html?", re.IGNORECASE)  # of Telegram, Facebook, Instagram
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
 TURNS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
@@ -74,11 +79,13 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
     suffix = path.suffix.lower()
     if path.is_dir():
         yield from _folder(path, shown, field)
+    elif suffix in PAGES:
+        raise UserError(f"{shown}: {texts.MARKUP}")
     elif suffix not in KNOWN:
         raise UserError(f"{shown}: unknown ending; use {', '.join(filter(None, KNOWN))}")
     elif suffix == ".zip":
         with unpacked(path) as folder:
-            yield from _folder(folder, shown, field)
+            yield from _folder(folder, shown, field, archive=True)
     else:
         check_size(path.stat().st_size, shown)
         yield from _text(
@@ -86,40 +93,74 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         )
 
 
-def _folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
-    """What a folder holds, in the order of names; other kinds of files are counted."""
-    if slack.recognise(folder):
-        yield from _usable(slack.parse(folder, shown), shown)
-        return
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    parts = [path for path in paths if apps.PART.fullmatch(path.name)]
-    threads = apps.join_parts(parts)
-    for thread in threads:
-        yield from _with_error(_usable(apps.parse(thread, shown) or [], shown), shown)
-    others, found = 0, len(threads)
-    for path in (path for path in paths if not (threads and path in parts)):
-        is_link_to_folder = path.is_symlink() and path.is_dir()  # which may lead back here
-        is_known = path.is_dir() or path.suffix.lower() in KNOWN
-        is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()
-        if is_known and not is_link_to_folder and not is_beside:
-            found += 1
-            name = f"{shown}/{path.name}"
+def _folder(folder: Path, shown: str, field: str, archive: bool = False) -> Iterator[Item]:
+    """What a folder holds, in the order of names; what is no chat is counted."""
+    paths, left = _listed(folder, archive)
+    for path in paths:
+        name = f"{shown}/{path.relative_to(folder)}" if path != folder else shown
+        if not path.is_dir():
             yield from _with_error(_path(path, name, field), name)
-        else:
-            others += 1
-    if not found:
+        elif slack.recognise(path):
+            yield from _with_error(_usable(slack.parse(path, name), name), name)
+        else:  # of Meta
+            parts = sorted(part for part in path.iterdir() if apps.PART.fullmatch(part.name))
+            threads = apps.join_parts(parts)
+            for thread in threads:
+                yield from _with_error(_usable(apps.parse(thread, name) or [], name), name)
+            for part in [] if threads else parts:
+                shown_part = f"{name}/{part.name}"
+                yield from _with_error(_path(part, shown_part, field), shown_part)
+    if not paths:
         raise UserError(f"{shown}: holds no file that can be read; use .txt, .json, .jsonl or .zip")
-    if others:
-        yield f"{shown}: files of other kinds, which are left out: {others}"
+    if left:
+        yield f"{shown}: files that are no chats, which are left out: {left}"
+
+
+def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
+    """The files and the Slack exports to read, and how many files and links there are besides."""
+    if slack.recognise(folder):
+        return [folder], 0
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    found: list[Path] = []
+    left = 0
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():  # a link may lead back here
+            inner, others = _listed(path, archive)
+            found, left = found + inner, left + others
+        elif apps.PART.fullmatch(path.name):
+            found += [] if folder in found else [folder]
+        elif (folder / apps.BESIDE.get(path.name, "")).is_file():
+            left += 1
+        elif not path.is_dir() and (path.suffix.lower() in KNOWN or PAGE.fullmatch(path.name)):
+            found.append(path)
+        else:
+            left += 1
+    pages = [path for path in paths if PAGE.fullmatch(path.name)]
+    exports = [path for path in found if path.parent == folder and EXPORT.fullmatch(path.name)]
+    own = found
+    if pages and not any(path.suffix.lower() == ".json" for path in paths):
+        own = pages[:1]  # an export as HTML; all others were sent in it
+    elif exports and (archive or exports[0].name in ("_chat.txt", "chat.md")):
+        own = exports
+    elif exports:  # perhaps in a folder of many chats: what it names was sent in it
+        text = "\n".join(path.read_bytes().decode("utf-8", "replace") for path in exports)
+        own = [path for path in found if str(path.relative_to(folder)) not in text]
+    return own, left + len(found) - len(own)
 
 
 def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Iterator[Item]:
     """The chats of a text of any format, by the file's ending or by how it looks."""
-    chats: Iterable[Chat | UserError] | None = None
+    chats: Iterable[Chat | UserError] = []
     if suffix == ".jsonl":
         chats = _lines(text, place, field)
-    elif suffix != ".json" and whatsapp.recognise(text):
-        chats = [whatsapp.parse(text, place, name)]
+    elif suffix == ".csv":
+        chats = [texts.parse_csv(text, place, name)]
+    elif suffix != ".json" and (headed := texts.parse(text, place, name, sure=True)):
+        chats = headed
+    elif suffix not in (".json", ".md") and whatsapp.recognise(text):
+        found = whatsapp.parse(text, place, name)
+        others = [] if found.messages else texts.parse(text, place, name, sure=False)
+        chats = others or [found]
     elif suffix == ".json" or text.lstrip()[:1] in ("{", "["):
         try:
             chats = _data(json.loads(text), place, field)
@@ -131,6 +172,7 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
                 ) from error
             if JSON_START.match(text):
                 chats = _lines(text, place, field)
+    chats = chats or texts.parse(text, place, name, sure=False)
     yield from _usable(chats or [Chat(place, name, parse_plain(text, place))], place)
 
 
@@ -255,11 +297,15 @@ def unpacked(archive: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         try:
             with zipfile.ZipFile(archive) as zipped:
-                members = [m for m in zipped.infolist() if m.filename.lower().endswith(UNPACKED)]
+                members = [
+                    m for m in zipped.infolist() if m.filename.lower().endswith((*TEXTS, *PAGES))
+                ]
                 # a Mac adds a folder with what it knows about the files
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
                 zipped.extractall(name, members)  # which keeps to the folder
+        except RecursionError:  # a RuntimeError, of which the caller says what it means
+            raise
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{archive}: cannot be unpacked ({error}); fetch it again, or unpack it yourself "

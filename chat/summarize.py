@@ -1,6 +1,6 @@
 """Summarise your own chats: `python -m chat.summarize RECIPE chat.txt`.
 
-Dialogues as text, `Name: text` files, JSONL, folders, and exports of WhatsApp, Telegram and Slack.
+Dialogues as text, `Name: text` files, JSONL, folders, and exports that docs/chats.md lists.
 """
 
 import argparse
@@ -130,7 +130,7 @@ def main() -> None:
     errors: list[UserError] = []
     chats = _chats(read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer), errors)
     if args.anonymize:
-        chats = (anonymize(chat, number) for number, chat in enumerate(chats, 1))
+        chats = _anonymized(chats, errors)
     printed = 0
     try:
         for result in _summaries(chats, recipe, args, errors):
@@ -154,6 +154,14 @@ def _chats(items: Iterable[Item], errors: list[UserError]) -> Iterator[Chat]:
             _report(item, errors)
         else:
             tqdm.write(f"note: {item}", file=sys.stderr)
+
+
+def _anonymized(chats: Iterator[Chat], errors: list[UserError]) -> Iterator[Chat]:
+    for number, chat in enumerate(chats, 1):
+        try:
+            yield anonymize(chat, number)
+        except UserError as error:
+            _report(error, errors)
 
 
 def _report(error: UserError, errors: list[UserError]) -> None:
@@ -212,8 +220,9 @@ def _arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("recipe", type=Path)
     add("inputs", nargs="*", metavar="INPUT",
-        help="a dialogue (`Name: text`), a .txt, .json, .jsonl or .zip file, a folder, or - for "
-        "standard input (the default)")  # fmt: skip
+        help="a dialogue (`Name: text`); a text file or an export of a chat, as .txt, .md, .json, "
+        ".jsonl, .vtt, .srt, .csv, .xml or .zip; a folder; or - for standard input (default)"
+    )  # fmt: skip
     add("--model", choices=("base", "tuned"), default="tuned", help="default: tuned")
     add("--gap-hours", type=float, default=6.0, metavar="HOURS",
         help="cut a chat where no message came for so long (default 6)")  # fmt: skip
@@ -224,7 +233,7 @@ def _arguments() -> argparse.Namespace:
     add("--dialogue-field", default="dialogue", metavar="NAME",
         help="field of JSON and JSONL rows (default dialogue)")  # fmt: skip
     add("--json", action="store_true", help="an object a line, with times and parts")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # `RECIPE --model base FILE` too
 
 
 def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:

@@ -108,7 +108,7 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
     assert [one.name for one in read(tmp_path)] == ["a", "plain", "r1", "3", "r6", "whatsapp_ko"]
     assert f"{tmp_path}/b/prose.txt: no line is a turn of a dialogue" in errors(found)[0]
     assert f"{tmp_path}/gone.txt: cannot be read (No such file" in errors(found)[-1]
-    assert notes(found) == [f"{tmp_path}: files of other kinds, which are left out: 1"]
+    assert notes(found) == [f"{tmp_path}: files that are no chats, which are left out: 1"]
 
 
 @pytest.mark.parametrize(("name", "data", "what", "fix"), [
@@ -116,7 +116,8 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
     ("empty.txt", b"", "is empty", "give a dialogue with a turn a line"),
     ("prose.txt", b"Nobody spoke.", "no line is a turn", "write each as `Name: text`"),
     ("latin.txt", b"Zo\xeb: hi", "is not UTF-8 (byte 2)", "save it as UTF-8"),
-    ("chat.csv", b"a,b", "unknown ending", "use .txt"),
+    ("chat.docx", b"a,b", "unknown ending", "use .txt"),
+    ("chat.csv", b"a,b", "no columns for who wrote what", "name them `sender`"),
     ("chat.json", b"{", "is not JSON", "export it again"),
     ("deep.json", b"[" * 100_000, "is not JSON", "export it again"),
     ("rows.jsonl", b"\n\n", "holds no message", "give another export"),
@@ -148,8 +149,51 @@ def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
         "_chat.txt": (FOLDER / "whatsapp_ios_gb.txt").read_bytes(),
         "00000001-PHOTO.jpg": b"\xff\xd8", "../outside.txt": "Ana: hi",
     }, "WhatsApp Chat - Allotment.zip")  # fmt: skip
-    assert [one.name for one in read(path)] == ["Allotment", "outside"]
+    assert [one.name for one in read(path)] == ["Allotment"]
     assert not (tmp_path.parent / "outside.txt").exists()
+
+
+TELEGRAM = """{"type": "personal_chat", "name": "Ida", "messages": [{"type": "message",
+"date": "2021-03-05T21:15:00", "from": "Ida", "text": "hi", "file": "files/list.txt"}]}"""
+
+
+@pytest.mark.parametrize(("members", "names", "left"), [
+    ({"_chat.txt": "Ana: hi", "00000002-list.txt": "Milk: two", "a.json": "{}"}, ["export"], 2),
+    ({"WhatsApp Chat with Bo.txt": "Ana: hi", "list.txt": "Milk: two"}, ["Bo"], 1),
+    ({"a/result.json": TELEGRAM, "a/files/list.txt": "Milk: two", "a/photos/1.jpg": ""},
+     ["Ida"], 1),
+])  # fmt: skip
+def test_files_that_people_sent_are_no_chats(
+    tmp_path: Path, members: dict[str, str | bytes], names: list[str], left: int
+) -> None:
+    found = read_items(zipped(tmp_path, members))
+    assert [one.name for one in found if isinstance(one, chat.Chat)] == names
+    assert not errors(found) and notes(found)[-1].endswith(f"no chats, which are left out: {left}")
+
+
+def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
+    """What the export names was sent in it; a media folder is no error."""
+    (tmp_path / "WhatsApp Chat with Bo.txt").write_text(
+        "31.12.20, 21:15 - Bo: list.txt (file attached)\n31.12.20, 21:16 - Ana: ok"
+    )
+    (tmp_path / "list.txt").write_text("Milk: two")
+    (tmp_path / "other.txt").write_text("Ana: hi")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media/a.jpg").write_text("")
+    found = read_items(tmp_path)
+    assert [one.name for one in found[:2]] == ["Bo", "other"]
+    assert found[2:] == [f"{tmp_path}: files that are no chats, which are left out: 2"]
+
+
+def test_telegram_as_html(tmp_path: Path) -> None:
+    (tmp_path / "a/files").mkdir(parents=True)
+    (tmp_path / "a/messages.html").write_text("<html>")
+    (tmp_path / "a/messages2.html").write_text("<html>")
+    (tmp_path / "a/files/list.txt").write_text("Milk: two\nEggs: six")
+    for given in (tmp_path, tmp_path / "a/messages.html"):
+        assert "messages.html: is HTML" in errors(read_items(given))[0]
+        assert not read(given) and len(errors(read_items(given))) == 1
+        assert "export the chat as JSON" in errors(read_items(given))[0]
 
 
 def test_zip_with_what_a_mac_adds(tmp_path: Path) -> None:
@@ -160,9 +204,9 @@ def test_zip_with_what_a_mac_adds(tmp_path: Path) -> None:
 
 
 def test_folders_in_folders(tmp_path: Path) -> None:
-    (found,) = read(zipped(tmp_path, {f"{'a/' * 50}chat.txt": "Ana: hi", f"{'b/' * 600}x.jpg": ""}))
+    (found,) = read(zipped(tmp_path, {f"{'a/' * 50}chat.txt": "Ana: hi", f"{'b/' * 60}x.jpg": ""}))
     assert turns(found) == [("Ana", "hi")]
-    deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 600}chat.txt": "Ana: hi"})
+    deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 1200}chat.txt": "Ana: hi"})
     (error,) = errors(read_items(deep))
     assert str(deep) in error and "too many folders one in another" in error
 

@@ -200,6 +200,21 @@ def test_anonymize(run: Run) -> None:
     assert not [name for name in ("Marta", "Ivo", "Kern") if name in out[0]]
 
 
+def test_anonymize_refuses_what_has_no_speaker(run: Run) -> None:
+    """A name in it would stay; the other inputs are summarised."""
+    args = (*BASE, "--anonymize", "Ana: hi\nsaid Bo Berg", "Ana: hi\nBo: yes", "--json")
+    code, out, said = run(*args)
+    assert (code, len(out), len(said)) == (1, 1, 1)
+    assert "lines without a speaker, in which names cannot be masked: 1" in said[0]
+    assert "Berg" not in said[0] and json.loads(out[0])["speakers"] == ["Person 1", "Person 2"]
+
+
+def test_options_may_be_before_the_inputs(run: Run, recipe: Recipe) -> None:
+    chats = ("Ana: hi\nBo: yes", "Ana: no")
+    assert run(*BASE, *chats) == run(*chats, *BASE) == run(chats[0], *BASE, chats[1])
+    assert len(run(*BASE, *chats)[1]) == 2
+
+
 def test_an_argument_gives_its_summary_alone(run: Run) -> None:
     code, out, said = run("Ana: hi\\nBo: yes", *BASE)
     assert (code, len(out), said) == (0, 1, [])

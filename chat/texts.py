@@ -1,0 +1,399 @@
+"""Texts that an app or a tool wrote: a table of formats, with a pattern for where a message starts.
+
+A new format is a row of `FORMATS`. Captions (WebVTT, SRT), CSV and the XML of SMS Backup & Restore
+have a function each. Times are as the text gives them; offsets into a recording are none.
+"""
+
+import csv
+import html
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import NamedTuple
+
+import webvtt
+from dateutil import parser as dates
+
+from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
+from data_prep.errors import UserError
+
+_HALF = r"(?:[AaPp]\.?[Mm]\b\.?|오전|오후|上午|下午|午前|午後)"
+_CLOCK = rf"(?:{_HALF} ?)?\d?\d:\d\d(?::\d\d)?(?:\.\d{{3}})?(?![\d:])(?: ?{_HALF})?"
+_DATE = (
+    r"(?:\d{4}\s?[-/.年년]\s?\d\d?\s?[-/.月월]\s?\d\d?[.日일]?|\d\d?[-/.]\d\d?[-/.](?:\d{4}|\d\d)"
+    r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4})"
+)
+_DAY = rf"(?:[^\W\d]+\.?,? )?{_DATE}(?: ?[(（]?[^\W\d]+[)）]?)?"
+_WHEN = rf"{_DATE}(?:,|,? at|T| ?\])?\s{{0,3}}{_CLOCK}"
+_NAME = r"[^\s:：][^:：\n]{0,59}?"
+_STAMP = rf"(?:(?P<when>{_WHEN})|(?P<clock>{_CLOCK}))"
+_IRC_EVENT = (
+    r"(?:[(\[]\S+[)\]] )?(?:has (?:joined|quit|left|kicked|changed|set)|is now known as|sets? mode"
+    r"|joined|quit|left)\b"
+)
+
+# What stands for an attachment where an app writes no file name.
+_WORDS = {
+    PHOTO: r"photos?|images?|pictures?|写真|画像|照片|圖片|图片|사진(?: \d+장)?|foto|รูป|hình ảnh",
+    VIDEO: r"videos?|動画|影片|视频|視頻|동영상|วิดีโอ",
+    GIF: r"gif",
+    OTHER: r"stickers?|emoticons?|files?|voice messages?|audio|albums?|contacts?|location|スタンプ"
+    r"|ファイル|ボイスメッセージ|アルバム|貼圖|贴图|檔案|文件|語音訊息|이모티콘|스티커|파일|음성메시지",
+}
+MARKDOWN_FILE = re.compile(r"(?:!\[[^]\n]*\]\(|\[[^]\n]*\]\((?=\./media/))(?P<file>[^)\n]+)\)")
+FILE_LINE = re.compile(
+    r"^(?:Attachment: |attachments/|/Users/|/var/|~/|https://(?:cdn|media)\.discordapp\.\w+/)[^\n?]*?"
+    r"(?P<file>[^/\n?]+?\.\w{2,5})(?:\?\S*| \(.*\))?$",
+    re.M,
+)
+
+
+class Format(NamedTuple):
+    """How an app writes a chat.
+
+    `start` matches the start of a message, up to its text, which goes on to the next match. Its
+    groups: `name`, and `when`, or `clock` under the last `day`. A match without a name is what the
+    app wrote, and is left out. Where there is a `header`, a text has to begin with it, and then has
+    the format for certain. `drop` is removed from the messages; one that is `gone` as a whole was
+    not sent by a person. `media` is how a word for an attachment is written.
+    """
+
+    name: str
+    start: str
+    header: str = ""
+    drop: str = ""
+    gone: str = ""
+    media: str = r"[\[<] ?(?:{}) ?[\]>]"
+
+
+_KAKAO = r"(?:KakaoTalk Chats|.*카카오톡 대화).*\n"
+_KAKAO_GONE = r"(?:This message was|Message) deleted\.?|삭제된 메시지입니다\.?"
+_KAKAO_EVENT = (
+    r".+님이 (?:들어왔|나갔|.+초대했|.+내보냈)습니다\.?.*$|.+ (?:joined|left)(?: this chatroom)?\.$"
+)
+
+FORMATS = [
+    Format("LINE", rf"^(?:(?P<clock>{_CLOCK})\t(?P<name>[^\t\n]+)\t|{_CLOCK}\t.*|(?P<day>{_DAY})$)",
+           header=r"\[LINE\].*\n", gone=r"☎.*"),
+    Format("KakaoTalk", rf"^(?:\[(?P<name>[^\n]+?)\] \[(?P<clock>{_CLOCK})\] |-{{5,}} (?P<day>.+) "
+           rf"-{{5,}}$|{_KAKAO_EVENT})", header=rf"{_KAKAO}(?=(?:.*\n){{1,6}}?\[.+\] \[)",
+           gone=_KAKAO_GONE, media=r"(?:{})"),
+    Format("KakaoTalk", rf"^(?:(?P<when>{_WHEN})(?:, (?P<name>[^\n]+?) : |.*$)|{_DAY}$)",
+           header=_KAKAO, gone=_KAKAO_GONE, media=r"(?:{})"),
+    Format("sigtop", r"^From: (?P<name>.+?)(?: \([^()\n]*\))?\nType: .*\n(?:Sent: (?P<when>.*)\n"
+           r"|(?!Attachment|Quote)[A-Z]\w+: .*\n)*",
+           header=r"(?:Conversation: .*\n\s*)?(?=From: .*\nType: )",
+           drop=r"^(?:>|(?:Quote|Reaction):).*\n?"),
+    Format("Google Meet", rf"^(?:(?P<name>{_NAME}): |\d\d:\d\d:\d\d$|Meeting ended after .*"
+           r"|This editable transcript was .*$)",
+           header=r"(?:.*\n){0,8}?(?=\d\d:\d\d:\d\d\n+[^:\n]+: )"),
+    Format("DiscordChatExporter", rf"^(?:\[(?P<when>{_WHEN})\] (?P<name>.+?)(?: \(pinned\))?$"
+           r"|={5,}\nExported .*\n=+$)", header=r"=+\nGuild: .*\n(?:.+\n)*?=+\n",
+           drop=r"^\{(?:Reactions|Embed)\}\n(?:.+\n?)*|^\{(?:Attachments|Stickers)\}$\n?",
+           gone=r"(?:Joined the server|Pinned a message|Started a call.*|Added .* to the group"
+           r"|Removed .* from the group|Left the group|Changed the channel .*)\.?"),
+    Format("iMessage", rf"^(?P<when>{_WHEN})(?:(?: \(.*\))?\n(?P<name>\S.*)$| (?!\().+$)",
+           drop=r"^Tapbacks:\n(?:.+ by .+\n?)*|^(?: {4}.*|This message responded to an earlier "
+           r"message\.|Sent with [A-Z][a-z]+(?: [A-Z]\w+)?)$\n?", gone=r".+ unsent a message!"),
+    Format("Zoom", rf"^(?P<clock>{_CLOCK})\s+From +(?P<name>[^\n]+?)(?: +to +[^\n]+?)? ?: ?",
+           drop=r'^\s*Replying to ".*"\s*\n',
+           gone=r'Reacted to ".*" with .+|Removed a .+ reaction.+'),
+    Format("Zoom or Webex", rf"^(?i:from) (?P<name>[^\n]+?) to [^\n]+?:? +(?P<clock>{_CLOCK})$"),
+    Format("Teams", r"^\d+:\d+:\d+\.\d+ --> \d+:\d+:\d+\.\d+\n(?P<name>.+)$"),
+    Format("Telegram", rf"^(?P<name>[^\n]+), \[(?P<when>{_WHEN})\]:?$",
+           drop=r"^\[(?:In reply to|Forwarded from) .*\]$\n?"),
+    Format("IRC", rf"^(?:(?:\[?{_STAMP}\]?|\[?[A-Z][a-z]{{2}} \d\d {_CLOCK}\]?)? *"
+           rf"(?:<[@+%~& ]?|\* )(?P<name>[^\s<>*]+)>?[ \t](?!{_IRC_EVENT})"
+           r"|--- (?:Log opened|Day changed) (?P<day>.*)$"
+           rf"|(?:\[?{_CLOCK}\]? )?(?:\*|-!-|-->|<--|--).*$)"),
+    Format("markdown", rf"^(?:[-*+>] |#+ |\d+\. )?(?:[\[(]?{_CLOCK}[\])]? )?(?P<mark>[*_]{{2,3}})"
+           rf"(?P<name>{_NAME})(?:[:：](?P=mark)|(?P=mark)(?: ?[\[(]?{_CLOCK}[\])]?)? ?[:：])"
+           r"|^#+ .*$|^-{3,}$"),
+    Format("chat with times", rf"^[\[(]? ?(?:\d\d?[-/.]\d\d?,? )?{_STAMP} ?[\])]?(?: [-–])?"
+           rf"[\s,]\s*(?P<name>{_NAME}) ?[:：](?!//)"
+           rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
+           drop=r"^\(- .* -\)$\n?|^>.*\n"),
+    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$"),
+    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*|\n\s*"
+           rf"(?=.*{_HALF}))\[?(?:(?:Today|Yesterday),?(?: at)? )?{_STAMP}\]? *$",
+           drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
+    Format("copied chat", rf"^\[[^\]\n]*?{_STAMP}\] (?P<name>[^\n:]+)$"),
+]  # fmt: skip
+
+
+BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\ufeff": ""})
+
+
+def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError]:
+    """The chats of a text whose format is known, or nothing; `sure` asks for a header.
+
+    Raises UserError for a known format that holds no chat.
+    """
+    text = "\n".join(LINE_END.split(text.translate(BLANKS))).lstrip("\n")
+    start = text[:300].lstrip().lower()
+    if sure and CAPTIONS.match(text):
+        return [Chat(place, name, _captions(text, place))]
+    if sure and "<smses" in start:
+        return list(_sms(text, place))
+    if sure and re.match(r"<(?:!doctype|html|\?xml)", start):
+        raise UserError(f"{place}: {MARKUP}")
+    fits = [(form, *fit) for form in FORMATS if (fit := _starts(form, text, sure))]
+    if not fits:
+        return []
+    form, text, starts = max(fits, key=lambda fit: len(fit[2]))
+    messages, note = _messages(form, text, starts)
+    if not messages and not sure:
+        return []
+    if not messages:
+        raise UserError(
+            f"{place}: seems to be of {form.name}, but no message can be read in it; write each as "
+            "`Name: text`"
+        )
+    notes = [note] if note else []
+    if not sure and (ahead := _lines(text[: starts[0].start()])):
+        notes.append(f"lines before the first message, which are left out: {ahead}")
+    return [Chat(place, name, messages, notes=tuple(notes))]
+
+
+def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str]]] | None:
+    """The text without its header, and where messages start; None where it has another format.
+
+    Without a header it has to begin with a message, and no turns of a plain dialogue may be in the
+    others' texts; or more than half of its lines start a message.
+    """
+    header = re.match(form.header, text) if form.header else None
+    if sure != bool(form.header) or (sure and not header):
+        return None
+    text = text[header.end() :] if header else text
+    starts = list(re.finditer(form.start, text, re.M))
+    names = [start["name"] for start in starts if start["name"]]
+    if header:
+        return text, starts
+    if not names:
+        return None
+    bodies = (text[one.end() : end].split("\n")[1:] for one, end in _spans(starts, text))
+    turns = [turn[1] for body in bodies for line in body if (turn := TURN.fullmatch(line))]
+    begins = not text[: starts[0].start()].strip()
+    plain = len(turns) > len(names) and (len(names) == 1 or not {*names}.isdisjoint(turns))
+    return (text, starts) if (begins and not plain) or 2 * len(names) > _lines(text) else None
+
+
+def _lines(text: str) -> int:
+    """How many lines are not blank."""
+    return sum(bool(line.strip()) for line in text.split("\n"))
+
+
+def _spans(starts: list[re.Match[str]], text: str) -> Iterator[tuple[re.Match[str], int]]:
+    """Each start with the end of its message."""
+    ends = [*(start.start() for start in starts), len(text)][1:]
+    return zip(starts, ends, strict=True)
+
+
+def _messages(
+    form: Format, text: str, starts: list[re.Match[str]]
+) -> tuple[list[Message], str | None]:
+    """What people sent, and a note where the order of day and month is a guess."""
+    found: list[tuple[str, str, str]] = []
+    day = ""
+    for start, end in _spans(starts, text):
+        groups = start.groupdict()
+        day = groups.get("day") or day
+        if not groups["name"]:
+            continue
+        when = groups.get("when") or (f"{day} {groups['clock']}" if day and groups["clock"] else "")
+        said = _clean(form, text[start.end() : end])
+        if said:
+            found.append((when, groups["name"].strip(), said))
+    times, note = _times([when for when, _, _ in found])
+    pairs = zip(times, found, strict=True)
+    return [Message(time, name, said) for time, (_, name, said) in pairs], note
+
+
+def _clean(form: Format, text: str) -> str:
+    """A message's text without what the app added; empty where no person said anything."""
+    text = re.sub(form.drop, "", text, flags=re.M) if form.drop else text
+    text = "\n".join(line.strip() for line in text.strip().split("\n"))
+    if "\n" in text and text[0] == text[-1] == '"':  # as LINE writes several lines
+        text = text[1:-1].replace('""', '"')
+    if form.gone and re.fullmatch(form.gone, text):
+        return ""
+    for placeholder, words in _WORDS.items():
+        if re.fullmatch(form.media.format(words), text, re.I):
+            return placeholder
+    text = MARKDOWN_FILE.sub(lambda found: media_word(found["file"]), text)
+    return FILE_LINE.sub(lambda found: media_word(found["file"]), text)
+
+
+def _times(texts: list[str]) -> tuple[list[datetime | None], str | None]:
+    """The times, and a note where nothing tells day from month."""
+    numbers = [re.match(r"\D*(\d\d?)[-/.](\d\d?)[-/.]", text) for text in texts]
+    if not any(numbers):
+        return [_time(text, False) for text in texts], None
+    faults, times = {}, {}
+    for day_first in (True, False):
+        read = [_time(text, day_first) for text in texts]
+        known = [time.date() for time in read if time]
+        impossible = sum(int(one[2 if day_first else 1]) > 12 for one in numbers if one)
+        weekdays = sum(
+            time is not None and bool(re.match("(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", text))
+            and not text.startswith(f"{time:%a}")
+            for time, text in zip(read, texts, strict=True)
+        )  # fmt: skip
+        backwards = sum(later < one for one, later in pairwise(known))
+        times[day_first], faults[day_first] = read, (impossible, weekdays, backwards)
+    if faults[True] != faults[False]:
+        return times[min(faults, key=lambda order: faults[order])], None
+    if all("." in one[0] for one in numbers if one):  # no country writes month.day.
+        return times[True], None
+    day_first = not all("/" in text and re.search(_HALF, text) for text in texts if text)
+    order = "day first" if day_first else "month first"
+    guess = f"no date tells day from month; they are read {order}"
+    return times[day_first], guess if times[True] != times[False] else None
+
+
+def _time(text: str, day_first: bool) -> datetime | None:
+    """A date and a time as apps write them, without a zone."""
+    text = re.sub(rf"({_HALF}) ?([\d:]+)", r"\2 \1", text)
+    text = re.sub("[오上午]\\s?[전午前]", "AM", re.sub("오후|下午|午後", "PM", text))
+    text = re.sub(r"\s?[年년月월]\s?|\.\s+(?=\d)", "-", text)
+    text = re.sub(r"[^\x00-\x7f]+|[()\[\]]", " ", text)  # weekdays of other languages
+    try:
+        year_first = re.match(r"\s*\d{4}", text)
+        found = dates.parse(text, dayfirst=day_first and not year_first, ignoretz=True)
+    except (ValueError, OverflowError):
+        return None
+    return found if isinstance(found, datetime) else None
+
+
+MARKUP = (
+    "is HTML or XML of a kind that is not read; export the chat as JSON (Telegram Desktop: Export "
+    "chat history, Format: Machine-readable JSON), or as text"
+)
+
+# ---- captions
+
+CAPTIONS = re.compile(r"\s*(?:WEBVTT|\d+\n\d\d:\d\d:\d\d[,.]\d{3} -->)")
+VOICE = re.compile(r"<v(?:\.\S+)? ([^>]+)>")
+
+
+def _captions(text: str, place: str) -> list[Message]:
+    """A message a cue; one without a speaker belongs to the message before."""
+    kind = "vtt" if text.lstrip().startswith("WEBVTT") else "srt"
+    try:
+        cues = webvtt.from_buffer(io.StringIO(text.lstrip()), format=kind).captions
+    except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
+        raise UserError(f"{place}: is no {kind.upper()} ({error}); export it again") from error
+    said: list[tuple[str, str]] = []
+    for cue in cues:
+        webex = re.match(r'\d+ "(.+)"', cue.identifier or "")
+        first, *voices = VOICE.split(cue.raw_text)
+        for name, part in [
+            (webex[1] if webex else "", first),
+            *zip(*[iter(voices)] * 2, strict=True),
+        ]:
+            for line in html.unescape(re.sub(r"<[^>]*>", "", part)).strip().split("\n"):
+                turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
+                said.append((turn[1], turn[2] or "") if turn else (name, line))
+                name = ""  # the next line goes on with it
+    said = [(name, line) for name, line in said if name or line.strip()]
+    named = [name for name, _ in said if name]
+    # subtitles of a film hold a colon too, but few speakers that come back
+    if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
+        raise UserError(
+            f"{place}: its captions name no speakers; export them with names (`<v Name>text` or "
+            "`Name: text`)"
+        )
+    messages: list[Message] = []
+    for name, line in said:
+        if name:
+            messages.append(Message(None, name.strip(), line.strip()))
+        else:
+            messages[-1] = Message(
+                None, messages[-1].speaker, f"{messages[-1].text}\n{line}".strip()
+            )
+    return messages
+
+
+# ---- tables and XML
+
+COLUMNS = {
+    "date": ("date", "message date", "timestamp", "datetime", "sent"),
+    "time": ("time",),
+    "name": ("sender name", "sender", "user", "author", "from", "speaker", "name"),
+    "text": ("message text", "message", "text", "content", "body"),
+}
+
+
+def parse_csv(text: str, place: str, name: str) -> Chat:
+    """A CSV with a message a row: of Viber, KakaoTalk for Mac or DiscordChatExporter."""
+    rows = list(csv.reader(io.StringIO(text)))
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = {
+        key: next((header.index(word) for word in words if word in header), None)
+        for key, words in COLUMNS.items()
+    }
+    speaker, said = columns["name"], columns["text"]
+    if speaker is None or said is None:
+        raise UserError(
+            f"{place}: has no columns for who wrote what (found: {', '.join(header)[:80]}); name "
+            "them `sender` and `message`, or export the chat as text"
+        )
+    rows = [row for row in rows[1:] if len(row) > max(speaker, said) and row[said].strip()]
+    stamps = [columns[key] for key in ("date", "time")]
+    times, note = _times([" ".join(row[n] for n in stamps if n is not None) for row in rows])
+    messages = [
+        Message(time, row[speaker].strip(), row[said].strip())
+        for time, row in zip(times, rows, strict=True)
+    ]
+    return Chat(place, name, messages, notes=(note,) if note else ())
+
+
+def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
+    """SMS Backup & Restore: a chat for each address; `Me` sent what was not received."""
+
+    def character(found: re.Match[str]) -> str:
+        """A character as two references to half of it each, or a half alone, which XML forbids."""
+        numbers = re.findall(r"&#(x?)([0-9a-f]+);", found[0], re.I)
+        units = b"".join(
+            int(digits, 16 if x else 10).to_bytes(2, "little") for x, digits in numbers
+        )
+        return units.decode("utf-16-le", "replace")
+
+    if "<!" in re.sub(r"<!--.*?-->", "", text, flags=re.S):  # DOCTYPE: entities can read files
+        raise UserError(f"{place}: has a DOCTYPE, which no backup needs; make the backup again")
+    half = r"&#(?:5\d{4}|x[dD][\da-fA-F]{3});"  # these are characters, whole or half
+    try:
+        root = ElementTree.fromstring(re.sub(rf"(?:{half})+", character, text))
+    except ElementTree.ParseError as error:
+        raise UserError(f"{place}: is no XML ({error}); make the backup again") from error
+    chats: dict[str, list[Message]] = {}
+    names: dict[str, str] = {}
+    for entry in root:
+        get = entry.attrib.get
+        kind, address = get("type") or get("msg_box"), get("address", "")
+        contact = get("contact_name", "")
+        name = contact if contact not in ("", "(Unknown)", "null") else address
+        said = [get("body", "")] if entry.tag == "sms" else list(_mms_parts(entry))
+        body = "\n".join(part for part in said if part and part != "null")
+        if kind == "3" or not body or not get("date", "").isdigit():  # 3: a draft
+            continue
+        senders = [one.get("address", "") for one in entry.iter("addr") if one.get("type") == "137"]
+        sender = senders[0] if "~" in address and senders else name  # ~: several people
+        time = datetime.fromtimestamp(int(get("date", "")) / 1000, UTC).replace(tzinfo=None)
+        message = Message(time, sender if kind == "1" else "Me", body)
+        chats.setdefault(address, []).append(message)
+        names[address] = name
+    for address, messages in chats.items():
+        yield Chat(f"{place} ({names[address]})", names[address], messages)
+
+
+def _mms_parts(entry: ElementTree.Element) -> Iterator[str]:
+    for part in entry.iter("part"):
+        kind = part.get("ct", "")
+        if kind == "text/plain":
+            yield part.get("text", "")
+        elif kind != "application/smil":
+            yield {"image": PHOTO, "video": VIDEO}.get(kind.split("/")[0], OTHER)
