@@ -159,7 +159,8 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
         chats = headed
     elif suffix not in (".json", ".md") and whatsapp.recognise(text):
         found = whatsapp.parse(text, place, name)
-        others = [] if found.messages else texts.parse(text, place, name, sure=False)
+        said = any(message.speaker for message in found.messages)
+        others = [] if said else texts.parse(text, place, name, sure=False)
         chats = others or [found]
     elif suffix == ".json" or text.lstrip()[:1] in ("{", "["):
         try:
@@ -275,10 +276,12 @@ def _whole(chat: Chat) -> Chat:
 
 
 def _decode(data: bytes, place: str) -> str:
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
+        if error.reason in ("unexpected end of data", "truncated data"):  # a download broke off
+            return data.decode(encoding, "replace")
         raise UserError(f"{place}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 

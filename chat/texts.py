@@ -116,7 +116,8 @@ FORMATS = [
            rf"[\s,]\s*(?P<name>{_NAME}) ?[:：](?!//)"
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
-    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$"),
+    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|(?P<day>{_DAY})$",
+           header=rf"(?=(?:.*\n){{0,3}}?(?:{_WHEN}|{_CLOCK})\t[@+]?\w[^\t\n]*\t)"),
     Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*|\n\s*"
            rf"(?=.*{_HALF}))\[?(?:(?:Today|Yesterday),?(?: at)? )?{_STAMP}\]? *$",
            drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),

@@ -1,50 +1,40 @@
 """WhatsApp's "Export chat": the `.txt` of Android and of the iPhone.
 
 The parser is ours: whatstk (0.9.1) is GPL-3.0 and takes no name with a colon, chat-miner (0.6.0)
-joins the lines of a message, chat-export (1.1.2) makes web pages.
+joins the lines of a message, chat-export (1.1.2) makes web pages. Where it is in doubt whether
+WhatsApp or a person wrote something, a person did.
 """
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container
-from datetime import date, datetime, time
-from itertools import pairwise
-from typing import NamedTuple
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from itertools import groupby, pairwise
 
 from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
+from chat.stamps import EDGES, Stamp, find_order, read_start
 
-_HALF = r"[ap]\.?\s?m\.?|오전|오후|上午|下午|午前|午後|ص|م"
-_DATE = (
-    r"(?P<first>\d{1,4})\s?(?P<separator>[./-])\s?(?P<second>\d{1,2})\s?(?P=separator)"
-    r"\s?(?P<third>\d{1,4})\.?"
-)
-_TIME = (
-    rf"(?:(?P<before>{_HALF})\s?)?(?P<hour>\d{{1,2}})[:.](?P<minute>\d{{2}})"
-    rf"(?:[:.](?P<seconds>\d{{2}}))?(?:\s?(?P<after>{_HALF}))?"
-)
-_WHEN = rf"{_DATE}(?:,|،|\s(?:à|at|um|a las|às|kl\.?|om))?\s?{_TIME}"
-STARTS = [  # of the iPhone, of WhatsApp Web, and of Android
-    re.compile(rf"{start}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
-    for start in (rf"\[{_WHEN}\]\s?", rf"\[{_TIME},\s?{_DATE}\]\s?", rf"{_WHEN}(?:\s[-–]\s|,\s)")
-]
-AFTERNOON = re.compile(r"p\.?\s?m\.?|오후|下午|午後|م", re.IGNORECASE)
+MARK = "\u200e"  # an iPhone sets it before what WhatsApp wrote itself; some keyboards have it too
 
 _OMITTED = (
     r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
     r"|absente?|omess[oai]|weggelaten|pomini[eę]t[oya]|пропущен[оаы]?|отсутствует|dahil edilmedi"
+    r"|tidak disertakan|utelämna[dt]s?|udelad[t]?|utelatt|vynechán[oay]?|omisă?|jätetty pois|생략됨"
 )
 _KINDS = {
     PHOTO: r"image|bild|imagen|immagine|imagem|foto|photo|afbeelding|obraz|zdjęcie"
-    r"|изображение|фото|görüntü|fotoğraf",
-    VIDEO: r"video|vídeo|vidéo|wideo|видео|videonotiz|video note",
+    r"|изображение|фото|görüntü|fotoğraf|gambar|billede|bilde|kuva|obrázek|imagine|이미지",
+    VIDEO: r"video|vídeo|vidéo|wideo|видео|videonotiz|video note|동영상",
     GIF: r"gif",
     OTHER: r"audio|sticker|document|dokument|documento|documentation|contact card|kontaktkarte"
     r"|sprachnachricht|aufkleber|tarjeta de contacto|аудио|стикер|документ|ses|belge|çıkartma",
 }
 _KIND_WORDS = "|".join(_KINDS.values())
-# `<Media omitted>`, `<Video note omitted>`; the Russian and French ones have words of their own.
+# `<Media omitted>`, which has the word media in nearly all languages; `<Video note omitted>`.
 ANDROID = re.compile(
-    rf"<(?:[^<>]{{2,30}}\s(?:{_OMITTED})|pomini[eę]to [^<>]+|Без медиафайлов)>", re.I
+    rf"(?i)<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]*"
+    r"(?:m[eéè]di|мед[иі]|мултим|πολυμ|מדי|وسائط|رسانه|媒|メディア|미디어|मीडिया|สื่อ|phương tiện)"
+    r"[^<>\n]*>\Z"
 )
 IOS = re.compile(
     rf"^(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))$", re.I | re.M
@@ -54,82 +44,82 @@ _ANY = r"[\w-]+(?: [\w-]+){0,3}"
 MARKED = re.compile(
     rf"\u200e(?:(?P<kind>{_ANY}) (?:{_OMITTED})(?!\w)|pominięto (?P<other>{_ANY}))", re.I
 )
-ATTACHED = re.compile(r"<\w[\w ]{2,20}\s?: ?(?P<file>[^<>:]+\.\w{2,5})>")  # `<attached: a.jpg>`
-FILE = re.compile(  # `IMG-20201231-WA0001.jpg (file attached)`
-    r"^(?P<file>[^\n()]+\.\w{2,5}) \((?:file attached|Datei angehängt|archivo adjunto"
-    r"|fichier joint|file allegato|arquivo anexado|bestand bijgevoegd|plik załączony|załączono plik"
-    r"|файл добавлен|dosya ekli)\)",
-    re.M,
+# `<attached: a.jpg>`, with the mark in any language: `\u200e<a.jpg eklendi>`; `‹attached: a.jpg›`.
+ATTACHED = re.compile(
+    r"(?:\u200e\s?[<‹]|[<‹]\u200e|‹|<(?=\w[\w ]{2,30}\s?: ?[^<>:\n]+\.\w{2,5}>|\d{8}-))"
+    r"[^<>‹›\n]*\.(?P<file>\w{2,5})(?:\s[^<>‹›.\n]*)?[>›]"
+)
+# `IMG-20201231-WA0001.jpg (file attached)` on the first line; of an address it would be a remark.
+FILE = re.compile(
+    r"(?im)\A\u200e?[^\n]*[^\s.]\.(?P<file>(?!(?:com|org|net)\b)(?=\d*[^\W\d])\w{2,5})"
+    r" \([^\W\d_][^()\d\n]{2,39}\)[^\S\n]*$"
 )
 EDITED = re.compile(
-    r"<(?:This message was edited|Diese Nachricht wurde bearbeitet|Se editó este mensaje\.?"
-    r"|Ce message a été modifié|Questo messaggio è stato modificato|Mensagem editada"
-    r"|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено|Bu mesaj düzenlendi)>",
-    re.I,
+    r"(?i)\s?\u200e<[^<>.\n]{8,60}>\Z|<(?:This message was edited|Diese Nachricht wurde bearbeitet"
+    r"|Se editó este mensaje\.?|Ce message a été modifié|Questo messaggio è stato modificato"
+    r"|Mensagem editada|Dit bericht is bewerkt|Wiadomość edytowana|Сообщение изменено"
+    r"|Bu mesaj düzenlendi|Pesan ini diedit|此訊息已編輯|此消息已编辑)>"
 )
 DELETED = re.compile(
-    r"(?:(?:This message was deleted|You deleted this message)(?: by admin .+)?"
-    r"|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht"
-    r"|Se eliminó este mensaje|Eliminaste este mensaje|Ce message a été supprimé"
-    r"|Vous avez supprimé ce message|Questo messaggio è stato eliminato"
-    r"|Hai eliminato questo messaggio|Mensagem apagada|Você apagou esta mensagem"
-    r"|Essa mensagem foi apagada|Dit bericht is verwijderd|U hebt dit bericht verwijderd"
-    r"|Wiadomość usunięta|Ta wiadomość została usunięta|Данное сообщение удалено"
-    r"|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz|null)\.?",
-    re.I,
+    r"(?i)(?:(?:This message was deleted|You deleted this message)(?: by admin .+)?"
+    r"|Missed (?:group )?(?:voice|video) call|Verpasster (?:Sprach|Video)anruf"
+    r"|Diese Nachricht wurde gelöscht|Du hast diese Nachricht gelöscht|Se eliminó este mensaje"
+    r"|Eliminaste este mensaje|Ce message a été supprimé|Vous avez supprimé ce message"
+    r"|Questo messaggio è stato eliminato|Hai eliminato questo messaggio"
+    r"|Mensagem (?:apagada|eliminada)|Você apagou esta mensagem|Es[st]a mensagem foi apagada"
+    r"|(?:Apagou|Eliminou) esta mensagem|Dit bericht is verwijderd"
+    r"|(?:U|Je) hebt dit bericht verwijderd|Wiadomość usunięta|Ta wiadomość została usunięta"
+    r"|Данное сообщение удалено|Вы удалили данное сообщение|Bu mesaj silindi|Bu mesajı sildiniz"
+    r"|Pesan ini (?:telah )?dihapus|Anda (?:telah )?menghapus pesan ini|Mesej ini telah dipadam"
+    r"|यह (?:मैसेज|संदेश) (?:मिटाया|हटा दिया) गया(?: है)?|आपने यह (?:मैसेज|संदेश) मिटाया(?: है)?"
+    r"|تم حذف هذه الرسالة|لقد حذفت هذه الرسالة|این پیام حذف شد|הודעה זו נמחקה|מחקת הודעה זו"
+    r"|Det(?:ta|här) meddelande(?:t)? (?:har raderats|raderades)|Du raderade det här meddelandet"
+    r"|Denne (?:besked|meldingen) (?:blev|ble) slettet|Du slettet?e? denne (?:besked|meldingen)"
+    r"|Tämä viesti poistettiin|Poistit tämän viestin|Αυτό το μήνυμα διαγράφηκε"
+    r"|Διαγράψατε αυτό το μήνυμα|Tato zpráva byla (?:smazána|odstraněna)"
+    r"|Táto správa bola (?:odstránená|vymazaná)|Ezt az üzenetet törölték|Törölted ezt az üzenetet"
+    r"|Acest mesaj a fost șters|Ați șters acest mesaj|Це повідомлення (?:було )?видалено"
+    r"|Ви видалили це повідомлення|Това съобщение беше изтрито|Ova poruka je (?:iz|o)brisana"
+    r"|S'ha suprimit aquest missatge|Tin nhắn này đã bị x(?:óa|oá)|Bạn đã x(?:óa|oá) tin nhắn này"
+    r"|ข้อความนี้ถูกลบ(?:แล้ว)?|คุณลบข้อความนี้(?:แล้ว)?|このメッセージは削除されました"
+    r"|(?:이 메시지는 )?삭제된 메시지입니다|메시지를 삭제했습니다"
+    r"|(?:此消息已|您已)删除(?:此消息)?|此(?:訊息|讯息)已(?:刪除|删除|被刪除)"
+    r"|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?"
 )
-QUOTED = re.compile(r'"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»')  # a group's name, with any colon
-# Where an Android system line has a colon, this is before it, and no name.
+# A group's name, with any colon.
+QUOTED = re.compile(r'(?<!\S)(?:"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»)(?!\w)')
+# What an Android system line has before a colon, which is then no name; of an iPhone's, anywhere.
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
-    r"|created (?:the )?group|end-to-end encrypted|joined using|security code"
-    r"|pinned a message|turned (?:on|off)"
-    r"|hat (?:den (?:Betreff|Gruppennamen)|die Gruppe)|Ende-zu-Ende|cambió el (?:asunto|nombre)"
-    r"|creó (?:el )?grupo|cifrad[oa]s? de extremo|a (?:modifié|changé) (?:le sujet|le nom|l'objet)"
-    r"|a créé le groupe|chiffrés de bout|ha (?:cambiato|modificato) (?:l'oggetto|il nome)"
-    r"|ha creato il gruppo|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
-    r"|heeft (?:het onderwerp|de groep)|end-to-end-versleuteld"
-    r"|zmieni(?:ł|ła|ł\(a\)) temat|utworzy(?:ł|ła|ł\(a\)) grupę"
-    r"|изменил[аи]? (?:тему|название)|создал[аи]? группу)"
-    r"|(?-i:(?<=\S )(?:added|removed|añadió|agregó|eliminó|a ajouté|a retiré|ha aggiunto|ha rimosso"
+    r"|created (?:the |this )?group|end-to-end encrypted|joined using|security code"
+    r"|pinned a message|turned (?:on|off)|hat (?:den (?:Betreff|Gruppennamen)|die Gruppe)"
+    r"|Ende-zu-Ende|cambió el (?:asunto|nombre)|creó (?:el )?grupo|cifrad[oa]s? de extremo"
+    r"|a (?:modifié|changé) (?:le sujet|le nom|l'objet)|a créé le groupe|chiffrés de bout"
+    r"|ha (?:cambiato|modificato) (?:l'oggetto|il nome)|ha creato il gruppo"
+    r"|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
+    r"|heeft (?:het onderwerp|de groep)|end-to-end-versleuteld|crittografati end-to-end"
+    r"|(?:zmieni|utworzy|nada)ł\S* (?:temat|grup)"
+    r"|uçtan uca şifre|сквозным шифрованием|изменил[аи]? (?:тему|название)|создал[аи]? группу)"
+    r"|(?<=\S )(?:added|removed|añadió|agregó|eliminó|a ajouté|a retiré|ha aggiunto|ha rimosso"
     r"|adicionou|removeu|dodał|usunął|usunęła|добавил|удалил|left$|salió|a quitté|ha abbandonato"
-    r"|saiu|opuścił|покинул))",
-    re.I,
+    r"|saiu|opuścił|покинул)"
 )
-# The same where the verb is the last word, behind the colon of a name: `Ana hat Team: Bo entfernt`.
+# The notice that opens each chat, where its mark was lost.
+NOTICE = re.compile(
+    r"(?:Messages|Nachrichten|Los mensajes|Les messages|I messaggi|As mensagens)\b[^?]{20,}"
+)
+# A system line whose verb is the last word, behind a name's colon: `Ana hat Team: Bo entfernt`.
 SYSTEM_END = re.compile(
     r"[^:]+ (?:hat|heeft) [^:]+: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
     r"|[^:]+, [^:]+: .+ kişi\w* (?:ekledi|çıkardı)\.?"
 )
-MARK = "\u200e"  # an iPhone sets it before all that WhatsApp wrote itself
+CALL = re.compile(r"\u200e[^\u200e\n]{2,40}\. ?\u200e[^\u200e\n]{1,40}")  # `Voice call. 2 min`
 
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
-EDGES = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e"  # marks of direction around a line or name
 MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
-
-# Where in a date's three numbers its year, month and day are.
-ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
-
-
-class Stamp(NamedTuple):
-    """A date as three numbers in the file's order, its time of day, and how they are written.
-
-    In `style` a number is 9, a year of four digits Y, and a half of the day H.
-    """
-
-    numbers: tuple[int, int, int]
-    time: time
-    style: str
-
-    def moment(self, order: str) -> datetime | None:
-        """Date and time; None where the order makes it no date."""
-        year, month, day = (self.numbers[place] for place in ORDERS[order])
-        try:
-            return datetime.combine(date(year + 2000 * (year < 100), month, day), self.time)
-        except ValueError:
-            return None
+TIGHT = re.compile(r"[^:\n]{1,50}(?<!\d):(?=[^\s/\d])")  # `Bob:hi`, where there is no other
 
 
 def recognise(text: str) -> bool:
@@ -140,11 +130,8 @@ def recognise(text: str) -> bool:
     lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
     starts = [read_start(line) for line in lines]
     stamped = len(starts) - starts.count(None)
-    turns = (
-        start
-        for line, start in zip(lines, starts, strict=True)
-        if TURN.fullmatch(start[1] if start else line)
-    )
+    pairs = zip(lines, starts, strict=True)
+    turns = (start for line, start in pairs if (_turn(start[1]) if start else TURN.fullmatch(line)))
     return bool(stamped and (next(turns, True) or 2 * stamped > len(lines)))
 
 
@@ -156,138 +143,151 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     """
     lines = _lines(text)
     starts = [read_start(line) for line in lines]
-    stamps = [start[0] for start in starts if start]
-    # The file's own style is the commonest; other stamps were pasted or written into a message.
-    # That of the first counts double, for a file begins with a stamp of its own.
-    style = Counter(stamp.style for stamp in [stamps[0], *stamps]).most_common(1)[0][0]
-    order, guess = find_order([stamp for stamp in stamps if stamp.style == style])
-    entries: list[tuple[datetime | None, list[str]]] = []  # the time, and the lines that follow it
+    moments, guess = _moments([(n, *start) for n, start in enumerate(starts) if start])
+    own = {start[0].style for n, start in enumerate(starts) if start and n in moments}
+    # the time, the lines that follow it, and whether an iPhone wrote them
+    entries: list[tuple[datetime | None, list[str], bool]] = []
     ahead = others = 0
-    for line, start in zip(lines, starts, strict=True):
-        own = start if start and start[0].style == style else None
-        moment = own[0].moment(order) if own else None
-        if own and (moment or not entries):
-            entries.append((moment, [own[1]]))
+    for number, (line, start) in enumerate(zip(lines, starts, strict=True)):
+        if start and number in moments:
+            entries.append((moments[number], [start[1]], "[" in start[0].style[:1]))
         elif entries:
             entries[-1][1].append(line)
-            others += bool(start and not own)
+            others += bool(start and start[0].style not in own)
         else:
             ahead += bool(line.strip())
+    times = pairwise(moment for moment, *_ in entries if moment)
+    older = sum(one - later > timedelta(1) for one, later in times)
     notes = [guess] if guess else []
     if ahead:
         notes.append(f"lines before the first message, which are left out: {ahead}")
     if others:
         notes.append(f"dated lines in another style, which are taken as text: {others}")
-    prefixes = _prefixes([said[0] for _, said in entries])
-    messages = [_message(moment, said, prefixes) for moment, said in entries]
+    if older:
+        notes.append(f"messages a day or more older than the one before, perhaps pasted: {older}")
     # those to whom a message points with an @ may never have written
     people = tuple((person.strip(),) for person in dict.fromkeys(MENTION.findall(text)))
-    return Chat(place, name, [*filter(None, messages)], people=people, notes=tuple(notes))
+    return Chat(place, name, _messages(entries), people=people, notes=tuple(notes))
 
 
-def read_start(line: str) -> tuple[Stamp, str] | None:
-    """The stamp of a line that starts a message, and what follows it; None for any other line."""
-    line = line.lstrip(EDGES)
-    found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
-    if not found:
-        return None
-    half, hour = found["before"] or found["after"], int(found["hour"])
-    if half:
-        hour = hour % 12 + (12 if AFTERNOON.fullmatch(half) else 0)
-    try:
-        clock = time(hour, int(found["minute"]), int(found["seconds"] or 0))
-    except ValueError:
-        return None
-    stamp = line[: found.start("rest")]
-    style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
-    style = style.replace(half, "H") if half else style
-    numbers = int(found["first"]), int(found["second"]), int(found["third"])
-    return Stamp(numbers, clock, style), found["rest"]
+def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime | None], str]:
+    """The time of each line that starts a message of this chat, and a note where it is a guess.
 
-
-def find_order(stamps: list[Stamp]) -> tuple[str, str]:
-    """Which order all dates are in, and a note where that is a guess.
-
-    A year in front decides. Else the order that makes the most of them dates wins; then the one
-    that runs back in time less often, for an export is in the order of sending. Where both are
-    possible, 12 hours and a slash mean America.
+    The chat's own style is the commonest; that of the first line counts double, for a file begins
+    with a stamp of its own. Lines in another style were pasted or written into a message, but for
+    those of an export that was put behind this one: they are later, and of the same people.
     """
-    if all(stamp.numbers[0] > 31 for stamp in stamps):
-        return "year first", ""
-    faults = {}
-    for order in ("day first", "month first"):
-        times = [stamp.moment(order) for stamp in stamps]
-        dates = [when.date() for when in times if when]
-        faults[order] = (times.count(None), sum(later < one for one, later in pairwise(dates)))
-    if faults["day first"] != faults["month first"]:
-        return min(faults, key=lambda order: faults[order]), ""
-    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
-        return "day first", ""
-    american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
-    order = "month first" if american else "day first"
-    return order, f"no date tells day from month; they are read {order}"
+    styles = [stamp.style for _, stamp, _ in stamped]
+    own = Counter([styles[0], *styles]).most_common(1)[0][0]
+    order, guess = find_order([stamp for _, stamp, _ in stamped if stamp.style == own])
+    times = {n: stamp.moment(order) for n, stamp, _ in stamped if stamp.style == own}
+    moments = {n: when for n, when in times.items() if when or n == min(times)}
+    people = {turn[0] for n, _, rest in stamped if n in moments and (turn := _turn(rest))}
+    for run in ([*lines] for _, lines in groupby(stamped, key=lambda one: one[1].style)):
+        names = {turn[0] for _, _, rest in run if (turn := _turn(rest))}
+        if run[0][1].style == own or len(run) < 2 or not names & people:
+            continue
+        run_order, _ = find_order([stamp for _, stamp, _ in run])
+        found = [when for _, stamp, _ in run if (when := stamp.moment(run_order))]
+        before = max((w for n, w in moments.items() if w and n < run[0][0]), default=datetime.min)
+        after = min((w for n, w in moments.items() if w and n > run[0][0]), default=datetime.max)
+        if before < found[0] and sorted(found) == found and found[-1] <= after:
+            moments |= dict(zip((n for n, _, _ in run), found, strict=False))
+    return moments, guess
 
 
 def _lines(text: str) -> list[str]:
     return LINE_END.split(text.translate(BLANKS))
 
 
-def _turn(line: str, prefixes: Container[str] = ()) -> tuple[str, str] | None:
-    """Name and text of a message's first line; None for what WhatsApp wrote."""
-    name, *rest = COLON.split(line, maxsplit=1)
-    quoted = any(found.start() < len(name) < found.end() for found in QUOTED.finditer(line))
-    if not rest or quoted or SYSTEM.search(name) or SYSTEM_END.fullmatch(line):
+def _turn(
+    line: str, prefixes: Collection[str] = (), people: Collection[str] | None = ()
+) -> tuple[str, str] | None:
+    """Name and text of a message's first line; None for what WhatsApp wrote.
+
+    The names of `people` are names however they look, and all are where it is None.
+    """
+    quotes = [found.span() for found in QUOTED.finditer(line)]
+    colons = (c for c in COLON.finditer(line) if not any(a < c.start() < b for a, b in quotes))
+    colon = next(colons, None) or (None if quotes else TIGHT.match(line))
+    if not colon:
+        return None
+    name, rest = line[: colon.end()].rstrip().removesuffix(":"), line[colon.end() :]
+    system = SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in (people or ()))
+    if people is not None and system:
         return None
     if name not in prefixes:
-        return name, rest[0]
-    turn = _turn(rest[0])
+        return name, rest
+    turn = _turn(rest, [p.removeprefix(f"{name}: ") for p in prefixes], people)
     return turn and (f"{name}: {turn[0]}", turn[1])
 
 
-def _prefixes(lines: list[str]) -> set[str]:
+def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
     """What is no whole name: `Team`, where every message continues `Team: Anna: `.
 
     So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
-    and in all of them but for system lines.
+    and in all but system lines; or one in all, in a chat of two or where WhatsApp's mark follows.
     """
-    texts = defaultdict(list)
-    for name, text in filter(None, map(_turn, lines)):
-        texts[name].append(text)
-    prefixes = set()
-    for prefix, said in texts.items():
-        found = [name for name, _ in filter(None, map(_turn, said)) if name]
-        names = tuple({*found})
-        if 1 < len(names) <= len(found) / 2 and all(
-            text.startswith(names) or SYSTEM.search(text) for text in said
-        ):
-            prefixes.add(prefix)
-    return prefixes
+    prefixes: set[str] = set()
+    while True:
+        texts = defaultdict(list)
+        for name, text in filter(None, (_turn(line, prefixes, people) for line in lines)):
+            texts[name].append(text)
+        found = set()
+        for prefix, said in texts.items():
+            # `look: <U+200E><attached: a.jpg>` has no second name
+            bare = [re.sub(r"\u200e.*", "", text) for text in said]
+            turns = [turn for text in bare if COLON.search(text) and (turn := _turn(text))]
+            starts = tuple({name for name, _ in turns if name})
+            if len(starts) == 1:
+                marked = f"{starts[0]}: {MARK}"
+                sure = len(texts) < 3 or any(text.startswith(marked) for text in said)
+                differ = len({text.strip() for _, text in turns}) > 1
+                sure = sure and differ and starts[0][0].isalpha() and not starts[0][0].islower()
+            else:
+                sure = 1 < len(starts) <= len(turns) / 2
+            if sure and all(
+                text.startswith(starts) or (len(starts) > 1 and SYSTEM.search(text))
+                for text in bare
+            ):
+                found.add(prefix)
+        if found <= prefixes:
+            return prefixes
+        prefixes |= found
 
 
-def _message(moment: datetime | None, lines: list[str], prefixes: set[str]) -> Message | None:
-    """What a person sent; None for what WhatsApp wrote, and where nothing was said."""
-    turn = _turn(lines[0], prefixes)
-    if not turn:
-        return None
-    text = "\n".join([turn[1], *lines[1:]])
-    said = clean(text)
-    if text.startswith(MARK):  # an iPhone's system line follows a name
-        bare = text.replace(MARK, "").strip()
-        if SYSTEM.search(bare.split("\n")[0]) or (said == bare and ":" not in QUOTED.sub("", bare)):
-            return None
-    name = re.sub(rf"[{EDGES}]", "", turn[0]).strip().removeprefix("~").strip()
-    return Message(moment, name, said) if said and name else None
+def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Message]:
+    """What people sent; an iPhone sets a name also before what WhatsApp wrote."""
+    first_lines = [said[0] for _, said, _ in entries]
+    named = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
+    people = {name for name, times in named.items() if times > 1}
+    prefixes = _prefixes(first_lines, people)
+    messages = []
+    for number, (moment, lines, iphone) in enumerate(entries):
+        turn = _turn(lines[0], prefixes, None if iphone else people)
+        more = "\n".join(lines[1:])
+        name, text = turn or ("", "")
+        name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))
+        said = clean(f"{text}\n{more}" if turn else more)
+        if iphone and said and re.sub(rf"[{EDGES}]", "", said) == bare:
+            system = SYSTEM.search(bare) and not bare[0].islower()
+            marked = system or CALL.fullmatch(text.strip()) or bare.startswith(f"{name} ")
+            if text.startswith(MARK) and marked or system and not number and NOTICE.fullmatch(bare):
+                continue
+        if said and (name or not turn):
+            messages.append(Message(moment, name.removeprefix("~").strip(), said))
+    return messages
 
 
 def clean(text: str) -> str | None:
     """The text of a message with its attachments as placeholders; None where nothing was said."""
-    text = EDITED.sub("", text).strip()
+    text = EDITED.sub("", text.strip()).strip()
     if DELETED.fullmatch(text.replace(MARK, "").strip()):
         return None
-    text = MARKED.sub(_placeholder, text).replace(MARK, "")
+    text = MARKED.sub(_placeholder, text)
     for pattern in (ATTACHED, FILE):
         text = pattern.sub(lambda found: media_word(found["file"]), text)
-    return IOS.sub(_placeholder, ANDROID.sub(OTHER, text)).strip() or None
+    return IOS.sub(_placeholder, ANDROID.sub(OTHER, text.replace(MARK, ""))).strip() or None
 
 
 def _placeholder(found: re.Match[str]) -> str:

@@ -136,6 +136,12 @@ def test_bad_input_is_one_error(
     assert error.startswith(str(path)) and what in error and fix in error
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_file_that_breaks_off_within_a_character(encoding: str) -> None:
+    data = "31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: 🙂".encode(encoding)[:-1]
+    assert turns(read("-", stdin=data)[0]) == [("Ana", "hi"), ("Bo", "\ufffd")]
+
+
 def zipped(folder: Path, members: dict[str, str | bytes], name: str = "export.zip") -> Path:
     """A compressed archive with these members."""
     with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as written:
@@ -145,9 +151,11 @@ def zipped(folder: Path, members: dict[str, str | bytes], name: str = "export.zi
 
 
 def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
+    """What lies beside the chat was sent in it."""
     path = zipped(tmp_path, {
+        "00000002-list.txt": "Milk: two", "00000003-data.json": '{"a": 1}',
         "_chat.txt": (FOLDER / "whatsapp_ios_gb.txt").read_bytes(),
-        "00000001-PHOTO.jpg": b"\xff\xd8", "../outside.txt": "Ana: hi",
+        "00000001-PHOTO.jpg": b"\xff\xd8", "../outside.txt": "Ana: hi", "b/c.txt": "Bo: yes",
     }, "WhatsApp Chat - Allotment.zip")  # fmt: skip
     assert [one.name for one in read(path)] == ["Allotment"]
     assert not (tmp_path.parent / "outside.txt").exists()

@@ -1,0 +1,155 @@
+"""The stamp in front of a line of a chat: date and time as any language or app writes them."""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import date, datetime, time, timedelta
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from babel import Locale, localedata
+from babel.core import get_global
+
+EDGES = "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # marks of direction
+_GAP = rf"[\s{EDGES}]*"
+_DATE = (
+    rf"(?P<first>\d{{1,4}}){_GAP}[./年년-]{_GAP}(?P<second>\d{{1,2}}){_GAP}[./月월-]{_GAP}"
+    r"(?P<third>\d{1,4})[日일]?"
+)
+_TIME = (
+    rf"(?P<hour>\d{{1,2}})(?:[:.]|{_GAP}h{_GAP})(?P<minute>\d\d)"
+    rf"(?:(?:[:.]|{_GAP}min{_GAP})(?P<seconds>\d\d)(?:{_GAP}s\b)?)?"
+)
+_AFTER = rf"(?P<after>{_GAP}[^\W\d_][^\d\n:,;()\[\]–-]{{0,19}}?)?"  # `p. m.`, `Uhr`, `ч.`
+_AM_PM = rf"(?P<after>{_GAP}[ap]\.?{_GAP}m\.?)?"
+_WHEN = (
+    rf"{_DATE}(?P<before>[^\d\n:]{{0,20}}?){_TIME}"  # between them `, `, ` klo `, ` 오후 `, `] `
+)
+STARTS = [  # of the iPhone, of WhatsApp Web, of Android, in Vietnam, of other apps, old iPhones
+    re.compile(rf"{start}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
+    for start in (
+        rf"\[{_GAP}{_WHEN}{_AFTER}\)?{_GAP}\]\s?",
+        rf"\[{_GAP}{_TIME}{_AFTER}[,\s]+{_DATE}(?P<before>){_GAP}\]\s?",
+        rf"{_WHEN}{_AFTER}\)?{_GAP}[-–—]\s",
+        rf"{_TIME}{_AFTER},?\s{_DATE}(?P<before>){_GAP}[-–—]\s",
+        rf"\[?{_GAP}{_WHEN}{_AM_PM}(?:[,;:]\s|\t)",
+        rf"{_WHEN}(?<=\d[:.]\d\d[:.]\d\d)(?P<after>)\s(?=[^\s:][^:\n]*:)",
+    )
+]
+
+# Where in a date's three numbers its year, month and day are.
+ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
+
+
+class Stamp(NamedTuple):
+    """A date as three numbers in the file's order, its time of day, and how they are written.
+
+    In `style` a number is 9, a year of four digits Y, and a part of the day H.
+    """
+
+    numbers: tuple[int, int, int]
+    time: time
+    style: str
+
+    def moment(self, order: str) -> datetime | None:
+        """Date and time; None where the order makes it no date."""
+        year, month, day = (self.numbers[place] for place in ORDERS[order])
+        # WhatsApp is of 2009, so 52 to 99 are Buddhist years, as 2552 is, which is 2009
+        year += 2000 if year < 52 else 1957 if year < 100 else -543 if year > 2400 else 0
+        try:
+            return datetime.combine(date(year, month, day), self.time)
+        except ValueError:
+            return None
+
+
+@cache
+def _day_periods() -> dict[str, set[int]]:
+    """The hours that a word for a part of the day may mean, in every language that is official.
+
+    Takes up to a second, and so is left until a stamp has a word that is not known.
+    """
+    words: dict[str, set[int]] = defaultdict(set)
+    territories = get_global("territory_languages").values()
+    official = {one for all_ in territories for one, f in all_.items() if f["official_status"]}
+    for locale in map(Locale.parse, sorted(filter(localedata.exists, official))):
+        forms = locale.day_periods.get("format", {})
+        rules = {**locale.day_period_rules.get(None, {}), "am": [{}], "pm": [{"from": 43200}]}
+        for period, word in [*forms.get("wide", {}).items(), *forms.get("abbreviated", {}).items()]:
+            for rule in rules.get(period, []):
+                first = rule.get("from", rule.get("at", 0)) // 3600
+                end = 12 if period == "am" else first + 1 if "at" in rule else 24
+                last = rule.get("before", 3600 * end) // 3600
+                hours = range(first, last + 24 * (last < first))
+                words[_letters(word)].update(hour % 24 for hour in hours)
+    return words
+
+
+def _letters(word: str) -> str:
+    return "".join(c for c in word.casefold() if unicodedata.category(c)[0] in "LM")
+
+
+def _hours(word: str) -> Collection[int]:
+    """The hours that a word beside the time allows; none for a word like `Uhr`."""
+    letters = _letters(word)
+    morning, afternoon = range(12), range(12, 24)
+    known = {"": (), "a": morning, "am": morning, "p": afternoon, "pm": afternoon}
+    return known[letters] if letters in known else _day_periods().get(letters, ())
+
+
+def read_start(line: str) -> tuple[Stamp, str] | None:
+    """The stamp of a line that starts a message, and what follows it; None for any other line."""
+    line = re.sub(rf"^[{EDGES}]+", "", line)
+    found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
+    if not found:
+        return None
+    stamp, hour = line[: found.start("rest")], int(found["hour"])
+    for word in filter(None, (found["before"], found["after"])):
+        if hours := _hours(word):
+            both = hour % 12, hour % 12 + 12
+            fits = [one for one in both if one in hours] or [both[max(hours) > 12]]
+            hour = fits[0] if hour < 13 else hour
+            stamp = stamp.replace(word, "H")
+    try:
+        clock = time(
+            hour % 24 if hour < 25 else hour, int(found["minute"]), int(found["seconds"] or 0)
+        )
+    except ValueError:
+        return None
+    style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
+    style = re.sub(r"\s+", " ", re.sub(rf"[{EDGES}]", "", style))
+    numbers = int(found["first"]), int(found["second"]), int(found["third"])
+    return Stamp(numbers, clock, style), found["rest"]
+
+
+def find_order(stamps: list[Stamp]) -> tuple[str, str]:
+    """Which order all dates are in, and a note where that is a guess.
+
+    A year in front decides. Else the order that makes the most of them dates wins; then the one
+    that runs back in time less often, for an export is in the order of sending; then the one with
+    the fewest days to come, and of the fewest years. Where day and month are both possible, 12
+    hours and a slash mean America.
+    """
+    if all(stamp.numbers[0] > 31 for stamp in stamps):
+        return "year first", ""
+    faults = {}
+    for order in ORDERS:
+        times = [stamp.moment(order) for stamp in stamps]
+        days = [when.date() for when in times if when]
+        back = sum(later < one for one, later in pairwise(days))
+        to_come = sum(day > date.today() + timedelta(1) for day in days)
+        years = max(days).year - min(days).year if days else 0
+        faults[order] = (times.count(None), back, to_come, years)
+    if "9.9.9" in stamps[0].style:  # where no language has the year in front
+        del faults["year first"]
+    best = [order for order, found in faults.items() if found == min(faults.values())]
+    # whoever writes `오후 9:15` has the year in front
+    best = ["year first"] if "year first" in best and "H9:" in stamps[0].style else best
+    if not {"day first", "month first"} <= {*best}:
+        return best[0], ""
+    if all(stamp.numbers[0] == stamp.numbers[1] for stamp in stamps):
+        return "day first", ""
+    american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
+    order = "month first" if american else "day first"
+    return order, f"no date tells day from month; they are read {order}"
