@@ -310,7 +310,7 @@ def _captions(text: str, place: str) -> list[Message]:
     messages: list[Message] = []
     for name, line in said:
         if name:
-            messages.append(Message(None, name.strip(), line.strip()))
+            messages.append(Message(None, html.unescape(name).strip(), line.strip()))
         else:
             messages[-1] = Message(
                 None, messages[-1].speaker, f"{messages[-1].text}\n{line}".strip()
