@@ -26,7 +26,7 @@ TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".cs
 PAGES = (".html", ".htm")
 KNOWN = (*TEXTS, "", ".zip")
 # An export's own file, beside which lie the files that people sent.
-EXPORT = re.compile(r"_chat\.txt|result\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
+EXPORT = re.compile(r"_chat\.txt|(?:result|data)\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
 PAGE = re.compile(r"messages?_?\d*\.html?", re.IGNORECASE)  # of Telegram, Facebook, Instagram
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
@@ -168,7 +168,8 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
         chats = headed
     elif suffix not in (".json", ".md") and whatsapp.recognise(text):
         found = whatsapp.parse(text, place, name)
-        others = [] if found.messages else texts.parse(text, place, name, sure=False)
+        said = any(message.speaker for message in found.messages)
+        others = [] if said else texts.parse(text, place, name, sure=False)
         chats = others or [found]
     elif suffix == ".json" or text.lstrip()[:1] in ("{", "["):
         try:
@@ -315,6 +316,8 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
                 zipped.extractall(name, members)  # which keeps to the folder
+        except RecursionError:  # a RuntimeError, of which the caller says what it means
+            raise
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{archive}: cannot be unpacked ({error}); fetch it again, or unpack it yourself "

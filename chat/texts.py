@@ -119,7 +119,8 @@ FORMATS = [
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
     Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
-    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|^(?P<day>{_DAY})$"),
+    Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|^(?P<day>{_DAY})$",
+           header=rf"(?=(?:.*\n){{0,3}}?(?:{_WHEN}|{_CLOCK})\t[@+]?\w[^\t\n]*\t)"),
     Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*| (?={_DATE})"
            rf"|\n\s*(?=.*{_HALF}))\[?{_AGO}{_STAMP}\]? *$",
            drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
@@ -314,7 +315,7 @@ def _captions(text: str, place: str) -> list[Message]:
     messages: list[Message] = []
     for name, line in said:
         if name:
-            messages.append(Message(None, name.strip(), line.strip()))
+            messages.append(Message(None, html.unescape(name).strip(), line.strip()))
         else:
             messages[-1] = Message(
                 None, messages[-1].speaker, f"{messages[-1].text}\n{line}".strip()

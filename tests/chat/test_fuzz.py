@@ -11,7 +11,7 @@ import random
 import re
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 from pathlib import Path
@@ -259,6 +259,19 @@ def google_chat(messages: list[Sent], choice: random.Random) -> str:
     ]})  # fmt: skip
 
 
+# ----- captions
+
+
+def webvtt(messages: list[Sent], choice: random.Random) -> str:
+    """A transcript: each message a line, without files and times of day."""
+    cues = [
+        f"00:00:{n:02}.000 --> 00:00:{n + 1:02}.000\n"
+        f"<v {html.escape(one.speaker)}>{html.escape(one.text)}</v>\n"
+        for n, one in enumerate(messages)
+    ]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
 # ----- reading back
 
 # What the app would write, by the name of its file, and which share of messages may be read
@@ -272,6 +285,7 @@ RENDERERS: dict[str, tuple[Callable[[list[Sent], random.Random], str | bytes], f
     "message_1.json": (messenger, 0),
     "data.json": (signal, 0),
     "messages.json": (google_chat, 0),
+    "talk.vtt": (webvtt, 0),
 }
 
 
@@ -285,8 +299,14 @@ def _key(time: dt.datetime | None, speaker: str, text: str) -> tuple[str, str, s
 
 def wrong_messages(path: Path, sent: list[Sent]) -> list[object]:
     """What differs between the messages sent and those in the file."""
+    is_timed = path.suffix != ".vtt"
     right = [
-        _key(m.time, m.speaker, f"{media_word(m.file) if m.file else ''} {m.text}") for m in sent
+        _key(
+            m.time if is_timed else None,
+            m.speaker,
+            f"{media_word(m.file) if m.file else ''} {m.text}",
+        )
+        for m in sent
     ]
     found = [_key(m.time, m.speaker, m.text) for chat in read(path) for m in chat.messages]
     parts = SequenceMatcher(None, right, found, autojunk=False).get_opcodes()
@@ -312,6 +332,8 @@ def test_read_back(name: str, tmp_path: Path) -> None:
     @given(chats(), st.integers(0, 2**32))
     def read_back(sent: list[Sent], choice: int) -> None:
         nonlocal count
+        if name.endswith(".vtt"):
+            sent = [replace(m, file="", text=" ".join((m.text or m.file).split())) for m in sent]
         content = render(sent, random.Random(choice))
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -221,7 +221,6 @@ def test_csv(tmp_path: Path) -> None:
 def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media/notes.txt").write_text("Milk: two")
-    (tmp_path / "data.json").write_text("{}")
     (tmp_path / "chat.md").write_text(
         "[2021-03-05 21:15:03] Ida: hi  \n(- Ole: 👍 -)\n[2021-03-05 21:16:00] Ole:   \n>\n"
         "> hi\n>\n"
@@ -229,4 +228,4 @@ def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
     )
     chat, note = read_items(tmp_path)
     assert turns(chat) == [*HI_YES, ("Ida", "<file_photo>")]
-    assert note.endswith("files that are no chats, which are left out: 2")
+    assert note.endswith("files that are no chats, which are left out: 1")
