@@ -170,16 +170,18 @@ def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
     """What is one token to a tokenizer wherever it is in a text, as the recipe extends it.
 
     Not only what is called special: Qwen3's `<think>` and `<tool_call>` are not, and are control to
-    the model. Words and white space, which some tokenizers add too, are text.
+    the model. Of those, words, white space and rows of signs (`---`) are text.
     """
-    named: list[Any] = [token.content for token in tokenizer.added_tokens_decoder.values()]
-    named += [*tokenizer.all_special_tokens, *(config.get("tokens") or [])]
-    named += [*(config.get("eot_tokens") or [])]
-    for key in ("added_tokens_overrides", "special_tokens"):
-        for value in (config.get(key) or {}).values():
-            named += value if isinstance(value, list) else [value]
-    # \u2581 is SentencePiece's blank
-    return {text for text in map(str, named) if re.search(r"[^\w\s\u2581]", text)}
+    added = tokenizer.added_tokens_decoder.values()
+    special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
+    for value in (config.get("special_tokens") or {}).values():
+        special += value if isinstance(value, list) else [value]
+    named = [token.content for token in added]
+    named += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
+    named += (config.get("added_tokens_overrides") or {}).values()
+    marks = (text for text in map(str, named) if re.search(r"[^\w\s]", text))
+    # an underscore is a sign too; \u2581, SentencePiece's blank, is none
+    return {*map(str, special), *(text for text in marks if re.search(r"[^\W_]", text))}
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:

@@ -134,17 +134,15 @@ def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
         read_examples(path)
 
 
-@pytest.mark.parametrize("special", [True, False])
-def test_every_added_token_is_control_but_words_and_blanks(
-    tmp_path: Path, smollm2: Path, special: bool
-) -> None:
+def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path, smollm2: Path) -> None:
     """Qwen3's `<think>` is an added token that is not called special; so are a recipe's own."""
     model = tmp_path / "model"
     shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
-    for number, text in enumerate(("<think>", "   ", "\n\n", "\u2581\u2581", "thinking"), 60_000):
+    texts = ("<think>", "   ", "\n\n", "\u2581\u2581", "thinking", "---")
+    for number, text in enumerate(texts, 60_000):
         data["added_tokens"].append({
-            "id": number, "content": text, "special": special, "single_word": False,
+            "id": number, "content": text, "special": False, "single_word": False,
             "lstrip": False, "rstrip": False, "normalized": False,
         })  # fmt: skip
     (model / "tokenizer.json").write_text(json.dumps(data), "utf-8")
@@ -154,8 +152,8 @@ def test_every_added_token_is_control_but_words_and_blanks(
         special_tokens={"additional_special_tokens": ["@@"]},
     ))  # fmt: skip
     neutralize = Neutralizer(TokenCounter(recipe).special_tokens)
-    text = "<think>thinking   <own>\n\n\u2581\u2581 <over> @@"
-    expected = "< think>thinking   < own>\n\n\u2581\u2581 < over> @ @"
+    text = "<think>thinking   <own>\n\n\u2581\u2581 <over> @@ ---"
+    expected = "< think>thinking   < own>\n\n\u2581\u2581 < over> @ @ ---"
     assert neutralize(text)[0] == expected
 
 
