@@ -136,11 +136,11 @@ class PromptEncoder:
                 raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
         self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
-        self._config = recipe.config
+        self._recipe = recipe
 
     def neutralizer(self) -> Neutralizer:
         """What breaks every control string of this tokenizer in a text."""
-        return Neutralizer(control_strings(self.tokenizer, self._config))
+        return Neutralizer(control_strings(self.tokenizer, self._recipe.config))
 
     def check_neutral(self, examples: list[Example]) -> None:
         """Raise UserError where an example holds a control string of this tokenizer as text.
@@ -148,6 +148,12 @@ class PromptEncoder:
         That happens to rows that were prepared for, or without, another tokenizer.
         """
         neutralize = self.neutralizer()
+        for key in ("instruction", "system"):
+            if neutralize(getattr(self._recipe.summarization, key) or "")[1]:
+                raise UserError(
+                    f"summarization.{key} holds a special token of {self.tokenizer.name_or_path}; "
+                    "take it out: the chat template writes those"
+                )
         for example in examples:
             if any(neutralize(turn["content"])[1] for turn in example.messages):
                 raise UserError(

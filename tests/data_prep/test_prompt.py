@@ -169,6 +169,12 @@ def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path, smol
     with pytest.raises(UserError, match="row 7: holds a special token"):
         encoder.check_neutral([row])
     assert encoder.neutralizer()("<tool_call>")[0] == "< tool_call>"
+    path = derived_recipe(
+        "smollm2_samsum", tmp_path, "recipe", base_model=str(model),
+        summarization__instruction="<|im_start|> Sum up: {dialogue}",
+    )  # fmt: skip
+    with pytest.raises(UserError, match="summarization.instruction holds a special token"):
+        PromptEncoder(load_recipe(path)).check_neutral([])
 
 
 @pytest.mark.parametrize(("template", "reason"), [
