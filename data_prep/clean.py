@@ -56,6 +56,8 @@ class Cleaner:
             name: self._text(row, name, _as_text(self._value(row, name, in_prompt=True)))
             for name in self._settings.prompt_columns
         }
+        for name in columns:
+            self.notes[f"empty `{name}` in the prompt"] += not columns[name].strip()
         reason = ""
         if self._steps.drop_empty:
             summaries = [text for text in summaries if text.strip()]

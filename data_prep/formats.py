@@ -96,9 +96,9 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
 
 
 def _is_table(row: dict[str, Any]) -> bool:
-    """Whether a row is a whole table by columns or by ids: objects with the same keys."""
-    keys = {tuple(value) if isinstance(value, dict) else () for value in row.values()}
-    return len(row) > 1 and len(keys) == 1 and keys != {()}
+    """Whether a row is a whole table by columns or by ids: objects with the same keys, or lists."""
+    shapes = {tuple(v) if isinstance(v, dict) else type(v) is list and len(v) for v in row.values()}
+    return len(row) > 1 and len(shapes) == 1 and shapes.isdisjoint({(), False})
 
 
 def is_data(name: str) -> bool:
@@ -184,7 +184,7 @@ def _places(file: IO[bytes]) -> set[str]:
     return found or {""}
 
 
-_WRAPPED = rf"(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
+_WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)?(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
 
 
 def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
@@ -207,7 +207,7 @@ def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterat
             keys.add(value)
         builder.event(event, value)
         if prefix == top and event not in ("start_map", "start_array", "map_key"):
-            key, row = top.removesuffix(".item"), builder.value
+            key, row = top.removesuffix(".item").split(".")[-1], builder.value
             in_split = key.lower() in SPLIT_NAMES and isinstance(row, dict)
             yield {"split": key, **row} if in_split else row
             builder = None
@@ -258,7 +258,7 @@ def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any
     if delimiter != ",":
         notes[f"columns are divided by {delimiter!r}"] = None
     reader = csv.DictReader(text, strict=True, delimiter=delimiter)
-    names = [name.strip() for name in reader.fieldnames or []]
+    names = [name.strip() for name in reader.fieldnames or [] if name]  # Excel adds empty ones
     if len(names) > len(set(names)):
         raise ValueError(f"two columns are named `{_repeated(names)}`")
     for row in reader:

@@ -52,6 +52,8 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         speaker, text = _keys(items, speaker, text)
         if not all(not item or text in item for item in items):
             return None
+        if speaker and not any(speaker in item for item in items):  # the recipe's
+            return None
         pairs = [(_name(speaker, item.get(speaker)), item.get(text)) for item in items]
     turns = [Turn(" ".join(plain(who).split()), plain(said).strip()) for who, said in pairs]
     return [turn for turn in turns if turn.text]

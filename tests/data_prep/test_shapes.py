@@ -106,6 +106,8 @@ def test_keys_by_the_recipe(tmp_path: Path) -> None:
     message = refusal(recipe)
     assert "row 1: `dialogue` is a list" in message
     assert "`summarization.turns: {speaker: ..., text: ...}`" in message
+    for keys in ({"speaker": "who", "text": "s"}, {"speaker": "w", "text": "said"}):
+        assert "name the keys of a turn" in refusal(recipe_for(tmp_path / "c", named, turns=keys))
     recipe = recipe_for(tmp_path / "b", named, turns={"speaker": "w", "text": "s"})
     prepare(recipe)
     assert pairs(recipe)[0][0] == chat(0)["dialogue"]
@@ -241,9 +243,9 @@ def test_other_unicode_encodings(tmp_path: Path, ending: str, encoding: str) -> 
 
 def test_a_csv_file_that_names_its_delimiter(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
-    path.write_text('sep=;\nid;dialogue;summary\n1;"a, b";c\n')
+    path.write_text('sep=;\nid;dialogue;summary;;\n1;"a, b";c;;\n')
     (row,) = read_file(path, path.name)
-    assert row.columns == {"id": "1", "dialogue": "a, b", "summary": "c"}
+    assert row.columns == {"id": "1", "dialogue": "a, b", "summary": "c", "": ""}
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
@@ -252,16 +254,20 @@ def test_forms_of_json(tmp_path: Path, ending: str) -> None:
     path, rows = tmp_path / f"train{ending}", [chat(0), chat(1)]
     for text in (
         json.dumps(rows), json.dumps({"version": 1, "data": rows}),
-        json.dumps({"data": rows}, indent=1), "\n".join(json.dumps(r, indent=2) for r in rows),
+        json.dumps({"data": rows}, indent=1), json.dumps({"data": {"items": rows}}),
+        "\n".join(json.dumps(r, indent=2) for r in rows),
         "\n\n".join(map(json.dumps, rows)),
     ):  # fmt: skip
         path.write_text(text)
         assert [row for _, row in read_file(path, path.name)] == rows
-    path.write_text(json.dumps({"Train": rows[:1], "dev": rows[1:], "test": []}))
-    found = [row for _, row in read_file(path, path.name)]
-    assert found == [{"split": "Train", **rows[0]}, {"split": "dev", **rows[1]}]
+    splits = {"Train": rows[:1], "dev": rows[1:], "test": []}
+    for value in (splits, {"data": splits}):
+        path.write_text(json.dumps(value))
+        found = [row for _, row in read_file(path, path.name)]
+        assert found == [{"split": "Train", **rows[0]}, {"split": "dev", **rows[1]}]
     by_columns = {key: {"0": value} for key, value in chat(0).items()}
-    for table in (by_columns, {"r0": chat(0), "r1": chat(1)}):
+    lists = {key: [value] * 2 for key, value in chat(0).items()}
+    for table in (by_columns, {"r0": chat(0), "r1": chat(1)}, lists):
         path.write_text(json.dumps(table))
         with pytest.raises(UserError, match=re.escape('`df.to_json(path, orient="records"')):
             list(read_file(path, path.name))
@@ -398,9 +404,11 @@ def test_another_column_in_the_prompt(tmp_path: Path) -> None:
     corpus = chats()
     for number, row in enumerate(corpus["train"] + corpus["validation"] + corpus["test"]):
         row["Topic"] = f"buses {{dialogue}} </s> {number}"
+    corpus["test"][1]["Topic"] = ""
     block = {"instruction": "About {topic}:\n{dialogue}"}
     recipe = recipe_for(tmp_path / "a", corpus, **block)
-    assert prepare(recipe).neutralized["rows"] == 10
+    manifest = prepare(recipe)
+    assert manifest.neutralized["rows"] == 9 and "empty `topic` in the prompt: 1" in manifest.notes
     prompt = json.loads((recipe.data_dir / "train.jsonl").read_text().split("\n")[0])["messages"][0]
     assert prompt["content"] == (f"About buses {{dialogue}} < /s> 0:\n{chat(0)['dialogue']}")
     message = refusal(recipe_for(tmp_path / "b", corpus, instruction="{query} {dialogue}"))
