@@ -75,7 +75,7 @@ def _meta_encrypted(people: People, entry: Entry) -> Message | None:
     if entry.get("isUnsent"):  # its text says so
         return None
     files = [media_word(file["uri"]) for file in entry.get("media") or []]
-    text = entry.get("text") if entry.get("type") in ("text", "link", None) else ""
+    text = entry.get("text") if entry.get("type") in ("text", "link", "media", None) else ""
     return said(
         utc(entry["timestamp"] / 1000), people.name(None, entry["senderName"]), *files, text
     )

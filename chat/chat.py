@@ -12,8 +12,9 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.turns import as_turns
 
+HEADERS = {"from", "to", "cc", "subject", "date", "sent", "reply-to", "message-id", "received"}
 LINE_END = re.compile("\r\n|\r|\n")
-TURN = re.compile(r"\s*(?!https?:)([^\s:：][^:：\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
+TURN = re.compile(r"\s*(?!https?:)([^\s:：<>][^:：<>\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
 TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
 MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
@@ -152,6 +153,8 @@ def parse_plain(text: str, place: str) -> list[Message]:
     if not messages:
         raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
     speakers = [message.speaker for message in messages if message.speaker]
+    if len(HEADERS & {speaker.lower() for speaker in speakers}) > 2:
+        raise UserError(f"{place}: is an e-mail; write each turn as `Name: text`")
     turns = len(speakers)
     letter = not messages[0].speaker and len({*speakers}) == turns  # where no one speaks again
     if 2 * turns < len(messages) + letter:

@@ -27,6 +27,7 @@ PAGES = (".html", ".htm")
 KNOWN = (*TEXTS, "", ".zip")
 # An export's own file, beside which lie the files that people sent.
 EXPORT = re.compile(r"_chat\.txt|(?:result|data)\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
+MEDIA = re.compile(r"(?:.*_)?(?:media|files|photos|videos|audio|gifs|attachments)", re.IGNORECASE)
 PAGE = re.compile(r"messages?_?\d*\.html?", re.IGNORECASE)  # of Telegram, Facebook, Instagram
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
@@ -134,7 +135,9 @@ def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
     paths = [path for path in paths if path not in parts]
     for path in paths:
         is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()
-        if path.is_dir() and not path.is_symlink():  # a link may lead back here
+        if path.is_dir() and MEDIA.fullmatch(path.name) and (parts or len(paths) > 1):
+            left += sum(one.is_file() for one in path.rglob("*"))  # what was sent in the chats
+        elif path.is_dir() and not path.is_symlink():  # a link may lead back here
             inner, others = _listed(path, archive)
             found, left = found + inner, left + others
         elif not path.is_dir() and not is_beside \

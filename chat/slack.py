@@ -108,9 +108,10 @@ def _objects(path: Path, place: str) -> list[dict[str, Any]]:
         return []
     shown = f"{place}/{path.name}"
     found = load_json(path, shown)
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    entries = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    if not entries and found != []:
         raise UserError(f"{shown}: is no list of objects; export or unpack it again")
-    return found
+    return entries
 
 
 def _add(people: People, user: dict[str, Any], profile: Any) -> None:

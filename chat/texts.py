@@ -21,7 +21,7 @@ from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, m
 from data_prep.errors import UserError
 
 _HALF = r"(?:[AaPp]\.?[Mm]\b\.?|오전|오후|上午|下午|午前|午後)"
-_CLOCK = rf"(?:{_HALF} ?)?\d?\d:\d\d(?::\d\d)?(?:\.\d{{3}})?(?![\d:])(?: ?{_HALF})?"
+_CLOCK = rf"(?:{_HALF} ?)?\d?\d:\d\d(?::\d\d)?(?:[.,]\d{{3}})?(?![\d:])(?: ?{_HALF})?"
 _DATE = (
     r"(?:\d{4}\s?[-/.年년]\s?\d\d?\s?[-/.月월]\s?\d\d?[.日일]?|\d\d?[-/.]\d\d?[-/.](?:\d{4}|\d\d)"
     r"|[A-Z][a-z]{2,8}\.? \d\d?, \d{4}|\d\d? [A-Z][a-z]{2,8}\.?,? \d{4}"
@@ -76,6 +76,12 @@ _KAKAO_GONE = r"(?:This message was|Message) deleted\.?|삭제된 메시지입�
 _KAKAO_EVENT = (
     r".+님이 (?:들어왔|나갔|.+초대했|.+내보냈)습니다\.?.*$|.+ (?:joined|left)(?: this chatroom)?\.$"
 )
+_ZOOM = (
+    rf"^(?:{_DATE}\s+)?(?P<clock>{_CLOCK})\s+(?:From|Von|De|Da|Van) +"
+    r"(?P<name>[^\n]+?)(?: +(?:to|an|à|a|para|aan) +[^\n]+?)? ?: ?"
+)
+_ZOOM_REPLY = r'^\s*Replying to ".*"\s*\n'
+_ZOOM_REACTION = r'Reacted to ".*" with .+|Removed a .+ reaction.+'
 
 FORMATS = [
     Format("LINE", rf"^(?:(?P<clock>{_CLOCK})\t(?P<name>[^\t\n]+)\t|{_CLOCK}\t.*|(?P<day>{_DAY})$)",
@@ -91,7 +97,7 @@ FORMATS = [
            drop=r"^(?:>|(?:Quote|Reaction):).*\n?"),
     Format("Google Meet", rf"^(?:(?P<name>{_NAME}): |\d\d:\d\d:\d\d$|Meeting ended after .*"
            r"|This editable transcript was .*$)",
-           header=r"(?:.*\n){0,8}?(?=\d\d:\d\d:\d\d\n+[^:\n]+: )"),
+           header=r"(?:(?:.*\bTranscript|[^:\n]*)\n){0,8}?(?=\d\d:\d\d:\d\d\n+[^:\n]+: )"),
     Format("DiscordChatExporter", rf"^(?:\[(?P<when>{_WHEN})\] (?P<name>.+?)(?: \(pinned\))?$"
            r"|={5,}\nExported .*\n=+$)", header=r"=+\nGuild: .*\n(?:.+\n)*?=+\n",
            drop=r"^\{(?:Reactions|Embed)\}\n(?:.+\n?)*|^\{(?:Attachments|Stickers)\}$\n?",
@@ -100,22 +106,23 @@ FORMATS = [
     Format("iMessage", rf"^(?P<when>{_WHEN})(?:(?: \(.*\))?\n(?P<name>\S.*)$| (?!\().+$)",
            drop=r"^Tapbacks:\n(?:.+ by .+\n?)*|^(?: {4}.*|This message responded to an earlier "
            r"message\.|Sent with [A-Z][a-z]+(?: [A-Z]\w+)?)$\n?", gone=r".+ unsent a message!"),
-    Format("Zoom", rf"^(?P<clock>{_CLOCK})\s+From +(?P<name>[^\n]+?)(?: +to +[^\n]+?)? ?: ?",
-           drop=r'^\s*Replying to ".*"\s*\n',
-           gone=r'Reacted to ".*" with .+|Removed a .+ reaction.+'),
+    Format("Zoom", _ZOOM, drop=_ZOOM_REPLY, gone=_ZOOM_REACTION,
+           header=rf"(?=(?:{_DATE}\s+)?{_CLOCK}\s+From .+ to .+:)"),
+    Format("Zoom", _ZOOM, drop=_ZOOM_REPLY, gone=_ZOOM_REACTION),
     Format("Zoom or Webex", rf"^(?i:from) (?P<name>[^\n]+?) to [^\n]+?:? +(?P<clock>{_CLOCK})$"),
     Format("Teams", r"^\d+:\d+:\d+\.\d+ --> \d+:\d+:\d+\.\d+\n(?P<name>.+)$"),
     Format("Telegram", rf"^(?P<name>[^\n]+), \[(?P<when>{_WHEN})\]:?$",
            drop=r"^\[(?:In reply to|Forwarded from) .*\]$\n?"),
     Format("IRC", rf"^(?:(?:\[?{_STAMP}\]?|\[?[A-Z][a-z]{{2}} \d\d {_CLOCK}\]?)? *"
-           rf"(?:<[@+%~& ]?|\* )(?P<name>[^\s<>*]+)>?[ \t](?!{_IRC_EVENT})"
+           rf"(?:<[@+%~& ]?|\* )(?P<name>(?!\d)[^\s<>*]+)>?[ \t](?!{_IRC_EVENT})"
            r"|--- (?:Log opened|Day changed) (?P<day>.*)$"
            rf"|(?:\[?{_CLOCK}\]? )?(?:\*|-!-|-->|<--|--).*$)"),
     Format("markdown", rf"^(?:[-*+>] |#+ |\d+\. )?(?:[\[(]?{_CLOCK}[\])]? )?(?P<mark>[*_]{{2,3}})"
            rf"(?P<name>{_NAME})(?:[:：](?P=mark)|(?P=mark)(?: ?[\[(]?{_CLOCK}[\])]?)? ?[:：])"
            r"|^#+ .*$|^-{3,}$"),
-    Format("chat with times", rf"^[\[(]? ?(?:\d\d?[-/.]\d\d?,? )?{_AGO}{_STAMP} ?[\])]?(?: [-–])?"
-           rf"[\s,]\s*(?P<name>{_NAME}) ?[:：](?!//)"
+    Format("chat with times", rf"^[\[(<]? ?(?:\d\d?[-/.]\d\d?,? )?{_AGO}{_STAMP}"
+           rf"(?: ?(?:-->|[-–]) ?{_CLOCK}| \| [^\]\n]*)?(?: ?[\])>]|(?=[\s,]))(?: [-–])?"
+           rf",?\s*(?P<name>{_NAME}) ?[:：](?!//)"
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
     Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
@@ -147,7 +154,7 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
     fits = [(form, *fit) for form in FORMATS if (fit := _starts(form, text, sure))]
     if not fits:
         return []
-    form, text, starts = max(fits, key=lambda fit: len(fit[2]))
+    form, text, starts = max(fits, key=lambda fit: sum(bool(start["name"]) for start in fit[2]))
     messages, note = _messages(form, text, starts)
     if not messages and not sure:
         return []
@@ -281,15 +288,19 @@ MARKUP = (
 
 # ---- captions
 
-CAPTIONS = re.compile(r"\s*(?:WEBVTT|\d+\n\d\d:\d\d:\d\d[,.]\d{3} -->)")
+CAPTIONS = re.compile(r"\s*(?:WEBVTT|\d+\n\d\d:\d\d:\d\d[,.]\d{3} -->|\d+:\d\d:\d\d\.\d{3},\d)")
+SBV = re.compile(r"^(\d+:\d\d:\d\d\.\d{3}),(\d+:\d\d:\d\d\.\d{3})$", re.M)  # of YouTube
+MARKS = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # of WebVTT, and of subtitles: `{\an8}`
 VOICE = re.compile(r"<v(?:\.\S+)? ([^>]+)>")
 
 
 def _captions(text: str, place: str) -> list[Message]:
     """A message a cue; one without a speaker belongs to the message before."""
-    kind = "vtt" if text.lstrip().startswith("WEBVTT") else "srt"
+    text, of_youtube = SBV.subn(r"\1 --> \2", text.lstrip())
+    text = f"WEBVTT\n\n{text}" if of_youtube else text
+    kind = "vtt" if text.startswith("WEBVTT") else "srt"
     try:
-        cues = webvtt.from_buffer(io.StringIO(text.lstrip()), format=kind).captions
+        cues = webvtt.from_buffer(io.StringIO(text), format=kind).captions
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
         raise UserError(f"{place}: is no {kind.upper()} ({error}); export it again") from error
     said: list[tuple[str, str]] = []
@@ -300,13 +311,17 @@ def _captions(text: str, place: str) -> list[Message]:
             (webex[1] if webex else "", first),
             *zip(*[iter(voices)] * 2, strict=True),
         ]:
-            for line in html.unescape(re.sub(r"<[^>]*>", "", part)).strip().split("\n"):
+            for line in html.unescape(MARKS.sub("", part)).strip().split("\n"):
                 turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
                 said.append((turn[1], turn[2] or "") if turn else (name, line))
                 name = ""  # the next line goes on with it
     said = [(name, line) for name, line in said if name or line.strip()]
     named = [name for name, _ in said if name]
     # subtitles of a film hold a colon too, but few speakers that come back
+    if 2 * len(named) > len(
+        said
+    ):  # what comes before the first of them is a sign such as `[music]`
+        said = said[[bool(name) for name, _ in said].index(True) :]
     if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
         raise UserError(
             f"{place}: its captions name no speakers; export them with names (`<v Name>text` or "
@@ -330,12 +345,14 @@ COLUMNS = {
     "time": ("time",),
     "name": ("sender name", "sender", "user", "author", "from", "speaker", "name"),
     "text": ("message text", "message", "text", "content", "body"),
+    "file": ("attachments", "attachment"),
 }
 
 
 def parse_csv(text: str, place: str, name: str) -> Chat:
     """A CSV with a message a row: of Viber, KakaoTalk for Mac or DiscordChatExporter."""
-    rows = list(csv.reader(io.StringIO(text)))
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     columns = {
         key: next((header.index(word) for word in words if word in header), None)
@@ -347,7 +364,12 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
             f"{place}: has no columns for who wrote what (found: {', '.join(header)[:80]}); name "
             "them `sender` and `message`, or export the chat as text"
         )
-    rows = [row for row in rows[1:] if len(row) > max(speaker, said) and row[said].strip()]
+    rows = [row for row in rows[1:] if len(row) > max(speaker, said)]
+    if (sent := columns["file"]) is not None:
+        for row in rows:
+            file = row[sent].partition("?")[0] if len(row) > sent else ""
+            row[said] = row[said].strip() or (media_word(file) if file else "")
+    rows = [row for row in rows if row[said].strip()]
     stamps = [columns[key] for key in ("date", "time")]
     times, note = _times([" ".join(row[n] for n in stamps if n is not None) for row in rows])
     messages = [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chat.fixtures import clock, errors, notes, read_items, turns
+from tests.chat.fixtures import clock, errors, notes, read, read_items, turns
 
 HI_YES = [("Ida", "hi"), ("Ole", "yes: ok")]
 MEET = "Club - Transcript\nAttendees\nIda, Ole\n00:00:00\nIda: hi\n00:05:00\nOle: yes: ok\n"
@@ -228,4 +228,56 @@ def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
     )
     chat, note = read_items(tmp_path)
     assert turns(chat) == [*HI_YES, ("Ida", "<file_photo>")]
+    assert note.endswith("files that are no chats, which are left out: 1")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("Ana: hi\nBo: hey\n00:05:00\nAna: more\nBo: yes",
+     [("Ana", "hi"), ("Bo", "hey"), ("", "00:05:00"), ("Ana", "more"), ("Bo", "yes")]),
+    ("[21:05] <Ana> hello\n[21:06] <Bo> hi: x\n[21:07] -NickServ- y",
+     [("Ana", "hello"), ("Bo", "hi: x\n[21:07] -NickServ- y")]),
+    ("[00:00:01.000 --> 00:00:03.000]  Ana: hi\n[00:00:03.000 --> 00:00:05.000]  Bo: yo",
+     [("Ana", "hi"), ("Bo", "yo")]),
+    ("00:01 - 00:03 Ana: hi\n00:03 - 00:05 Bo: yo", [("Ana", "hi"), ("Bo", "yo")]),
+    ("00:00:01,500 Ana: hi\n00:00:02,500 Bo: yo", [("Ana", "hi"), ("Bo", "yo")]),
+    ("[9:05 PM]Ana: hi\n[9:06 PM]Bo: yo", [("Ana", "hi"), ("Bo", "yo")]),
+    ("<2021-01-15 21:05> Ana: hi\n<2021-01-15 21:06> Bo: yo", [("Ana", "hi"), ("Bo", "yo")]),
+    ("0:00:01.000,0:00:03.000\nAna: hi\n\n0:00:03.000,0:00:05.000\nBo: yo\n",
+     [("Ana", "hi"), ("Bo", "yo")]),
+    ("2021-01-15 21:05:10 From Ana Lee to Everyone:\n\thi\n"
+     "2021-01-15 21:05:12 From Bo to Ana Lee(Direct Message):\n\tyo",
+     [("Ana Lee", "hi"), ("Bo", "yo")]),
+    ("21:05:10 Von Ana an Alle: hallo\n21:06:10 Von Bo an Ana: ja",
+     [("Ana", "hallo"), ("Bo", "ja")]),
+    ("WEBVTT\n\n00:00:00.000 --> 00:00:01.000\n[music]\n\n00:00:01.000 --> 00:00:02.000\n"
+     "<v Ana>hi</v>\n\n00:00:02.000 --> 00:00:03.000\n<v Bo>yo</v>\n",
+     [("Ana", "hi"), ("Bo", "yo")]),
+    ("1\n00:00:00,000 --> 00:00:02,000\n{\\an8}Ana: hi\n\n2\n"
+     "00:00:02,100 --> 00:00:06,500\nBo: yo\n\n3\n00:00:07,000 --> 00:00:08,000\nAna: ok\n",
+     [("Ana", "hi"), ("Bo", "yo"), ("Ana", "ok")]),
+])  # fmt: skip
+def test_what_a_determined_reader_broke(text: str, expected: list[tuple[str, str]]) -> None:
+    assert turns(read("-", stdin=text.encode())[0]) == expected
+
+
+@pytest.mark.parametrize("text", [
+    "From: Ana Lee\nTo: Bo\nSubject: Lunch: six\nDate: Friday",
+    "<p>Ana: hi Bo</p>\n<p>Bo: hey</p>",
+])  # fmt: skip
+def test_no_dialogue(text: str) -> None:
+    assert len(errors(read_items("-", stdin=text.encode()))) == 1
+
+
+def test_csv_with_semicolons_and_an_attachment(tmp_path: Path) -> None:
+    path = tmp_path / "chat.csv"
+    path.write_text("sender;message;Attachments\nAna;hi;\nBo;;https://x.org/a.jpg?b=1\n")
+    assert turns(read(path)[0]) == [("Ana", "hi"), ("Bo", "<file_photo>")]
+
+
+def test_a_sent_text_in_a_media_folder_is_no_chat(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/list.txt").write_text("Milk: two")
+    (tmp_path / "chat.txt").write_text("Ana: hi\nBo: yo")
+    assert [one.name for one in read(tmp_path)] == ["chat"]
+    (note,) = notes(read_items(tmp_path))
     assert note.endswith("files that are no chats, which are left out: 1")
