@@ -37,14 +37,18 @@ def test_the_commands_in_the_order_of_their_use() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_help_is_quick_and_says_nothing_else(module: str) -> None:
     line = [sys.executable, "-m", module, "--help"]
-    took = []
+    took, bare = [], []
+    for _ in range(2):  # a busy machine is slow at everything
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import pydantic"], cwd=ROOT, check=True)
+        bare.append(time.perf_counter() - start)
     for _ in range(2):  # the second finds the modules compiled
         start = time.perf_counter()
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         took.append(time.perf_counter() - start)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith(f"usage: python -m {module}")
-    assert min(took) < QUICK.get(module, 3)
+    assert min(took) < max(QUICK.get(module, 3), 6 * min(bare))
 
 
 def test_help_of_a_command_without_a_module() -> None:
