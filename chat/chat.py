@@ -76,7 +76,7 @@ class People:
     """
 
     def __init__(self) -> None:
-        """Nobody is known at first."""
+        """No one is known at first."""
         self._by_id: dict[object, tuple[str, ...]] = {}  # first what the person is called
         self._called: set[str] = set()
         self._without_id: dict[str, None] = {}
@@ -180,7 +180,7 @@ def parse_plain(text: str, place: str) -> list[Message]:
 
 
 def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | None:
-    """The messages of a list of turns; None for another value, and for one that names nobody.
+    """The messages of a list of turns; None for another value, and for one that names no speaker.
 
     Turns with times may be the log of an app, of which it is not known in what order it is.
     """

@@ -111,7 +111,7 @@ def _ending(name: str) -> str:
 
 
 def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
-    """The file without a byte order mark; one in UTF-16 is written anew, on disk."""
+    """The file without a byte order mark; one in UTF-16 is written again, on disk."""
     start = file.read(4)
     file.seek(3 if start.startswith(codecs.BOM_UTF8) else 0)
     encoding = next((name for mark, name in WIDE if start.startswith(mark)), None)

@@ -71,7 +71,7 @@ class Manifest(BaseModel):
 
     `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
     `leaked` ids of evaluation rows whose dialogue is in the source's training rows, `notes` what
-    the readers guessed, mended or left out.
+    the readers guessed, fixed or left out.
     """
 
     recipe: str
