@@ -155,7 +155,9 @@ class Cleaner:
                 ) from error
             lists = {n: v[-1] for n, v in row.columns.items() if isinstance(v, list) and v}
             inside = [
-                f"{n}.-1.{[*last][-1]}" for n, last in lists.items() if isinstance(last, dict)
+                f"{n}.-1.{[*last][-1]}"
+                for n, last in lists.items()
+                if last and isinstance(last, dict)
             ]
             other = f", also of a place inside one, such as `{inside[-1]}`" if inside else ""
             if column in self._settings.summary_columns and not inside:

@@ -1,4 +1,4 @@
-"""The JSON of Discord, Messenger, Instagram, Signal, Google Chat, Skype, Matrix, and of nobody."""
+"""The JSON of Discord, Messenger, Instagram, Signal, Google Chat, Skype, Matrix and others."""
 
 import json
 from pathlib import Path

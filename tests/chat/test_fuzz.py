@@ -30,7 +30,7 @@ EXAMPLES = 300
 
 @dataclass(frozen=True)
 class Sent:
-    """What somebody sent: a text, or the file of that name with a caption that may be empty."""
+    """What a person sent: a text, or the file of that name with a caption that may be empty."""
 
     time: dt.datetime
     speaker: str

@@ -146,6 +146,8 @@ def test_places_inside_a_column(tmp_path: Path) -> None:
     rows = {s: [{"messages": [{"role": "user", "content": r["dialogue"]},
                               {"role": "assistant", "content": r["summary"]}]} for r in rows]
             for s, rows in chats().items()}  # fmt: skip
+    message = refusal(recipe_for(tmp_path / "e", {s: [{"extra": [{}]}] for s in rows}))
+    assert "has no column `dialogue` (found: extra); set" in message
     message = refusal(recipe_for(tmp_path / "b", rows))
     assert "has no column `dialogue` (found: messages)" in message
     assert "such as `messages.-1.content`" in message
