@@ -9,7 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, reading
 from data_prep.turns import as_turns
 
 HEADERS = {"from", "to", "cc", "subject", "date", "sent", "reply-to", "message-id", "received"}
@@ -220,11 +220,8 @@ def load_json(path: Path, shown: str) -> Any:
 
     Raises UserError where it is damaged or too large.
     """
-    try:
-        check_size(path.stat().st_size, shown)
+    with reading(path, "export or unpack it again", MOST_BYTES, shown):
         return json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{shown}: cannot be read ({error}); export or unpack it again") from error
 
 
 def check_size(size: int, shown: object) -> None:

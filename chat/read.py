@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from chat import apps, slack, telegram, texts, whatsapp
-from chat.chat import Chat, check_size, dialogue_of, parse_plain, parse_turns
+from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
-from data_prep.errors import UserError
+from data_prep.errors import UserError, check_file, reason_of
 
 # What can hold messages; of an archive, files with these endings are unpacked.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
@@ -52,11 +52,8 @@ def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
         yield from items
     except UserError as error:
         yield error
-    except RecursionError:
-        yield UserError(f"{shown}: has too many folders one in another; give the files themselves")
-    except OSError as error:
-        reason = error.strerror or error
-        yield UserError(f"{shown}: cannot be read ({reason}); check who may read it")
+    except Exception as error:  # an export may hold anything: say so, and read the others
+        yield UserError(f"{shown}: {reason_of(error)}; export it again, or give its parts")
 
 
 def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
@@ -88,7 +85,7 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field, archive=True)
     else:
-        check_size(path.stat().st_size, shown)
+        check_file(path, MOST_BYTES)
         yield from _text(
             _decode(path.read_bytes(), shown), shown, _title(Path(shown)), field, suffix
         )

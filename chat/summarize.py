@@ -5,7 +5,6 @@ Dialogues as text, `Name: text` files, JSONL, folders, and exports that docs/cha
 
 import argparse
 import json
-import os
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from chat.anonymize import anonymize
 from chat.chat import Chat, Message, dialogue_of, speakers_of
 from chat.read import Item, read_all
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import UserError, printable, run_cli
 from data_prep.hub import positions
 from data_prep.prompt import Example
 from data_prep.recipe import Recipe, load_recipe, sequence_len
@@ -135,15 +134,12 @@ def main() -> None:
     if args.anonymize:
         chats = _anonymized(chats, errors)
     printed = 0
-    try:
-        for result in _summaries(chats, recipe, args, errors):
-            record = _record(result)
-            shown = json.dumps(record, ensure_ascii=False) if args.json else _as_text(record)
-            tqdm.write(shown, file=sys.stdout)
-            sys.stdout.flush()
-            printed += 1
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for result in _summaries(chats, recipe, args, errors):
+        record = _record(result)
+        shown = json.dumps(record, ensure_ascii=False) if args.json else _as_text(record)
+        tqdm.write(printable(shown), file=sys.stdout)
+        sys.stdout.flush()
+        printed += 1
     if errors:
         sys.exit(FAILED if printed else NOTHING)
 
@@ -156,7 +152,7 @@ def _chats(items: Iterable[Item], errors: list[UserError]) -> Iterator[Chat]:
         elif isinstance(item, UserError):
             _report(item, errors)
         else:
-            tqdm.write(f"note: {item}", file=sys.stderr)
+            tqdm.write(f"note: {printable(item)}", file=sys.stderr)
 
 
 def _anonymized(chats: Iterator[Chat], errors: list[UserError]) -> Iterator[Chat]:
@@ -169,7 +165,7 @@ def _anonymized(chats: Iterator[Chat], errors: list[UserError]) -> Iterator[Chat
 
 def _report(error: UserError, errors: list[UserError]) -> None:
     errors.append(error)
-    tqdm.write(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    tqdm.write(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
 
 
 def _summaries(

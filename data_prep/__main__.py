@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from data_prep.errors import run_cli
+from data_prep.errors import printable, run_cli
 from data_prep.recipe import DEFAULT_RECIPE, load_recipe
 
 
@@ -27,7 +27,7 @@ def main() -> None:
         path = recipe.data_dir / f"{split}.jsonl"
         print("; ".join([f"{path}: {counts.written} rows", *notes]))
     for note in manifest.notes:
-        print(f"note: {note}")
+        print(f"note: {printable(note)}")
     tokens = manifest.tokens
     if train := tokens.train:
         print(f"train: {train.tokens} tokens, {train.mean} a row, longest {train.longest}")

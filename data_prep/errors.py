@@ -2,7 +2,11 @@
 
 import logging
 import os
+import re
+import signal
+import stat
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,28 +19,72 @@ from typing import IO
 # error that bitsandbytes catches. No other kernel and no model is kept away.
 NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
 
+# C0 and C1 but for line ends and tabs, halves of surrogate pairs, and what turns the direction
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+debug = False  # whether `--debug` was given, also to the command that started this one
+
 
 class UserError(Exception):
     """Bad input: one line that says what is wrong, where, and how to fix it."""
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130."""
+    """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130.
+
+    That holds for whatever a reader, a decoder or a parser raises; `--debug` adds the traceback.
+    """
+    global debug
     os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
     if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
         os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
     _quiet_libraries()
+    if "--debug" in sys.argv[1:]:
+        debug = True
+        sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):  # a terminal may have no letter for what is printed
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+    # files that are half-written and folders of what was unpacked are removed, as with Ctrl-C
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        if sys.stdout:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's end fails
         sys.exit(141)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        line = str(error)
+        if not isinstance(error, UserError):
+            where = _file_of(error)
+            line = (
+                f"{where}: {reason_of(error)}; correct or replace what this names, or find out "
+                "with --debug where it happened"
+            ).removeprefix(": ")
+        print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _file_of(error: Exception) -> str:
+    """The file that an error is about: its own, or the one that the innermost function had."""
+    if isinstance(error, OSError) and error.filename:
+        return str(error.filename)
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    held = (value for frame in reversed(frames) for value in frame.f_locals.values())
+    return next((str(one) for one in held if isinstance(one, Path) and one.is_file()), "")
+
+
+def printable(text: str) -> str:
+    """The text with an escape for each character that a terminal would obey or cannot show."""
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as JSON has it, too
 
 
 def _quiet_libraries() -> None:
@@ -44,6 +92,59 @@ def _quiet_libraries() -> None:
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")
+
+
+def check_file(path: Path, most: int | None = None, shown: str = "") -> None:
+    """Raise UserError for a pipe or a device, which may never end, and for more than `most` bytes.
+
+    `shown`: how the message names the file. Raises OSError where there is no such file.
+    """
+    status, shown = path.stat(), shown or str(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{shown}: is a folder; name a file")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{shown}: is a pipe or a device; save what it gives in a file")
+    if most and status.st_size > most:
+        raise UserError(
+            f"{shown}: holds {status.st_size / 1e6:.1f} MB, and {most / 1e6:g} are the most for "
+            "such a file; is it the right one?"
+        )
+
+
+@contextmanager
+def reading(path: Path, fix: str, most: int | None = None, shown: str = "") -> Iterator[None]:
+    """Turn what goes wrong while a file is read, decoded and parsed into a UserError.
+
+    It names `path` (as `shown`) and `fix`. `most`: how many bytes such a file may have.
+    """
+    try:
+        check_file(path, most, shown)
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # parsers raise what they like
+        raise UserError(f"{shown or path}: {reason_of(error)}; {fix}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error says, in a few words that can follow the name of a file."""
+    if isinstance(error, OSError) and "temporary directory" in str(error):
+        words = "needs a folder for temporary files; set TMPDIR to one that can be written"
+    elif isinstance(error, OSError):
+        words = f"cannot be used ({error.strerror or error})"
+    elif isinstance(error, UnicodeDecodeError):
+        words = f"is not UTF-8 (byte {error.start})"
+    elif isinstance(error, RecursionError):
+        words = "is nested too deeply"
+    elif isinstance(error, MemoryError):
+        words = "needs more memory than there is"
+    elif errors := getattr(error, "errors", None):  # pydantic's
+        first = errors()[0]
+        words = f"is damaged ({'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']})"
+    else:
+        words = f"is damaged ({type(error).__name__}: {error})"
+    words = " ".join(words.split())
+    return words if len(words) <= 300 else f"{words[:300]}..."
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, check_file, reason_of
 
 # What the readers and unpackers raise where bytes are damaged; EOFError: gzip that is cut short.
 DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
@@ -39,6 +39,8 @@ WRAPPERS = (
     "samples",
     "dialogues",
 )  # as in SQuAD's {"version": ..., "data": [...]}
+# A row of ten books; more is no dialogue. The time of ijson's parser grows with its square.
+MOST_BYTES, MOST_LEVELS = 10**7, 100
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
 # The longer first: UTF-32's mark begins as UTF-16's does.
 WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -62,10 +64,14 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
         raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number, found = 0, dict[str, None]()
     try:
+        check_file(path)
         packed = path.suffix == ".gz"
         with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
-            for row in READERS[suffix](_as_utf8(file, found), found):
+            rows = _Rows(_as_utf8(file, found))
+            read = file if suffix == ".parquet" else io.BufferedReader(rows, 1 << 16)
+            for row in READERS[suffix](read, found):
                 number += 1
+                rows.left = MOST_BYTES
                 if not isinstance(row, dict):
                     kinds = {list: "a list", str: "a text", type(None): "null"}
                     kind = kinds.get(type(row), type(row).__name__)
@@ -88,11 +94,37 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
             f"{shown}: cannot be read after row {number} ({error}); fix it or fetch it again"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{shown}: cannot be read ({error.strerror or error}); fix it or fetch it again"
-        ) from error
+        raise UserError(f"{shown}: {reason_of(error)}; fix it or fetch it again") from error
     if notes is not None:
         notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
+
+
+class _Rows(io.RawIOBase):
+    """A file of which a row may not be endless: `left` is how much of it may still be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.left = file, MOST_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.left = MOST_BYTES
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self.file.read(len(buffer))
+        buffer[: len(piece)] = piece
+        self.left -= len(piece)
+        if self.left < 0:
+            raise ValueError(f"a row of more than {MOST_BYTES // 10**6} MB")
+        return len(piece)
 
 
 def _is_table(row: dict[str, Any]) -> bool:
@@ -138,7 +170,9 @@ def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
     import ijson
 
     start = file.tell()
-    lines = (line.strip() for line in file if line.strip())
+    # a whole corpus may be one line: of a long one the first sign counts
+    pieces = (piece for piece in iter(lambda: file.readline(1 << 20), b"") if piece.strip())
+    lines = (p.strip() if p[-1:] == b"\n" or len(p) < 1 << 20 else p.strip()[:1] for p in pieces)
     first, second = next(lines, b""), next(lines, b"")
     file.seek(start)
     try:
@@ -151,9 +185,7 @@ def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
                 return
             if wrapped := sorted(place.removesuffix(".item") for place in places - {""}):
                 notes[f"rows are under {', '.join(f'`{key}`' for key in wrapped)}"] = None
-        yield from _rows_at(
-            places, ijson.parse(file, use_float=True, multiple_values=places == {""})
-        )
+        yield from _rows_at(places, _events(file, multiple_values=places == {""}))
     except ijson.JSONError as error:
         said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
         said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
@@ -173,10 +205,8 @@ def _read_jsonl(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
 
 def _places(file: IO[bytes]) -> set[str]:
     """Where the rows of an object are: arrays under known keys, else the object is a row itself."""
-    import ijson
-
     found = set()
-    for prefix, event, _ in ijson.parse(file, multiple_values=True):
+    for prefix, event, _ in _events(file, multiple_values=True):
         if event == "start_map" and re.fullmatch(_WRAPPED, prefix.lower()):
             found.add(prefix)
         if prefix == "" and event == "end_map":
@@ -185,6 +215,25 @@ def _places(file: IO[bytes]) -> set[str]:
 
 
 _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)?(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
+
+
+def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, Any]]:
+    """What ijson finds, each with its place; raises ValueError where values are nested too deep."""
+    import ijson
+
+    def bounded() -> Iterator[tuple[str, Any]]:
+        level, rows = 0, cast(Any, file).raw
+        for event, value in ijson.basic_parse(
+            file, use_float=True, multiple_values=multiple_values
+        ):
+            level += event.startswith("start_") - event.startswith("end_")
+            if level > MOST_LEVELS:
+                raise ValueError(f"values nested more than {MOST_LEVELS} deep")
+            if level <= 3:  # an array under a split's name, in one under `data`
+                rows.left = MOST_BYTES
+            yield event, value
+
+    yield from ijson.parse(bounded())
 
 
 def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
@@ -245,7 +294,7 @@ def _repeated(names: Iterable[str]) -> str:
 
 
 def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(1 << 30)  # Python's limit of 128 KiB is less than a long dialogue
+    csv.field_size_limit(MOST_BYTES)  # Python's limit of 128 KiB is less than a long dialogue
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     start = text.tell()
     header = text.readline()

@@ -16,11 +16,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from data_prep.clean import Cleaner, digest, value_at
-from data_prep.errors import UserError, whole_files
+from data_prep.errors import UserError, reading, whole_files
 from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter
 from data_prep.recipe import Recipe
@@ -417,13 +417,8 @@ def check_prepared(recipe: Recipe) -> Manifest:
     """
     again = f"run `python -m data_prep {recipe.path}`"
     path = recipe.data_dir / "manifest.json"
-    try:
+    with reading(path, again):
         manifest = Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: missing; {again}") from error
-    except ValidationError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: damaged ({reason}); {again}") from error
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
             f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"

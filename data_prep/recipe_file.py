@@ -2,15 +2,23 @@
 
 import functools
 import operator
+import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, check_file
 
 Loc = tuple[Any, ...]  # the way to a value: ("datasets", 0, "path")
+
+# The longest recipe of this project has 124 values in 4 KB. An alias of aliases of aliases is small
+# in the file, and endless for whoever walks through what it stands for.
+MOST_BYTES, MOST_VALUES = 10**5, 5000
+
+NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,15 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
-        seen: list[Any] = []
+        seen: set[Any] = set()
         for key_node, _ in node.value:
             is_merge = key_node.tag == "tag:yaml.org,2002:merge"
             key = key_node.value if is_merge else self.construct_object(key_node)
+            if not isinstance(key, Hashable):
+                continue  # an error later
             if key in seen:
                 self.twice.append((key_node.start_mark.line + 1, key_node.value))
-            seen.append(key)
+            seen.add(key)
         return node
 
 
@@ -61,10 +71,15 @@ class YamlFile:
         """Read the file at `path`."""
         self.path = path
         try:
+            check_file(path, MOST_BYTES)
             loader = _Loader(path.read_text("utf-8"))
             loader.twice = []
             root = loader.get_single_node()
-            # deep: a block that holds itself is an error, not an endless walk
+            if root and _values(root, {}) > MOST_VALUES:
+                raise UserError(
+                    f"{path}: holds more than {MOST_VALUES} values, or an alias (`*name`) that "
+                    "stands for as many or for itself; write out what is meant"
+                )
             self.data = loader.construct_object(root, deep=True) if root else None
         except OSError as error:
             found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
@@ -91,6 +106,11 @@ class YamlFile:
                 items = [(loader.construct_object(key), key, value) for key, value in node.value]
             elif isinstance(node, yaml.SequenceNode):
                 items = [(index, item, item) for index, item in enumerate(node.value)]
+            if isinstance(node, yaml.ScalarNode) and (found := NO_TEXT.search(node.value)):
+                raise UserError(
+                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} holds {found[0]!r}, which "
+                    "no text or path can hold; remove it"
+                )
             for key, marked, value in items:
                 self._lines[(*loc, key)] = marked.start_mark.line + 1
                 todo.append(((*loc, key), value))
@@ -110,6 +130,16 @@ class YamlFile:
         fix = f"; {problem.fix}" if problem.fix else ""
         message = f"{where}: {problem.what}{note}{fix}"
         return line or float("inf"), " ".join(message.split())
+
+
+def _values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """How many values a walk through a node meets; infinity for one that holds itself."""
+    if node not in known:
+        known[node] = float("inf")
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        each = (part for item in inner for part in (item if isinstance(item, tuple) else [item]))
+        known[node] = 1 + sum(_values(part, known) for part in each)
+    return known[node]
 
 
 def _at(data: Any, loc: Loc) -> Any:

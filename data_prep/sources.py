@@ -7,6 +7,7 @@ Each split is a file, or several; archives are `.zip` and `.7z`; a folder may al
 import hashlib
 import json
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, check_file, reason_of
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
 SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
@@ -59,8 +60,7 @@ class Source:
                     self._find_files(path)
                 except OSError as error:
                     raise UserError(
-                        f"{error.filename or path}: cannot be read ({error.strerror or error}); "
-                        "check the path and its permissions"
+                        f"{error.filename or path}: {reason_of(error)}; check its permissions"
                     ) from error
             elif (
                 re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source)
@@ -223,7 +223,8 @@ def _by_split(corpus: dict[str, Any]) -> dict[str | None, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, read in pieces."""
+    """Hash of a file's bytes, read in pieces; raises UserError for a pipe or a device."""
+    check_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -234,6 +235,13 @@ def _unpack(archive: Path, folder: Path) -> None:
     try:
         opener: Any = py7zr.SevenZipFile if archive.suffix == ".7z" else zipfile.ZipFile
         with opener(archive) as packed:
+            entries = packed.infolist() if archive.suffix == ".zip" else packed.list()
+            size = sum(getattr(e, "file_size", None) or e.uncompressed for e in entries)
+            if size > (free := shutil.disk_usage(folder).free):
+                raise UserError(
+                    f"{archive}: would fill {size / 1e9:.1f} GB where {free / 1e9:.1f} are free; "
+                    "fetch it from a source that you trust, or set TMPDIR to a larger disk"
+                )
             # zipfile would write such a member elsewhere in the folder, without a word
             for name in packed.namelist():
                 posix = PurePosixPath(name.replace("\\", "/"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.clean import HALF_PAIR
-from data_prep.errors import UserError
+from data_prep.errors import UserError, reading
 from data_prep.formats import is_data, read_file
 from data_prep.turns import as_list
 from eval import signature
@@ -273,11 +273,8 @@ def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
             if isinstance(record.fields.get("doc"), dict):
                 record.fields = {**record.fields["doc"], **record.fields}
     else:
-        try:
+        with reading(path, "check the path and the encoding"):
             text = path.read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or f"is not UTF-8: {error}"
-            raise UserError(f"{path}: {reason}; check the path and the encoding") from error
         field = getattr(names, kind) or USUAL[kind][0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
         if lines and all(line.strip()[:1] + line.strip()[-1:] == "{}" for line in lines):

@@ -7,9 +7,9 @@ All scores are in percent.
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, field_validator
 
-from data_prep.errors import UserError
+from data_prep.errors import reading
 from data_prep.settings import Decoding, Rouge
 
 # 1, without a number in the file, kept the similarity apart from the other metrics; up to 2 each
@@ -157,17 +157,8 @@ class Scores(BaseModel):
     @classmethod
     def read(cls, path: Path) -> "Scores":
         """Raises UserError where the file is missing, damaged or of a newer version."""
-        try:
+        with reading(path, "run `python -m eval.run` again, without a damaged file"):
             return cls.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; run `python -m eval.run` first") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the whole file"
-            raise UserError(
-                f"{path}: cannot be read ({where}: {first['msg']}); remove it and run "
-                "`python -m eval.run` again"
-            ) from error
 
     @property
     def metrics(self) -> list[str]:

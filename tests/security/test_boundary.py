@@ -1,0 +1,259 @@
+"""Attacks on what the commands read: each ends with one line that names the file, and exit code 2.
+
+Not a case is known to the readers: `run_cli` and `reading` (data_prep/errors.py) hold for them all.
+"""
+
+import gzip
+import json
+import os
+import runpy
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
+ROWS = '{"dialogue": "A: hi", "summary": "A greets."}\n'
+ESCAPE = "\x1b[2J\x1b]0;owned\x07"
+
+
+def recipe(folder: Path, source: object = ROOT / "data_prep/sample", **more: object) -> list[str]:
+    """The arguments of data_prep for a source, and for values of the recipe that come on top."""
+    config = yaml.safe_load(TEXT)
+    config["datasets"][0]["path"] = str(folder / "rows/train.jsonl")
+    config["test_datasets"][0]["path"] = str(folder / "rows/validation.jsonl")
+    config["summarization"]["source"] = str(source)
+    path = folder / "recipe.yml"
+    path.write_text(yaml.safe_dump({**config, **more}), "utf-8")
+    return ["data_prep", str(path)]
+
+
+def written(folder: Path, text: str | bytes, name: str = "recipe.yml") -> list[str]:
+    path = folder / name
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    return ["data_prep", str(path)]
+
+
+def source(folder: Path, text: str | bytes, name: str = "rows.jsonl") -> list[str]:
+    written(folder, text, name)
+    return recipe(folder, folder / name)
+
+
+def fifo(folder: Path, name: str) -> Path:
+    os.mkfifo(folder / name)
+    return folder / name
+
+
+def linked(folder: Path, to: str, name: str) -> Path:
+    (folder / name).symlink_to(to)
+    return folder / name
+
+
+def zip_bomb(folder: Path) -> list[str]:
+    with zipfile.ZipFile(folder / "rows.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("train.jsonl", ROWS)
+    data = (folder / "rows.zip").read_bytes()
+    size, claimed = len(ROWS).to_bytes(4, "little"), (2**32 - 2).to_bytes(4, "little")
+    huge = data.replace(size, claimed)
+    assert data.count(size) == 2
+    with zipfile.ZipFile(folder / "many.zip", "w") as packed:
+        packed.writestr("x", huge)
+    path = folder / "rows.zip"
+    path.write_bytes(huge)
+    return recipe(folder, path)
+
+
+def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
+    """A row that is 12 MB long once it is unpacked."""
+    with gzip.open(folder / name, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(times):
+            file.write(piece)
+    return recipe(folder, folder / name)
+
+
+def score(folder: Path, text: str | bytes, name: str = "p.jsonl") -> list[str]:
+    return ["eval.score", "--predictions", written(folder, text, name)[1]]
+
+
+def chat(folder: Path, text: str | bytes, name: str = "chat.json") -> list[str]:
+    return ["chat.summarize", "--model", "base", recipe(folder)[1], written(folder, text, name)[1]]
+
+
+BOMB = "summarization:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+MERGES = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 12)
+)
+DEEP = 200_000
+MB = bytes(10**6).replace(b"\0", b"x")
+
+ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
+    # recipes
+    "NUL in a recipe": (lambda f: written(f, TEXT + "x: \0\n"), ["recipe.yml", "YAML"]),
+    "escape as a value": (
+        lambda f: recipe(f, bf16=f"{ESCAPE}"), ["recipe.yml", "bf16"]),
+    "NUL in a path": (lambda f: recipe(f, "rows\0.jsonl"), ["recipe.yml:", "source", "\\x00"]),
+    "surrogate in a path": (
+        lambda f: written(f, TEXT.replace("data_prep/sample", '"\\ud800"')), ["\\ud800"]),
+    "alias bomb": (lambda f: written(f, BOMB), ["recipe.yml", "alias"]),
+    "alias bomb under a free-form key": (
+        lambda f: written(f, TEXT + BOMB.replace("summarization", "tokenizer_kwargs")),
+        ["recipe.yml", "alias"]),
+    "merge bomb": (lambda f: written(f, MERGES), ["recipe.yml", "alias"]),
+    "block that holds itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml", "alias"]),
+    "deep YAML": (lambda f: written(f, "a: " + "[" * DEEP), ["recipe.yml", "YAML"]),
+    "many keys": (
+        lambda f: written(f, "".join(f"k{n}: 1\n" for n in range(5000))), ["recipe.yml: holds"]),
+    "large recipe": (lambda f: written(f, b"# " + MB), ["recipe.yml: holds 1.0 MB"]),
+    "recipe is a pipe": (lambda f: ["data_prep", str(fifo(f, "r.yml"))], ["r.yml: is a pipe"]),
+    "recipe is a device": (
+        lambda f: ["data_prep", str(linked(f, "/dev/zero", "r.yml"))], ["r.yml: is a pipe or"]),
+    "recipe is a folder": (lambda f: ["data_prep", str(f)], ["is a folder; name a file"]),
+    # sources
+    "source is a pipe": (lambda f: recipe(f, fifo(f, "s.jsonl")), ["s.jsonl: is a pipe"]),
+    "source is a device": (
+        lambda f: recipe(f, linked(f, "/dev/zero", "s.jsonl")), ["s.jsonl: is a pipe or a device"]),
+    "endless line": (lambda f: gz(f, "s.jsonl.gz", b'{"a": "', MB, 12), ["s.jsonl.gz", "10 MB"]),
+    "endless text in an array": (
+        lambda f: gz(f, "s.json.gz", b'[{"a": "', MB, 12), ["s.json.gz", "10 MB"]),
+    "endless line of CSV": (
+        lambda f: gz(f, "s.csv.gz", b"dialogue,summary\n", MB, 12), ["s.csv.gz", "10 MB"]),
+    "endless header": (lambda f: gz(f, "s.csv.gz", b"dialogue,", MB, 12), ["s.csv.gz", "10 MB"]),
+    "endless blanks": (
+        lambda f: gz(f, "s.jsonl.gz", b"", b" " * 10**6, 12), ["s.jsonl.gz", "10 MB"]),
+    "deep array": (lambda f: source(f, "[" * DEEP, "s.json"), ["s.json", "deep"]),
+    "deep object": (lambda f: source(f, '{"a":' * DEEP, "s.json"), ["s.json", "deep"]),
+    "deep row": (lambda f: source(f, ROWS + '{"a":' + "[" * DEEP), ["rows.jsonl", "row 1"]),
+    "deep text of a turn": (
+        lambda f: source(f, json.dumps({"dialogue": "[" * DEEP, "summary": "x", "split": "train"})),
+        ["rows.jsonl"]),
+    "number of a million digits": (
+        lambda f: source(f, '{"dialogue": 1' + "0" * 10**6 + "}\n"), ["rows.jsonl"]),
+    "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
+    "half a pair in an id": (
+        lambda f: source(f, "".join(
+            f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
+            for n, split in enumerate(["test", "validation", "train"]))),
+        ["rows.jsonl", "surrogate"]),
+    "half a pair in a key": (
+        lambda f: source(f, '{"\\ud800": 1, "split": "test"}'), ["row 1", "\\ud800"]),
+    "escape in a name of a column": (
+        lambda f: source(f, json.dumps({ESCAPE: 1, "split": "test"})), ["\\u001b[2J"]),
+    "parquet of noise": (lambda f: source(f, b"PAR1" + MB + b"PAR1", "s.parquet"), ["s.parquet"]),
+    # predictions
+    "predictions are a pipe": (
+        lambda f: ["eval.score", "--predictions", str(fifo(f, "p.txt"))], ["p.txt: is a pipe"]),
+    "predictions are a device": (
+        lambda f: ["eval.score", "--predictions", str(linked(f, "/dev/zero", "p.txt"))],
+        ["p.txt: is a pipe or a device"]),
+    "predictions in Latin-1": (lambda f: score(f, b"\xe9t\xe9", "p.txt"), ["p.txt: is not UTF-8"]),
+    "predictions of null": (lambda f: score(f, "null"), ["p.jsonl"]),
+    "deep prediction": (lambda f: score(f, "[" * DEEP), ["p.jsonl"]),
+    "half a pair in a name": (lambda f: score(f, ROWS, "p\udce9.jsonl"), ["p\\udce9"]),
+    # chats
+    "chat is a pipe": (
+        lambda f: [*chat(f, "")[:-1], str(fifo(f, "c.txt"))], ["c.txt: is a pipe"]),
+    "chat is a device": (
+        lambda f: [*chat(f, "")[:-1], str(linked(f, "/dev/zero", "c.txt"))],
+        ["c.txt: is a pipe or a device"]),
+    "deep chat": (lambda f: chat(f, "[" * DEEP), ["chat.json", "not JSON"]),
+    "deep Telegram": (
+        lambda f: chat(f, '{"type": "personal_chat", "messages": ' + "[" * DEEP), ["chat.json"]),
+    "time out of range": (
+        lambda f: chat(f, json.dumps({"name": "A", "type": "personal_chat", "id": 1, "messages": [
+            {"id": 1, "type": "message", "date_unixtime": "9" * 30, "from": "A", "text": "x"}]})),
+        ["chat.json"]),
+}  # fmt: skip
+
+
+def run(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """Run a command in this process as `python -m` does; its exit code."""
+    monkeypatch.setattr(sys, "argv", argv)
+    module = "data_prep.__main__" if argv[0] == "data_prep" else argv[0]
+    try:
+        runpy.run_module(module, run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_one_line(
+    attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, words = ATTACKS[attack]
+    argv = make(tmp_path)
+    before = files(tmp_path)
+    code = run(argv, monkeypatch)
+    out, err = capsys.readouterr()
+    assert code in (2, 3), (out, err)
+    line = err.strip().splitlines()[-1]
+    assert "error: " in line and all(word in line for word in words), line
+    assert "Traceback" not in err and "\x1b" not in out + err and len(line) < 1500, line[:3000]
+    assert before == files(tmp_path)
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {p: p.lstat().st_mtime_ns for p in folder.rglob("*") if not p.is_dir()}
+
+
+def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that does `body`, as a process of its own."""
+    code = f"from data_prep.errors import *\ndef main():\n    {body}\nrun_cli(main)"
+    return subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import json; json.loads('[1, 2')", b"JSONDecodeError: Expecting"),
+        ("open('/nonexistent/x')", b"/nonexistent/x: cannot be used (No such file"),
+        ("[0] * 10**18", b"needs more memory than there is"),
+        ("f = lambda: f(); f()", b"is nested too deeply"),
+        ("{}['key']", b"KeyError: 'key'"),
+        ("path = Path('README.md'); int(path.read_text()[:3])", b"README.md: is damaged"),
+        ("raise UserError('a\\x1b[2J\\nb')", b"error: a\\u001b[2J b"),
+    ],
+)
+def test_whatever_is_raised(body: str, words: bytes) -> None:
+    done = program(body)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr
+    debug = program(body, "--debug")
+    assert debug.returncode == 2 and b"Traceback" in debug.stderr and words in debug.stderr
+
+
+def test_terminal_without_the_letters() -> None:
+    done = program("print('\u2013 \u00e9')", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u2013 \\xe9\n", b"")
+
+
+def test_reader_of_a_pipe_that_ends() -> None:
+    line = f"{sys.executable} -c 'from data_prep.errors import *; run_cli(lambda: print(1))' | true"
+    done = subprocess.run(["bash", "-c", f"sleep 0; {line}"], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_no_folder_for_temporary_files() -> None:
+    body = "import tempfile; tempfile._candidate_tempdir_list = lambda: []; tempfile.mkdtemp()"
+    done = program(body)
+    assert done.returncode == 2 and b"set TMPDIR" in done.stderr
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    body = (
+        f"import signal\n    try: signal.raise_signal(15)\n    finally: Path({str(left)!r}).touch()"
+    )
+    assert program(body).returncode == 143 and left.exists()
