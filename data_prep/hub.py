@@ -5,10 +5,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, reading
 from data_prep.recipe import Recipe
-
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -165,13 +163,17 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
 
 def _files(folder: Path) -> tuple[list[str], str]:
     """Names of the files of weights that a model's folder should hold; what is wrong with these."""
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())), ""
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            return [], f"{index} is damaged ({error!r}); download it again"
-    return [SINGLE] if (folder / SINGLE).exists() else [], ""
+    for single in ("model.safetensors", "pytorch_model.bin"):  # in transformers' order
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            try:
+                with reading(index, "download it again"):
+                    return sorted(set(json.loads(index.read_bytes())["weight_map"].values())), ""
+            except UserError as error:
+                return [], str(error)
+        if (folder / single).exists():
+            return [single], ""
+    return [], ""
 
 
 def snapshot(name: str, config: dict[str, Any]) -> Path | None:
@@ -188,8 +190,11 @@ def snapshot(name: str, config: dict[str, Any]) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a file of weights or states ends where its own header says that it ends."""
+def is_whole(path: Path, read_all: bool = False) -> bool:
+    """Whether a file of weights or states ends where its own header says that it ends.
+
+    `read_all`: also whether what torch.save wrote has the checksums that it wrote with it.
+    """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
 
@@ -198,6 +203,13 @@ def is_whole(path: Path) -> bool:
                 return True
         except SafetensorError:
             return False
-    if path.suffix in (".pt", ".pth", ".bin"):  # torch.save writes zip files, the directory last
-        return zipfile.is_zipfile(path)
-    return True
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        return True
+    with path.open("rb") as file:
+        if file.read(1) == b"\x80":  # a pickle, as torch.save wrote it before 2020
+            return True
+    try:  # torch.save writes zip files, the directory last
+        with zipfile.ZipFile(path) as packed:
+            return not read_all or packed.testzip() is None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError):
+        return False

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, reading
 from data_prep.hub import snapshot
 from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
@@ -77,11 +77,9 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
             "base model alone: `--models base` of eval.run, `--model base` of chat.summarize"
         )
     wanted = recipe.summarization.instruction
-    try:
+    with reading(folder / "adapter_config.json", f"run `{train}`"):
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder}: its JSON files are damaged ({error}); run `{train}`") from error
 
     base_model = str(recipe.config["base_model"])
     same: bool | None = Path(trained_on) in (Path(base_model), Path(base_model).resolve())
@@ -270,16 +268,11 @@ def run_of(folder: Path) -> RunRecord | None:
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """A record that a training left; None: no such file. Raises UserError where it is damaged."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise UserError(
-            f"{path}: is damaged ({why}); restore it, set another output_dir, or train again "
-            f"with `{TRAIN_AGAIN}` (the folder's content is set aside)"
-        ) from error
+    again = f"train again with `{TRAIN_AGAIN}` (the folder's content is set aside)"
+    with reading(path, f"restore it, set another output_dir, or {again}"):
+        return kind.model_validate_json(path.read_bytes())
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:

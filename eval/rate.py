@@ -14,9 +14,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from data_prep.errors import UserError, run_cli, whole_file, whole_files
+from data_prep.errors import UserError, reading, run_cli, whole_file, whole_files
 from eval.ratings import Rating, evaluate, tables
 
 # A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
@@ -61,11 +61,8 @@ def main() -> None:
     if not args.key and own not in keys and len(keys) != 1:
         raise UserError(f"{first}: no {own.name} is beside it; name the key of the sheet by --key")
     path = args.key or (own if own in keys else keys[0])
-    try:
+    with reading(path, "name the right key by --key"):
         key = Key.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = getattr(error, "strerror", None) or "is not the key of a sheet"
-        raise UserError(f"{path}: {reason}; name the right one by --key") from error
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
     if args.output:
         with whole_file(args.output) as file:
@@ -251,7 +248,7 @@ def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
 
 def _cells(path: Path) -> list[list[str]]:
     """The rows of a sheet as spreadsheets save it: UTF-8, UTF-16 or cp1252, by `,`, `;` or tabs."""
-    try:
+    with reading(path, "save it as `CSV UTF-8`"):
         data = path.read_bytes()
         if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # .xlsx and .ods; .xls
             raise UserError(f"{path}: is a workbook; save the sheet as `CSV UTF-8`")
@@ -265,9 +262,6 @@ def _cells(path: Path) -> list[list[str]]:
         first = text.partition("\n")[0]
         delimiter = max(",;\t", key=first.count)
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot be read ({reason}); save it as `CSV UTF-8`") from error
 
 
 def _arguments() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
-from data_prep.errors import UserError, whole_file
+from data_prep.errors import UserError, reading, whole_file
 from data_prep.hub import model_arguments
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
@@ -109,11 +109,8 @@ def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
         raise UserError(f"{folder}: holds no merge of this adapter; {again}")
     if changed := changed_files(folder):
         raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")
-    try:
+    with reading(folder / PROOF, again):
         proof = Proof.model_validate_json((folder / PROOF).read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{folder / PROOF}: missing or damaged ({reason}); {again}") from error
     if not proof.good:
         raise UserError(
             f"{folder / PROOF}: says that the merge is not good ({'; '.join(proof.exceeded)}); "

@@ -72,8 +72,8 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
     if step != _step_of(checkpoint):
         return f"{STATE} is that of step {step}"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-        if not is_whole(path):
-            return f"{path.relative_to(checkpoint)} is cut short"
+        if not is_whole(path, read_all=True):
+            return f"{path.relative_to(checkpoint)} is damaged or cut short"
     ranks = [f"_{rank}" for rank in range(processes)] if processes > 1 else [""]
     needed = [  # or what FSDP and DeepSpeed (`global_step*`) write in its place
         ("*model*.safetensors", "pytorch_model_fsdp*", "*model*.bin", "global_step*"),

@@ -41,6 +41,11 @@ def test_a_file_cut_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
     for length in (0, 4, len(content) // 2, len(content) - 1):
         (checkpoint / name).write_bytes(content[:length])
         assert name in what_is_broken(checkpoint), length
+    if name.endswith((".pt", ".pth")):  # a byte of the state itself
+        place = len(content) // 2
+        flipped = bytes([content[place] ^ 1])
+        (checkpoint / name).write_bytes(content[:place] + flipped + content[place + 1 :])
+        assert what_is_broken(checkpoint) == f"{name} is damaged or cut short"
     (checkpoint / name).unlink()
     assert what_is_broken(checkpoint)
 
@@ -50,7 +55,7 @@ def test_another_steps_state_and_garbage_in_a_header_break_it(tmp_path: Path) ->
     assert "is that of step 10" in what_is_broken(checkpoint)
     garbled = save(tmp_path, 10)
     (garbled / FILES[0]).write_bytes((20).to_bytes(8, "little") + b"x" * 5000)
-    assert what_is_broken(garbled) == "adapter_model.safetensors is cut short"
+    assert what_is_broken(garbled) == "adapter_model.safetensors is damaged or cut short"
 
 
 def test_each_process_needs_its_random_state(tmp_path: Path) -> None:
@@ -74,7 +79,9 @@ def test_broken_and_newer_ones_are_set_aside_by_name_and_kept(tmp_path: Path) ->
     broken = save(tmp_path, 20)
     (broken / "optimizer.pt").write_bytes(b"")
     lines = set_aside_others(tmp_path, kept)
-    assert lines == [f"{broken}: optimizer.pt is cut short; set aside as set-aside-checkpoint-20"]
+    assert lines == [
+        f"{broken}: optimizer.pt is damaged or cut short; set aside as set-aside-checkpoint-20"
+    ]
     assert (tmp_path / "set-aside-checkpoint-20/adapter_model.safetensors").is_file()
     (tmp_path / "checkpoint-20").mkdir()
     save(tmp_path, 30)

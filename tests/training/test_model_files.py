@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from data_prep.hub import check_weights
 from data_prep.prepare import prepare
@@ -53,7 +55,20 @@ def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
     assert f"half of a download: {first.name} missing; copy the folder again" in problem
     (sharded / "model.safetensors.index.json").write_text("{", "utf-8")
     ((problem,), _) = check_weights(recipe)
-    assert "model.safetensors.index.json is damaged" in problem
+    assert "model.safetensors.index.json: is damaged" in problem
+
+
+def test_weights_as_torch_saved_them(tiny_smollm2: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_smollm2, tmp_path / "bin"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert check_weights(recipe_of(folder, tmp_path)) == (
+        [], f"{folder}: 1 file(s) of weights, all whole")  # fmt: skip
+    whole = (folder / "pytorch_model.bin").read_bytes()
+    (folder / "pytorch_model.bin").write_bytes(whole[:-1000])
+    ((problem,), _) = check_weights(recipe_of(folder, tmp_path))
+    assert "pytorch_model.bin is cut short; copy the folder again" in problem
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
