@@ -130,6 +130,8 @@ def reason_of(error: Exception) -> str:
     """What an error says, in a few words that can follow the name of a file."""
     if isinstance(error, OSError) and "temporary directory" in str(error):
         words = "needs a folder for temporary files; set TMPDIR to one that can be written"
+    elif isinstance(error, FileNotFoundError):
+        words = "is missing"
     elif isinstance(error, OSError):
         words = f"cannot be used ({error.strerror or error})"
     elif isinstance(error, UnicodeDecodeError):

@@ -77,8 +77,8 @@ class YamlFile:
             root = loader.get_single_node()
             if root and _values(root, {}) > MOST_VALUES:
                 raise UserError(
-                    f"{path}: holds more than {MOST_VALUES} values, or an alias (`*name`) that "
-                    "stands for as many or for itself; write out what is meant"
+                    f"{path}: holds more than {MOST_VALUES} values, with those that its aliases "
+                    "(`*name`) stand for; write out what is meant"
                 )
             self.data = loader.construct_object(root, deep=True) if root else None
         except OSError as error:
@@ -132,10 +132,10 @@ class YamlFile:
         return line or float("inf"), " ".join(message.split())
 
 
-def _values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
-    """How many values a walk through a node meets; infinity for one that holds itself."""
+def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """How many values a walk through a node meets, which is an error where one holds itself."""
     if node not in known:
-        known[node] = float("inf")
+        known[node] = 0
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
         each = (part for item in inner for part in (item if isinstance(item, tuple) else [item]))
         known[node] = 1 + sum(_values(part, known) for part in each)

@@ -16,6 +16,8 @@ import yaml
 from tests.browser import CHROMIUM
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
+# Axolotl's packing is compiled at every start, which takes ten seconds; a test's rows need none
+os.environ["NUMBA_DISABLE_JIT"] = "1"
 # importing axolotl.cli calls it, and it wraps stdout as it is then: a test's, which pytest closes
 colorama.init = lambda *_, **__: None
 # importing it also closes every handler of logging, of which absl's (rouge_score imports absl)

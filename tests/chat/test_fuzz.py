@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from chat.chat import GIF, PHOTO, VIDEO, media_word
 from tests.chat.fixtures import read
 
-EXAMPLES = 300
+EXAMPLES = 100
 
 
 @dataclass(frozen=True)

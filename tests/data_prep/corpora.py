@@ -1,12 +1,16 @@
 """Tiny corpora in every format, recipes that read them, and the command that does."""
 
+import atexit
 import csv
+import functools
 import gzip
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -90,10 +94,31 @@ def members(splits: dict[str, list[Columns]], ending: str = ".json") -> dict[str
 def write_recipe(
     folder: Path, source: object, summarization: dict[str, Any] | None = None, **overrides: Any
 ) -> Path:
-    """Copy recipes/smollm2_samsum.yml, with this source, and all that it writes inside `folder`."""
+    """Copy recipes/smollm2_samsum.yml, with this source, and all that it writes inside `folder`.
+
+    Its tokenizer is a part of the real one, unless `overrides` names another.
+    """
     block = {"source": str(source), **(summarization or {})}
     inner = {f"summarization__{key}": value for key, value in block.items()}
+    overrides = {"base_model": str(small_tokenizer()), **overrides}
     return derived_recipe("smollm2_samsum", folder, "recipe", **inner, **overrides)
+
+
+@functools.cache
+def small_tokenizer() -> Path:
+    """A folder with SmolLM2's tokenizer of 1,000 pieces, which loads in a second less."""
+    real, folder = ROOT / "models/smollm2-135m-instruct", Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for path in real.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    settings = json.loads((real / "tokenizer.json").read_text("utf-8"))
+    model = settings["model"]
+    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number < 1000}
+    pairs = (merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"])
+    model["merges"] = [pair for pair in pairs if "".join(pair) in model["vocab"]]
+    (folder / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
+    return folder
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -104,7 +129,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def run_data_prep(
     recipe: Path, preexec_fn: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m data_prep RECIPE` in the repository's root."""
+    """Run `python -m data_prep RECIPE` in the repository's root, as a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "data_prep", str(recipe)],
         cwd=ROOT,

@@ -37,7 +37,8 @@ def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2
     corpus = chats()
     for split, row in (("train", 3), ("test", 1)):
         corpus[split][row]["dialogue"] = f"Ola: {split} " + "tram " * 300
-    path = write_recipe(tmp_path, write_folder(tmp_path / "corpus", corpus), sequence_len=256)
+    corpus_folder = write_folder(tmp_path / "corpus", corpus)
+    path = write_recipe(tmp_path, corpus_folder, sequence_len=256, base_model=str(smollm2))
     recipe = load_recipe(path)
     tokens = prepare(recipe).tokens
     overlong = manifest_of(recipe)["overlong"]

@@ -36,8 +36,13 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
     assert {load_recipe(path).config["base_model"] for path in GPU_RECIPES} <= PUBLISHED.keys()
 
 
+# the other two are trained below: in two processes, and the whole way
 @pytest.mark.slow
-@pytest.mark.parametrize("path", GPU_RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in GPU_RECIPES if p.stem not in ("mistral_samsum", "mistral_samsum_qlora")],
+    ids=lambda p: p.stem,
+)
 def test_it_trains(path: Path, tmp_path: Path) -> None:
     done = dry_run(path, tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -82,6 +87,8 @@ def test_the_whole_way_with_a_small_width(tmp_path: Path) -> None:
     assert all(0.2 < float(row[2]) < 10 for row in rows), printed
     log = (tmp_path / f"{name}-train.log").read_text("utf-8")
     assert log.count("'loss': ") == 2
+    saved = json.loads((tmp_path / f"outputs/{name}/config.json").read_text("utf-8"))
+    assert saved["quantization_config"]["load_in_4bit"] is True
     results = tmp_path / f"results/{name}/test-first-3"
     scores = json.loads((results / "scores.json").read_text("utf-8"))
     assert scores["decoding"]["max_new_tokens"] == 12

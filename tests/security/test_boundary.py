@@ -108,7 +108,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda f: written(f, TEXT + BOMB.replace("summarization", "tokenizer_kwargs")),
         ["recipe.yml", "alias"]),
     "merge bomb": (lambda f: written(f, MERGES), ["recipe.yml", "alias"]),
-    "block that holds itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml", "alias"]),
+    "block that holds itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml:1", "YAML"]),
     "deep YAML": (lambda f: written(f, "a: " + "[" * DEEP), ["recipe.yml", "YAML"]),
     "many keys": (
         lambda f: written(f, "".join(f"k{n}: 1\n" for n in range(5000))), ["recipe.yml: holds"]),
@@ -218,7 +218,7 @@ def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedPr
     ("body", "words"),
     [
         ("import json; json.loads('[1, 2')", b"JSONDecodeError: Expecting"),
-        ("open('/nonexistent/x')", b"/nonexistent/x: cannot be used (No such file"),
+        ("open('/nonexistent/x')", b"/nonexistent/x: is missing; "),
         ("[0] * 10**18", b"needs more memory than there is"),
         ("f = lambda: f(); f()", b"is nested too deeply"),
         ("{}['key']", b"KeyError: 'key'"),
