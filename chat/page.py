@@ -80,6 +80,7 @@ class Pair:
             raise UserError("There is no chat yet; paste one, a turn a line.")
         text, neutralized = self._neutralize(cleaned)
         example = Example.build("chat", text, "", block.instruction, system=block.system)
+        neutralized += self._neutralize.joins(example)
         tokens = len(self._summarizer.encoder.prompt_ids(example))
         if tokens > self.limit:
             raise UserError(

@@ -112,7 +112,9 @@ class ChatSummarizer:
         """A dialogue in which no text is a control string."""
         text, _ = self._neutralize(dialogue)
         block = self.recipe.summarization
-        return Example.build(name, text, "", block.instruction, system=block.system)
+        example = Example.build(name, text, "", block.instruction, system=block.system)
+        self._neutralize.joins(example)
+        return example
 
     def _count(self, dialogue: str) -> int:
         return len(self.summarizer.encoder.prompt_ids(self._example(dialogue)))

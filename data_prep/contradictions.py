@@ -65,6 +65,10 @@ def _switches(config: Config) -> Iterator[Problem]:
             "that was interrupted cannot resume as it was",
             "remove it",
         )
+    code = config.get("trust_remote_code")
+    if code is not None and type(code) is not bool:  # packages read the text `false` as true
+        what, fix = f"`trust_remote_code` is {code!r}", "write true or false, without quotes"
+        yield Problem(("trust_remote_code",), what, fix)
     if config.get("output_dir") is None:
         what = "`output_dir` is missing"
         yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
@@ -97,14 +101,32 @@ def _packing(config: Config) -> Iterator[Problem]:
             )
 
 
+# What Axolotl may be told of a file of data_prep's; else it reads other rows, or makes other
+# prompts of them than preflight and evaluation do.
+OF_OUR_ROWS = {"type": "chat_template", "ds_type": "json", "data_files": None,
+               "trust_remote_code": False}  # fmt: skip
+
+
 def _data(config: Config) -> Iterator[Problem]:
     """Where data_prep writes them, and evaluation reads them; and no test rows in the training."""
+    unprepared = "nothing prepares, cleans or keeps apart from the test dialogues"
+    if config.get("pretraining_dataset"):
+        what = f"`pretraining_dataset` names rows which {unprepared}"
+        fix = "put them into `summarization.source`, and remove the key"
+        yield Problem(("pretraining_dataset",), what, fix)
     paths: dict[str, list[Path | None]] = {}
     for key in ("datasets", "test_datasets"):
         sets = config.get(key)
         blocks = sets if isinstance(sets, list) else []
         found = [block.get("path") if isinstance(block, dict) else None for block in blocks]
         paths[key] = [Path(path) if isinstance(path, str) else None for path in found]
+        for block in blocks[:1] if isinstance(next(iter(blocks), None), dict) else []:
+            for name, right in OF_OUR_ROWS.items():
+                if block.get(name) in (right, None) or (name == "type" and config.get("rl")):
+                    continue
+                fix = f"write `{name}: {right}`" if name.endswith("type") else "remove it"
+                what = f"`{key}[0].{name}` is {block[name]}, and these rows are data_prep's JSON"
+                yield Problem((key, 0, name), what, fix)
     if config.get("default_system_message"):
         yield Problem(
             ("default_system_message",),
@@ -127,7 +149,7 @@ def _data(config: Config) -> Iterator[Problem]:
             )
     for key, found in paths.items():
         for index, path in list(enumerate(found))[1:]:
-            why = "nothing prepares, cleans or keeps apart from the test dialogues"
+            why = unprepared
             fix = "put its rows into `summarization.source`, and remove the entry"
             if key == "datasets" and path and path in paths["test_datasets"]:
                 why = "is in `test_datasets` too"

@@ -1,5 +1,6 @@
 """Errors that the user can fix, and files that appear whole or not at all."""
 
+import builtins
 import logging
 import os
 import re
@@ -88,7 +89,11 @@ def printable(text: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Silence what some packages say on import about kernels that a CPU has no use for."""
+    """Silence what some packages say on import about kernels that a CPU has no use for.
+
+    And what transformers asks on standard input, whether code of a model may run: no.
+    """
+    builtins.input = lambda *_: ""
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")

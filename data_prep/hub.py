@@ -104,6 +104,9 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
     while link is not None:
         chain.append(link)
         link = link.__cause__ or link.__context__
+    if any("trust_remote_code" in str(link) for link in chain):
+        fix = "read it, and where you trust it, set `trust_remote_code: true`"
+        return "it brings code of its own, which is not run unless the recipe says so", fix
     if Path(base_model).is_dir():
         if any(isinstance(link, SafetensorError) for link in chain):
             return "its weights are cut short", "copy or download the folder again"

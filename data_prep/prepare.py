@@ -106,7 +106,7 @@ class _Preparation:
         except Exception as error:  # hub clients raise unrelated types; the manifest says which
             reason = str(error).splitlines()[0] if str(error) else ""
             self.no_counter = f"{type(error).__name__}: {reason}"
-        self.neutralize = Neutralizer(self.counter.special_tokens if self.counter else set())
+        self.neutralize = self.counter.neutralizer() if self.counter else Neutralizer(set())
         self.counts: dict[str, SplitCounts] = {}
         self.tokens: dict[str, Counter[int]] = {}
         self.hashes: dict[str, str] = {}
@@ -264,9 +264,6 @@ class _Preparation:
                 _append(self.dropped, {"split": split, "id": row_id, "reason": reason})
                 continue
             texts = [self.neutralize(text) for text in (dialogue, *columns.values(), *summaries)]
-            if broken := sum(count for _, count in texts):
-                self.neutralized["rows"] += 1
-                self.neutralized["strings"] += broken
             dialogue, *others = (text for text, _ in texts)
             columns = dict(zip(columns, others, strict=False))
             summaries = others[len(columns) :]
@@ -274,6 +271,10 @@ class _Preparation:
                 row_id, dialogue, summaries[0], self.settings.instruction, columns,
                 self.settings.system,
             )  # fmt: skip
+            broken = sum(count for _, count in texts) + self.neutralize.joins(example)
+            if broken:
+                self.neutralized["rows"] += 1
+                self.neutralized["strings"] += broken
             yield example, summaries
         if isinstance(wanted, int) and counts.read < wanted:
             raise UserError(

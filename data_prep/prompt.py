@@ -6,10 +6,13 @@ Text of the corpus never becomes a control string: see `Neutralizer`.
 import hashlib
 import logging
 import re
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from pydantic import BaseModel
 
 from data_prep.errors import UserError
@@ -23,9 +26,17 @@ WELL_KNOWN_CONTROLS = frozenset(
     ["<s>", "</s>", "<unk>", "<pad>", "<bos>", "<eos>", "<|endoftext|>", "<|begin_of_text|>"]
     + ["<|end_of_text|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>"]
     + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    + ["<start_of_turn>", "<end_of_turn>"]
+    + ["<start_of_turn>", "<end_of_turn>", "[PAD]"]  # the last is Axolotl's for GPT-NeoX
 )
-
+ROUNDS = 8  # after which text that a blank does not break stays as it is, and is refused later
+# Signs of rare scripts and of none: what a tokenizer that lacks them writes instead is no control.
+RARE = "\u2603 \u9fff \ue000 \U00012000 \U0010fffd"
+CHUNK = 2000  # rows that are tokenised at a time: of more, the texts alone take 100s of MB
+# What a template, and Axolotl's reading of it, raises for turns or tokens that it does not take.
+TEMPLATE_ERRORS = (
+    TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError,
+)  # fmt: skip
+FIX_TEMPLATE = "take the model's own chat_template"
 
 TODAY = "{today}"  # what no prompt holds
 
@@ -85,23 +96,75 @@ class Neutralizer:
     """Breaks control strings in corpus text by a blank after their first character.
 
     `</s>` becomes `< /s>`: still readable, no longer a special token. The words that ROUGE sees
-    (letters and digits) stay the same.
+    (letters and digits) stay the same. So it does to what the tokenizer's own normaliser makes a
+    control string of: full-width signs (NFKC), capitals (Lowercase), signs that it removes.
     """
 
-    def __init__(self, special_tokens: set[str]):
-        """`special_tokens`: those of the recipe's tokenizer; the well-known ones are added."""
+    def __init__(self, special_tokens: set[str], normalizer: Any = None):
+        """`special_tokens`: those of the recipe's tokenizer; the well-known ones are added.
+
+        `normalizer`: the tokenizer's, of the package tokenizers.
+        """
         controls = {t for t in special_tokens | WELL_KNOWN_CONTROLS if len(t.strip()) > 1}
-        longest_first = sorted(controls, key=lambda t: (-len(t), t))
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+        self._pattern = re.compile(_any_of(controls))
+        self._gap, self._normalizer = " ", normalizer
+        if normalizer is None:
+            return
+        from tokenizers import Regex
+
+        as_read = (normalizer.normalize_str(text).strip(" \u2581") for text in controls)
+        folded = controls | {text for text in as_read if _is_mark(text)}
+        self._folded, self._split = re.compile(_any_of(folded)), Regex(_any_of(folded))
+        for gap in " -.":  # a normaliser may remove blanks
+            broken = (f"{text[0]}{gap}{text[1:]}" for text in controls)
+            if not any(self._folded.search(normalizer.normalize_str(text)) for text in broken):
+                self._gap = gap
+                break
 
     def __call__(self, text: str) -> tuple[str, int]:
         """Return the text without control strings, and how many were broken."""
         total = 0
-        while True:  # a blank may, in theory, complete another token
-            text, count = self._pattern.subn(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+        for _ in range(ROUNDS):  # a blank may, in theory, complete another token
+            text, count = self._pattern.subn(lambda m: f"{m[0][0]}{self._gap}{m[0][1:]}", text)
+            if not count and self._normalizer is not None:
+                text, count = self._break_folded(text)
             total += count
             if not count:
-                return text, total
+                break
+        return text, total
+
+    def joins(self, example: Example) -> int:
+        """Break what a text and the instruction around it make together; return how many."""
+        turns = [(turn, *self(turn["content"])) for turn in example.messages]
+        for turn, text, _ in turns:
+            turn["content"] = text
+        return sum(count for *_, count in turns)
+
+    def _break_folded(self, text: str) -> tuple[str, int]:
+        from tokenizers import PreTokenizedString
+
+        if not self._folded.search(self._normalizer.normalize_str(text)):
+            return text, 0
+        whole = PreTokenizedString(text)
+        whole.normalize(self._normalizer.normalize)
+        whole.split(lambda _, part: part.split(self._split, "isolated"))
+        pieces, done = [], 0
+        for part, (start, end), _ in whole.get_splits("original", "char"):
+            if self._folded.fullmatch(part):
+                pieces.append(text[done : start + (end - start > 1)])  # a single sign is left out
+                done = max(start + 1, done)
+        return self._gap.join([*pieces, text[done:]]), len(pieces)
+
+
+def _any_of(texts: set[str]) -> str:
+    """A pattern of the texts, the longest first."""
+    return "|".join(map(re.escape, sorted(texts, key=lambda text: (-len(text), text))))
+
+
+def _is_mark(text: str) -> bool:
+    """Whether a text holds a letter or digit and a sign: no word, no row of signs."""
+    # an underscore is a sign too; \u2581, SentencePiece's blank, is none
+    return bool(re.search(r"[^\w\s]", text) and re.search(r"[^\W_]", text))
 
 
 class PromptEncoder:
@@ -135,41 +198,137 @@ class PromptEncoder:
             if "lora_modules_to_save" in str(error):  # Axolotl's, for `tokens` that are not trained
                 raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
-        self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
         self._recipe = recipe
+        with self._template_errors():
+            self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
+
+    @cached_property
+    def _control_strings(self) -> set[str]:
+        return control_strings(self.tokenizer, self._recipe.config)
+
+    @cached_property
+    def _control_ids(self) -> set[int]:
+        """Ids of the control strings, without the one that stands for unknown signs."""
+        vocabulary = self.tokenizer.get_vocab()
+        strings = self._control_strings | WELL_KNOWN_CONTROLS
+        unknown = self.tokenizer(RARE, add_special_tokens=False)["input_ids"]
+        return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown)
 
     def neutralizer(self) -> Neutralizer:
         """What breaks every control string of this tokenizer in a text."""
-        return Neutralizer(control_strings(self.tokenizer, self._recipe.config))
+        return Neutralizer(self._control_strings, _normalizer(self.tokenizer))
 
     def check_neutral(self, examples: list[Example]) -> None:
-        """Raise UserError where an example holds a control string of this tokenizer as text.
+        """Raise UserError where text of an example is control to this tokenizer or the model.
 
-        That happens to rows that were prepared for, or without, another tokenizer.
+        By its token ids, whatever the normaliser, the template and the texts next to each other
+        make of it, and by the strings, of which some are plain text to the tokenizer. That happens
+        to rows that were prepared for, or without, another tokenizer.
         """
-        neutralize = self.neutralizer()
-        for key in ("instruction", "system"):
-            if neutralize(getattr(self._recipe.summarization, key) or "")[1]:
-                raise UserError(
-                    f"summarization.{key} holds a special token of {self.tokenizer.name_or_path}; "
-                    "take it out: the chat template writes those"
+        name, block = self.tokenizer.name_or_path, self._recipe.summarization
+        neutralize, columns = self.neutralizer(), dict.fromkeys(block.prompt_columns, "a")
+        bare = Example.build("", "a", "a", block.instruction, columns, block.system)
+        if self._first_control([bare], neutralize):
+            system = block.system and neutralize(block.system)[1]
+            raise UserError(
+                f"summarization.{'system' if system else 'instruction'} holds a special token of "
+                f"{name}; take it out: the chat template writes those"
+            )
+        for start in range(0, len(examples), CHUNK):
+            row = self._first_control(examples[start : start + CHUNK], neutralize)
+            if row is None:
+                continue
+            fix = "run `python -m data_prep` again, where this tokenizer can be loaded"
+            row = row.model_copy(deep=True)
+            neutralize.joins(row)
+            if self._first_control([row], neutralize):
+                fix = (
+                    "a blank does not break it: change it in the source, or the instruction and "
+                    "the chat_template around it"
                 )
-        for example in examples:
-            if any(neutralize(turn["content"])[1] for turn in example.messages):
-                raise UserError(
-                    f"row {example.id}: holds a special token of {self.tokenizer.name_or_path} as "
-                    "text; run `python -m data_prep` again, where this tokenizer can be loaded"
-                )
+            raise UserError(f"row {row.id}: holds a special token of {name} as text; {fix}")
+
+    def _first_control(self, rows: list[Example], neutralize: Neutralizer) -> Example | None:
+        """The first of the rows with text that is control.
+
+        A row's control ids are compared with those of the same row with an `a` for each sign.
+        """
+        for row in rows:
+            if any(neutralize(turn["content"])[1] for turn in row.messages):
+                return row
+        usual = self._controls([_plain(rows[0])])[0]
+        for row, ids in zip(rows, self._controls(rows), strict=True):
+            if ids != usual and ids != self._controls([_plain(row)])[0]:
+                return row
+        return None
+
+    def _controls(self, rows: list[Example]) -> list[list[int]]:
+        """The control ids in each row's whole text, as training renders it; in a chat's prompt."""
+        with self._template_errors():
+            texts = [self._text(row.messages if row.summary else row.messages[:-1]) for row in rows]
+        encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [[token for token in ids if token in self._control_ids] for ids in encoded]
+
+    def _text(self, messages: list[dict[str, str]]) -> str:
+        turns = self._strategy.get_conversation_thread({"messages": messages})
+        return str(self._strategy.prompter.build_prompt_text(turns))
 
     def prompt_ids(self, example: Example) -> list[int]:
         """Token ids up to and including the generation prompt; no summary."""
-        turns = self._strategy.get_conversation_thread({"messages": example.messages[:-1]})
-        return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
+        with self._template_errors():
+            turns = self._strategy.get_conversation_thread({"messages": example.messages[:-1]})
+            return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
 
     def training_ids(self, example: Example) -> tuple[list[int], list[int]]:
         """Token ids and labels (-100 where no loss is taken), as training sees them."""
-        tokens = self._strategy.tokenize_prompt({"messages": example.messages})
+        with self._template_errors():
+            tokens = self._strategy.tokenize_prompt({"messages": example.messages})
         return list(tokens["input_ids"]), list(tokens["labels"])
+
+    @contextmanager
+    def _template_errors(self) -> Iterator[None]:
+        """Turn what the chat template raises for our turns into a UserError."""
+        try:
+            yield
+        except TEMPLATE_ERRORS as error:
+            raise template_refusal(self._recipe, error, self._text) from error
+
+
+def _normalizer(tokenizer: Any) -> Any:
+    return getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+
+
+def _plain(row: Example) -> Example:
+    """The row with an `a` for each sign of its texts, which no tokenizer takes for control."""
+    turns = [{**turn, "content": re.sub(r"\S", "a", turn["content"])} for turn in row.messages]
+    return row.model_copy(update={"messages": turns})
+
+
+def template_refusal(
+    recipe: Recipe, error: Exception, render: Callable[[list[dict[str, str]]], str]
+) -> UserError:
+    """Why the chat template raised an error, and what to do about it.
+
+    `render` makes text of turns; where a system turn more or less lets it, that is the fix.
+    """
+    system = recipe.summarization.system
+
+    def takes(system: str | None) -> bool:
+        try:
+            return bool(render(Example.build("", "-", "-", "{dialogue}", system=system).messages))
+        except Exception:  # templates raise unrelated types
+            return False
+
+    if not takes(system) and takes(None if system else "-"):
+        fix = "set `summarization.system`, the text of a system turn, which it wants"
+        if system:
+            fix = "put the text of summarization.system at the start of summarization.instruction"
+    elif recipe.config.get("chat_template") in (None, "tokenizer_default"):
+        fix = "set `chat_template: jinja` and `chat_template_jinja:` to a copy of it without that"
+    else:
+        fix = FIX_TEMPLATE
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{recipe.path}: chat_template: {reason}; {fix}")
 
 
 def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
@@ -185,9 +344,7 @@ def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
     named = [token.content for token in added]
     named += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
     named += (config.get("added_tokens_overrides") or {}).values()
-    marks = (text for text in map(str, named) if re.search(r"[^\w\s]", text))
-    # an underscore is a sign too; \u2581, SentencePiece's blank, is none
-    return {*map(str, special), *(text for text in marks if re.search(r"[^\W_]", text))}
+    return {*map(str, special), *filter(_is_mark, map(str, named))}
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
@@ -236,7 +393,10 @@ class TokenCounter:
     """
 
     def __init__(self, recipe: Recipe):
-        """Raises OSError (or the like) where the tokenizer is not available."""
+        """Raises OSError (or the like) where the tokenizer is not available.
+
+        UserError where the chat template does not take the recipe's turns, or loses one.
+        """
         from axolotl.utils.chat_templates import get_chat_template_from_config
         from transformers import PreTrainedTokenizerFast
 
@@ -251,45 +411,42 @@ class TokenCounter:
             config, config["datasets"][0], self._tokenizer
         )
         self._recipe = recipe
-        self._check_system()
+        system = recipe.summarization.system or ""
+        if system.strip() not in self.rendered():
+            raise UserError(
+                f"{recipe.path}: summarization.system: the chat template of {self.name} leaves the "
+                "text out; put it at the start of summarization.instruction"
+            )
 
     @cached_property
     def special_tokens(self) -> set[str]:
         """Every string that is control to the tokenizer as the recipe extends it."""
         return control_strings(self._tokenizer, self._recipe.config)
 
+    def neutralizer(self) -> Neutralizer:
+        """What breaks every control string of this tokenizer in a text."""
+        return Neutralizer(self.special_tokens, _normalizer(self._tokenizer))
+
     def rendered(self, **variables: object) -> str:
         """What the chat template writes now around a user turn, `variables` given to it."""
         system = self._recipe.summarization.system
         messages = Example.build("", "-", "-", "{dialogue}", system=system).messages
-        given = {**(self._recipe.config.get("chat_template_kwargs") or {}), **variables}
-        text = self._tokenizer.apply_chat_template(
-            messages, chat_template=self.template, tokenize=False, **given
-        )
-        return str(text)
+        return self._texts([messages], **variables)[0]
 
-    def _check_system(self) -> None:
-        """Raise UserError where the template has no place for the recipe's system turn."""
-        from jinja2 import TemplateError
-
-        if not (system := self._recipe.summarization.system):
-            return
+    def _texts(self, rows: list[list[dict[str, str]]], **variables: object) -> list[str]:
+        """What the chat template makes of each row's turns; raises UserError where it refuses."""
+        render = partial(
+            self._tokenizer.apply_chat_template, chat_template=self.template, tokenize=False,
+            **{**(self._recipe.config.get("chat_template_kwargs") or {}), **variables},
+        )  # fmt: skip
         try:
-            reason = "" if system.strip() in self.rendered() else "it leaves the text out"
-        except TemplateError as error:
-            reason = " ".join(str(error).split())
-        if reason:
-            raise UserError(
-                f"{self._recipe.path}: summarization.system: the chat template of {self.name} has "
-                f"no system turn ({reason}); put the text at the start of summarization.instruction"
-            )
+            return list(render(rows))
+        except TEMPLATE_ERRORS as error:
+            raise template_refusal(self._recipe, error, render) from error
 
     def count(self, examples: list[Example]) -> list[int]:
         """Tokens of each example: prompt, summary and end of turn."""
-        texts = self._tokenizer.apply_chat_template(
-            [example.messages for example in examples], chat_template=self.template, tokenize=False,
-            **(self._recipe.config.get("chat_template_kwargs") or {}),
-        )  # fmt: skip
+        texts = self._texts([example.messages for example in examples])
         backend = self._tokenizer.backend_tokenizer
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 

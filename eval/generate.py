@@ -141,7 +141,8 @@ class Summarizer:
         The first end is the one that training learns; of the model's own the base model may write
         any.
         """
-        example = Example.build("", "Ana: hi", "Ana says hi.", "{dialogue}")
+        system = recipe.summarization.system
+        example = Example.build("", "Ana: hi", "Ana says hi.", "{dialogue}", system=system)
         _, labels = self.encoder.training_ids(example)
         end = [label for label in labels if label != -100][-1]
         ends = [end, *(other for other in own_ends(recipe.config) if other != end)]

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError, run_cli
 from data_prep.hub import check_weights
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from data_prep.recipe_file import YamlFile
+from data_prep.strict import OLD_NAME, OUR_PLUGIN, find_problems, read_yaml
 from eval.adapter import finished, settings_of
 from training import run_record
 from training.checkpoints import newest_whole
@@ -25,6 +28,8 @@ from training.machine_checks import machine_problems
 from training.model_checks import check_model
 from training.plan import count_tokens, evaluation_problems, length_problems, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
+
+OURS = (OUR_PLUGIN, OLD_NAME)
 
 
 @dataclass
@@ -49,8 +54,12 @@ class Report:
 def main() -> None:
     """Print what preflight finds; end with 2 where that is a problem."""
     args = _arguments()
+    config = YamlFile(args.recipe).data
+    config = config if isinstance(config, dict) else read_yaml(args.recipe)
+    for line in foreign_code(config):  # before it runs, which is right below
+        print(f"{'code':<8}{line}", flush=True)
     report, processes = Report(), run_record.processes()
-    recipe = _strict(args.recipe, report)
+    recipe = _strict(args.recipe, config, report)
     if recipe:
         check_recipe(recipe, report, processes, args.gpu_memory)
         if not report.problems:
@@ -83,13 +92,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _strict(path: Path, report: Report) -> Recipe | None:
-    """The recipe, where nothing in it is wrong by itself."""
-    from data_prep.recipe_file import YamlFile
-    from data_prep.strict import find_problems, read_yaml
+def foreign_code(config: dict[str, Any]) -> Iterator[str]:
+    """What a recipe lets run besides this program, in preflight too: its author is trusted."""
+    names, attention = config.get("plugins"), str(config.get("attn_implementation"))
+    plugins = [repr(name) for name in names if name not in OURS] if isinstance(names, list) else []
+    if plugins:
+        yield f"`plugins:` runs the code of {', '.join(plugins)}, here and in training"
+    if config.get("trust_remote_code"):
+        base = config.get("base_model")
+        yield f"`trust_remote_code:` runs the code that {base!r} brings, here and in every command"
+    if "/" in attention:
+        yield f"`attn_implementation:` runs the code of the hub's {attention!r} in training"
 
-    config = YamlFile(path).data
-    report.problems += find_problems(path, config if isinstance(config, dict) else read_yaml(path))
+
+def _strict(path: Path, config: dict[str, Any], report: Report) -> Recipe | None:
+    """The recipe, where nothing in it is wrong by itself."""
+    report.problems += find_problems(path, config)
     if report.problems:
         return None
     known = f"every key is one of Axolotl {version('axolotl')}'s or ours, and has an effect"

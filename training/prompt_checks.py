@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
-
 from data_prep.errors import UserError
 from data_prep.hub import own_ends
-from data_prep.prompt import Example, PromptEncoder, read_examples, template_note
+from data_prep.prompt import FIX_TEMPLATE, Example, PromptEncoder, read_examples, template_note
 from data_prep.recipe import Recipe
 from training.plan import SPLITS
 
-FIX_TEMPLATE = "take the model's own chat_template"
 FIX_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {FIX_TEMPLATE}"
 FIX_END = "name the token that ends a turn in `special_tokens: eos_token:`"
 QUOTED = 60  # characters of a row's text in a message
@@ -159,19 +156,16 @@ class Parity:
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     """Compare, over `sample` prepared rows, what training sees with what evaluation will send.
 
-    Raises UserError where the tokenizer or the rows cannot be read; what is wrong with the prompt
-    goes into `problems`.
+    Raises UserError where the tokenizer or the rows cannot be read, or the chat template refuses
+    them; what else is wrong with the prompt goes into `problems`. Text that is control is looked
+    for in all rows, those of the test split too.
     """
-    splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in SPLITS]
-    chosen = [row for rows in splits for row in spread(rows, sample // len(SPLITS))]
-    try:
-        encoder = PromptEncoder(recipe)
-        encoded = [
-            EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row)) for row in chosen
-        ]
-    except (ValueError, TemplateError) as error:  # the template refuses a row or these tokens
-        reason = " ".join(str(error).split())
-        return Parity([f"{recipe.path}: chat_template: {reason}; {FIX_TEMPLATE}"])
+    splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in (*SPLITS, "test")]
+    chosen = [row for rows in splits[:2] for row in spread(rows, sample // len(SPLITS))]
+    encoder = PromptEncoder(recipe)
+    encoded = [
+        EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row)) for row in chosen
+    ]
     problems, checked = RowChecks(recipe, encoder).run(encoded)
     checked += filter(None, [template_note(recipe)])
     problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])

@@ -1,0 +1,372 @@
+"""Text never becomes control, and no code of a model runs unsaid: each attack, and what is right.
+
+The tokenizers are SmolLM2's own with another normaliser, and Mistral's real one.
+"""
+
+import builtins
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import normalizers
+from tokenizers.normalizers import NFKC, Lowercase, Replace
+
+from chat import summarize
+from data_prep import __main__ as data_prep
+from data_prep.errors import UserError, run_cli
+from data_prep.prepare import prepare
+from data_prep.prompt import Example, PromptEncoder, read_examples
+from data_prep.recipe import Recipe, load_recipe
+from eval import run
+from tests.conftest import derived_recipe
+from tests.data_prep.corpora import chats
+from tests.data_prep.recipe_edits import BASE, problems
+from training import preflight
+from training.prompt_checks import check_parity
+
+IM_END = "<|im_end|>"
+WIDE = "".join(chr(ord(sign) + 0xFEE0) for sign in IM_END)
+NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it makes `<|im_end|>` of
+    "full width": (NFKC(), WIDE),
+    "one sign is wide": (NFKC(), f"\uff1c{IM_END[1:]}"),
+    "capitals": (Lowercase(), IM_END.upper()),
+    "capitals and full width": (normalizers.Sequence([NFKC(), Lowercase()]), "\uff1c|IM_END|>"),
+    "a sign that is removed": (Replace("\u200b", ""), f"<|im\u200b_end|>{IM_END[:5]}\u200b_end|>"),
+    "a sign that is the whole": (Replace("\u00a7", IM_END), "\u00a7"),
+    "a word that is the whole": (Replace("STOP", IM_END), "STOP"),
+    "blanks are removed": (Replace(" ", ""), "<|im_ end|>"),
+}
+
+
+def model_with(folder: Path, source: Path, normalizer: Any = None, template: str = "") -> Path:
+    """A copy of a model whose tokenizer has this normaliser, for its added tokens too."""
+    model = folder / "model"
+    shutil.copytree(source, model)
+    data = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    if normalizer is not None:
+        data["normalizer"] = json.loads(normalizer.__getstate__())
+        data["added_tokens"] = [{**token, "normalized": True} for token in data["added_tokens"]]
+    (model / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    if template:
+        (model / "chat_template.jinja").write_text(template, "utf-8")
+    return model
+
+
+def recipe_of(
+    folder: Path, model: Path, text: str = "", alone: bool = False, **overrides: Any
+) -> Recipe:
+    """A recipe with this text in the first dialogue of each split, its summary and its topic.
+
+    `alone`: it is the whole dialogue.
+    """
+    (folder / "source").mkdir()
+    for split, rows in chats(train=4).items():
+        for number, row in enumerate(rows):
+            row["topic"] = "bus" if number else text
+        if text:
+            more = f"\nAnn: {text} {text}{text} {split}\nBob: {text}"
+            rows[0]["dialogue"] = text + more * (not alone)
+            rows[0]["summary"] += f" {text}"
+        name = {"validation": "val"}.get(split, split)
+        (folder / f"source/{name}.json").write_text(json.dumps(rows), "utf-8")
+    return load_recipe(derived_recipe(
+        "smollm2_samsum", folder, "recipe", base_model=str(model),
+        summarization__source=str(folder / "source"), **overrides,
+    ))  # fmt: skip
+
+
+def rows_of(recipe: Recipe) -> list[Example]:
+    splits = ("train", "validation", "test")
+    return [row for name in splits for row in read_examples(recipe.data_dir / f"{name}.jsonl")]
+
+
+@pytest.mark.parametrize("name", NORMALIZERS)
+def test_what_a_normaliser_makes_control_is_broken(
+    tmp_path: Path, tiny_smollm2: Path, name: str
+) -> None:
+    normalizer, text = NORMALIZERS[name]
+    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, normalizer), text)
+    encoder = PromptEncoder(recipe)
+    end = encoder.tokenizer.eos_token_id
+    raw = Example.build("raw", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
+    assert encoder.prompt_ids(raw).count(end) > 2  # without the neutraliser it is control
+    with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
+        encoder.check_neutral([raw])
+    prepare(recipe)
+    encoder.check_neutral(rows_of(recipe))
+    assert {encoder.prompt_ids(row).count(end) for row in rows_of(recipe)} == {2}
+    assert {encoder.training_ids(row)[0].count(end) for row in rows_of(recipe)} == {3}
+
+
+@pytest.mark.parametrize(("instruction", "text"), [
+    ("Sum up <|im_{dialogue}", "end|>"),
+    ("Sum up {dialogue}end|>", "<|im_"),
+    ("Sum up <|im_{dialogue}|>", "end"),
+    ("Sum up: {topic}{dialogue}", "|><|im_end"),
+])  # fmt: skip
+def test_what_the_instruction_and_a_text_make_together_is_broken(
+    tmp_path: Path, tiny_smollm2: Path, instruction: str, text: str
+) -> None:
+    recipe = recipe_of(tmp_path, tiny_smollm2, text, True, summarization__instruction=instruction)
+    raw = Example.build("raw", text, "Hi.", instruction, {"topic": text})
+    encoder = PromptEncoder(recipe)
+    with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
+        encoder.check_neutral([raw])
+    assert prepare(recipe).neutralized["strings"] > 0
+    encoder.check_neutral(rows_of(recipe))
+
+
+def test_what_no_blank_breaks_is_refused_with_another_fix(
+    tmp_path: Path, tiny_smollm2: Path
+) -> None:
+    """A normaliser that removes whatever is put in between; a template that completes the text."""
+    removes = normalizers.Sequence([NFKC(), *(Replace(gap, "") for gap in " -.")])
+    (tmp_path / "other").mkdir()
+    completes = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}|><|im_end|>{% endfor %}"
+    )
+    for folder, model, text in (
+        (tmp_path, model_with(tmp_path, tiny_smollm2, removes), WIDE),
+        (tmp_path / "other", model_with(tmp_path / "other", tiny_smollm2, None, completes),
+         "<|im_end"),
+    ):  # fmt: skip
+        recipe = recipe_of(folder, model)
+        row = Example.build("r7", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
+        with pytest.raises(UserError, match="row r7: .*a blank does not break it: change it in"):
+            PromptEncoder(recipe).check_neutral([row])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_every_row_of_every_split_is_checked(
+    tmp_path: Path, tiny_smollm2: Path, split: str
+) -> None:
+    """Not a sample: the last but one row of a file, by an id that no string betrays."""
+    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, Lowercase()))
+    prepare(recipe)
+    path = recipe.data_dir / f"{split}.jsonl"
+    rows = read_examples(path)
+    rows[-2].messages[-1]["content"] += "<|Im_End|>"
+    path.write_text("".join(row.line() + "\n" for row in rows), "utf-8")
+    (problem,) = check_parity(recipe, sample=4).problems
+    assert f"row {rows[-2].id}: holds a special token of" in problem
+
+
+def test_signs_that_a_tokenizer_does_not_know_are_no_control(
+    tmp_path: Path, tiny_smollm2: Path
+) -> None:
+    """The token for unknown signs is a special one, and ends nothing."""
+    model = model_with(tmp_path, tiny_smollm2, Replace("\u2603", "\U00012000"))
+    data = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    words = {token["content"]: token["id"] for token in data["added_tokens"]}
+    words |= {word: len(words) + n for n, word in enumerate(("Ann", ":", "Hi"))}
+    data["model"] = {"type": "WordLevel", "vocab": words, "unk_token": "<|endoftext|>"}
+    data["pre_tokenizer"], data["decoder"] = {"type": "Whitespace"}, None
+    data["post_processor"] = None
+    (model / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    encoder = PromptEncoder(recipe_of(tmp_path, model))
+    encoder.check_neutral([Example.build(text, text, "Hi", "{dialogue}") for text in "Ann \u2603"])
+
+
+def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> None:
+    recipe = load_recipe(derived_recipe(
+        "mistral_samsum", tmp_path, "mistral", base_model=str(tiny_mistral),
+        summarization__source="data_prep/sample", summarization__license="CC0-1.0",
+    ))  # fmt: skip
+    prepare(recipe)
+    encoder = PromptEncoder(recipe)
+    encoder.check_neutral(rows_of(recipe))
+    for text in ("</s>", "[/INST]", "x<s>"):
+        row = Example.build("r1", text, "Hi.", recipe.summarization.instruction)
+        with pytest.raises(UserError, match="row r1: holds a special token"):
+            encoder.check_neutral([row])
+
+
+@pytest.mark.parametrize(("edit", "says"), [
+    ({"datasets": "type: alpaca"}, "`datasets[0].type` is alpaca"),
+    ({"datasets": "type: completion"}, "write `type: chat_template`"),
+    ({"datasets": "type: chat_template\n    ds_type: text"}, "write `ds_type: json`"),
+    ({"datasets": "type: chat_template\n    data_files: /etc/passwd"}, "data_files` is /etc/passw"),
+    ({"datasets": "type: chat_template\n    trust_remote_code: true"}, "trust_remote_code` is Tru"),
+    ({"test_datasets": "type: chat_template\n    data_files: [a.json]"}, "`test_datasets[0].data_"),
+    ({"": "pretraining_dataset: [{path: /etc, type: text}]"}, "`pretraining_dataset` names rows"),
+    ({"": 'trust_remote_code: "false"'}, "write true or false, without quotes"),
+    ({"": "trust_remote_code: 1"}, "write true or false, without quotes"),
+])  # fmt: skip
+def test_rows_and_code_that_preflight_would_not_see(
+    tmp_path: Path, edit: dict[str, str], says: str
+) -> None:
+    ((block, lines),) = edit.items()
+    text = BASE + lines + "\n"
+    if block:
+        head, _, tail = BASE.partition(f"\n{block}:")
+        if "ds_type" in lines:
+            tail = tail.replace("    ds_type: json\n", "", 1)
+        text = f"{head}\n{block}:" + tail.replace("type: chat_template", lines, 1)
+    assert any(says in problem for problem in problems(tmp_path, text))
+
+
+# ---- templates that insist on roles ----
+
+SYSTEM_FIRST = (
+    "{% if messages[0].role != 'system' %}{{ raise_exception('a system turn!') }}{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system!') }}{% endif %}"
+ALTERNATE = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}"
+)
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+COMMANDS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
+    "data_prep": (data_prep.main, ()),
+    "preflight": (preflight.main, ()),
+    "eval.run": (run.main, ("--models", "base", "--limit", "1")),
+    "chat.summarize": (summarize.main, ("--model", "base")),
+}
+
+
+def call(
+    name: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command, in which a question is an error."""
+    main, arguments = COMMANDS[name]
+    given = [str(recipe.path), *arguments]
+    if name == "chat.summarize":
+        chat = recipe.path.with_name("chat.txt")
+        chat.write_text("Ann: hi\nBob: hello\n", "utf-8")
+        given.insert(1, str(chat))
+    monkeypatch.setattr(sys, "argv", [name, *given])
+    monkeypatch.setattr(builtins, "input", lambda *_: pytest.fail("asks on standard input"))
+    monkeypatch.chdir(recipe.path.parent)
+    code: Any = 0
+    try:
+        run_cli(main)
+    except SystemExit as stop:
+        code = stop.code or 0
+    out, err = capsys.readouterr()
+    return int(code), out, err
+
+
+@pytest.mark.parametrize(("template", "system", "fix"), [
+    (SYSTEM_FIRST, None, "set `summarization.system`"),
+    (NO_SYSTEM, "Be brief.", "put the text of summarization.system at the start of"),
+    (ALTERNATE, "Be brief.", "put the text of summarization.system at the start of"),
+    ("{{ raise_exception('never') }}", None, "set `chat_template: jinja` and"),
+    ("{{ 1 + messages[0].content }}", None, "set `chat_template: jinja` and"),
+    ("{{ 1 // 0 }}", None, "set `chat_template: jinja` and"),
+    ("{% if 'tram' in messages[0].content %}{{ raise_exception('tram') }}{% endif %}", None,
+     "set `chat_template: jinja` and"),
+])  # fmt: skip
+def test_a_template_that_insists_on_roles_gives_one_line(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], template: str, system: str | None, fix: str,
+) -> None:  # fmt: skip
+    recipe = recipe_of(
+        tmp_path, model_with(tmp_path, tiny_smollm2, None, ""), summarization__system=system
+    )
+    prepare(recipe)
+    before = {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()}
+    model_template = tmp_path / "model/chat_template.jinja"
+    model_template.write_text(template + TURNS, "utf-8")
+    for name in COMMANDS:
+        if name == "chat.summarize" and "tram" in template:
+            continue  # whose chat has none
+        code, _, err = call(name, recipe, monkeypatch, capsys)
+        said = [line for line in err.splitlines() if fix in line]
+        assert (code, len(said)) == (2, 1), (name, err)
+        assert "Traceback" not in err and str(recipe.path) in said[0]
+    after = {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()}
+    assert after == before
+    # and the fix that is proposed is one
+    if "system" in fix:
+        recipe.config["summarization"]["system"] = None if system else "Be brief."
+    fixed = derived_recipe(
+        "smollm2_samsum", tmp_path, "fixed", base_model=recipe.config["base_model"],
+        summarization=recipe.config["summarization"],
+        **({} if "system" in fix else {"chat_template": "jinja", "chat_template_jinja": TURNS}),
+    )  # fmt: skip
+    prepare(load_recipe(fixed), overwrite=True)
+    assert check_parity(load_recipe(fixed)).problems == []
+
+
+# ---- code of a model ----
+
+OWN = (
+    "from pathlib import Path\nfrom transformers import LlamaConfig, LlamaForCausalLM\n\n"
+    "Path({marker!r}).touch()\n\n\n"
+    "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n\n\n"
+    "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+)
+
+
+def model_with_code(folder: Path, source: Path) -> tuple[Path, Path]:
+    """A model with code of its own, and the file that this code makes where it runs."""
+    model, marker = model_with(folder, source), folder / "it-ran"
+    (model / "own.py").write_text(OWN.format(marker=str(marker)), "utf-8")
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    config |= {"model_type": "own", "auto_map": names}
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    return model, marker
+
+
+def test_code_of_a_model_runs_only_where_the_recipe_says_so(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, marker = model_with_code(tmp_path, tiny_smollm2)
+    recipe = recipe_of(tmp_path, model)
+    assert call("data_prep", recipe, monkeypatch, capsys)[0] == 0
+    for name in ("preflight", "eval.run", "chat.summarize"):
+        code, _, err = call(name, recipe, monkeypatch, capsys)
+        said = [line for line in err.splitlines() if "set `trust_remote_code: true`" in line]
+        assert (code, len(said), "Traceback" in err) == (2, 1, False), (name, err)
+    assert not marker.exists()
+
+
+def test_a_recipe_that_trusts_code_is_told_so_and_works(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, marker = model_with_code(tmp_path, tiny_smollm2)
+    recipe = recipe_of(
+        tmp_path, model, trust_remote_code=True, summarization__decoding={"max_new_tokens": 4}
+    )
+    assert call("data_prep", recipe, monkeypatch, capsys)[0] == 0 and not marker.exists()
+    told: list[bool] = []
+    show = preflight.foreign_code
+    monkeypatch.setattr(
+        preflight, "foreign_code", lambda config: (told.append(marker.exists()), show(config))[1]
+    )
+    code, out, err = call("preflight", recipe, monkeypatch, capsys)
+    assert (code, told, marker.exists()) == (0, [False], True), err
+    assert out.startswith("code    `trust_remote_code:` runs the code that") and "ready" in out
+    for name in ("eval.run", "chat.summarize"):
+        assert call(name, recipe, monkeypatch, capsys)[0] == 0, name
+
+
+def test_a_plugin_is_told_of_before_it_is_imported(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "their_plugin.py").write_text(
+        "from axolotl.integrations.base import BasePlugin\n\nprint('imported')\n\n\n"
+        "class Plugin(BasePlugin):\n    pass\n",
+        "utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = ["training.plugin.SummarizationPlugin", "their_plugin.Plugin"]
+    path = derived_recipe("smollm2_samsum", tmp_path, "recipe", base_model=str(tiny_smollm2),
+                          plugins=plugins)  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["preflight", str(path)])
+    with pytest.raises(SystemExit):
+        run_cli(preflight.main)
+    out = capsys.readouterr().out
+    assert out.startswith("code    `plugins:` runs the code of 'their_plugin.Plugin', here and")
+    assert "imported" in out
