@@ -14,6 +14,11 @@ from typing import IO
 # `kernels` reads `LOCAL_KERNELS`: it takes the folder named there, and one that is missing is an
 # error that bitsandbytes catches. No other kernel and no model is kept away.
 NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
+# Each of our packages imports this module before anything else, for other packages read these on
+# import: a command's first lines, and a notebook's `from eval.generate import Summarizer`.
+os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
+    os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
 
 
 class UserError(Exception):
@@ -22,9 +27,6 @@ class UserError(Exception):
 
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130."""
-    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
-    if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
-        os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
     _quiet_libraries()
     try:
         main()
