@@ -1,6 +1,6 @@
 """A local page: paste a chat, see both summaries. `python -m chat.page RECIPE [--port 7860]`.
 
-Served by FastAPI, which Axolotl brings along, to this machine alone; nothing leaves the machine.
+Served by Starlette, which Axolotl brings along, to this machine alone; nothing leaves the machine.
 """
 
 import argparse
@@ -9,13 +9,21 @@ import socket
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from threading import Event, Lock, Thread
 from time import perf_counter
 from typing import Any, Literal
 
+import psutil
 from jinja2 import Environment
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
 
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, run_cli
@@ -33,6 +41,8 @@ MODELS = {"base": "Base model", "tuned": "Tuned model"}
 EXAMPLES = 4
 FREE = "CC0-1.0"  # the only licence under which chats of the recipe's data are shown
 MOST_CHARACTERS = 200_000  # beyond, nothing is tokenised
+MOST_BYTES = 6 * MOST_CHARACTERS + 100  # JSON writes a character in six bytes at most: \u0001
+TOO_LONG = f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
 # The browser asks no other host for anything, and no other page may show this one in a frame.
 POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
 LOCAL = ("127.0.0.1", "localhost")
@@ -68,9 +78,7 @@ class Pair:
         `sequence_len` - 1 tokens, since no row with a longer prompt could be trained on.
         """
         if len(dialogue) > MOST_CHARACTERS:
-            raise UserError(
-                f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
-            )
+            raise UserError(TOO_LONG)
         block = self.recipe.summarization
         plain = {"dialogue_column": "dialogue", "summary_column": "summary", "turns": Turns(),
                  "instruction": "{dialogue}"}  # fmt: skip
@@ -131,12 +139,11 @@ def answer(pair: Pair, question: Question) -> Answer:
     return Answer(note=note, summary=prediction.prediction, facts=facts)
 
 
-def build(pair: Pair, examples: list[str], host: str) -> Any:
-    """The page as a FastAPI application, which answers only to the names of this machine."""
-    from fastapi import FastAPI
-    from fastapi.middleware.trustedhost import TrustedHostMiddleware
-    from fastapi.responses import HTMLResponse
+def build(pair: Pair, examples: list[str], host: str) -> ASGIApp:
+    """The page as an ASGI application of two routes, which answers to this machine's names alone.
 
+    `host`: the name or address that it is served at.
+    """
     recipe, decoding = pair.recipe, pair.decoding
     facts = (
         f"{recipe.path}: {recipe.config['base_model']}, and the same with the adapter of "
@@ -146,20 +153,33 @@ def build(pair: Pair, examples: list[str], host: str) -> Any:
     named = [(", ".join(speakers(dialogue)), dialogue) for dialogue in examples]
     html = template.render(facts=facts, examples=named, models=MODELS)
 
-    app = FastAPI(openapi_url=None)  # its documentation pages load scripts from another host
+    async def summary(request: Request) -> Response:
+        header = request.headers.get
+        # A browser tells whose page asks, and asks first before it sends JSON for another site's.
+        asks = {header("origin"), header("sec-fetch-site")}
+        own = {None, "same-origin", f"http://{header('host')}"}
+        if not asks <= own or header("content-type") != "application/json":
+            return PlainTextResponse("Only the page itself may ask for a summary.", 403)
+        body = bytearray()
+        try:
+            async for chunk in request.stream():  # whose length need not be announced
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    return PlainTextResponse(TOO_LONG, 413)
+            question = Question.model_validate_json(body)
+        except (ClientDisconnect, ValidationError):
+            return PlainTextResponse("The chat cannot be read; is it whole, and Unicode?", 422)
+        made = await run_in_threadpool(answer, pair, question)
+        return JSONResponse(made.model_dump())
+
+    page = HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
+    routes = [Route("/", page, methods=["GET"]), Route("/summary", summary, methods=["POST"])]
     # A page of another site whose name was pointed at this machine sends that name as Host.
-    names = ["*"] if host == "0.0.0.0" else [host, *LOCAL]
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
-
-    @app.get("/")
-    def page() -> HTMLResponse:
-        return HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
-
-    @app.post("/summary")  # takes JSON only, which no page of another site may send
-    def summary(question: Question) -> Answer:
-        return answer(pair, question)
-
-    return app
+    names = [host.lower(), *LOCAL]
+    if host == "0.0.0.0":
+        cards = chain.from_iterable(psutil.net_if_addrs().values())
+        names += [socket.gethostname().lower(), *(card.address for card in cards)]
+    return TrustedHostMiddleware(Router(routes, redirect_slashes=False), names, www_redirect=False)
 
 
 def example_chats(recipe: Recipe) -> list[str]:
@@ -173,6 +193,16 @@ def example_chats(recipe: Recipe) -> list[str]:
         return []
     examples = read_examples(recipe.data_dir / "test.jsonl")[:EXAMPLES]
     return [example.dialogue for example in examples]
+
+
+def serve(app: ASGIApp, bound: socket.socket) -> None:
+    """Answer requests in a thread, where uvicorn leaves Ctrl-C to the caller."""
+    import uvicorn
+
+    bound.listen()
+    # h11 bounds the headers, as the page bounds the body; ws: there are no other ways in
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http="h11", ws="none"))
+    Thread(target=server.run, args=([bound],), daemon=True).start()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -208,21 +238,13 @@ def main() -> None:
     app = build(Pair(recipe, adapter), examples, args.host)
     if args.host not in LOCAL:
         print(f"note: whoever reaches {args.host} can use the page", file=sys.stderr)
-
-    import uvicorn
-
-    bound.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    # In a thread, where uvicorn leaves Ctrl-C to us.
-    Thread(target=server.run, args=([bound],), daemon=True).start()
+    serve(app, bound)
     print(f"http://{args.host}:{bound.getsockname()[1]} shows the page; Ctrl-C ends it", flush=True)
     try:
         Event().wait()
     except KeyboardInterrupt:
         print(flush=True)
-        os._exit(
-            0
-        )  # a summary that is being made, which no request waits for any more, would delay the end
+        os._exit(0)  # a summary being made, which no request waits for, would delay the end
 
 
 if __name__ == "__main__":

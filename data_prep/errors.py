@@ -19,6 +19,11 @@ from typing import IO
 # `kernels` reads `LOCAL_KERNELS`: it takes the folder named there, and one that is missing is an
 # error that bitsandbytes catches. No other kernel and no model is kept away.
 NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
+# Each of our packages imports this module before anything else, for other packages read these on
+# import: a command's first lines, and a notebook's `from eval.generate import Summarizer`.
+os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
+if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
+    os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
 
 # C0 and C1 but for line ends and tabs, halves of surrogate pairs, and what turns the direction
 CONTROL = re.compile(
@@ -38,9 +43,6 @@ def run_cli(main: Callable[[], None]) -> None:
     That holds for whatever a reader, a decoder or a parser raises; `--debug` adds the traceback.
     """
     global debug
-    os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
-    if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
-        os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
     _quiet_libraries()
     if "--debug" in sys.argv[1:]:
         debug = True

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from fastapi.testclient import TestClient
+from starlette.testclient import TestClient
 
 from chat.page import MOST_CHARACTERS, Pair, bind, build, example_chats, main
 from data_prep.errors import UserError, run_cli
@@ -120,7 +120,7 @@ def test_what_the_server_answers(pair: Pair) -> None:
     for path in ("/", "/docs", "/upload"):
         assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
     text = {"Content-Type": "text/plain"}
-    assert client.post("/summary", content=answer.request.content, headers=text).status_code == 422
+    assert client.post("/summary", content=answer.request.content, headers=text).status_code == 403
     assert client.get("/docs").status_code == client.post("/upload").status_code == 404
 
 

@@ -1,0 +1,140 @@
+"""No command asks another machine for anything that its recipe does not name."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from chat.page import bind
+from tests.conftest import ROOT
+from tests.run_records import NAME
+
+# what would keep the packages from asking, or hide that they do
+KEPT_OFF = re.compile(
+    "HF_.*|HUGGING.*|TRANSFORMERS_.*|AXOLOTL_.*|DO_NOT_TRACK|LOCAL_KERNELS|WANDB_.*|.*_proxy", re.I
+)
+RECIPE = f"{NAME}.yml"
+PREDICTIONS = f"results/{NAME}/predictions.base.jsonl"
+COMMANDS = [
+    ["data_prep", RECIPE],
+    ["training.preflight", RECIPE],
+    ["eval.run", RECIPE, "--limit", "1"],
+    ["eval.score", "--predictions", PREDICTIONS, "--resamples", "10", "--workers", "2"],
+    ["chat.summarize", RECIPE, "chat.txt"],
+    ["scripts.publish", RECIPE, "--repo", "user/name"],
+]
+# A notebook's import first, then all commands, as `python -m` runs them; the page last, which ends
+# its process at Ctrl-C.
+SESSION = f"""
+import eval.hf_engine
+import json, os, runpy, signal, sys, threading, time, urllib.request
+import bitsandbytes
+assert bitsandbytes.functional.has_avx512bf16()
+
+def run(module, *args):
+    print("#", module, flush=True)
+    sys.argv = [module, *args]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        assert not end.code, (module, end.code)
+
+def ask():
+    question = json.dumps({{"model": "tuned", "dialogue": "A: hi"}}).encode()
+    request = urllib.request.Request(
+        "http://localhost:" + port + "/summary", question, {{"Content-Type": "application/json"}})
+    for _ in range(600):
+        try:
+            print(urllib.request.urlopen(request).read(), flush=True)
+            break
+        except OSError:
+            time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+
+port = sys.argv[1]
+for command in {COMMANDS}:
+    run(*command)
+threading.Thread(target=ask).start()
+run("chat.page", {RECIPE!r}, "--port", port)
+"""
+
+
+def watched(
+    folder: Path, code: str, *args: str
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run Python code; what it did, and the connections that it and its children wanted."""
+    hook, noted = folder / "hook", folder / "connections.txt"
+    hook.mkdir()
+    noted.touch()
+    shutil.copy(Path(__file__).with_name("connections.py"), hook / "sitecustomize.py")
+    env = {key: value for key, value in os.environ.items() if not KEPT_OFF.fullmatch(key)}
+    env |= {"PYTHONPATH": f"{hook}{os.pathsep}{ROOT}", "CONNECTIONS": str(noted)}
+    env |= {"HF_HOME": str(folder / "hf")}  # where nothing is cached
+    done = subprocess.run(
+        [sys.executable, "-c", code, *args], cwd=folder, env=env, capture_output=True, text=True
+    )
+    return done, noted.read_text("utf-8").splitlines()
+
+
+def test_no_command_connects_to_what_its_recipe_does_not_name(run: Path) -> None:
+    """With a local model and local data it names nothing; the page is asked for a summary too."""
+    (run / "chat.txt").write_text("Anna: are you coming?\nBen: yes, at 8\n", "utf-8")
+    with bind("127.0.0.1", 0) as free:
+        port = str(free.getsockname()[1])
+    done, connections = watched(run, SESSION, port)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert '"error":""' in done.stdout and "new tokens" in done.stdout
+    assert connections == []
+
+
+def test_the_hook_sees_every_way_to_connect_and_children_too(tmp_path: Path) -> None:
+    ways = """
+import socket, subprocess, sys, urllib.request
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number, connect in enumerate([
+    lambda: socket.create_connection(("name.example", 80)),
+    lambda: socket.gethostbyname("old.example"),
+    lambda: socket.socket().connect(("192.0.2.1", 80)),
+    lambda: socket.socket().connect_ex(("192.0.2.2", 80)),
+    lambda: udp.sendto(b"x", ("192.0.2.3", 53)),
+    lambda: udp.sendmsg([b"x"], [], 0, ("192.0.2.4", 53)),
+    lambda: socket.socket(socket.AF_INET6).connect(("2001:db8::1", 80)),
+    lambda: urllib.request.urlopen("http://library.example"),
+    lambda: __import__("httpx").get("https://client.example"),
+    lambda: subprocess.run([sys.executable, "-c",
+        "import socket; socket.getaddrinfo('child.example', 1)"], check=True, stderr=-3),
+]):
+    try:
+        connect()
+        print("was let through:", number)
+    except Exception:
+        pass
+here = socket.create_server(("127.0.0.1", 0))
+socket.create_connection(here.getsockname())  # a connection to this machine is none
+"""
+    done, connections = watched(tmp_path, ways)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert [line.split()[1] for line in connections] == [
+        "name.example", "old.example", *(f"192.0.2.{n}" for n in (1, 2, 3, 4)), "2001:db8::1",
+        "library.example", "client.example", "child.example",
+    ]  # fmt: skip
+
+
+def test_without_our_setting_the_hub_would_be_asked(tmp_path: Path) -> None:
+    """What bitsandbytes does on import on such a processor."""
+    asking = 'from kernels import get_kernel; get_kernel("{}", version=1)'.format(
+        "kernels-community/quantization-bitsandbytes"
+    )
+    done, connections = watched(tmp_path, asking)
+    assert done.returncode and connections[0].split()[1] == "huggingface.co"
+
+
+@pytest.mark.parametrize("package", ["data_prep", "eval", "training", "chat", "scripts"])
+def test_importing_a_package_is_enough(package: str, tmp_path: Path) -> None:
+    asking = f"import {package}, os; print(os.environ['LOCAL_KERNELS'])"
+    done, _ = watched(tmp_path, asking)
+    assert "quantization-bitsandbytes=/nonexistent" in done.stdout, done.stderr

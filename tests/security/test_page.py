@@ -1,0 +1,267 @@
+"""The page's server against pages of other sites: names, origins, sizes, routes; a tiny model."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from chat.page import MOST_BYTES, MOST_CHARACTERS, Pair, Prompt, bind, build, serve
+from data_prep.recipe import load_recipe
+from eval.generate import Prediction
+from tests.chat.fixtures import tiny_recipe
+
+QUESTION = {"model": "base", "dialogue": "Anna: hi\nBen: yo"}
+BODY = json.dumps(QUESTION).encode()
+JSON = {"Content-Type": "application/json"}
+OWN = "http://127.0.0.1:{port}"
+
+
+class Counting(Pair):
+    """A pair that counts what it was asked for."""
+
+    asked = 0
+
+    def summarize(self, model: str, prompt: Prompt) -> tuple[Prediction, float]:
+        Counting.asked += 1
+        return super().summarize(model, prompt)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Pair:
+    path = tiny_recipe(tmp_path_factory.mktemp("page"), tiny_smollm2, 200, max_new_tokens=4)
+    recipe = load_recipe(path)
+    return Counting(recipe, recipe.output_dir)
+
+
+def start(app: Any) -> int:
+    bound = bind("127.0.0.1", 0)
+    serve(app, bound)
+    return int(bound.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def port(pair: Pair) -> int:
+    return start(build(pair, [], "127.0.0.1"))
+
+
+@pytest.fixture
+def client(port: int) -> Iterator[httpx.Client]:
+    """Of a real server; what it refuses has cost no summary."""
+    with httpx.Client(base_url=OWN.format(port=port), trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def nothing_asked() -> Iterator[None]:
+    before = Counting.asked
+    yield
+    assert Counting.asked == before
+
+
+@pytest.mark.parametrize("headers", [
+    {}, {"Origin": OWN}, {"Sec-Fetch-Site": "same-origin"}, {"Host": "localhost:{port}"},
+    {"Host": "localhost:{port}", "Origin": "http://localhost:{port}"},
+], ids=str)  # fmt: skip
+def test_the_page_itself_is_answered(
+    client: httpx.Client, port: int, headers: dict[str, str]
+) -> None:
+    sent = JSON | {name: value.format(port=port) for name, value in headers.items()}
+    before = Counting.asked
+    answer = client.post("/summary", content=BODY, headers=sent)
+    assert answer.status_code == 200 and answer.json()["facts"] and Counting.asked == before + 1
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize("host", [
+    "evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example",
+    "evil@127.0.0.1", "www.localhost", "localhost.", "10.0.0.1", "[::ffff:127.0.0.1]", "*", "",
+])  # fmt: skip
+def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> None:
+    """DNS rebinding: its own name was pointed at this machine, so that it is the same origin."""
+    name = host.format(port=port)
+    sent = JSON | {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
+    assert client.get("/", headers=sent).status_code == 400
+    assert client.post("/summary", content=BODY, headers=sent).status_code == 400
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize("headers", [
+    {"Origin": "http://evil.example"}, {"Origin": "null"}, {"Origin": ""},
+    {"Origin": "http://127.0.0.1"}, {"Origin": "http://127.0.0.1:1"}, {"Origin": OWN + ".evil"},
+    {"Origin": "http://localhost:{port}"}, {"Origin": "file://"}, {"Origin": "http://[:{port}"},
+    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"}, {"Origin": OWN, "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"},
+    {"Content-Type": "text/plain"}, {"Content-Type": ""},
+    {"Content-Type": "application/x-www-form-urlencoded"},
+    {"Content-Type": "multipart/form-data; boundary=x"},
+], ids=str)  # fmt: skip
+def test_a_page_of_another_origin(client: httpx.Client, port: int, headers: dict[str, str]) -> None:
+    sent = JSON | {name: value.format(port=port) for name, value in headers.items()}
+    assert client.post("/summary", content=BODY, headers=sent).status_code == 403
+
+
+def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
+    sent = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    asked = client.options("/summary", headers=sent)
+    answers = [asked, client.get("/", headers=sent), client.post("/summary", headers=sent)]
+    assert [answer.status_code for answer in answers] == [405, 200, 403]
+    assert not [name for answer in answers for name in answer.headers if "access-control" in name]
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize("path", [
+    "/upload", "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/file=/etc/passwd",
+    "/proxy=http://evil.example/", "/gradio_api/proxy=http://evil.example/", "/redirect",
+    "/?url=http://evil.example/", "/docs", "/openapi.json", "/summary/", "//summary",
+    "//evil.example/..", "/%2e%2e/%2e%2e/etc/passwd", "/static/../page.py", "/summary/../summary/",
+    "/config", "/queue/join", "/login/huggingface", "/_vercel",
+])  # fmt: skip
+def test_there_are_two_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
+    """Nothing is stored, sent, fetched for a page or redirected."""
+    answers = [client.request(way, path, content=b"x") for way in ("GET", "POST", "PUT", "DELETE")]
+    home = path.startswith("/?")
+    wanted = [200 if home else 404] + [405 if home else 404] * 3
+    assert [answer.status_code for answer in answers] == wanted
+    assert not [answer for answer in answers if {"location", "set-cookie"} & {*answer.headers}]
+
+
+def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+               "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
+    answers = [client.get(path, headers=upgrade) for path in ("/", "/summary", "/queue/join")]
+    assert [answer.status_code for answer in answers] == [200, 405, 404]
+
+
+# ---- bodies ----
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_of_any_size_is_neither_kept_nor_read_on(
+    client: httpx.Client, chunked: bool
+) -> None:
+    """The second one tells no length, and would never end."""
+    process, sent = psutil.Process(), 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 200_000_000:
+            yield b"[" * 1_000_000
+            sent += 1_000_000
+
+    before = process.memory_info().rss
+    length = {} if chunked else {"Content-Length": "200000000"}
+    answer = client.post("/summary", content=chunks(), headers=JSON | length)
+    assert answer.status_code == 413 and f"{MOST_CHARACTERS:,} characters" in answer.text
+    assert process.memory_info().rss - before < 50_000_000
+
+
+def test_a_long_chat_is_told_so_however_it_is_written(client: httpx.Client) -> None:
+    for character in ("a", "\x01", "😅"):
+        body = json.dumps(QUESTION | {"dialogue": character * MOST_CHARACTERS}, ensure_ascii=False)
+        answer = client.post("/summary", content=body.encode(), headers=JSON)
+        assert len(body.encode()) < MOST_BYTES and "too long" in answer.json()["error"]
+    body = json.dumps(QUESTION | {"dialogue": "a" * (MOST_CHARACTERS + 1)})
+    answer = client.post("/summary", content=body, headers=JSON)
+    assert "more than 200,000" in answer.json()["error"]
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize("body", [
+    b"", b"\xff", b"null", b"[]", b"[" * 100_000, b'{"a":' * 100_000, b"NaN", b"1" * 100_000,
+    b'{"model": NaN, "dialogue": "A: hi"}', b'{"model": "base", "dialogue": "A: \\ud83d"}',
+    b'{"model": "evil", "dialogue": "A: hi"}', b'{"model": "base", "dialogue": ["A: hi"]}',
+], ids=lambda body: str(body[:30]))  # fmt: skip
+def test_a_body_that_is_no_question(
+    client: httpx.Client, body: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = client.post("/summary", content=body, headers=JSON)
+    assert answer.status_code == 422 and answer.text.startswith("The chat cannot be read")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_sender_that_goes_away_leaves_no_traceback(
+    client: httpx.Client, port: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    head = f"POST /summary HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
+    for rest in ("Content-Length: 99\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
+        with socket.create_connection(("127.0.0.1", port)) as sender:
+            sender.sendall((head + rest).encode())
+    assert client.get("/").status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+# ---- where it is served ----
+
+
+def test_a_page_for_other_machines_answers_to_this_one_s_names(pair: Pair) -> None:
+    from starlette.testclient import TestClient
+
+    client = TestClient(build(pair, [], "0.0.0.0"), base_url="http://0.0.0.0:7860")
+    cards = [card for cards in psutil.net_if_addrs().values() for card in cards]
+    own = [card.address for card in cards if card.family == socket.AF_INET]
+    for host in ("127.0.0.1", "localhost", socket.gethostname(), *own):
+        assert client.get("/", headers={"Host": f"{host.lower()}:7860"}).status_code == 200
+    for host in ("evil.example", "203.0.113.7", "*", ""):
+        assert client.get("/", headers={"Host": host}).status_code == 400
+
+
+# ---- in a browser ----
+
+EVIL = """<form method=post action="{url}summary" enctype="text/plain" target=frame>
+<input name='{"model":"base","dialogue":"A: hi' value='"}'></form><iframe name=frame></iframe>
+<script>
+async function attack() {
+  document.forms[0].submit();
+  const body = '{"model":"base","dialogue":"A: hi"}', method = "POST", mode = "no-cors";
+  const ways = [
+    {method, mode, body}, {method, mode, body: new Blob([body])},
+    {method, mode, body: new Blob([body], {type: "text/plain"})},
+    {method, body, headers: {"Content-Type": "application/json"}},
+  ];
+  const told = await Promise.all(ways.map(way => fetch("{url}summary", way).then(
+    answer => answer.text(), () => "refused")));
+  navigator.sendBeacon("{url}summary", new Blob([body]));
+  return told;
+}
+</script>"""
+
+
+@pytest.mark.usefixtures("nothing_asked")
+def test_a_page_of_another_site_in_a_browser(browser: Any, port: int) -> None:
+    html = EVIL.replace("{url}", f"http://127.0.0.1:{port}/")
+    other = start(Starlette(routes=[Route("/", HTMLResponse(html))]))
+    for host in ("localhost", "127.0.0.1"):  # another site; the same site, another origin
+        page = browser.new_page()
+        page.goto(f"http://{host}:{other}/")
+        # of what is sent without asking first, an answer cannot be read
+        assert page.evaluate("attack()") in (["", "", "", "refused"], ["refused"] * 4)
+        page.wait_for_timeout(200)
+        page.close()
+
+
+@pytest.mark.usefixtures("nothing_asked")
+def test_a_name_pointed_at_this_machine_in_a_browser(browser: Any, port: int) -> None:
+    from tests.browser import CHROMIUM
+
+    rules = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
+    rebound = browser.browser_type.launch(executable_path=CHROMIUM, args=rules)
+    page = rebound.new_page()
+    answer = page.goto(f"http://evil.example:{port}/")
+    assert answer.status == 400 and "Invalid host header" in page.content()
+    posted = page.evaluate(
+        "body => fetch('/summary', {method: 'POST', body, "
+        "headers: {'Content-Type': 'application/json'}}).then(answer => answer.status)",
+        BODY.decode(),
+    )
+    assert posted == 400
+    rebound.close()
