@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from data_prep.errors import UserError, run_cli, whole_file, whole_files
+from data_prep.errors import UserError, check_outputs, run_cli, whole_file, whole_files
 from eval.ratings import Rating, evaluate, tables
 
 # A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
@@ -66,6 +66,7 @@ def main() -> None:
     except (OSError, ValidationError) as error:
         reason = getattr(error, "strerror", None) or "is not the key of a sheet"
         raise UserError(f"{path}: {reason}; name the right one by --key") from error
+    check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), path])
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
     if args.output:
         with whole_file(args.output) as file:
@@ -85,6 +86,7 @@ def write_sheet(args: argparse.Namespace) -> None:
     from data_prep.sources import sha256_of
     from eval.compare import find_runs
     from eval.outputs import FieldNames, Record, read_records
+    from eval.predictions import key_file
 
     key_path = args.output.with_suffix(".key.json")
     for path in (args.output, key_path):  # a sheet that is with a rater is lost without its key
@@ -101,6 +103,7 @@ def write_sheet(args: argparse.Namespace) -> None:
         files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
     if len(files) < 2:
         raise UserError("sheet: name a results folder, or the predictions of two or more systems")
+    check_outputs(key_path, args.output, inputs=[*files.values(), *map(key_file, files.values())])
 
     def text(record: Record, name: str) -> str:
         # half a surrogate pair, which JSON can hold, cannot be written
