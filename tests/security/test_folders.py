@@ -17,15 +17,13 @@ from data_prep.errors import UserError, temporary_folder, whole_file
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
 from tests.conftest import ROOT, derived_recipe
-from tests.data_prep.corpora import OUTPUTS, chats, members, outputs, write_archive, write_recipe
+from tests.data_prep.corpora import OUTPUTS, chats, members, write_archive, write_recipe
 from training import run_record
 
 
 def left(*folders: Path) -> list[Path]:
-    """What our commands write before it is whole."""
-    return [path for folder in folders for path in folder.glob("*.partial")] + [
-        path for folder in folders for path in folder.glob(".*.partial")
-    ]
+    """What our commands write before it is whole, hidden files too."""
+    return [path for folder in folders for path in folder.glob("*.partial")]
 
 
 def wait_for(true: Callable[[], Any], process: Any = None) -> None:
@@ -39,34 +37,26 @@ def wait_for(true: Callable[[], Any], process: Any = None) -> None:
 def test_a_killed_data_prep_leaves_nothing_that_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """Twice killed, while it writes the rows of an archive; then it is let run."""
+    """Killed while it writes the rows of an archive; then another one is prepared there."""
     unpacking = tmp_path / "tmp"
     unpacking.mkdir()
-    source = write_archive(tmp_path / "corpus.zip", members(chats(train=40_000)))
+    source = write_archive(tmp_path / "corpus.zip", members(chats(train=20_000)))
     recipe = load_recipe(write_recipe(tmp_path, source, base_model="none/here"))
     recipe.data_dir.mkdir()
-    earlier = {name: b"earlier" for name in OUTPUTS}
-    for name, content in earlier.items():
-        (recipe.data_dir / name).write_bytes(content)
-    for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "data_prep", recipe.path, "--overwrite"], cwd=ROOT,
-            env={**os.environ, "TMPDIR": str(unpacking)}, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        before = set(left(recipe.data_dir, unpacking))
-        wait_for(
-            lambda p=process, b=before: any(
-                path.stat().st_size for path in set(left(recipe.data_dir)) - b if path.exists()
-            ),
-            process,
-        )
-        process.send_signal(number)
-        assert process.wait(60) == (-number if number == signal.SIGKILL else 128 + number)
-        found = left(recipe.data_dir, unpacking)
-        assert len(found) == (5 if number == signal.SIGKILL else 0)  # not those of the first kill
-        assert {n: c for n, c in outputs(recipe.data_dir).items() if n in OUTPUTS} == earlier
+    for name in OUTPUTS:
+        (recipe.data_dir / name).write_text("earlier")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "data_prep", recipe.path, "--overwrite"], cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(unpacking)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for(lambda: any(path.stat().st_size for path in left(recipe.data_dir)), process)
+    process.send_signal(number)
+    killed = number == signal.SIGKILL
+    assert process.wait(60) == (-number if killed else 128 + number)
+    assert len(left(recipe.data_dir, unpacking)) == (5 if killed else 0)
+    assert all((recipe.data_dir / name).read_text() == "earlier" for name in OUTPUTS)
     monkeypatch.setattr(tempfile, "tempdir", str(unpacking))
-    source = write_archive(tmp_path / "corpus.zip", members(chats()))
+    write_archive(source, members(chats()))
     prepare(recipe, overwrite=True)
     assert sorted(path.name for path in recipe.data_dir.iterdir()) == sorted(OUTPUTS)
     assert not list(unpacking.iterdir())
@@ -132,13 +122,17 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("by", ["name", "link"])
-@pytest.mark.parametrize("kind", FOREIGN)
+@pytest.mark.parametrize(
+    ("kind", "by"), [*((kind, "name") for kind in FOREIGN), ("a model", "link")]
+)
 def test_a_training_into_a_foreign_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, kind: str, by: str
 ) -> None:
     """By the plugin, in the order in which Axolotl asks it, before Axolotl writes there."""
-    plugin = pytest.importorskip("training.plugin")
+    from axolotl.utils.dict import DictDefault
+
+    from training import plugin
+
     folder = tmp_path / "foreign"
     for name in FOREIGN[kind]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -148,9 +142,11 @@ def test_a_training_into_a_foreign_folder_is_refused(
         named = tmp_path / "link"
         named.symlink_to(folder)
     path = derived_recipe("smollm2_samsum", tmp_path, "r", output_dir=str(named))
-    config = {**load_recipe(path).config, "axolotl_config_path": str(path)}
+    config = DictDefault({**load_recipe(path).config, "axolotl_config_path": str(path)})
     monkeypatch.setattr(sys, "argv", ["axolotl.cli.train", str(path)])
-    monkeypatch.setattr(plugin, "end_in_one_line", lambda _: None)  # it sets a hook for good
+    for name in ("end_in_one_line", "SummarizationPlugin._use_cpu"):  # they change this process
+        monkeypatch.setattr(f"training.plugin.{name}", lambda *_: None)
+    monkeypatch.setattr(plugin, "machine_problems", lambda *_: [])
     refusing = plugin.SummarizationPlugin()
     with pytest.raises((SystemExit, UserError)) as ended:
         refusing.register(config)

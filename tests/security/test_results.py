@@ -102,15 +102,14 @@ def test_every_file_that_is_loaded_is_in_key_and_signature(
     "more",
     [{"tokens": ["<x>"]}, {"added_tokens_overrides": {5: "<x>"}}, {"eot_tokens": ["<|im_end|>"]}],
 )
-def test_every_key_of_the_tokenizer_is_in_the_key(
-    tmp_path: Path, smollm2: Path, more: dict[str, Any]
-) -> None:
+def test_every_key_of_the_tokenizer_is_in_the_key(tmp_path: Path, more: dict[str, Any]) -> None:
+    more["base_model"] = "none/here"
     keys = [
         signature.generation_key(
             load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key", **overrides)),
             "base", Decoding(), "data", None,
         ).prompt_hash
-        for overrides in ({}, more)
+        for overrides in ({"base_model": "none/here"}, more)
     ]  # fmt: skip
     assert keys[0] != keys[1]
 
