@@ -6,7 +6,6 @@ Use: `for item in read_all(["chat.txt", "export.zip"], "dialogue", sys.stdin.buf
 import json
 import os
 import re
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,7 +18,7 @@ from typing import IO, Any
 from chat import apps, slack, telegram, texts, whatsapp
 from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
-from data_prep.errors import UserError, check_file, reason_of
+from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 
 # What can hold messages; of an archive, files with these endings are unpacked.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
@@ -306,7 +305,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
 
     Raises UserError where the archive is too large or cannot be unpacked: damaged, or encrypted.
     """
-    with tempfile.TemporaryDirectory() as name:
+    with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(archive) as zipped:
                 members = [
@@ -315,7 +314,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 # a Mac adds a folder with what it knows about the files
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
-                zipped.extractall(name, members)  # which keeps to the folder
+                zipped.extractall(folder, members)  # which keeps to the folder
         except RecursionError:  # a RuntimeError, of which the caller says what it means
             raise
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
@@ -323,4 +322,4 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 f"{archive}: cannot be unpacked ({error}); fetch it again, or unpack it yourself "
                 "and give the folder"
             ) from error
-        yield Path(name)
+        yield folder

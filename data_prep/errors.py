@@ -1,18 +1,23 @@
 """Errors that the user can fix, and files that appear whole or not at all."""
 
 import builtins
+import fcntl
 import logging
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
+import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 # bitsandbytes 0.50 asks the hub for this kernel on import (backends/cpu/ops.py, on a CPU with
 # AVX512-BF16), and loads compiled code from there; its own C function does the same. The package
@@ -31,6 +36,7 @@ CONTROL = re.compile(
 )
 
 debug = False  # whether `--debug` was given, also to the command that started this one
+UNPACKED = "samsum-lora"  # begins the names of our temporary folders
 
 
 class UserError(Exception):
@@ -50,6 +56,8 @@ def run_cli(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal may have no letter for what is printed
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
+    with suppress(OSError):  # there may be no temporary folder
+        _remove_left(Path(tempfile.gettempdir()), UNPACKED)
     # files that are half-written and folders of what was unpacked are removed, as with Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -169,6 +177,23 @@ def writing_to(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_outputs(*paths: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise UserError where one of these files cannot be replaced, or is one of the `inputs`."""
+    places = [os.path.realpath(path) for path in paths]
+    for path in paths:
+        why = ""
+        if places.count(os.path.realpath(path)) > 1:
+            why = "is named for two outputs"
+        elif any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+            why = "is also an input of this command"
+        elif path.is_symlink() or (path.exists() and not path.is_file()):
+            why = "is not a plain file but a folder, a link or a device"
+        elif path.exists() and not os.access(path, os.W_OK):
+            why = "is write-protected"
+        if why:
+            raise UserError(f"{path}: {why}; choose another place. Earlier files are untouched")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[str]]:
     """Open a text file that replaces `path` only when the block ends without an error."""
@@ -181,22 +206,81 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
     """Open text files in `folder` that replace those of these names, all or none of them.
 
     They do so, in the order of `names`, once the block has ended and all of them are on the disk.
+    Raises UserError before the block where one of them cannot be replaced.
     """
-    partials = {name: folder / f".{name}.{os.getpid()}.partial" for name in names}
-    try:
-        with writing_to(folder), ExitStack() as stack:
-            folder.mkdir(parents=True, exist_ok=True)
-            files: dict[str, IO[str]] = {
-                name: stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
-                for name, path in partials.items()
-            }
+    targets = {name: folder / name for name in names}
+    with ExitStack() as stack:
+        with writing_to(folder / names[0]):
+            check_outputs(*targets.values())  # before the work, and again after it
+            files: dict[str, IO[str]] = {}
+            for name, target in targets.items():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                new = partial(Path.touch, exist_ok=False)
+                path = stack.enter_context(_partial(target.parent, f".{target.name}", new))
+                files[name] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
             yield files
             for file in files.values():
                 file.flush()
                 os.fsync(file.fileno())
-            for name, path in partials.items():
-                path.replace(folder / name)
+            check_outputs(*targets.values())
+        for name, target in targets.items():
+            os.replace(files[name].name, target)
+
+
+def temporary_folder() -> AbstractContextManager[Path]:
+    """A folder in TMPDIR for what is unpacked, which no other user may read."""
+    return _partial(Path(tempfile.gettempdir()), UNPACKED, partial(Path.mkdir, mode=0o700))
+
+
+@contextmanager
+def _partial(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A file or folder `<name>.<32 hex digits>.partial`, which is gone when the block ends.
+
+    The name does not tell the process: two containers on one volume may have the same number.
+    """
+    _remove_left(folder, name)
+    number = uuid4().hex
+    new, path = folder / f".{number}", folder / f"{name}.{number}.partial"
+    try:
+        make(new)
+        with _locked(new, needed=False):
+            new.rename(path)  # only now can another process find it, and it is locked
+            yield path
     finally:
-        for path in partials.values():
+        for made in (new, path):
             with suppress(OSError):  # where the folder is none, neither is the file
-                path.unlink()
+                _remove(made)
+
+
+def _remove_left(folder: Path, name: str) -> None:
+    """Remove what processes that were killed have left: their locks ended with them."""
+    for left in folder.iterdir():
+        if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{32}}\.partial", left.name):
+            with suppress(OSError), _locked(left):
+                if left.stat().st_uid == os.geteuid():
+                    _remove(left)
+
+
+@contextmanager
+def _locked(path: Path, needed: bool = True) -> Iterator[None]:
+    """Hold a file's or folder's lock; raises OSError where it is `needed` and cannot be had."""
+    mode = os.O_RDONLY if path.is_dir() else os.O_RDWR  # NFS locks what can be written
+    descriptor = os.open(path, mode | os.O_NOFOLLOW)
+    try:
+        # Lustre may have no locks: there, what kill -9 leaves stays
+        with nullcontext() if needed else suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir():
+        path.unlink()
+        return
+    for parent, folders, _ in os.walk(path):  # an archive can make a folder read-only
+        for inner in (os.path.join(parent, name) for name in folders):
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
+    shutil.rmtree(path, ignore_errors=True)

@@ -283,6 +283,7 @@ class _Preparation:
             )
 
     def _manifest(self) -> Manifest:
+        self.source.check_unchanged()
         packages = ["datasets", "transformers", "tokenizers", "axolotl"]
         if any(name.endswith(".7z") for name in self.source.file_hashes):
             packages.append("py7zr")

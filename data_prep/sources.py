@@ -8,14 +8,13 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from data_prep.errors import UserError, check_file, reason_of
+from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
 SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
@@ -39,6 +38,7 @@ class Source:
         """
         self.source, self.revision, self.config = source, revision, config
         self.file_hashes: dict[str, str] = {}
+        self._hashed: dict[Path, tuple[int, str]] = {}  # when each last changed, and its hash
         self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
         self.notes: dict[str, None] = {}  # what was guessed or left out, in order
         self._names, self._cut = {"id", "split", *names}, set(cut)
@@ -148,11 +148,11 @@ class Source:
     def _find_files(self, path: Path) -> None:
         folder = path
         if path.suffix in (".7z", ".zip") and path.is_file():
-            self.file_hashes[path.name] = sha256_of(path)
-            folder = self._root = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory()))
+            self._hash([path], path.parent)
+            folder = self._root = self._cleanup.enter_context(temporary_folder())
             _unpack(path, folder)
         elif not path.is_dir():
-            self.file_hashes[path.name] = sha256_of(path)
+            self._hash([path], path.parent)
             self._files = {None: [path]}
             return
         # a Mac adds hidden files to what it packs
@@ -180,7 +180,20 @@ class Source:
                 )
             files = [file for file in files if file in read]
         if folder == path:
-            self.file_hashes |= {str(f.relative_to(path)): sha256_of(f) for f in files}
+            self._hash(files, path)
+
+    def _hash(self, files: list[Path], folder: Path) -> None:
+        for file in files:
+            self._hashed[file] = state = _state_of(file)
+            self.file_hashes[str(file.relative_to(folder))] = state[1]
+
+    def check_unchanged(self) -> None:
+        """Raise UserError where a file is not as it was hashed: the rows may be of another one."""
+        for file, state in self._hashed.items():
+            if not file.is_file() or _state_of(file) != state:
+                raise UserError(
+                    f"{file}: was changed or replaced while it was read; run the same command again"
+                )
 
     def _load_from_disk(self, folder: Path) -> None:
         from datasets import Dataset, load_from_disk
@@ -220,6 +233,11 @@ class Source:
 
 def _by_split(corpus: dict[str, Any]) -> dict[str | None, Any]:
     return {SPLIT_NAMES.get(split.lower(), split): rows for split, rows in corpus.items()}
+
+
+def _state_of(path: Path) -> tuple[int, str]:
+    # by its content alone, a file would be the same that was another one and is put back
+    return path.stat().st_ctime_ns, sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:

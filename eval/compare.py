@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.errors import UserError, check_outputs, run_cli, whole_files
 from data_prep.settings import Rouge
 from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
@@ -26,6 +26,7 @@ from eval.baselines import System, lead, longest
 from eval.html_report import page
 from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
+from eval.predictions import key_file
 from eval.report import HEADERS, aligned, cell, markdown
 from eval.score import rouge_of, rouge_options
 from eval.scores import PRIMARY, Bootstrap, PairedTest, Score, Scores
@@ -380,17 +381,19 @@ def main() -> None:
     """Compare, print, and write the page and what else is asked for."""
     args = _arguments()
     names = ("language", "tokenizer", "stemmer", "lsum", "strip")
-    compared = compare(args.runs, **{name: getattr(args, name) for name in names})
     paths = [path for path in (args.output, args.csv, args.latex, args.markdown) if path]
-    if len(set(paths)) < len(paths):
-        raise UserError(f"{paths[0]}: two outputs have one name; give each its own")
+    read = [Path(run.partition("=")[2] or run) for run in args.runs]
+    for run in find_runs(args.runs):
+        read += [run.file, key_file(run.file), run.file.with_name("scores.json")]
+    check_outputs(*paths, inputs=read)
+    compared = compare(args.runs, **{name: getattr(args, name) for name in names})
     written = {args.output: html(compared)}
     for path, text in ((args.csv, as_csv), (args.latex, as_latex), (args.markdown, as_markdown)):
         if path:
             written[path] = text(compared)
-    for path, content in written.items():
-        with whole_file(path) as file:
-            file.write(content)
+    with whole_files(Path(), *map(str, written)) as files:
+        for path, content in written.items():
+            files[str(path)].write(content)
     print(aligned(compared.table()))
     print(f"\n{aligned(test_rows(compared))}\n")
     notes = [f"note: {note}" for note in compared.scores.notes]

@@ -58,7 +58,7 @@ def generate_file(
         old = _keep_if_made_with(shard, key)
         if old is None and (record := read_record(path)):
             old = record.key
-        if old and old != key:
+        if old and not key.matches(old):
             tqdm.write(f"{path}: generated again: {difference(old, key)}")
         processes.wait_for_everyone()  # from here on no shard holds another key
         done = _read_shards(path, key)

@@ -16,7 +16,14 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from data_prep.errors import UserError, reading, run_cli, whole_file, whole_files
+from data_prep.errors import (
+    UserError,
+    check_outputs,
+    reading,
+    run_cli,
+    whole_file,
+    whole_files,
+)
 from eval.ratings import Rating, evaluate, tables
 
 # A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
@@ -63,6 +70,7 @@ def main() -> None:
     path = args.key or (own if own in keys else keys[0])
     with reading(path, "name the right key by --key"):
         key = Key.model_validate_json(path.read_bytes())
+    check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), path])
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
     if args.output:
         with whole_file(args.output) as file:
@@ -82,6 +90,7 @@ def write_sheet(args: argparse.Namespace) -> None:
     from data_prep.sources import sha256_of
     from eval.compare import find_runs
     from eval.outputs import FieldNames, Record, read_records
+    from eval.predictions import key_file
 
     key_path = args.output.with_suffix(".key.json")
     for path in (args.output, key_path):  # a sheet that is with a rater is lost without its key
@@ -98,6 +107,7 @@ def write_sheet(args: argparse.Namespace) -> None:
         files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
     if len(files) < 2:
         raise UserError("sheet: name a results folder, or the predictions of two or more systems")
+    check_outputs(key_path, args.output, inputs=[*files.values(), *map(key_file, files.values())])
 
     def text(record: Record, name: str) -> str:
         # half a surrogate pair, which JSON can hold, cannot be written

@@ -4,14 +4,16 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 """
 
 import argparse
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.errors import UserError, check_outputs, run_cli, writing_to
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples, template_note
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
+from data_prep.sources import sha256_of
 from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
 from eval.predictions import FileRecord, copy_predictions, finished_record
 from eval.scores import Scores
@@ -63,7 +65,7 @@ def evaluate(
     `given`: the folder of another adapter than the one in the recipe's `output_dir`.
     """
     from eval.metrics import check_bertscore, model_folder
-    from eval.results import write_results
+    from eval.results import NAMES, write_results
 
     # where a model is missing, say so before anything is generated
     if "embedding" in recipe.summarization.metrics:
@@ -71,15 +73,20 @@ def evaluate(
     if "bertscore" in recipe.summarization.metrics:
         check_bertscore(recipe.summarization.bertscore)
     manifest = check_prepared(recipe)
-    examples = read_examples(recipe.data_dir / f"{split}.jsonl")[:limit]
+    rows = recipe.data_dir / f"{split}.jsonl"
+    examples = read_examples(rows)[:limit]
+    if sha256_of(rows) != manifest.files[rows.name]:
+        raise UserError(f"{rows}: was replaced while it was read; run the same command again")
     if given and "tuned" not in models:
         raise UserError("--adapter: has no effect without the tuned model; remove it or --models")
-    data = f"{manifest.files[f'{split}.jsonl']}[:{len(examples)}]"
+    data = f"{manifest.files[rows.name]}[:{len(examples)}]"
     folder = output or default_output(recipe, split, limit, given)
     wanted = Evaluation(recipe, models, split, examples, data, folder, given, limit)
     adapter = find_adapter(recipe, given) if "tuned" in models else None
     if "merged" in models:
         merged_folder(recipe)
+    names = [*NAMES, *(f"predictions.{name}.jsonl" for name in models)]
+    check_outputs(*(folder / name for name in names))
     _check_folder(folder, recipe, given)
     records = _predict(wanted, adapter)
     if records is not None:  # None: another process of this run writes the report
@@ -121,11 +128,11 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
                 f"{folder}: holds the results of recipe {scores.recipe}, not of {recipe.name}; "
                 "choose another --output"
             )
+    elif (folder / "report.html").exists():
+        raise UserError(f"{folder}: holds a report of another program; choose another --output")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink(missing_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one without a name
 
 
 def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] | None:

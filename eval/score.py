@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.errors import UserError, check_outputs, run_cli, whole_file
 
 if TYPE_CHECKING:
     from data_prep.settings import Rouge
@@ -59,6 +59,7 @@ def main() -> None:
     from eval.analysis import analyse
     from eval.baselines import with_baselines
     from eval.outputs import FieldNames, load
+    from eval.predictions import key_file
     from eval.report import terminal_tables
     from eval.scores import Bootstrap
 
@@ -67,10 +68,10 @@ def main() -> None:
     names = FieldNames(
         args.prediction_field, args.reference_field, args.dialogue_field, args.id_field
     )
-    rouge = rouge_of(args)
-    systems, corpus = load(
-        named(args.predictions), args.references, names, args.force, args.strip, args.by_order
-    )
+    rouge, files = rouge_of(args), named(args.predictions)
+    read = [*files.values(), *map(key_file, files.values()), *filter(None, [args.references])]
+    check_outputs(*filter(None, [args.output]), inputs=read)
+    systems, corpus = load(files, args.references, names, args.force, args.strip, args.by_order)
     settings = Bootstrap(resamples=args.resamples)
     scores = analyse(
         with_baselines(systems, corpus),

@@ -5,9 +5,11 @@
 
 import hashlib
 import json
+import os
+import re
 import subprocess
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,16 @@ from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from data_prep.sources import sha256_of
+from eval.adapter import PROMPT
 from eval.language import Scoring
 
 # What two results must share to be compared; the second group only where both name it.
 SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clusters", "strip")
 ALWAYS = (*SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt", "template")
+ROOT = Path(__file__).parent.parent
+# Of a model's folder: what no loader reads, and what our commands write into it later.
+NOT_READ = re.compile(r"\..*|.*\.(md|log)|merge_proof\.json")
 
 
 def scoring_fields(
@@ -60,13 +66,16 @@ class GenerationKey(BaseModel):
     adapter_hash: str | None
     prompt_hash: str
     template_hash: str | None = None  # of the chat template's text and of what it writes
+    files_hash: str | None = None  # of all else in the folders of model and tokenizer
     decoding: Decoding
     data: str
 
     def matches(self, saved: "GenerationKey | None") -> bool:
-        """Whether a saved key is this one; one of before November 2026 knows no template."""
-        if saved and saved.template_hash is None:
-            saved = saved.model_copy(update={"template_hash": self.template_hash})
+        """Whether a saved key is this one; an earlier version's knows no template and no files."""
+        if saved:
+            later = ("template_hash", "files_hash")
+            lacks = {n: getattr(self, n) for n in later if getattr(saved, n) is None}
+            saved = saved.model_copy(update=lacks)
         return saved == self
 
 
@@ -77,6 +86,7 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
         "adapter": (key.adapter_hash or "none")[:8],
         "prompt": key.prompt_hash[:8],
         **({"template": key.template_hash[:8]} if key.template_hash else {}),
+        **({"files": key.files_hash[:8]} if key.files_hash else {}),
         "decoding": _decoding_word(key.decoding),
         "data": key.data[:8],
     }
@@ -134,6 +144,11 @@ def generation_key(
     templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
     prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
     prompt += filter(None, [config.get("chat_template_kwargs"), recipe.summarization.system])
+    known = (*templates, "chat_template_kwargs")
+    prompt += filter(None, [{  # the tokenizer's other keys; empty in most recipes
+        key: value for key, value in config.items()
+        if value and key not in known and re.fullmatch(PROMPT, key)
+    }])  # fmt: skip
     return GenerationKey(
         model=model,
         quantized=quantization(config),
@@ -142,6 +157,7 @@ def generation_key(
         adapter_hash=adapter_hash(adapter) if adapter else None,
         prompt_hash=_hash(prompt),
         template_hash=template_hash(recipe, today=True),
+        files_hash=_files_hash(config),
         decoding=decoding,
         data=data,
     )
@@ -158,11 +174,27 @@ def adapter_hash(folder: Path) -> str:
 
 
 def commit() -> str:
-    """The repository's commit, `-dirty` where files differ from it; `unknown` outside of git."""
-    git = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """Our repository's commit, `-dirty` where files differ from it; else the package's version.
+
+    Not that of a repository in which the command runs, whose settings could also start programs.
+    """
+    project = ROOT / "pyproject.toml"
+    own = (ROOT / ".git").exists() and project.is_file()
+    if own and 'name = "samsum-lora"' in project.read_text("utf-8"):
+        git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}"]
+        git += ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
+        git += ["describe", "--always", "--dirty", "--exclude=*"]
+        # a hook of another repository has its index in these
+        env = {k: v for k, v in os.environ.items() if not re.match("GIT_(?!CONFIG)", k)}
+        try:
+            return subprocess.run(
+                git, cwd=ROOT, env=env, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
+        return f"v{version('samsum-lora')}"
+    except PackageNotFoundError:
         return "unknown"
 
 
@@ -191,8 +223,29 @@ def _model_hash(base_model: str, revision: str | None) -> str:
 
 
 def _folder_hash(folder: Path, *others: str) -> str:
-    files = sorted(folder.glob("*.safetensors"))
+    # transformers and peft read the older formats only where these are missing
+    files = sorted(folder.glob("*.safetensors")) or [
+        file for kind in ("bin", "pt", "gguf") for file in sorted(folder.glob(f"*.{kind}"))
+    ]
     files += [folder / name for name in others if (folder / name).is_file()]
+    return _hash_of(files)
+
+
+def _files_hash(config: dict[str, Any]) -> str | None:
+    """Hash of the files that a loader may read and `_folder_hash` does not; None for a hub's."""
+    names = filter(None, [config["base_model"], config.get("tokenizer_config")])
+    found = [
+        file
+        for name in names
+        for pattern in ("*", "additional_chat_templates/*")
+        for file in sorted(Path(name).glob(pattern))
+        if file.is_file() and not NOT_READ.fullmatch(file.name)
+    ]
+    files = [file for file in found if file.suffix != ".safetensors"]
+    return _hash_of(files) if files else None
+
+
+def _hash_of(files: list[Path]) -> str:
     return _hash([[file.name, sha256_of(file)] for file in files])
 
 

@@ -81,7 +81,7 @@ def test_what_matters_and_what_does_not() -> None:
         ({"summarization__system": "Be brief."}, "prompt_hash, template_hash changed"),
         (
             {"base_model": "a/model/that-is-not-here"},
-            "base_model, base_model_hash, template_hash changed",
+            "base_model, base_model_hash, files_hash, template_hash changed",
         ),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) 
     folder = {"chat_template": "tokenizer_default"}
     first = key_of(plain, model / "chat_template.jinja", **folder)
     changed = key_of(plain.replace("user", "x") + " ", model / "chat_template.jinja", **folder)
-    assert difference(first, changed) == "template_hash changed"
+    assert difference(first, changed) == "files_hash, template_hash changed"
     key_of(today, jinja, **own)
     assert "writes today's date" in notes[-1]
     assert "`chat_template_kwargs: {date_string: 26 Jul 2024}`" in notes[-1]
@@ -133,10 +133,12 @@ def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) 
     )
 
 
-def test_a_key_that_knows_no_template_stays_valid() -> None:
-    now = key(Decoding()).model_copy(update={"template_hash": "t"})
+def test_a_key_that_knows_no_template_and_no_files_stays_valid() -> None:
+    now = key(Decoding()).model_copy(update={"template_hash": "t", "files_hash": "f"})
     assert now.matches(key(Decoding()))
-    assert not now.matches(now.model_copy(update={"template_hash": "other"}))
+    for name in ("template_hash", "files_hash"):
+        assert now.matches(now.model_copy(update={name: None}))
+        assert not now.matches(now.model_copy(update={name: "other"}))
     assert not now.matches(key(Decoding(num_beams=2))) and not now.matches(None)
 
 
