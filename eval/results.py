@@ -1,5 +1,6 @@
 """Score a results folder's predictions and write scores.json, report.md and report.html."""
 
+import hashlib
 import json
 import platform
 import re
@@ -29,7 +30,7 @@ from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
 from eval.report import report, terminal_tables
-from eval.scores import EvaluatedAdapter, Training
+from eval.scores import SUM, EvaluatedAdapter, Training
 from eval.signature import commit, generation_fields
 from eval.trackers import log_scores
 
@@ -85,8 +86,10 @@ def write_results(
     trained = given or recipe.output_dir
     curves = training_curves(trained) if adapter else {}
     scores.training = _training(trained) if adapter else None
-    with whole_files(folder, *NAMES) as files:
-        files["scores.json"].write(scores.model_dump_json(indent=2) + "\n")
+    record = scores.model_dump_json(indent=2) + "\n"
+    with whole_files(folder, *NAMES, SUM) as files:
+        files["scores.json"].write(record)
+        files[SUM].write(f"{hashlib.sha256(record.encode()).hexdigest()}  scores.json\n")
         files["report.md"].write(report(result))
         files["report.html"].write(html_report(result, curves, text))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)

@@ -15,6 +15,7 @@ from data_prep.settings import Decoding, Rouge
 # 1, without a number in the file, kept the similarity apart from the other metrics; up to 2 each
 # line was a sentence for rougeLsum
 VERSION = 3
+SUM = ".scores.sha256"  # beside the file: its hash, as `sha256sum -c` reads it
 PRIMARY = "rougeL"  # the metric of the headline, the groups and "better in N dialogues"
 
 

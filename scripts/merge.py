@@ -27,6 +27,7 @@ from data_prep.recipe import Recipe, load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, find_adapter
 from eval.signature import quantization
+from scripts.leaks import TEXT, check_file
 from scripts.merge_proof import (
     PROOF,
     RECORD,
@@ -39,7 +40,6 @@ from scripts.merge_proof import (
     recorded,
     stop_tokens,
 )
-from scripts.publish import TEXT, check_file
 from training import run_record
 from training.checkpoints import free_name
 

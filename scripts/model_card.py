@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel
 
 from data_prep.errors import UserError
 from data_prep.prepare import Manifest, check_prepared
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID, Decoding
+from data_prep.sources import sha256_of
 from eval.adapter import (
+    ADAPTER,
     TRAINED_WITH,
     RunRecord,
     TrainedWith,
@@ -36,7 +39,7 @@ from eval.report import (
     mistake_table,
     table,
 )
-from eval.scores import Scores
+from eval.scores import SUM, Scores
 from eval.signature import adapter_hash
 from eval.stats import number, verdict
 from scripts.merge_proof import Proof
@@ -81,7 +84,6 @@ class Names(NamedTuple):
 
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
-Data = dict[str, Any]  # a JSON file of the trainer's, or its part
 Rows = list[tuple[str, str]]
 
 OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
@@ -94,18 +96,24 @@ SETTINGS = (
 )  # fmt: skip
 
 
+class TrainerState(BaseModel):
+    """What the card shows of `trainer_state.json`."""
+
+    global_step: int | None = None
+    log_history: list[dict[str, Any]] = []
+
+
 class Records(NamedTuple):
     """What a run left behind: `trainer_state.json`, `run.json` and `trained_with.json`.
 
-    The last three are {} where another tool's training left none.
+    The last three are None where another tool's training left none.
     """
 
     recipe: Recipe
     manifest: Manifest
     scores: Scores
     adapter: Path
-    adapter_config: Data
-    training: Data
+    training: TrainerState | None
     run: RunRecord | None
     trained: TrainedWith | None
 
@@ -239,22 +247,25 @@ def read_records(recipe: Recipe) -> Records:
     Raises UserError, with the command to run, where one is missing, damaged, or tells of other
     data, another training or another adapter than those that are there.
     """
-    manifest = check_prepared(recipe)
+    manifest, folder = check_prepared(recipe), recipe.output_dir
+    if (folder / "adapter_model.bin").is_file() and not (folder / ADAPTER).is_file():
+        raise UserError(
+            f"{folder}: adapter_model.bin is a pickle, which may run code; load it with PEFT and "
+            f"save it again with its `save_pretrained`, as {ADAPTER}, or train again"
+        )
     adapter = find_adapter(recipe)
-    scores = _read_scores(recipe, adapter, manifest)
     return Records(
         recipe,
         manifest,
-        scores,
+        read_scores(recipe, adapter, manifest),
         adapter,
-        json.loads((adapter / "adapter_config.json").read_text("utf-8")),
-        _known(adapter / "trainer_state.json"),
+        read_record(adapter / "trainer_state.json", TrainerState),
         run_of(adapter),
         read_record(adapter / TRAINED_WITH, TrainedWith),
     )
 
 
-def _read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
+def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
     """The result of this adapter on the whole test split; raises UserError where there is none."""
     path = Path("results") / recipe.name / "scores.json"
     again = f"run `python -m eval.run {recipe.path}`"
@@ -278,42 +289,33 @@ def _read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
     for what, (scored, there) in compared.items():
         if scored != there:
             raise UserError(f"{path}: {what} was {scored} and is {there}; {again} again")
+    written = path.with_name(SUM)
+    if not written.is_file() or written.read_bytes().split()[:1] != [sha256_of(path).encode()]:
+        raise UserError(f"{path}: is not as eval.run wrote it, with {SUM} beside it; {again} again")
     return scores
 
 
-def _known(path: Path) -> Data:
-    """A JSON file that may be missing; raises UserError where it is damaged."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: damaged ({error}); restore it, or train again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: damaged (no JSON object); restore it, or train again")
-    return found
-
-
-def settings_rows(config: Data, run: RunRecord | None) -> Rows:
+def settings_rows(config: dict[str, Any], run: RunRecord | None) -> Rows:
     """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
     rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
-    if run and "processes" in run.settings:
-        rows.append(("processes", str(run.settings["processes"])))
+    if run and isinstance(processes := run.settings.get("processes"), int):
+        rows.append(("processes", str(processes)))
     return [*rows, ("precision", _precision(config, run.precision if run else {}))]
 
 
-def training_rows(state: Data, trained: TrainedWith | None, scores: Scores) -> Rows:
+def training_rows(state: TrainerState | None, trained: TrainedWith | None, scores: Scores) -> Rows:
     """What training and evaluation recorded; `not measured` where they did not."""
-    logged: Data = {}  # the last value of each name
-    for entry in state.get("log_history", []):
-        logged |= entry if isinstance(entry, dict) else {}
+    state = state or TrainerState()
+    logged: dict[str, float] = {}  # the last number of each name
+    for entry in state.log_history:
+        logged |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
     losses = [
         f"{logged[k]:.3f}" if k in logged else NOT_RECORDED for k in ("train_loss", "eval_loss")
     ]
     memory, machine = trained and trained.peak_memory_gb, scores.environment
     seconds = [_minutes(scores.systems[name].seconds) for name in ("base", "tuned")]
     return [
-        ("steps", str(state.get("global_step", NOT_RECORDED))),
+        ("steps", str(NOT_RECORDED if state.global_step is None else state.global_step)),
         ("mean training loss", losses[0]),
         ("last validation loss", losses[1]),
         ("training time, since its last start", _minutes(logged.get("train_runtime"))),
@@ -334,7 +336,7 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _precision(config: Data, taken: Data) -> str:
+def _precision(config: dict[str, Any], taken: dict[str, Any]) -> str:
     """As training took it, or as the recipe asks for it."""
     asked = {name: taken.get(name, config.get(name)) for name in ("bf16", "fp16")}
     words = next((name for name, value in asked.items() if value is True), "fp32")
@@ -385,7 +387,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def portable(recipe: Recipe, names: Names) -> dict[str, str]:
-    """Each absolute path that the recipe holds, the longest first, and what is published for it."""
+    """Each absolute path that the recipe holds, and what is published for it."""
     config, name, source = recipe.config, recipe.name, recipe.summarization.source
     places = {
         str(config["output_dir"]): f"outputs/{name}",
@@ -396,17 +398,9 @@ def portable(recipe: Recipe, names: Names) -> dict[str, str]:
     for entry in (config.get("datasets") or []) + (config.get("test_datasets") or []):
         path = str(entry.get("path", ""))
         places[path] = f"data/{name}/{PureWindowsPath(path).name}"
-    absolute = sorted(filter(is_absolute, places), key=len, reverse=True)
-    return {path: places[path] for path in absolute}
+    return {path: place for path, place in places.items() if is_absolute(path)}
 
 
 def is_absolute(path: str) -> bool:
     """Whether a path is absolute on any system, or begins in a home folder."""
     return path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()
-
-
-def replaced(text: str, places: dict[str, str]) -> str:
-    """The text with each of `places` in place of its path."""
-    for path, place in places.items():
-        text = text.replace(path, place)
-    return text

@@ -3,61 +3,39 @@
     python -m scripts.publish recipes/smollm2_samsum.yml --repo user/name [--merged]
 
 Writes `outputs/<recipe>/publish/`: the model card, the adapter (safetensors only), its tokenizer,
-the recipe and its scores. Only listed files are published, none of which holds an absolute path or
-an access token; the recipe's comments are published as they are. `--merged` publishes the model
-that scripts.merge made and proved, its proof in the card, from `publish-merged/`. Prepare, train
-and evaluate first. Without `--yes` nothing leaves this machine.
+the recipe and its scores, each from listed fields alone, without comments. No byte of them may hold
+a secret or an absolute path. `--merged` publishes the model that scripts.merge made and proved, its
+proof in the card, from `publish-merged/`. Prepare, train and evaluate first. Without `--yes`
+nothing leaves this machine.
 """
 
 import argparse
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
-from huggingface_hub import HfApi, ModelCard, constants, get_token
+from filelock import FileLock
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
-from eval.adapter import ADAPTER
-from scripts.merge_proof import PROOF, proved
-from scripts.model_card import (
-    Names,
-    Records,
-    is_absolute,
-    model_card,
-    names_of,
-    portable,
-    read_records,
-    replaced,
-)
-
-TEXT = {".md", ".yml", ".jinja", ".txt"}
-# Two folders deep at the least, so that neither `and/or` nor `[/INST]` is a path.
-PATH = re.compile(
-    r"(?<![\w.:/<~\\)\]}-])/[\w.@+-]+/[\w.@+/-]*"  # /home/me/model
-    r"|(?<![\w.:/])/(?:home|Users|root|mnt|media|tmp|srv|opt|workspace)/[\w.@+-]"  # </home/me>
-    r"|file:/+[\w.]"
-    r"|(?<![\w/])~[A-Za-z]*/[\w.]"
-    r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)\w"  # C:\models
-    r"|(?<!\\)\\\\[\w.-]+\\+[\w.$-]+"  # \\server\share
-)
-# Tokens as their services write them: Hugging Face, GitHub, Weights & Biases, AWS, OpenAI
-SECRET = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{20,}|wandb_v\d_\w{20,}"
-    r"|AKIA[A-Z0-9]{16}|sk-[\w-]{20,})\b|-----BEGIN [A-Z ]*PRIVATE KEY-----"
-)
+from eval.adapter import ADAPTER, flat
+from scripts.leaks import check_file, opened
+from scripts.merge_proof import PROOF, Proof, proved, recorded
+from scripts.model_card import Names, Records, model_card, names_of, portable, read_records
 
 STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
@@ -68,16 +46,52 @@ STATUS = {
     429: "too many requests; wait, and run the same command again",
 }
 
+# ---- what is published: files, and fields of them ----
+
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
     "chat_template.jinja",
 )  # fmt: skip
 MERGED = (
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-    PROOF,
+    "config.json", "generation_config.json", "model.safetensors", "model-[0-9]*.safetensors",
+    "model.safetensors.index.json", PROOF,
 )  # fmt: skip
-RECORDS = ("README.md", "recipe.yml", "scores.json", "adapter_config.json")
-FILES = (*RECORDS, ADAPTER, *MERGED, *TOKENIZER)  # patterns of all that is ever published
+OF_ADAPTER = (ADAPTER, "adapter_config.json")
+FILES = ("README.md", "recipe.yml", "scores.json", *OF_ADAPTER, *MERGED, *TOKENIZER)
+# Keys of a recipe whose text is published, with all that is below them; of other keys only numbers,
+# `true` and `false` are: a token, a password or a server's address is text.
+TEXTS = {
+    "summarization", "base_model", "revision_of_model", "type_of_model", "model_type", "adapter",
+    "attn_implementation", "chat_template", "chat_template_jinja", "tokenizer_type",
+    "tokenizer_config", "special_tokens", "tokens", "added_tokens_overrides", "eot_tokens",
+    "output_dir", "dataset_prepared_path", "plugins", "optimizer", "lr_scheduler", "loss_type",
+    "lora_target_modules", "lora_target_parameters", "lora_modules_to_save", "optim_target_modules",
+    "peft_init_lora_weights", "peft_layers_pattern", "unfrozen_parameters", "merge_method",
+    "eval_strategy", "save_strategy", "metric_for_best_model", "excess_length_strategy", "bf16",
+    "fp16", "tf32", "torch_dtype", "gradient_checkpointing", "torch_compile", "deepspeed", "fsdp",
+    "auto_wrap_policy", "transformer_layer_cls_to_wrap", "state_dict_type", "sharding_strategy",
+    "final_state_dict_type", "bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "rl",
+    # of an entry of `datasets`
+    "path", "type", "ds_type", "split", "field_messages", "message_property_mappings", "roles",
+    "message_field_role", "message_field_content", "message_field_training", "roles_to_train",
+    "message_field_training_detail", "train_on_eos", "train_on_eot", "field_system", "field_tools",
+}  # fmt: skip
+TRACKER = re.compile(
+    r"(use_|hf_)?(wandb|mlflow|comet|trackio|swanlab|tensorboard|otel|hub|ray|gradio)(_|\b)"
+)
+OF_TOKENIZER = {
+    "bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "sep_token", "cls_token",
+    "additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens",
+    "added_tokens_decoder", "add_bos_token", "add_eos_token", "add_prefix_space", "backend",
+    "chat_template", "clean_up_tokenization_spaces", "do_lower_case", "errors", "extra_ids",
+    "fix_mistral_regex", "legacy", "model_input_names", "model_max_length", "padding_side",
+    "processor_class", "sp_model_kwargs", "spaces_between_special_tokens", "split_special_tokens",
+    "tokenizer_class", "truncation_side", "use_default_system_prompt",
+}  # fmt: skip
+OF_TOKENIZER_JSON = {
+    "version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+    "post_processor", "decoder", "model",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -125,61 +139,189 @@ def main() -> None:
 def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
     """Write the folder and check its files; an earlier one stays until the new one is complete.
 
-    Raises UserError where the folder cannot be written, or a file must not be published.
+    Raises UserError where the folder cannot be written, holds what this program did not write, or
+    a file must not be published.
     """
     folder = records.adapter / ("publish-merged" if merged else "publish")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    try:
-        with writing_to(folder):
-            partial.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with writing_to(folder), FileLock(_sums(folder).with_suffix(".lock")):  # waits for another
+        check_staged(folder)
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+        try:
+            partial.mkdir()
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
-        for path in sorted(partial.iterdir()):
-            check_file(path)
-        with writing_to(folder):
+            for path in sorted(partial.iterdir()):
+                check_file(path, _own_hashes(records, merged))
+            lines = {_sum(path) for path in partial.iterdir()}
+            with _sums(folder).open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in sorted(lines - written(folder)))
+            for path in check_staged(folder):
+                path.unlink()
             if folder.exists():
-                shutil.rmtree(folder)
+                folder.rmdir()  # fails where a file came in between
             partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _own_hashes(records: Records, merged: Path | None) -> set[str]:
+    """Of data and models: they look like access tokens, and are none."""
+    made_of = recorded(merged).made_of.values() if merged else ()
+    revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
+    return {
+        str(value).lower() for value in (*records.manifest.files.values(), *revisions, *made_of)
+    }
+
+
+def _sums(folder: Path) -> Path:
+    """Beside a staging folder: a line, as of `sha256sum`, for all that was ever written there."""
+    return folder.with_name(f".staged{folder.name.removeprefix('publish')}.sha256")
+
+
+def _sum(path: Path) -> str:
+    return f"{sha256_of(path)}  {path.name}"
+
+
+def written(folder: Path) -> set[str]:
+    """The lines of what this program wrote into a staging folder."""
+    path = _sums(folder)
+    return set(path.read_text("utf-8", "replace").splitlines()) if path.is_file() else set()
+
+
+def check_staged(folder: Path) -> list[Path]:
+    """The files of a staging folder; UserError where one is not as this program wrote it."""
+    if folder.is_symlink():
+        raise UserError(f"{folder}: is a link; remove it, and run the same command again")
+    found, known = sorted(folder.iterdir()) if folder.exists() else [], written(folder)
+    for path in found:
+        if path.is_symlink() or not path.is_file() or _sum(path) not in known:
+            raise UserError(
+                f"{path}: was not written by this program, or changed since; move it out of "
+                f"{folder} and run the same command again (the card takes your own words from "
+                "summarization.publish.note in the recipe)"
+            )
+    return found
+
+
+# ---- files, each from its listed fields ----
 
 
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
     """Card, recipe and scores, with names instead of this machine's paths."""
-    places = portable(records.recipe, names)
+    config, places = records.recipe.config, portable(records.recipe, names)
+    kept = published(config, places)
     (folder / "README.md").write_text(str(card), "utf-8")
-    recipe = records.recipe.path.read_text("utf-8")
-    (folder / "recipe.yml").write_text(replaced(recipe, places), "utf-8")
-    scores = {
-        key: replaced(value, places) if isinstance(value, str) else value
-        for key, value in records.scores.model_dump().items()
-    }
+    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    (folder / "recipe.yml").write_text(text, "utf-8")
+    _say_left_out("recipe.yml", dict(flat(config)).keys() - dict(flat(kept)).keys())
+    scores = records.scores.model_dump()
+    scores |= {key: places.get(scores[key], scores[key]) for key in ("base_model", "source")}
+    scores["settings"] = published(scores["settings"], places)
     _write_json(folder / "scores.json", scores)
 
 
+def published(value: Any, places: dict[str, str], is_listed: bool = False) -> Any:
+    """A recipe without trackers' keys, and without text that is not below one of TEXTS.
+
+    The keys may be flat ones, such as `datasets[0].type`.
+    """
+    if isinstance(value, dict):
+        kept = {}
+        for key, item in value.items():
+            listed = is_listed or not TEXTS.isdisjoint(re.findall(r"[^\W\d]\w*", str(key)))
+            inner = published(item, places, listed)
+            if not TRACKER.match(str(key)) and (inner is not None or item is None):
+                kept[key] = inner
+        return kept
+    if isinstance(value, list):
+        items = [published(item, places, is_listed) for item in value]
+        return [item for item in items if item is not None]
+    if isinstance(value, (bool, int, float)):
+        return value
+    return places.get(str(value), value) if is_listed else None
+
+
 def _write_model(folder: Path, records: Records, names: Names, merged: Path | None) -> None:
-    """Copy the listed files alone: Axolotl's own README is not among them."""
-    patterns = (*(MERGED if merged else (ADAPTER,)), *TOKENIZER)
+    """The listed files alone: Axolotl's own README is not among them."""
+    patterns = (*(MERGED if merged else OF_ADAPTER), *TOKENIZER)
     for path in sorted((merged or records.adapter).iterdir()):
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in patterns):
-            shutil.copyfile(path, folder / path.name)
-    if not merged:
-        config = {**records.adapter_config, "base_model_name_or_path": names.base_model}
-        if names.local_base:
-            config["revision"] = None  # of the folder, not of the hub's model
-        _write_json(folder / "adapter_config.json", config)
-    tokenizer = folder / "tokenizer_config.json"
-    if tokenizer.is_file():  # where it was loaded from would bind others to that folder too
-        settings = json.loads(tokenizer.read_text("utf-8"))
-        dropped = {"is_local", "local_files_only"}
-        if is_absolute(str(settings.get("name_or_path", ""))):
-            dropped.add("name_or_path")
-        _write_json(tokenizer, {k: v for k, v in settings.items() if k not in dropped})
+        if not any(fnmatch(path.name, pattern) for pattern in patterns):
+            continue
+        target = folder / path.name
+        with opened(path) as file, _damage_of(path):
+            if path.suffix != ".json":
+                with target.open("wb") as copy:
+                    shutil.copyfileobj(file, copy, 1 << 24)
+                if path.suffix == ".safetensors":
+                    _without_metadata(path, target)
+                continue
+            found = from_json(file.read())
+            known = _fields(path.name, found)
+            kept = {key: value for key, value in found.items() if key in known}
+        if path.name == "adapter_config.json":
+            kept["base_model_name_or_path"] = names.base_model
+            if names.local_base:
+                kept["revision"] = None  # of the folder, not of the hub's model
+        _write_json(target, kept)
+        _say_left_out(path.name, found.keys() - kept.keys())
+
+
+@contextmanager
+def _damage_of(path: Path) -> Iterator[None]:
+    """Turn what a reader of a damaged file raises into a UserError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: damaged ({reason}); restore it, or train again") from error
+
+
+def _without_metadata(path: Path, target: Path) -> None:
+    """Save weights again where their header holds more than the name of their library."""
+    with safe_open(path, "pt") as weights:
+        metadata = weights.metadata() or {}
+    if metadata not in ({}, {"format": "pt"}):
+        from safetensors.torch import load_file, save_file
+
+        save_file(load_file(path), target, {"format": "pt"})
+        _say_left_out(path.name, metadata.keys())
+
+
+def _fields(name: str, content: dict[str, Any]) -> Collection[str]:
+    """The fields of a JSON file that are published: those that its reader knows."""
+    if name == "adapter_config.json":
+        from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+        kind = PEFT_TYPE_TO_CONFIG_MAPPING[content["peft_type"]]
+        return {"peft_version", *(field.name for field in fields(kind))}
+    if name == "config.json":
+        from transformers import CONFIG_MAPPING
+
+        return {"architectures", "dtype", *CONFIG_MAPPING[content["model_type"]]().to_dict()}
+    if name == "generation_config.json":
+        from transformers import GenerationConfig
+
+        return GenerationConfig().to_dict()
+    if name == PROOF:
+        return Proof.model_fields
+    return {
+        "tokenizer.json": OF_TOKENIZER_JSON,
+        "model.safetensors.index.json": ("metadata", "weight_map"),
+    }.get(name, OF_TOKENIZER)
+
+
+def _say_left_out(name: str, keys: Collection[str]) -> None:
+    if keys:
+        print(f"left out of {name}: {ascii(', '.join(sorted(keys)))[1:-1]}")
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+# ---- upload ----
 
 
 def check_repo(repo: str) -> None:
@@ -205,9 +347,20 @@ def check_access(repo: str) -> None:
 
 
 def upload(folder: Path, repo: str, private: bool) -> str:
-    """Create the repository where it is missing, upload in one commit, return its address."""
+    """Create the repository where it is missing, upload in one commit, return its address.
+
+    Only listed files go there, and only as they were staged.
+    """
     check_repo(repo)
     check_access(repo)
+    known, files = written(folder), []
+    for path in sorted(folder.iterdir()):
+        if any(fnmatch(path.name, pattern) for pattern in FILES):
+            with opened(path):
+                file = CommitOperationAdd(path.name, path)
+            if f"{file.upload_info.sha256.hex()}  {path.name}" not in known:
+                raise UserError(f"{path}: changed since it was staged; run the same command again")
+            files.append(file)
     api = HfApi()
     with _one_line(repo):
         api.create_repo(repo, private=private, exist_ok=True)
@@ -216,12 +369,7 @@ def upload(folder: Path, repo: str, private: bool) -> str:
                 f"{repo}: is there already, and public; make it private in its settings on the "
                 "hub, or leave out --private"
             )
-        done = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            allow_patterns=list(FILES),
-            commit_message="Adapter, card and records",
-        )
+        done = api.create_commit(repo, files, commit_message="Adapter, card and records")
     return str(done.commit_url)
 
 
@@ -245,63 +393,6 @@ def _one_line(repo: str) -> Iterator[None]:
         ) from error
     except (ValueError, RuntimeError) as error:  # a card, a file or an answer that it refuses
         raise UserError(f"{repo}: the hub's client gave up ({error}); {again}") from error
-
-
-# ---- what no file may hold, published or merged ----
-
-
-def check_file(path: Path) -> None:
-    """Raise UserError where a file holds a path of a machine or an access token."""
-    try:
-        text = "\n".join(_strings(_content(path)))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (ValueError, SafetensorError) as error:
-        raise UserError(f"{path.name}: damaged ({error}); make it again") from error
-    own = [str(place) for place in (Path.cwd(), Path.home()) if len(place.parts) > 1]
-    of_this_machine = rf"(?<![\w.])(?:{'|'.join(map(re.escape, own))})(?![\w.-])"
-    if found := (own and re.search(of_this_machine, text)) or PATH.search(text):
-        raise UserError(
-            f"{path.name}: would publish the path `{found[0]}`; make it relative where it comes "
-            "from (the recipe, or a file next to the adapter)"
-        )
-    if token := SECRET.search(text):
-        raise UserError(
-            f"{path.name}: would publish an access token (`{token[0][:6]}…`); revoke it, and "
-            "remove it where it comes from (the recipe, or a file next to the adapter)"
-        )
-
-
-def _content(path: Path) -> Any:
-    """What a reader of the file would see: text, JSON, or names and metadata of weights."""
-    if path.is_symlink():
-        raise UserError(f"{path.name}: is a link; put the file itself there")
-    if path.suffix == ".safetensors":
-        with safe_open(path, "numpy") as file:
-            return [list(file.keys()), file.metadata() or {}]
-    if path.suffix == ".json":
-        found = json.loads(path.read_text("utf-8"))
-        if path.name == "tokenizer.json" and isinstance(found, dict):
-            # a piece of a word may look like a path
-            model = found.get("model") or {}
-            found["model"] = {k: v for k, v in model.items() if k not in ("vocab", "merges")}
-        return found
-    if path.suffix in TEXT:
-        text = path.read_text("utf-8")  # YAML once more, without the escapes of its strings
-        return [text, yaml.safe_load(text)] if path.suffix == ".yml" else text
-    if path.name == "tokenizer.model":  # pieces of words, in binary
-        return None
-    raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-    elif isinstance(value, str):
-        yield value
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from safetensors.numpy import save_file
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
+from scripts.leaks import check_file
 from scripts.merge_proof import proved
 from scripts.model_card import model_card, names_of, read_records
-from scripts.publish import check_access, check_file, check_repo, stage, upload
+from scripts.publish import check_access, check_repo, stage, upload
 from tests.conftest import ROOT
 from tests.run_records import BASE, NAME
 from tests.scripts.hub import Hub
@@ -178,7 +179,7 @@ def test_nothing_of_this_machine_is_staged(run: Path) -> None:
     assert "local_files_only" not in (PUBLISH / "tokenizer_config.json").read_text("utf-8")
     recipe = (PUBLISH / "recipe.yml").read_text("utf-8")
     assert "source: data/sample" in recipe and f"base_model: {BASE}" in recipe
-    assert recipe.startswith("# A recipe of a test.\n")
+    assert "#" not in recipe and load_recipe(PUBLISH / "recipe.yml").config["lora_r"] == 16
     scores = json.loads((PUBLISH / "scores.json").read_text("utf-8"))
     assert (scores["source"], scores["base_model"]) == ("data/sample", BASE)
     for path in PUBLISH.iterdir():
@@ -189,8 +190,8 @@ def test_nothing_of_this_machine_is_staged(run: Path) -> None:
 def test_the_same_records_give_the_same_bytes_and_a_refusal_keeps_them(run: Path) -> None:
     before = hashes(staged_run())
     assert hashes(staged_run()) == before
-    RECIPE.write_text(RECIPE.read_text("utf-8") + "# see /home/me/notes\n", "utf-8")
-    with pytest.raises(UserError, match="recipe.yml: would publish the path `/home/me/notes`"):
+    RECIPE.write_text(RECIPE.read_text("utf-8").replace("from a Q4_1", "in /home/me/x"), "utf-8")
+    with pytest.raises(UserError, match="README.md: would publish the path `/home/me/x`"):
         staged_run()
     assert hashes(PUBLISH) == before
     assert [path.name for path in OUTPUT.glob("*publish*")] == ["publish"]
@@ -289,7 +290,7 @@ def test_damaged_files_and_those_that_may_run_code(
 
 def test_a_link(tmp_path: Path) -> None:
     (tmp_path / "README.md").symlink_to("elsewhere.md")
-    with pytest.raises(UserError, match="README.md: is a link"):
+    with pytest.raises(UserError, match="README.md: is a link; put the file itself there"):
         check_file(tmp_path / "README.md")
 
 
@@ -298,13 +299,25 @@ def test_a_link(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "publish"
+    folder.mkdir()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n", "utf-8")
-    (tmp_path / "optimizer.pt").write_bytes(b"not to be uploaded")
-    return tmp_path
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n", "utf-8")
+    (folder / "optimizer.pt").write_bytes(b"not to be uploaded")
+    digest = sha256_of(folder / "README.md")
+    (tmp_path / ".staged.sha256").write_text(f"{digest}  README.md\n", "utf-8")
+    return folder
+
+
+def test_a_file_that_was_not_staged_is_not_uploaded(folder: Path) -> None:
+    for name in ("README.md", "scores.json"):
+        (folder / name).write_text("another", "utf-8")
+        with pytest.raises(UserError, match=f"{name}: changed since it was staged"):
+            upload(folder, "user/name", private=False)
+        (folder / name).unlink()
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(
