@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,19 +141,20 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
             PromptEncoder(recipe).check_neutral([row])
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_every_row_of_every_split_is_checked(
-    tmp_path: Path, tiny_smollm2: Path, split: str
-) -> None:
-    """Not a sample: the last but one row of a file, by an id that no string betrays."""
-    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, Lowercase()))
+def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path) -> None:
+    """Not a sample, and the test split too, by ids that no string betrays."""
+    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, NFKC()))
     prepare(recipe)
-    path = recipe.data_dir / f"{split}.jsonl"
-    rows = read_examples(path)
-    rows[-2].messages[-1]["content"] += "<|Im_End|>"
-    path.write_text("".join(row.line() + "\n" for row in rows), "utf-8")
-    (problem,) = check_parity(recipe, sample=4).problems
-    assert f"row {rows[-2].id}: holds a special token of" in problem
+    for split in ("train", "validation", "test"):
+        path = recipe.data_dir / f"{split}.jsonl"
+        rows = read_examples(path)
+        sound, place = path.read_bytes(), len(rows) // 2
+        rows[place].messages[-1]["content"] += WIDE
+        path.write_text("".join(row.line() + "\n" for row in rows), "utf-8")
+        found = check_parity(recipe, sample=4).problems
+        said = f"row {rows[place].id}: holds a special token of"
+        assert any(said in problem for problem in found)
+        path.write_bytes(sound)
 
 
 def test_signs_that_a_tokenizer_does_not_know_are_no_control(
@@ -253,46 +255,63 @@ def call(
     return int(code), out, err
 
 
-@pytest.mark.parametrize(("template", "system", "fix"), [
+OF_THE_TEMPLATE, OF_THE_SYSTEM = (
+    "set `chat_template: jinja` and",
+    "put the text of summarization.sys",
+)
+REFUSING = [
     (SYSTEM_FIRST, None, "set `summarization.system`"),
-    (NO_SYSTEM, "Be brief.", "put the text of summarization.system at the start of"),
-    (ALTERNATE, "Be brief.", "put the text of summarization.system at the start of"),
-    ("{{ raise_exception('never') }}", None, "set `chat_template: jinja` and"),
-    ("{{ 1 + messages[0].content }}", None, "set `chat_template: jinja` and"),
-    ("{{ 1 // 0 }}", None, "set `chat_template: jinja` and"),
+    (NO_SYSTEM, "Be brief.", OF_THE_SYSTEM),
+    (ALTERNATE, "Be brief.", OF_THE_SYSTEM),
+    ("{{ raise_exception('never') }}", None, OF_THE_TEMPLATE),
+    ("{{ 1 + messages[0].content }}", None, OF_THE_TEMPLATE),
+    ("{{ 1 // 0 }}", None, OF_THE_TEMPLATE),
     ("{% if 'tram' in messages[0].content %}{{ raise_exception('tram') }}{% endif %}", None,
-     "set `chat_template: jinja` and"),
-])  # fmt: skip
-def test_a_template_that_insists_on_roles_gives_one_line(
+     OF_THE_TEMPLATE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("template", "system", "fix"), REFUSING)
+def test_a_template_that_insists_on_roles_is_refused_with_a_fix_that_works(
+    tmp_path: Path, tiny_smollm2: Path, template: str, system: str | None, fix: str
+) -> None:
+    model = model_with(tmp_path, tiny_smollm2, None, template + TURNS)
+    recipe = recipe_of(tmp_path, model, summarization__system=system)
+    row = Example.build("r1", "Ann: take the tram", "Hi.", "{dialogue}", system=system)
+    encoder = PromptEncoder(recipe)
+    steps: list[Callable[[], object]] = [partial(prepare, recipe), partial(encoder.prompt_ids, row)]
+    steps += [partial(encoder.training_ids, row), partial(encoder.check_neutral, [row])]
+    for step in steps:
+        with pytest.raises(UserError) as caught:
+            step()
+        assert str(caught.value).startswith(f"{recipe.path}: chat_template: ")
+        assert fix in str(caught.value) and "\n" not in str(caught.value)
+    assert not recipe.data_dir.is_dir() or not list(recipe.data_dir.iterdir())
+    overrides: dict[str, Any] = {"summarization__system": None if system else "Be brief."}
+    if fix == OF_THE_TEMPLATE:
+        overrides = {"chat_template": "jinja", "chat_template_jinja": TURNS}
+    fixed = load_recipe(derived_recipe(
+        "smollm2_samsum", tmp_path, "fixed", base_model=str(model),
+        summarization__source=str(tmp_path / "source"), **overrides,
+    ))  # fmt: skip
+    prepare(fixed)
+    PromptEncoder(fixed).check_neutral(rows_of(fixed))
+
+
+def test_every_command_refuses_such_a_template_in_one_line(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str], template: str, system: str | None, fix: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    recipe = recipe_of(
-        tmp_path, model_with(tmp_path, tiny_smollm2, None, ""), summarization__system=system
-    )
+    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2))
     prepare(recipe)
     before = {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()}
-    model_template = tmp_path / "model/chat_template.jinja"
-    model_template.write_text(template + TURNS, "utf-8")
+    (tmp_path / "model/chat_template.jinja").write_text(SYSTEM_FIRST + TURNS, "utf-8")
     for name in COMMANDS:
-        if name == "chat.summarize" and "tram" in template:
-            continue  # whose chat has none
         code, _, err = call(name, recipe, monkeypatch, capsys)
-        said = [line for line in err.splitlines() if fix in line]
+        said = [line for line in err.splitlines() if "set `summarization.system`" in line]
         assert (code, len(said)) == (2, 1), (name, err)
         assert "Traceback" not in err and str(recipe.path) in said[0]
-    after = {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()}
-    assert after == before
-    # and the fix that is proposed is one
-    if "system" in fix:
-        recipe.config["summarization"]["system"] = None if system else "Be brief."
-    fixed = derived_recipe(
-        "smollm2_samsum", tmp_path, "fixed", base_model=recipe.config["base_model"],
-        summarization=recipe.config["summarization"],
-        **({} if "system" in fix else {"chat_template": "jinja", "chat_template_jinja": TURNS}),
-    )  # fmt: skip
-    prepare(load_recipe(fixed), overwrite=True)
-    assert check_parity(load_recipe(fixed)).problems == []
+    assert {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()} == before
 
 
 # ---- code of a model ----
@@ -336,7 +355,7 @@ def test_a_recipe_that_trusts_code_is_told_so_and_works(
 ) -> None:  # fmt: skip
     model, marker = model_with_code(tmp_path, tiny_smollm2)
     recipe = recipe_of(
-        tmp_path, model, trust_remote_code=True, summarization__decoding={"max_new_tokens": 4}
+        tmp_path, model, trust_remote_code=True, summarization__decoding={"max_new_tokens": 40}
     )
     assert call("data_prep", recipe, monkeypatch, capsys)[0] == 0 and not marker.exists()
     told: list[bool] = []
