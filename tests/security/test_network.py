@@ -23,7 +23,7 @@ COMMANDS = [
     ["data_prep", RECIPE],
     ["training.preflight", RECIPE],
     ["eval.run", RECIPE, "--limit", "1"],
-    ["eval.score", "--predictions", PREDICTIONS, "--resamples", "10", "--workers", "2"],
+    ["eval.score", "--predictions", PREDICTIONS, "--workers", "2"],
     ["chat.summarize", RECIPE, "chat.txt"],
     ["scripts.publish", RECIPE, "--repo", "user/name"],
 ]
@@ -32,7 +32,7 @@ COMMANDS = [
 SESSION = f"""
 import eval.hf_engine
 import json, os, runpy, signal, sys, threading, time, urllib.request
-import bitsandbytes
+import bitsandbytes, kernels
 assert bitsandbytes.functional.has_avx512bf16()
 
 def run(module, *args):
@@ -58,6 +58,15 @@ def ask():
 port = sys.argv[1]
 for command in {COMMANDS}:
     run(*command)
+wanted = open(os.environ["CONNECTIONS"]).read()
+
+os.environ.pop("LOCAL_KERNELS")  # without it bitsandbytes would ask, on import
+try:
+    kernels.get_kernel("kernels-community/quantization-bitsandbytes", version=1)
+except Exception:
+    pass
+assert "huggingface.co" in open(os.environ["CONNECTIONS"]).read()
+open(os.environ["CONNECTIONS"], "w").write(wanted)
 threading.Thread(target=ask).start()
 run("chat.page", {RECIPE!r}, "--port", port)
 """
@@ -80,6 +89,7 @@ def watched(
     return done, noted.read_text("utf-8").splitlines()
 
 
+@pytest.mark.slow
 def test_no_command_connects_to_what_its_recipe_does_not_name(run: Path) -> None:
     """With a local model and local data it names nothing; the page is asked for a summary too."""
     (run / "chat.txt").write_text("Anna: are you coming?\nBen: yes, at 8\n", "utf-8")
@@ -122,15 +132,6 @@ socket.create_connection(here.getsockname())  # a connection to this machine is 
         "name.example", "old.example", *(f"192.0.2.{n}" for n in (1, 2, 3, 4)), "2001:db8::1",
         "library.example", "client.example", "child.example",
     ]  # fmt: skip
-
-
-def test_without_our_setting_the_hub_would_be_asked(tmp_path: Path) -> None:
-    """What bitsandbytes does on import on such a processor."""
-    asking = 'from kernels import get_kernel; get_kernel("{}", version=1)'.format(
-        "kernels-community/quantization-bitsandbytes"
-    )
-    done, connections = watched(tmp_path, asking)
-    assert done.returncode and connections[0].split()[1] == "huggingface.co"
 
 
 @pytest.mark.parametrize("package", ["data_prep", "eval", "training", "chat", "scripts"])
