@@ -1,6 +1,7 @@
 """The prompt: what evaluation sends is the exact prefix of what training saw; text stays text."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -179,9 +180,9 @@ def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path, smol
 
 @pytest.mark.parametrize(("template", "reason"), [
     ("{{ raise_exception('System role not supported') if messages[0].role == 'system' }}",
-     "System role not supported"),
+     "chat_template: System role not supported; "),
     ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
-     "it leaves the text out"),
+     "summarization.system: the chat template of .* leaves the text out"),
 ])  # fmt: skip
 def test_a_system_turn_that_the_template_does_not_have(
     tmp_path: Path, smollm2: Path, template: str, reason: str
@@ -190,9 +191,9 @@ def test_a_system_turn_that_the_template_does_not_have(
         "smollm2_samsum", tmp_path, "recipe", chat_template="jinja", chat_template_jinja=template,
         summarization__system="Be brief.",
     ))  # fmt: skip
-    with pytest.raises(UserError, match=f"has no system turn .{reason}") as caught:
+    with pytest.raises(UserError, match=reason) as caught:
         prepare(recipe)
-    assert "put the text at the start of summarization.instruction" in str(caught.value)
+    assert re.search("; put .* at the start of summarization.instruction$", str(caught.value))
 
 
 def test_a_system_turn_is_in_every_prompt(tmp_path: Path, smollm2: Path) -> None:

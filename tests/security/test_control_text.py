@@ -44,10 +44,17 @@ NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it makes `<
 
 
 def model_with(folder: Path, source: Path, normalizer: Any = None, template: str = "") -> Path:
-    """A copy of a model whose tokenizer has this normaliser, for its added tokens too."""
+    """A copy of a model with another template, or normaliser: of its added tokens too.
+
+    Of the tokenizer's words then only the single bytes are there, so that it loads at once.
+    """
     model = folder / "model"
     shutil.copytree(source, model)
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    if normalizer is not None or template:
+        words = data["model"]["vocab"].items()
+        data["model"]["vocab"] = {word: n for word, n in words if len(word) == 1 or n < 17}
+        data["model"]["merges"] = []
     if normalizer is not None:
         data["normalizer"] = json.loads(normalizer.__getstate__())
         data["added_tokens"] = [{**token, "normalized": True} for token in data["added_tokens"]]
@@ -265,7 +272,6 @@ REFUSING = [
     (ALTERNATE, "Be brief.", OF_THE_SYSTEM),
     ("{{ raise_exception('never') }}", None, OF_THE_TEMPLATE),
     ("{{ 1 + messages[0].content }}", None, OF_THE_TEMPLATE),
-    ("{{ 1 // 0 }}", None, OF_THE_TEMPLATE),
     ("{% if 'tram' in messages[0].content %}{{ raise_exception('tram') }}{% endif %}", None,
      OF_THE_TEMPLATE),
 ]  # fmt: skip
@@ -302,7 +308,7 @@ def test_every_command_refuses_such_a_template_in_one_line(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2))
+    recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, None, TURNS))
     prepare(recipe)
     before = {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()}
     (tmp_path / "model/chat_template.jinja").write_text(SYSTEM_FIRST + TURNS, "utf-8")
@@ -349,7 +355,7 @@ def test_code_of_a_model_runs_only_where_the_recipe_says_so(
     assert not marker.exists()
 
 
-def test_a_recipe_that_trusts_code_is_told_so_and_works(
+def test_preflight_says_that_a_recipe_trusts_code_before_it_runs(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -366,6 +372,17 @@ def test_a_recipe_that_trusts_code_is_told_so_and_works(
     code, out, err = call("preflight", recipe, monkeypatch, capsys)
     assert (code, told, marker.exists()) == (0, [False], True), err
     assert out.startswith("code    `trust_remote_code:` runs the code that") and "ready" in out
+
+
+@pytest.mark.slow
+def test_a_model_with_code_of_its_own_is_evaluated_and_used(
+    tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    model, _ = model_with_code(tmp_path, tiny_smollm2)
+    decoding = {"max_new_tokens": 4}
+    recipe = recipe_of(tmp_path, model, trust_remote_code=True, summarization__decoding=decoding)
+    prepare(recipe)
     for name in ("eval.run", "chat.summarize"):
         assert call(name, recipe, monkeypatch, capsys)[0] == 0, name
 

@@ -92,8 +92,6 @@ def test_mistral_has_parity_and_equals_mistral_common(mistral_recipe: Recipe) ->
         ({"chat_template": "chatml"},  # whose end is plain text for this tokenizer
          ["must start with one <s>", "the loss covers", "not the summary"]),
         ({"datasets__roles_to_train": []}, ["nothing of the summary is in the loss"]),
-        ({"chat_template": "jinja", "chat_template_jinja": "{{ raise_exception('no chats') }}"},
-         ["chat_template: no chats; take the model's own"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_mistral_recipe_is_named(
@@ -160,6 +158,12 @@ def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2: Path) -> 
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")
     (problem,) = check_parity(recipe, sample=4).problems
     assert f"row {rows[77].id}: holds a special token of" in problem
+
+
+def test_a_template_that_refuses_the_turns_is_a_user_error(mistral_recipe: Recipe) -> None:
+    refuses = {"chat_template": "jinja", "chat_template_jinja": "{{ raise_exception('no chats') }}"}
+    with pytest.raises(UserError, match="chat_template: no chats; take the model's own"):
+        check_parity(changed(mistral_recipe, refuses))
 
 
 def test_missing_rows_are_a_user_error(tmp_path: Path, smollm2: Path) -> None:
