@@ -201,7 +201,7 @@ def removed(file: Path, _: bytes) -> None:
     file.unlink()
 
 
-SWAPS = {
+SWAPS: dict[str, dict[str, Callable[[Path, bytes], None]]] = {
     "replaced": {"validation": swapped},
     "replaced and put back": {"test": swapped, "train": put_back},
     "rewritten": {"test": rewritten},
