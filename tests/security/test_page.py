@@ -122,7 +122,7 @@ def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
     "/upload", "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/file=/etc/passwd",
     "/proxy=http://evil.example/", "/gradio_api/proxy=http://evil.example/", "/redirect",
     "/?url=http://evil.example/", "/docs", "/openapi.json", "/summary/", "//summary",
-    "//evil.example/..", "/%2e%2e/%2e%2e/etc/passwd", "/static/../page.py", "/summary/../summary/",
+    "//evil.example/%2f..%2f", "/%2e%2e/%2e%2e/etc/passwd", "/static/../page.py",
     "/config", "/queue/join", "/login/huggingface", "/_vercel",
 ])  # fmt: skip
 def test_there_are_two_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
@@ -250,6 +250,7 @@ def test_a_page_of_another_site_in_a_browser(browser: Any, port: int) -> None:
         page.close()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_asked")
 def test_a_name_pointed_at_this_machine_in_a_browser(browser: Any, port: int) -> None:
     from tests.browser import CHROMIUM
