@@ -89,9 +89,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         what = "is a link" if path.is_symlink() else f"cannot be read ({error.strerror})"
         raise UserError(f"{path}: {what}; put the file itself there") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path}: is no regular file; put the file itself there")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UserError(f"{path}: is no regular file; put the file itself there")
         yield file
 
 
