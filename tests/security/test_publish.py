@@ -114,6 +114,7 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
         f"https://{WANDB[:20]}@host/x", HUB.replace("_", "&#95;"), HUB.replace("_", "\\_"),
         HUB.replace("_", "_\u200b"),
         "my password is hunter2", "password: hunter", "hub token: abc12345", "api_key=abcdef123456",
+        "https://x.org/?token=abcd1234", "Authorization: Bearer abcd.1234",
         "xoxb-123456789-abcdefghij", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         "glpat-abcdefghij1234567890", "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
     ],
