@@ -49,8 +49,8 @@ RANDOM = re.compile(
 PASSWORD = re.compile(
     r"://[^\s/?#@]+@|://[^\s/?#@:]+:[^\s@]+@"  # in an address
     r"|(?i:pass(?:word|wd|phrase|code)|pwd|(?:api|access|secret|private)[ _-]?key"
-    r"|(?:access|auth|api|hub|bearer)[ _-]?token)\b[^\w\n]{0,3}(?:(?:is|was)\b[^\w\n]{0,3})?"
-    r"(?=[^\s<>{}|]*\d)[^\s<>{}|]{6,}"
+    r"|(?:access|auth|api|hub|bearer)[ _-]?token|\btoken(?=[:=])|bearer(?= ))"
+    r"\b[^\w\n]{0,3}(?:(?:is|was)\b[^\w\n]{0,3})?(?=[^\s<>{}|]*\d)[^\s<>{}|]{6,}"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
 )
 KEYWORDS = keyword.KeywordDetector()
@@ -89,9 +89,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         what = "is a link" if path.is_symlink() else f"cannot be read ({error.strerror})"
         raise UserError(f"{path}: {what}; put the file itself there") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UserError(f"{path}: is no regular file; put the file itself there")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise UserError(f"{path}: is no regular file; put the file itself there")
         yield file
 
 

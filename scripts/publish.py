@@ -192,8 +192,11 @@ def written(folder: Path) -> set[str]:
 
 def check_staged(folder: Path) -> list[Path]:
     """The files of a staging folder; UserError where one is not as this program wrote it."""
-    if folder.is_symlink():
-        raise UserError(f"{folder}: is a link; remove it, and run the same command again")
+    partial = folder.with_name(f".{folder.name}.partial")
+    for path in (folder, partial, _sums(folder)):
+        is_wrong = path.is_file() if path.suffix != ".sha256" else path.is_dir()
+        if path.is_symlink() or is_wrong:
+            raise UserError(f"{path}: cannot be written, something else has its name; move it away")
     found, known = sorted(folder.iterdir()) if folder.exists() else [], written(folder)
     for path in found:
         if path.is_symlink() or not path.is_file() or _sum(path) not in known:

@@ -114,6 +114,7 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
         f"https://{WANDB[:20]}@host/x", HUB.replace("_", "&#95;"), HUB.replace("_", "\\_"),
         HUB.replace("_", "_\u200b"),
         "my password is hunter2", "password: hunter", "hub token: abc12345", "api_key=abcdef123456",
+        "https://x.org/?token=abcd1234", "Authorization: Bearer abcd.1234",
         "xoxb-123456789-abcdefghij", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         "glpat-abcdefghij1234567890", "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
     ],
@@ -238,6 +239,11 @@ def pipe() -> None:
     os.mkfifo(OUTPUT / "chat_template.jinja")
 
 
+def folder() -> None:
+    (OUTPUT / "chat_template.jinja").unlink()
+    (OUTPUT / "chat_template.jinja").mkdir()
+
+
 def pickle() -> None:
     (OUTPUT / "adapter_model.safetensors").rename(OUTPUT / "adapter_model.bin")
 
@@ -253,6 +259,7 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
         ("tokenizer.json", link("tokenizer.json"), "is a link; put the file itself"),
         ("adapter_model.safetensors", link("adapter_model.safetensors"), "is a link; put the"),
         ("adapter_config.json", link("adapter_config.json"), "is a link; put the file itself"),
+        ("chat_template.jinja", folder, "is no regular file; put the file itself there"),
         ("chat_template.jinja", pipe, "is no regular file; put the file itself"),
         ("chat_template.jinja", holds("chat_template.jinja", KEY.encode()), "would publish an acc"),
         *(
@@ -266,7 +273,7 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
         with pytest.raises(UserError, match=f"{name}: {words}"):
             staged(records)
         assert not PUBLISH.exists() and not list(OUTPUT.glob(".publish*"))
-        (OUTPUT / name).unlink()
+        (OUTPUT / name).rmdir() if (OUTPUT / name).is_dir() else (OUTPUT / name).unlink()
         Path("kept").rename(OUTPUT / name)
     assert staged(records) == PUBLISH
 
@@ -324,6 +331,17 @@ def own_link() -> Path:
     return PUBLISH / "scores.json"
 
 
+def own_partial() -> Path:
+    (OUTPUT / ".publish.partial").symlink_to(Path("results").resolve())
+    return OUTPUT / ".publish.partial"
+
+
+def linked_sums() -> Path:
+    (OUTPUT / ".staged.sha256").replace("sums")
+    (OUTPUT / ".staged.sha256").symlink_to(Path("sums").resolve())
+    return OUTPUT / ".staged.sha256"
+
+
 def linked_folder() -> Path:
     PUBLISH.rename("elsewhere")
     PUBLISH.symlink_to(Path("elsewhere").resolve())
@@ -331,7 +349,9 @@ def linked_folder() -> Path:
 
 
 def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
-    for make in (own_file, edited_card, own_folder, own_link, linked_folder):
+    for make in (
+        own_file, edited_card, own_folder, own_link, own_partial, linked_folder, linked_sums,
+    ):  # fmt: skip
         staged(records)
         own = make()
         before = {path: path.lstat().st_mtime_ns for path in (*PUBLISH.iterdir(), PUBLISH)}
