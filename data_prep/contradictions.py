@@ -126,7 +126,9 @@ def _data(config: Config) -> Iterator[Problem]:
                     continue
                 fix = f"write `{name}: {right}`" if name.endswith("type") else "remove it"
                 what = f"`{key}[0].{name}` is {block[name]}, and these rows are data_prep's JSON"
-                yield Problem((key, 0, name), what, fix)
+                inside = block[name] if isinstance(block[name], dict) else {}
+                lacks = tuple((key, 0, name, one) for one in inside)  # said of one of them already
+                yield Problem((key, 0, name), what, fix, lacks=lacks)
     if config.get("default_system_message"):
         yield Problem(
             ("default_system_message",),

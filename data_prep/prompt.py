@@ -315,9 +315,10 @@ def template_refusal(
 
     def takes(system: str | None) -> bool:
         try:
-            return bool(render(Example.build("", "-", "-", "{dialogue}", system=system).messages))
+            render(Example.build("", "-", "-", "{dialogue}", system=system).messages)
         except Exception:  # templates raise unrelated types
             return False
+        return True
 
     if not takes(system) and takes(None if system else "-"):
         fix = "set `summarization.system`, the text of a system turn, which it wants"

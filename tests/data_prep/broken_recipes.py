@@ -79,8 +79,8 @@ TWICE = [
     ]),
     swap("twice in summarization", "  train_rows: all", "  train_rows: all\n  train_rows: 5",
          "`train_rows` is in its block twice; keep one", at="train_rows: 5"),
-    swap("twice in datasets", "    split: train", "    split: train\n    ds_type: csv",
-         "`ds_type` is in its block twice; keep one", at="ds_type: csv"),
+    swap("twice in datasets", "    split: train", "    split: train\n    ds_type: json #",
+         "`ds_type` is in its block twice; keep one", at="ds_type: json #"),
     add("twice on one line", "special_tokens: {pad_token: <unk>, pad_token: <pad>}",
         "`pad_token` is in its block twice; keep one"),
 ]  # fmt: skip

@@ -7,7 +7,7 @@ import builtins
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -366,9 +366,12 @@ def test_preflight_says_that_a_recipe_trusts_code_before_it_runs(
     assert call("data_prep", recipe, monkeypatch, capsys)[0] == 0 and not marker.exists()
     told: list[bool] = []
     show = preflight.foreign_code
-    monkeypatch.setattr(
-        preflight, "foreign_code", lambda config: (told.append(marker.exists()), show(config))[1]
-    )
+
+    def watched(config: dict[str, Any]) -> Iterator[str]:
+        told.append(marker.exists())
+        return show(config)
+
+    monkeypatch.setattr(preflight, "foreign_code", watched)
     code, out, err = call("preflight", recipe, monkeypatch, capsys)
     assert (code, told, marker.exists()) == (0, [False], True), err
     assert out.startswith("code    `trust_remote_code:` runs the code that") and "ready" in out
