@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chat import apps, slack, telegram, texts, whatsapp
-from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
+from chat.chat import Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 
@@ -84,7 +84,8 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field, archive=True)
     else:
-        check_file(path, MOST_BYTES)
+        check_file(path)
+        check_size(path.stat().st_size, shown)
         yield from _text(
             _decode(path.read_bytes(), shown), shown, _title(Path(shown)), field, suffix
         )

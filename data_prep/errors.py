@@ -210,14 +210,14 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
     """
     targets = {name: folder / name for name in names}
     with ExitStack() as stack:
-        with writing_to(folder / names[0]):
+        with writing_to(folder / names[0]), ExitStack() as opened:
             check_outputs(*targets.values())  # before the work, and again after it
             files: dict[str, IO[str]] = {}
             for name, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 new = partial(Path.touch, exist_ok=False)
                 path = stack.enter_context(_partial(target.parent, f".{target.name}", new))
-                files[name] = stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+                files[name] = opened.enter_context(path.open("w", encoding="utf-8", newline="\n"))
             yield files
             for file in files.values():
                 file.flush()

@@ -107,7 +107,7 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
     found = read_items(tmp_path)
     assert [one.name for one in read(tmp_path)] == ["a", "plain", "r1", "3", "r6", "whatsapp_ko"]
     assert f"{tmp_path}/b/prose.txt: no line is a turn of a dialogue" in errors(found)[0]
-    assert f"{tmp_path}/gone.txt: cannot be read (No such file" in errors(found)[-1]
+    assert f"{tmp_path}/gone.txt: is missing" in errors(found)[-1]
     assert notes(found) == [f"{tmp_path}: files that are no chats, which are left out: 1"]
 
 
@@ -216,7 +216,7 @@ def test_folders_in_folders(tmp_path: Path) -> None:
     assert turns(found) == [("Ana", "hi")]
     deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 1200}chat.txt": "Ana: hi"})
     (error,) = errors(read_items(deep))
-    assert str(deep) in error and "too many folders one in another" in error
+    assert str(deep) in error and "nested too deeply" in error
 
 
 def test_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
