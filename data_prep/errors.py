@@ -143,25 +143,25 @@ def reading(path: Path, fix: str, most: int | None = None, shown: str = "") -> I
 
 def reason_of(error: Exception) -> str:
     """What an error says, in a few words that can follow the name of a file."""
-    if isinstance(error, OSError) and "temporary directory" in str(error):
-        words = "needs a folder for temporary files; set TMPDIR to one that can be written"
-    elif isinstance(error, FileNotFoundError):
-        words = "is missing"
-    elif isinstance(error, OSError):
-        words = f"cannot be used ({error.strerror or error})"
-    elif isinstance(error, UnicodeDecodeError):
-        words = f"is not UTF-8 (byte {error.start})"
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return "needs a folder for temporary files; set TMPDIR to one that can be written"
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8 (byte {error.start})"
+    words = str(error)
+    if isinstance(error, OSError):
+        words = error.strerror or words
     elif isinstance(error, RecursionError):
-        words = "is nested too deeply"
+        words = "nested too deeply"
     elif isinstance(error, MemoryError):
-        words = "needs more memory than there is"
+        words = "more than there is memory for"
     elif errors := getattr(error, "errors", None):  # pydantic's
-        first = errors()[0]
-        words = f"is damaged ({'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']})"
-    else:
-        words = f"is damaged ({type(error).__name__}: {error})"
+        words = f"{'.'.join(map(str, errors()[0]['loc'])) or 'all of it'}: {errors()[0]['msg']}"
+    elif not isinstance(error, ValueError):
+        words = f"{type(error).__name__}: {words}"
     words = " ".join(words.split())
-    return words if len(words) <= 300 else f"{words[:300]}..."
+    return f"cannot be read ({words if len(words) <= 300 else f'{words[:300]}...'})"
 
 
 @contextmanager

@@ -106,9 +106,9 @@ class YamlFile:
                 items = [(loader.construct_object(key), key, value) for key, value in node.value]
             elif isinstance(node, yaml.SequenceNode):
                 items = [(index, item, item) for index, item in enumerate(node.value)]
-            if isinstance(node, yaml.ScalarNode) and (found := NO_TEXT.search(node.value)):
+            if isinstance(node, yaml.ScalarNode) and (mark := NO_TEXT.search(node.value)):
                 raise UserError(
-                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} holds {found[0]!r}, which "
+                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} holds {mark[0]!r}, which "
                     "no text or path can hold; remove it"
                 )
             for key, marked, value in items:

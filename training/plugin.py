@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, printable
 from data_prep.hub import model_unavailable
 from data_prep.machine import (
     bf16_is_faster,
@@ -37,7 +37,13 @@ from data_prep.settings import Summarization
 from data_prep.strict import find_problems
 from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
-from training.checkpoints import cache_folder, newest_whole, set_aside_cut_caches, set_aside_others
+from training.checkpoints import (
+    cache_folder,
+    free_name,
+    newest_whole,
+    set_aside_cut_caches,
+    set_aside_others,
+)
 from training.machine_checks import LORA_KERNELS, machine_problems
 from training.memory import Progress, out_of_memory
 from training.preflight import Report, check_recipe
@@ -75,6 +81,7 @@ class SummarizationPlugin(BasePlugin):
         self._trainer: Any = None
         self._steps = 0
         self._lock: Any = None
+        self._prepared: Recipe | None = None  # whose rows Axolotl reads
 
     def get_input_args(self) -> str:
         """Name the pydantic class of our block."""
@@ -151,7 +158,7 @@ class SummarizationPlugin(BasePlugin):
 
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
-        files = check_prepared(recipe).files
+        files, self._prepared = check_prepared(recipe).files, recipe
         cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
         if is_first_process():
             set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
@@ -198,10 +205,20 @@ class SummarizationPlugin(BasePlugin):
         return str(chosen) if chosen else None
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Let the adapter start from the recipe's seed alone.
+        """Let the adapter start from the recipe's seed alone, and from the rows that were checked.
 
-        Tokenising draws random numbers, a cached run draws none: their adapters would differ.
+        Tokenising draws random numbers, a cached run draws none: their adapters would differ. Rows
+        that were replaced while they were tokenised must not stay under the checked ones' name.
         """
+        with ending_with_one_line():
+            try:
+                if self._prepared:
+                    check_prepared(self._prepared)
+            except UserError:
+                cache = Path(cfg["dataset_prepared_path"])
+                if is_first_process() and cache.exists():
+                    cache.rename(free_name(cache.with_name(f"set-aside-{cache.name}")))
+                raise
         set_seed(42 if cfg["seed"] is None else cfg["seed"])
 
     def get_training_args(self, cfg: dict[str, Any]) -> dict[str, Any]:
@@ -309,7 +326,7 @@ def ending_with_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         if is_first_process():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
 
 
@@ -322,7 +339,7 @@ def end_in_one_line(recipe: Recipe) -> None:
         if words is None:
             plain(kind, error, trace)
             return
-        print(f"\nerror: {words}", file=sys.stderr, flush=True)  # a progress bar may be open
+        print(f"\nerror: {printable(words)}", file=sys.stderr, flush=True)  # under a progress bar
         raise SystemExit(2)
 
     sys.excepthook = hook

@@ -280,7 +280,7 @@ def test_all_of_a_finished_run(run: Path) -> None:
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (Path(f"data/{NAME}/manifest.json"), f"missing; run `python -m data_prep {NAME}.yml`"),
+        (Path(f"data/{NAME}/manifest.json"), f"is missing; run `python -m data_prep {NAME}.yml`"),
         (
             OUTPUT / "adapter_model.safetensors",
             "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train "

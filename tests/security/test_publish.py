@@ -280,8 +280,8 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
 
 def test_records_of_the_training_and_weights_that_are_a_pickle(run: Path) -> None:
     for damage, words in (
-        (holds("run.json", b"["), "run.json: is damaged"),
-        (holds("run.json", b'{"settings": []}'), "run.json: is damaged"),
+        (holds("run.json", b"["), "run.json: cannot be read"),
+        (holds("run.json", b'{"settings": []}'), "run.json: cannot be read"),
         (holds("adapter_config.json", b"[]"), "its JSON files are damaged"),
         (pickle, "adapter_model.bin is a pickle, which may run code"),
     ):  # each is noticed before those of earlier

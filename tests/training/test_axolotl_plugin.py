@@ -95,6 +95,22 @@ def test_tokenised_cache_is_another_one_when_the_data_are(recipe: Recipe) -> Non
     assert not recipe.output_dir.exists()  # `axolotl preprocess` starts no run
 
 
+def test_rows_that_are_replaced_while_training_reads_them(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin, cfg = SummarizationPlugin(), as_axolotl_gives_it(recipe)
+    plugin.load_datasets(cfg, preprocess=True)
+    cache = Path(cfg["dataset_prepared_path"])
+    cache.mkdir(parents=True)  # Axolotl writes what it tokenised there
+    plugin.pre_model_load(cfg)
+    with (recipe.data_dir / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(SystemExit):
+        plugin.pre_model_load(cfg)
+    assert "train.jsonl: missing or changed since it was prepared" in capsys.readouterr().err
+    assert not cache.exists() and cache.with_name(f"set-aside-{cache.name}").is_dir()
+
+
 def test_stale_or_missing_data_end_training_with_one_line(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,7 +123,7 @@ def test_stale_or_missing_data_end_training_with_one_line(
     (recipe.data_dir / "manifest.json").unlink()
     with pytest.raises(SystemExit):
         SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
-    assert "manifest.json: missing; run `python -m data_prep" in capsys.readouterr().err
+    assert "manifest.json: is missing; run `python -m data_prep" in capsys.readouterr().err
 
 
 def test_a_key_of_the_merge_in_a_recipe_switches_no_check_off(recipe: Recipe) -> None:
