@@ -220,7 +220,8 @@ def load_json(path: Path, shown: str) -> Any:
 
     Raises UserError where it is damaged or too large.
     """
-    with reading(path, "export or unpack it again", MOST_BYTES, shown):
+    with reading(path, "export or unpack it again", shown=shown):
+        check_size(path.stat().st_size, shown)
         return json.loads(path.read_text("utf-8-sig"))
 
 

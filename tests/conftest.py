@@ -1,10 +1,13 @@
 """Shared fixtures: the real small model, Mistral's real tokenizer, runs of the commands."""
 
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,19 @@ def command(
         [str(arg) for arg in args], cwd=cwd, env={**os.environ, "PATH": path},
         capture_output=True, text=True, timeout=timeout,
     )  # fmt: skip
+
+
+def run_module(module: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """What `python -m MODULE` does, in this process: an import of torch takes seconds."""
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [module, *map(str, args)])
+        try:
+            runpy.run_module(module, run_name="__main__")
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
 
 
 def launch(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:

@@ -111,7 +111,7 @@ def test_scores_are_read_as_they_were_written_and_version_1_too(
 )
 def test_scores_that_cannot_be_read(tmp_path: Path, change: dict | None, message: str) -> None:
     path = tmp_path / "scores.json"
-    with pytest.raises(UserError, match="scores.json: No such file"):
+    with pytest.raises(UserError, match="scores.json: is missing"):
         Scores.read(path)
     text = RECORDED.read_text("utf-8")
     path.write_text(text[:-9] if change is None else json.dumps(json.loads(text) | change), "utf-8")

@@ -6,7 +6,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import ROOT, command, derived_recipe
+from tests.conftest import ROOT, derived_recipe, run_module
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
     ],
 )
 def test_refusals(prepared: Path, tmp_path: Path, flags: list[str], message: str) -> None:
-    done = command("python", "-m", "eval.run", prepared, "--output", tmp_path / "out", *flags)
+    done = run_module("eval.run", prepared, "--output", tmp_path / "out", *flags)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: ") and message in last and "Traceback" not in done.stderr
@@ -37,7 +37,7 @@ def test_data_that_were_not_prepared_or_changed_since(prepared: Path) -> None:
     before = test.read_bytes()
     test.write_bytes(before[:-50])
     try:
-        done = command("python", "-m", "eval.run", prepared, "--models", "base")
+        done = run_module("eval.run", prepared, "--models", "base")
     finally:
         test.write_bytes(before)
     assert done.returncode == 2
@@ -48,7 +48,7 @@ def test_missing_base_model(tmp_path: Path, prepared: Path) -> None:
     text = prepared.read_text("utf-8")
     path = tmp_path / "nomodel.yml"
     path.write_text(text.replace("models/smollm2-135m-instruct", "models/smollm2-gone"), "utf-8")
-    done = command("python", "-m", "eval.run", path, "--models", "base", "--output", tmp_path / "o")
+    done = run_module("eval.run", path, "--models", "base", "--output", tmp_path / "o")
     assert done.returncode == 2
     assert "run scripts/get_smollm2.py" in done.stderr.splitlines()[-1]
 
@@ -64,7 +64,7 @@ def test_a_folder_with_results_of_another_recipe_is_left_alone(
     ):
         scores.write_text(content, "utf-8")
         flags = ("--models", "base", "--output", tmp_path)
-        done = command("python", "-m", "eval.run", prepared, *flags)
+        done = run_module("eval.run", prepared, *flags)
         assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
         assert scores.read_text("utf-8") == content
         assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
@@ -73,6 +73,6 @@ def test_a_folder_with_results_of_another_recipe_is_left_alone(
 def test_a_folder_that_cannot_be_written(tmp_path: Path, prepared: Path) -> None:
     (tmp_path / "file").write_text("in the way", "utf-8")
     flags = ("--models", "base", "--output", tmp_path / "file" / "results")
-    done = command("python", "-m", "eval.run", prepared, *flags)
+    done = run_module("eval.run", prepared, *flags)
     assert done.returncode == 2
     assert "cannot be written (Not a directory)" in done.stderr.splitlines()[-1]

@@ -281,9 +281,9 @@ def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
     good = at_2(best="tie")
     with pytest.raises(UserError, match="given twice"):
         rate("read", good, f"bo={good}")
-    with pytest.raises(UserError, match="gone.json: No such file.*--key"):
+    with pytest.raises(UserError, match="gone.json: is missing.*--key"):
         rate("read", good, "--key", tmp_path / "gone.json")
-    with pytest.raises(UserError, match="is not the key of a sheet"):
+    with pytest.raises(UserError, match="cannot be read"):
         rate("read", good, "--key", results / "predictions.base.jsonl")
     rate("sheet", results, "--output", tmp_path / "second.csv")
     with pytest.raises(UserError, match="no ana.key.json is beside it.*--key"):

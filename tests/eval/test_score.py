@@ -20,7 +20,7 @@ from eval.outputs import FieldNames, load
 from eval.score import score
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
-from tests.conftest import PUBLISHED, SHARED, command
+from tests.conftest import PUBLISHED, SHARED, command, run_module
 from tests.eval.report_data import sample
 from tests.eval.test_predictions import generate
 from tests.eval.test_signature import key
@@ -128,7 +128,7 @@ def test_a_bad_command_line_ends_in_one_line_and_leaves_the_earlier_result(tmp_p
         (("--predictions", one, one, one), "write NAME="),
         (("--predictions", one, "--output", one / "inside" / "scores.json"), "cannot be written"),
     ):
-        done = command("python", "-m", "eval.score", *flags)
+        done = run_module("eval.score", *flags)
         assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
     assert earlier.read_text("utf-8") == "an earlier result"
 
@@ -172,7 +172,7 @@ THREE = ["Mara borrows the ladder.", "Lina meets Owen at 3.", "They camp on Satu
 
 def scored(*flags: object) -> tuple[dict[str, float], str]:
     """ROUGE of the one system of a command line, and what it printed."""
-    done = command("python", "-m", "eval.score", *flags)
+    done = run_module("eval.score", *flags, "--workers", 1)
     assert done.returncode == 0, done.stderr
     row = re.split(r"  +", done.stdout.split("\nsystem")[-1].splitlines()[1])
     return dict(
@@ -278,7 +278,7 @@ def test_control_tokens_and_think_blocks_are_refused_or_stripped(tmp_path: Path,
     rows = [{"prediction": form.format(text), "reference": text} for text in THREE]
     rows[1]["prediction"] = THREE[1]
     path = jsonl(tmp_path / "p.jsonl", rows)
-    done = command("python", "-m", "eval.score", "--predictions", path)
+    done = run_module("eval.score", "--predictions", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"row 1: holds `{MARKED[form]}`" in done.stderr and "(2 such texts)" in done.stderr
     means, printed = scored("--predictions", path, "--strip")

@@ -6,7 +6,6 @@ Not a case is known to the readers: `run_cli` and `reading` (data_prep/errors.py
 import gzip
 import json
 import os
-import runpy
 import subprocess
 import sys
 import zipfile
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_module
 
 TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
 ROWS = '{"dialogue": "A: hi", "summary": "A greets."}\n'
@@ -174,27 +173,14 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
 }  # fmt: skip
 
 
-def run(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    """Run a command in this process as `python -m` does; its exit code."""
-    monkeypatch.setattr(sys, "argv", argv)
-    module = "data_prep.__main__" if argv[0] == "data_prep" else argv[0]
-    try:
-        runpy.run_module(module, run_name="__main__")
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_one_line(
-    attack: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line(attack: str, tmp_path: Path) -> None:
     make, words = ATTACKS[attack]
-    argv = make(tmp_path)
+    module, *args = make(tmp_path)
     before = files(tmp_path)
-    code = run(argv, monkeypatch)
-    out, err = capsys.readouterr()
-    assert code in (2, 3), (out, err)
+    done = run_module(module.replace("data_prep", "data_prep.__main__"), *args)
+    out, err = done.stdout, done.stderr
+    assert done.returncode == 2, (out, err)
     line = err.strip().splitlines()[-1]
     assert "error: " in line and all(word in line for word in words), line
     assert "Traceback" not in err and "\x1b" not in out + err and len(line) < 1500, line[:3000]
@@ -249,7 +235,7 @@ def test_reader_of_a_pipe_that_ends() -> None:
 
 
 def test_no_folder_for_temporary_files() -> None:
-    body = "import tempfile; tempfile._candidate_tempdir_list = lambda: []; tempfile.mkdtemp()"
+    body = "import tempfile as t; t.tempdir = None; t._candidate_tempdir_list = list; t.mkdtemp()"
     done = program(body)
     assert done.returncode == 2 and b"set TMPDIR" in done.stderr
 
