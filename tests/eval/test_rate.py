@@ -293,7 +293,7 @@ def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
     text = sheet.read_bytes()
     for data, message in (
         (b"PK\x03\x04...", "is a workbook; save the sheet as `CSV UTF-8`"),
-        (b"id\x81,", "cannot be read .*CSV UTF-8"),
+        (b"id\x81,", "is not UTF-8 .*CSV UTF-8"),
         (b"", "row 1: 0 columns are named `id`"),
         (text.replace(b"best (", b"(", 1), "row 1: 0 columns are named `best`"),
     ):
