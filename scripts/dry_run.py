@@ -42,7 +42,7 @@ from training.memory import count_weights
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "data_prep/sample"
 WIDTH = 64
-SIZE = {"max_steps": 4, "sequence_len": 1024, "logging_steps": 1}
+SIZE = {"max_steps": 2, "sequence_len": 512, "logging_steps": 1}
 FULL_SIZE: dict[str, Any] = {
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
     "max_steps": 2, "logging_steps": 1,

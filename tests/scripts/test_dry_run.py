@@ -46,7 +46,7 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
 def test_it_trains(path: Path, tmp_path: Path) -> None:
     done = dry_run(path, tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("'loss': ") == 4
+    assert done.stdout.count("'loss': ") == 2
     assert "the prompt is not in the loss" in done.stdout  # preflight, at the start of training
     assert (tmp_path / f"outputs/{path.stem}/adapter_model.safetensors").is_file()
     saved = json.loads((tmp_path / f"outputs/{path.stem}/config.json").read_text("utf-8"))
@@ -61,7 +61,7 @@ def test_fsdp2_on_two_processes(tmp_path: Path) -> None:
     flags = ["--fsdp_version", "2", "--fsdp_config", block]
     done = dry_run(ROOT / "recipes/mistral_samsum.yml", tmp_path, 2, flags)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.count("'loss': ") == 4
+    assert done.stdout.count("'loss': ") == 2
     assert (tmp_path / "outputs/mistral_samsum/adapter_model.safetensors").is_file()
 
 
