@@ -22,7 +22,7 @@ import pyarrow.parquet
 
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, derived_recipe
+from tests.conftest import ROOT, derived_recipe, run_module
 
 Columns = dict[str, Any]
 FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -129,7 +129,9 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def run_data_prep(
     recipe: Path, preexec_fn: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m data_prep RECIPE` in the repository's root, as a process of its own."""
+    """Run `python -m data_prep RECIPE` in the repository's root; with limits in its own process."""
+    if not preexec_fn:
+        return run_module("data_prep.__main__", recipe)
     return subprocess.run(
         [sys.executable, "-m", "data_prep", str(recipe)],
         cwd=ROOT,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from data_prep.prepare import prepare
@@ -18,8 +17,7 @@ from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.hf_engine import HfEngine
 from eval.results import training_curves
-from tests.conftest import ROOT, command, derived_recipe, train
-from training.machine_checks import cpu_overrides
+from tests.conftest import command, derived_recipe, run_module, train
 
 pytestmark = pytest.mark.slow
 DIALOGUES = 8
@@ -41,14 +39,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
 def results(trained: Recipe) -> Path:
     """Both models on a few test dialogues, through the command line."""
     folder = trained.output_dir.parent / "results"
-    done = _evaluate(trained, folder)
+    line = ("python", "-m", "eval.run", trained.path, "--output", folder, "--limit", DIALOGUES)
+    done = command(*line)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
 def _evaluate(recipe: Recipe, folder: Path, *flags: object) -> subprocess.CompletedProcess[str]:
-    limit = ("--limit", DIALOGUES) if "--limit" not in flags else ()
-    return command("python", "-m", "eval.run", recipe.path, "--output", folder, *limit, *flags)
+    return run_module("eval.run", recipe.path, "--output", folder, "--limit", DIALOGUES, *flags)
 
 
 def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
@@ -137,26 +135,3 @@ def test_adapter_with_weights_that_go_nowhere_is_refused(trained: Recipe) -> Non
     for done in (moved, _evaluate(*call)):
         assert done.returncode == 2
         assert "does not fit" in done.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize("name", ["mistral_samsum"])  # its QLoRA: test_dry_run.py
-def test_mistral_recipe_trains_and_is_evaluated(
-    name: str, tmp_path: Path, tiny_mistral: Path
-) -> None:
-    """With the real tokenizer, a random model, and only what a CPU cannot do overridden."""
-    config = yaml.safe_load((ROOT / f"recipes/{name}.yml").read_text("utf-8"))
-    path = derived_recipe(
-        name, tmp_path, "dry", base_model=str(tiny_mistral), **cpu_overrides(config), bf16=False,
-        summarization__source="data_prep/sample", max_steps=2, sequence_len=512,
-    )  # fmt: skip
-    recipe = load_recipe(path)
-    prepare(recipe)
-    train(path)
-    assert (recipe.output_dir / "adapter_model.safetensors").is_file()
-    done = _evaluate(recipe, tmp_path / "results", "--limit", 2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "tuned - base" in done.stdout
-    systems = json.loads((tmp_path / "results/scores.json").read_text("utf-8"))["systems"]
-    four_bit = "qlora" in name
-    assert ("-nf4|" in systems["base"]["signature"]) == four_bit
-    assert ("-nf4|" in systems["tuned"]["signature"]) == four_bit
