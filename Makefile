@@ -7,7 +7,7 @@ export AXOLOTL_DO_NOT_TRACK := 1
 # axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
 export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
-.PHONY: help setup run demo test test-all lint clean
+.PHONY: help setup run demo test test-all test-longest lint clean
 
 help:
 	@echo "make setup                   install into $(VENV), for the GPU where there is one"
@@ -15,6 +15,7 @@ help:
 	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
 	@echo "make test                    the quick checks, minutes"
 	@echo "make test-all                and the deep ones: training, kill -9, two processes, the browser"
+	@echo "make test-longest            and what takes minutes each, before a release"
 	@echo "make clean                   remove what the demo wrote"
 
 setup: $(VENV)/.ready
@@ -44,7 +45,10 @@ test: lint
 	$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(PYTEST)
+	$(PYTEST) -m "not longest"
+
+test-longest: lint
+	$(PYTEST) -m longest
 
 lint: $(VENV)/.dev $(SMALL)/config.json
 	$(PY) -m ruff check .

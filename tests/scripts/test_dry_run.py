@@ -36,11 +36,10 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
     assert {load_recipe(path).config["base_model"] for path in GPU_RECIPES} <= PUBLISHED.keys()
 
 
-# the other two are trained below: in two processes, and the whole way
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [p for p in GPU_RECIPES if p.stem not in ("mistral_samsum", "mistral_samsum_qlora")],
+    [p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"],  # as its QLoRA, unpacked
     ids=lambda p: p.stem,
 )
 def test_it_trains(path: Path, tmp_path: Path) -> None:
@@ -55,6 +54,7 @@ def test_it_trains(path: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_fsdp2_on_two_processes(tmp_path: Path) -> None:
     """The block of docs/distributed.md, on the launch line."""
     block = (ROOT / "recipes/distributed/fsdp2.json").read_text("utf-8")
@@ -77,8 +77,9 @@ def full_size(*args: object) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_the_whole_way_with_a_small_width(tmp_path: Path) -> None:
-    name = "mistral_samsum_qlora"
+@pytest.mark.longest
+@pytest.mark.parametrize("name", ["mistral_samsum_qlora", "mistral_samsum_notebook"])
+def test_the_whole_way_with_a_small_width(name: str, tmp_path: Path) -> None:
     asked = (ROOT / f"recipes/{name}.yml", "--width", 64, "--keep", tmp_path)
     code, printed, errors = full_size(*asked)
     assert code == 0, errors

@@ -72,6 +72,7 @@ def test_the_same_command_resumes_and_then_there_is_nothing_to_do(
     assert _contents(recipe.output_dir) == before
 
 
+@pytest.mark.longest
 def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
     recipe: Recipe, interrupted: str, tmp_path: Path
 ) -> None:
