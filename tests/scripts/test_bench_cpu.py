@@ -30,6 +30,7 @@ def generation(run: Path, module: str, *flags: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None:
     path = derived_recipe(
         "smollm2_samsum", tmp_path, "tiny", base_model=str(tiny_smollm2),

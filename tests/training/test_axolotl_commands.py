@@ -125,6 +125,7 @@ def test_commands_of_an_adapter_refuse_one_that_was_trained_otherwise(trained: P
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_a_sweep_trains_each_into_a_folder_that_can_be_evaluated(trained: Path) -> None:
     sweep = trained.with_name("sweep.yml")
     sweep.write_text("learning_rate: [0.01, 0.02]\nmax_steps: [1]\n", "utf-8")

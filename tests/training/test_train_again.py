@@ -121,6 +121,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.longest
 def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
@@ -144,6 +145,7 @@ def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     assert adapter != (recipe.output_dir / "checkpoint-6" / name).read_bytes()
 
 
+@pytest.mark.longest
 def test_two_processes_train_as_one_does(tmp_path: Path, tiny_smollm2: Path) -> None:
     """Gloo on a CPU; one process accumulates two batches, two processes share them."""
     runs = {}

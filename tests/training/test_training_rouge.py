@@ -111,7 +111,10 @@ def test_figures_are_those_of_evaluation(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True, "bf16": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"gradient_checkpointing": True, "bf16": True}, marks=pytest.mark.longest)],
+)
 def test_training_is_the_same_with_and_without(
     recipe: Recipe, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
