@@ -17,7 +17,7 @@ LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:：<>][^:：<>\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
 TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
-MOST_BYTES = 10**9  # some ten million messages, which take several times as much memory
+MOST_BYTES = 2 * 10**8  # some two million messages, which take ten times as much memory
 
 # How SAMSum writes an attachment, so that a model tuned on it knows the word.
 PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"

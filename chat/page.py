@@ -45,6 +45,7 @@ MOST_BYTES = 6 * MOST_CHARACTERS + 100  # JSON writes a character in six bytes a
 TOO_LONG = f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
 # The browser asks no other host for anything, and no other page may show this one in a frame.
 POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
+JSON = "application/json"
 LOCAL = ("127.0.0.1", "localhost")
 
 
@@ -158,7 +159,7 @@ def build(pair: Pair, examples: list[str], host: str) -> ASGIApp:
         # A browser tells whose page asks, and asks first before it sends JSON for another site's.
         asks = {header("origin"), header("sec-fetch-site")}
         own = {None, "same-origin", f"http://{header('host')}"}
-        if not asks <= own or header("content-type") != "application/json":
+        if not asks <= own or (header("content-type") or "").partition(";")[0].lower() != JSON:
             return PlainTextResponse("Only the page itself may ask for a summary.", 403)
         body = bytearray()
         try:
@@ -242,9 +243,10 @@ def main() -> None:
     print(f"http://{args.host}:{bound.getsockname()[1]} shows the page; Ctrl-C ends it", flush=True)
     try:
         Event().wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
         print(flush=True)
-        os._exit(0)  # a summary being made, which no request waits for, would delay the end
+        # a summary being made, which no request waits for, would delay the end
+        os._exit(end.code if isinstance(end, SystemExit) else 0)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chat import apps, slack, telegram, texts, whatsapp
-from chat.chat import Chat, check_size, dialogue_of, parse_plain, parse_turns
+from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 
@@ -57,7 +57,9 @@ def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
 
 def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
     if given == "-":
-        text = _decode(stdin.read(), "standard input")
+        data = stdin.read(MOST_BYTES + 1)
+        check_size(len(data), "standard input")
+        text = _decode(data, "standard input")
         yield from _text(text, "standard input", "", field)
     elif os.path.exists(given):  # which takes any text, however long
         yield from _path(Path(given), given, field)

@@ -11,10 +11,12 @@ from data_prep.settings import Summarization
 from data_prep.turns import Turn, as_list, as_turns, plain, shape
 
 HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
-TRAILING_BLANKS = re.compile(r"[^\S\r\n]+(?=[\r\n]|\Z)")
+TRAILING_BLANKS = re.compile(r"(?<![^\S\r\n])[^\S\r\n]+(?=[\r\n]|\Z)")
 # How the ends of turns are written where a dialogue has no newline: spelled out by an escape, as
 # HTML, or by Unicode's own separators (U+0085, U+2028, U+2029).
-TURN_ENDS = re.compile(r"[ \t]*(?:(?:\\r)?\\n|<br ?/?>|[\v\x85\u2028\u2029])[ \t]*", re.IGNORECASE)
+TURN_ENDS = re.compile(
+    r"(?:(?<![ \t])[ \t]+)?(?:(?:\\r)?\\n|<br ?/?>|[\v\x85\u2028\u2029])[ \t]*", re.IGNORECASE
+)
 # What pandas, R, SQL and spreadsheets write for a value that is missing.
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a"}
 

@@ -31,9 +31,11 @@ if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
     os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
 
 # C0 and C1 but for line ends and tabs, halves of surrogate pairs, and what turns the direction
-CONTROL = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u200e\u200f\u202a-\u202e\u2066-\u2069]"
-)
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+# The same but for colours, and for a progress bar's way to the line's start and the line above
+NOT_OURS = re.compile(rf"(?!\r|\x1b\[[\d;]*[mA]){CONTROL.pattern}")
+MOST_BYTES = 10**9  # of a file that is read as a whole
 
 debug = False  # whether `--debug` was given, also to the command that started this one
 UNPACKED = "samsum-lora"  # begins the names of our temporary folders
@@ -53,9 +55,10 @@ def run_cli(main: Callable[[], None]) -> None:
     if "--debug" in sys.argv[1:]:
         debug = True
         sys.argv.remove("--debug")
-    for stream in (sys.stdout, sys.stderr):  # a terminal may have no letter for what is printed
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         if reconfigure := getattr(stream, "reconfigure", None):
-            reconfigure(errors="backslashreplace")
+            reconfigure(errors="backslashreplace")  # a terminal may have no letter for it
+        stream.write = partial(_write, type(stream).write, stream)  # type: ignore[method-assign]
     with suppress(OSError):  # there may be no temporary folder
         _remove_left(Path(tempfile.gettempdir()), UNPACKED)
     # files that are half-written and folders of what was unpacked are removed, as with Ctrl-C
@@ -93,6 +96,11 @@ def _file_of(error: Exception) -> str:
     return next((str(one) for one in held if isinstance(one, Path) and one.is_file()), "")
 
 
+def _write(write: Callable[[IO[str], str], int], stream: IO[str], text: str) -> int:
+    """Write to a stream what a terminal does not obey, but for colours and progress bars."""
+    return write(stream, NOT_OURS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
 def printable(text: str) -> str:
     """The text with an escape for each character that a terminal would obey or cannot show."""
     return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as JSON has it, too
@@ -127,7 +135,7 @@ def check_file(path: Path, most: int | None = None, shown: str = "") -> None:
 
 
 @contextmanager
-def reading(path: Path, fix: str, most: int | None = None, shown: str = "") -> Iterator[None]:
+def reading(path: Path, fix: str, most: int = MOST_BYTES, shown: str = "") -> Iterator[None]:
     """Turn what goes wrong while a file is read, decoded and parsed into a UserError.
 
     It names `path` (as `shown`) and `fix`. `most`: how many bytes such a file may have.

@@ -32,7 +32,7 @@ def empty_model(recipe: Recipe) -> Any:
             return AutoModelForCausalLM.from_config(
                 config, trust_remote_code=more["trust_remote_code"]
             )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a configuration may hold anything
         raise UserError(model_unavailable(recipe, error)) from error
 
 

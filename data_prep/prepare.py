@@ -22,7 +22,7 @@ from tqdm import tqdm
 from data_prep.clean import Cleaner, digest, value_at
 from data_prep.errors import UserError, reading, whole_files
 from data_prep.formats import SourceRow
-from data_prep.prompt import Example, Neutralizer, TokenCounter
+from data_prep.prompt import Example, Neutralizer, TokenCounter, read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import Summarization
 from data_prep.sources import Source, sha256_of
@@ -368,10 +368,10 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
             tokenizer = config.get("tokenizer_config") or config["base_model"]
             same &= saved["tokens"]["tokenizer"] == str(tokenizer)
         except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
-            return
+            name, same = "", _has_our_rows(folder)
         if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
             return
-        held = f"rows that recipe {name} prepared"
+        held = f"rows that recipe {name} prepared" if name else "files that data_prep did not write"
     elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
         held = "files that data_prep did not write"
     else:
@@ -380,6 +380,14 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
         f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
     )
+
+
+def _has_our_rows(folder: Path) -> bool:
+    """Whether the rows in a folder have the form of ours."""
+    try:
+        return all(read_examples(folder / f"{split}.jsonl") for split in READING_ORDER)
+    except UserError:
+        return False
 
 
 def _append(file: IO[str], entry: dict[str, str | int]) -> None:

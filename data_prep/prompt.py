@@ -108,6 +108,7 @@ class Neutralizer:
         controls = {t for t in special_tokens | WELL_KNOWN_CONTROLS if len(t.strip()) > 1}
         self._pattern = re.compile(_any_of(controls))
         self._gap, self._normalizer = " ", normalizer
+        self._firsts = {text[0] for text in controls}
         if normalizer is None:
             return
         from tokenizers import Regex
@@ -124,6 +125,8 @@ class Neutralizer:
     def __call__(self, text: str) -> tuple[str, int]:
         """Return the text without control strings, and how many were broken."""
         total = 0
+        if self._normalizer is None and not any(sign in text for sign in self._firsts):
+            return text, 0  # nearly every text: a search for each string takes longer
         for _ in range(ROUNDS):  # a blank may, in theory, complete another token
             text, count = self._pattern.subn(lambda m: f"{m[0][0]}{self._gap}{m[0][1:]}", text)
             if not count and self._normalizer is not None:

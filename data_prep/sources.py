@@ -199,6 +199,10 @@ class Source:
         from datasets import Dataset, load_from_disk
 
         try:
+            for state in folder.rglob("state.json"):
+                for file in json.loads(state.read_bytes())["_data_files"]:
+                    if Path(file["filename"]).name != file["filename"]:
+                        raise ValueError(f"{state} names a file elsewhere: {file['filename']}")
             found: Any = load_from_disk(folder)
         except Exception as error:  # pyarrow's, datasets' and json's own types
             raise UserError(

@@ -79,7 +79,7 @@ def as_list(value: object) -> list[Any]:
         with suppress(ValueError, RecursionError):
             found = json.loads(value)
         if found is None:
-            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
                 found = ast.literal_eval(value.strip())
                 if _joins_strings(value):
                     found = ...

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 from tqdm import tqdm
 
-from data_prep.errors import UserError, whole_file, writing_to
+from data_prep.errors import UserError, check_file, whole_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
 from eval.generate import Batch, Prediction
@@ -215,6 +215,7 @@ def _read_shard(shard: Path) -> tuple[GenerationKey | None, dict[int, BatchRecor
     batches: dict[int, BatchRecord] = {}
     if not shard.exists():
         return key, batches
+    check_file(shard)
     head, *lines = shard.read_bytes().split(b"\n")[:-1] or [b""]
     try:
         key = GenerationKey.model_validate(json.loads(head)["key"])

@@ -13,6 +13,7 @@ import yaml
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe
+from data_prep.recipe_file import YamlFile
 from eval.adapter import (
     CHECKPOINT,
     RECIPE,
@@ -114,7 +115,10 @@ def _recipe_text(recipe: Recipe, given: Path | None) -> str:
     if given and CHECKPOINT.fullmatch(given.name):
         given = given.parent
     own = given and given / RECIPE
-    return (own if own and own.is_file() else recipe.path).read_text("utf-8")
+    # a link in an adapter that came from elsewhere may lead to any file of this machine
+    path = own if own and own.is_file() and not own.is_symlink() else recipe.path
+    YamlFile(path)  # is bounded
+    return path.read_text("utf-8")
 
 
 def _settings(recipe_text: str) -> dict[str, Any]:

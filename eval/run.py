@@ -15,9 +15,10 @@ from data_prep.prompt import Example, read_examples, template_note
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
-from eval.predictions import FileRecord, copy_predictions, finished_record
-from eval.scores import Scores
+from eval.predictions import FileRecord, copy_predictions, finished_record, key_file
+from eval.scores import SUM, Scores
 
+SCORES = "scores.json"
 MODELS = ("base", "tuned", "merged")
 
 
@@ -85,7 +86,7 @@ def evaluate(
     adapter = find_adapter(recipe, given) if "tuned" in models else None
     if "merged" in models:
         merged_folder(recipe)
-    names = [*NAMES, *(f"predictions.{name}.jsonl" for name in models)]
+    names = [*NAMES, SUM, *(f"predictions.{name}.jsonl" for name in models)]
     check_outputs(*(folder / name for name in names))
     _check_folder(folder, recipe, given)
     records = _predict(wanted, adapter)
@@ -116,8 +117,8 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
 
     With a `given` adapter, also one with the results of another adapter.
     """
-    if (folder / "scores.json").is_file():
-        scores = Scores.read(folder / "scores.json")
+    if (folder / SCORES).is_file():
+        scores = Scores.read(folder / SCORES)
         if given and scores.adapter and scores.adapter.folder != shown(given):
             raise UserError(
                 f"{folder}: holds the results of the adapter {scores.adapter.folder}; choose "
@@ -128,8 +129,12 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
                 f"{folder}: holds the results of recipe {scores.recipe}, not of {recipe.name}; "
                 "choose another --output"
             )
-    elif (folder / "report.html").exists():
-        raise UserError(f"{folder}: holds a report of another program; choose another --output")
+    files = [
+        folder / name for name in ("report.html", "report.md") if not (folder / SCORES).exists()
+    ]
+    files += [path for path in folder.glob("predictions.*.jsonl") if not key_file(path).exists()]
+    if foreign := [path for path in files if path.exists()]:
+        raise UserError(f"{foreign[0]}: was not written by eval.run; choose another --output")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # one without a name

@@ -63,8 +63,8 @@ def main() -> None:
     from eval.report import terminal_tables
     from eval.scores import Bootstrap
 
-    if args.resamples < 100:
-        raise UserError(f"--resamples: {args.resamples} are too few for an interval; use 1000")
+    if not 100 <= args.resamples <= 100_000:
+        raise UserError(f"--resamples: {args.resamples}; use 1000, or from 100 to 100000")
     names = FieldNames(
         args.prediction_field, args.reference_field, args.dialogue_field, args.id_field
     )

@@ -158,7 +158,7 @@ class Scores(BaseModel):
     @classmethod
     def read(cls, path: Path) -> "Scores":
         """Raises UserError where the file is missing, damaged or of a newer version."""
-        with reading(path, "run `python -m eval.run` again, without a damaged file"):
+        with reading(path, "run `python -m eval.run`, where it is damaged without the file"):
             return cls.model_validate_json(path.read_bytes())
 
     @property

@@ -61,7 +61,7 @@ DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUE
 # ---- paths ----
 
 # and a folder of gpt-oss's tools, which its chat template names
-URL = re.compile(r"\b(?:https?|ftps?|ssh|git|s3|gs|hf)://\w[^\s<>\"'`|]*|drive at '/mnt/data'")
+URL = re.compile(r"\b(?:https?|git|s3|gs|hf)://\w[^\s<>\"'`|]*|drive at '/mnt/data'")
 ROOTS = "home|Users|root|mnt|media|Volumes|tmp|var|etc|srv|opt|usr|workspace|scratch|nas"
 # In front of a path is no letter or digit (`and/or`), no `pre-`, no `.`, no closing bracket, and
 # none that opens a tag (`</s>`, `< /s>`, `[/INST]`).
@@ -70,7 +70,7 @@ OTHERS = (
     r"|(?<=[<\[{|])/[\w .@+-]+/+[\w.]"  # </home/me>
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
     r"|(?i:(?<![a-z])file:[/\\])"
-    r"|(?<![\w/])~[A-Za-z]*[/\\][\w.]"
+    r"|(?<![\w/])~[\w.-]*[/\\][\w.]"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)[\w.$]"  # C:\models
     r"|(?<!\\)\\\\[\w.?-]+\\+[\w.$-]+"  # \\server\share
 )

@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         unpack(Path(__file__).resolve().parent, args.target.resolve(), args.only, args.no_verify)
-    except (Failure, OSError, tarfile.TarError) as error:
+    except (Failure, OSError, tarfile.TarError, LookupError, TypeError, AttributeError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 

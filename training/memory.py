@@ -55,7 +55,8 @@ def count_weights(recipe: Recipe) -> Weights:
         for module in model.modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
-    settings: Any = load_lora(model, DictDefault(recipe.config), config_only=True)[1]
+    with_dropout = {"lora_dropout": 0.0, **recipe.config}  # Axolotl's default, which PEFT needs
+    settings: Any = load_lora(model, DictDefault(with_dropout), config_only=True)[1]
     settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
     with torch.device("meta"):
         adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()

@@ -64,7 +64,8 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
 
     if config.get("adapter") not in ("lora", "qlora"):
         return [], []
-    settings: Any = load_lora(model, DictDefault(config), config_only=True)[1]
+    with_dropout = {"lora_dropout": 0.0, **config}  # Axolotl's default, which PEFT needs
+    settings: Any = load_lora(model, DictDefault(with_dropout), config_only=True)[1]
     targets, modules = settings.target_modules or [], dict(model.named_modules())
     if isinstance(targets, str):  # a regular expression
         found = [name for name in modules if check_target_module_exists(settings, name)]

@@ -260,5 +260,12 @@ def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds files that data_prep did not write"):
         prepare(recipe)
     assert own.read_text("utf-8") == "{}\n"
-    (recipe.data_dir / "manifest.json").write_text("{", "utf-8")  # a damaged one is made again
+    manifest = recipe.data_dir / "manifest.json"
+    for text in ("{", '{"name": "a web page"}'):
+        manifest.write_text(text, "utf-8")
+        with pytest.raises(UserError, match="holds files that data_prep did not write"):
+            prepare(recipe)
+        assert (own.read_text("utf-8"), manifest.read_text("utf-8")) == ("{}\n", text)
+    prepare(recipe, overwrite=True)
+    manifest.write_text("{", "utf-8")  # with rows of ours a damaged one is made again
     prepare(recipe)

@@ -286,7 +286,7 @@ def test_all_of_a_finished_run(run: Path) -> None:
             "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train "
             f"{NAME}.yml`",
         ),
-        (SCORES, "scores.json: No such file or directory; run `python -m eval.run`"),
+        (SCORES, "scores.json: is missing; run `python -m eval.run`"),
     ],
 )
 def test_a_step_that_was_not_taken(run: Path, missing: Path, message: str) -> None:
@@ -324,7 +324,7 @@ def test_a_file_cut_short(run: Path) -> None:
             read_records(load_recipe(f"{NAME}.yml"))
         path.write_bytes(whole)
     (OUTPUT / "trainer_state.json").write_text("[]", "utf-8")
-    with pytest.raises(UserError, match="trainer_state.json: is damaged"):
+    with pytest.raises(UserError, match="trainer_state.json: cannot be read"):
         read_records(load_recipe(f"{NAME}.yml"))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 
 from tests.conftest import ROOT, run_module
 
@@ -66,6 +67,14 @@ def zip_bomb(folder: Path) -> list[str]:
     path = folder / "rows.zip"
     path.write_bytes(huge)
     return recipe(folder, path)
+
+
+def elsewhere(folder: Path) -> list[str]:
+    Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]).save_to_disk(folder / "saved")
+    state = folder / "saved/state.json"
+    name = "../../private.arrow"
+    state.write_text(state.read_text().replace("data-00000-of-00001.arrow", name), "utf-8")
+    return recipe(folder, folder / "saved")
 
 
 def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
@@ -136,7 +145,11 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ["rows.jsonl"]),
     "number of a million digits": (
         lambda f: source(f, '{"dialogue": 1' + "0" * 10**6 + "}\n"), ["rows.jsonl"]),
+    "100,000 blanks in a turn": (
+        lambda f: source(f, json.dumps({"dialogue": "A: hi" + " " * 10**5 + "x", "summary": 3})),
+        ["rows.jsonl"]),
     "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
+    "saved data set that names a file elsewhere": (elsewhere, ["state.json names a file elsewh"]),
     "half a pair in an id": (
         lambda f: source(f, "".join(
             f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
@@ -226,6 +239,11 @@ def test_whatever_is_raised(body: str, words: bytes) -> None:
 def test_terminal_without_the_letters() -> None:
     done = program("print('\u2013 \u00e9')", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u2013 \\xe9\n", b"")
+
+
+def test_what_is_printed_is_text_but_for_colours_and_progress_bars() -> None:
+    done = program("print('\\x1b[2J\\x1b]0;x\\x07 \\x1b[31mred\\x1b[0m \\u202e')")
+    assert done.stdout == b"\\u001b[2J\\u001b]0;x\\u0007 \x1b[31mred\x1b[0m \\u202e\n"
 
 
 def test_reader_of_a_pipe_that_ends() -> None:
