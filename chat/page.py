@@ -246,7 +246,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as end:
         print(flush=True)
         # a summary being made, which no request waits for, would delay the end
-        os._exit(end.code if isinstance(end, SystemExit) else 0)
+        os._exit(int(end.code or 0) if isinstance(end, SystemExit) else 0)
 
 
 if __name__ == "__main__":
