@@ -282,7 +282,7 @@ def test_records_of_the_training_and_weights_that_are_a_pickle(run: Path) -> Non
     for damage, words in (
         (holds("run.json", b"["), "run.json: cannot be read"),
         (holds("run.json", b'{"settings": []}'), "run.json: cannot be read"),
-        (holds("adapter_config.json", b"[]"), "its JSON files are damaged"),
+        (holds("adapter_config.json", b"[]"), "adapter_config.json: cannot be read"),
         (pickle, "adapter_model.bin is a pickle, which may run code"),
     ):  # each is noticed before those of earlier
         damage()

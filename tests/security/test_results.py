@@ -327,7 +327,9 @@ def test_an_evaluation_writes_nothing_where_one_of_its_files_cannot_be(
     assert state(tmp_path) == before
     (folder / name).rmdir()
     (folder / "report.html").write_text("<p>A user's own site")
-    assert "report of another program" in refused(run.main, monkeypatch, capsys, *flags)
+    assert "report.html: was not written by eval.run" in refused(
+        run.main, monkeypatch, capsys, *flags
+    )
 
 
 def test_a_file_that_is_put_in_the_way_while_others_are_written(tmp_path: Path) -> None:
