@@ -383,7 +383,7 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
 
 
 def _has_our_rows(folder: Path) -> bool:
-    """Whether the rows in a folder have the form of ours."""
+    """Whether the rows in a folder have the form that data_prep writes."""
     try:
         return all(read_examples(folder / f"{split}.jsonl") for split in READING_ORDER)
     except UserError:

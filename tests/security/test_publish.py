@@ -168,7 +168,7 @@ def tiny(folder: Path) -> Path:
         "pre-/post-training, he/she, w/ friends, w/o, `and`/`or`, he / she",
         "/no_think and /think, </think> <|/x|> {/if} [/INST]",
         "https://x.org/~me/a?b=/c and https://huggingface.co/a/b.",
-        "Q:\n{dialogue}\nA:\tx", "../home/x, ./etc/x and data/root/x", "a limit of 128 tokens",
+        "Q:\n{dialogue}\nA:\tx", "../home/x, ./etc/x and data/srv/x", "a limit of 128 tokens",
         "rouge|n:40|refs:1a2b3c4d|commit:92d156a-dirty, `0123456789abcdef`", "the password, too",
         "Qwen3OmniMoeThinkerForConditionalGeneration, training.plugin.SummarizationPlugin",
     ],
