@@ -159,7 +159,7 @@ def not_good() -> None:
         (another_adapter, "holds no merge of this adapter"),
         (changed_weights, "model.safetensors changed since the merge"),
         (lambda: (MERGED / "model-2.safetensors").touch(), "model-2.safetensors changed since"),
-        (lambda: (MERGED / "merge_proof.json").unlink(), "merge_proof.json: missing or damaged"),
+        (lambda: (MERGED / "merge_proof.json").unlink(), "merge_proof.json: is missing; run"),
         (not_good, "not good (weights); publish the adapter, without --merged"),
     ],
 )

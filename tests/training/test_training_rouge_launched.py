@@ -37,6 +37,7 @@ found = {"figures": figures[0], "made": made, "in": type(trainer.model_wrapped).
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_two_processes_share_the_work_and_both_have_the_figures(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
