@@ -1,11 +1,15 @@
 """Shared fixtures: the real small model, Mistral's real tokenizer, runs of the commands."""
 
+import atexit
+import functools
 import io
+import json
 import os
 import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -16,6 +20,7 @@ import colorama
 import pytest
 import yaml
 
+from tests import forks
 from tests.browser import CHROMIUM
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
@@ -28,12 +33,14 @@ colorama.init = lambda *_, **__: None
 absl.logging.get_absl_handler().python_handler.close = lambda: None  # type: ignore[method-assign]
 
 ROOT = Path(__file__).parent.parent
+LAUNCH = ("accelerate", "launch", "-m", "axolotl.cli.train")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 SLOWEST_FIRST = (  # files, so that no worker is left with one of them at the end
     "test_train.py", "test_dry_run.py", "test_train_again.py", "test_training_rouge.py",
     "test_training_rouge_launched.py", "test_generate.py", "test_resume.py", "test_summarize.py",
 )  # fmt: skip
 SMOLLM2 = ROOT / "models/smollm2-135m-instruct"
+PIECES = 4000  # of its 49,152, in a tokenizer that is made of them
 SHARED = ROOT.parent / "shared/data"
 PUBLISHED = SHARED / "published/bart_large_moussaKam.txt"
 
@@ -60,6 +67,19 @@ def smollm2() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shallow_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+    """The real small model cut to its first six layers of thirty, for what any model shows."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "shallow-smollm2"
+    shutil.copytree(smollm2, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    model = AutoModelForCausalLM.from_pretrained(smollm2, num_hidden_layers=6, dtype=torch.float32)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Mistral's real tokenizer with a random model of width 64."""
     from scripts.random_model import save
@@ -71,18 +91,35 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """SmolLM2's real tokenizer with a random model of two layers."""
+    """A part of SmolLM2's real tokenizer with a random model of two layers."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(smollm2)
     config.hidden_size, config.intermediate_size, config.num_hidden_layers = 64, 128, 2
     config.num_attention_heads, config.num_key_value_heads, config.head_dim = 4, 2, 16
-    config.layer_types = None
+    config.layer_types, config.vocab_size = None, PIECES
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "tiny-smollm2"
+    shutil.copytree(small_tokenizer(), folder)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm2).save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def small_tokenizer() -> Path:
+    """A folder with SmolLM2's tokenizer of 4,000 pieces, which loads in a second less."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for path in SMOLLM2.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, folder)
+    settings = json.loads((SMOLLM2 / "tokenizer.json").read_text("utf-8"))
+    model = settings["model"]
+    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number < PIECES}
+    pairs = (merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"])
+    model["merges"] = [pair for pair in pairs if "".join(pair) in model["vocab"]]
+    (folder / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
     return folder
 
 
@@ -121,7 +158,12 @@ def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def command(
     *args: object, timeout: int = 900, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment, in the repository's root unless told otherwise."""
+    """Run a command of this environment, in the repository's root unless told otherwise.
+
+    `python -m` and `python -c` are forks, see there; `sys.executable` is a process from its start.
+    """
+    if args[0] == "python" and args[1] in ("-m", "-c"):
+        return forks.run(args, cwd=cwd, timeout=timeout)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         [str(arg) for arg in args], cwd=cwd, env={**os.environ, "PATH": path},
@@ -143,9 +185,9 @@ def run_module(module: str, *args: object, cwd: Path = ROOT) -> subprocess.Compl
 
 
 def launch(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
-    """Run the launch line of the README."""
+    """Run the launch line of the README, in a fork."""
     flags = [part for key, value in overrides.items() for part in (f"--{key}", value)]
-    return command("accelerate", "launch", "-m", "axolotl.cli.train", recipe, *flags)
+    return forks.run([*LAUNCH, recipe, *flags])
 
 
 def train(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:

@@ -2,13 +2,12 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from functools import cache
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = ("accelerate", "torchrun")
@@ -38,9 +37,7 @@ def test_there_are_commands() -> None:
 
 @cache
 def help_of(*target: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *target, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = command("python" if target[0] == "-m" else sys.executable, *target, "--help")
     assert done.returncode == 0, f"{target}: {done.stderr[-1000:]}"
     return done.stdout
 

@@ -322,7 +322,7 @@ def test_command_line_with_the_real_base_model(smollm2: Path, tmp_path: Path) ->
         summarization__decoding={"max_new_tokens": 24, "dtype": "float32"},
     )  # fmt: skip
     done = command(
-        sys.executable, "-m", "chat.summarize", path, FOLDER / "whatsapp_android_us.txt",
+        "python", "-m", "chat.summarize", path, FOLDER / "whatsapp_android_us.txt",
         FOLDER / "prose.txt", FOLDER / "slack", *BASE, "--json",
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr[-2000:]

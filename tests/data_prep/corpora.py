@@ -1,16 +1,12 @@
 """Tiny corpora in every format, recipes that read them, and the command that does."""
 
-import atexit
 import csv
-import functools
 import gzip
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,7 +18,7 @@ import pyarrow.parquet
 
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, derived_recipe, run_module
+from tests.conftest import ROOT, derived_recipe, run_module, small_tokenizer
 
 Columns = dict[str, Any]
 FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -102,23 +98,6 @@ def write_recipe(
     inner = {f"summarization__{key}": value for key, value in block.items()}
     overrides = {"base_model": str(small_tokenizer()), **overrides}
     return derived_recipe("smollm2_samsum", folder, "recipe", **inner, **overrides)
-
-
-@functools.cache
-def small_tokenizer() -> Path:
-    """A folder with SmolLM2's tokenizer of 1,000 pieces, which loads in a second less."""
-    real, folder = ROOT / "models/smollm2-135m-instruct", Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for path in real.iterdir():
-        if path.suffix != ".safetensors":
-            shutil.copy(path, folder)
-    settings = json.loads((real / "tokenizer.json").read_text("utf-8"))
-    model = settings["model"]
-    model["vocab"] = {piece: number for piece, number in model["vocab"].items() if number < 1000}
-    pairs = (merge if isinstance(merge, list) else merge.split(" ") for merge in model["merges"])
-    model["merges"] = [pair for pair in pairs if "".join(pair) in model["vocab"]]
-    (folder / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
-    return folder
 
 
 def outputs(folder: Path) -> dict[str, bytes]:

@@ -1,7 +1,5 @@
 """Every recipe through Axolotl's own schema, its arithmetic, and the reader's refusals."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.recipe import DEFAULT_RECIPE, load_recipe
-from tests.conftest import ROOT, derived_recipe
+from tests.conftest import ROOT, command, derived_recipe
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yml"))
 SECTIONS = [
@@ -48,8 +46,7 @@ def test_recipes_are_valid_for_axolotl_as_on_an_a100_and_misspelt_ones_are_not(
         derived_recipe("smollm2_samsum", tmp_path, key, **{key: 16})
         for key in ("lora_rank", "summarization__train_row")
     ]
-    call = [sys.executable, "-c", VALIDATE, *map(str, [*RECIPES, *misspelt])]
-    said = subprocess.run(call, cwd=ROOT, capture_output=True, text=True).stdout
+    said = command("python", "-c", VALIDATE, *RECIPES, *misspelt).stdout
     for path in RECIPES:
         assert f"{path} VALID 1 {raw(path)['adapter']}" in said, said[-3000:]
     for path in misspelt:
@@ -68,8 +65,8 @@ def test_recipe_reads_well(path: Path) -> None:
     assert None not in recipe.config.values(), "an empty key"
     for key, value in recipe.config.items():
         assert not (isinstance(value, str) and _is_number(value)), f"{key}: {value} is text"
-    for command in ("python -m data_prep", "axolotl.cli.train", "python -m eval.run"):
-        assert f"{command} {path.relative_to(ROOT)}" in text
+    for line in ("python -m data_prep", "axolotl.cli.train", "python -m eval.run"):
+        assert f"{line} {path.relative_to(ROOT)}" in text
     assert str(recipe.data_dir) == f"data/{recipe.name}"
     assert str(recipe.output_dir) == f"outputs/{recipe.name}"
 

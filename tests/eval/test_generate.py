@@ -1,7 +1,6 @@
 """Generation: plans, engines and decoding settings, with the real small model."""
 
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from data_prep.settings import Decoding
 from eval import generate as generation
 from eval.generate import Summarizer, plan_batches, resolve
 from eval.hf_engine import HfEngine
-from tests.conftest import ROOT, derived_recipe
+from tests.conftest import command, derived_recipe
 
 DIALOGUES = 6
 Prompts = list[list[int]]
@@ -27,8 +26,9 @@ FP32: dict[str, Any] = {"dtype": "float32", "max_new_tokens": 24}
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    path = derived_recipe("smollm2_samsum", tmp_path_factory.mktemp("generate"), "generate")
+def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> Recipe:
+    folder, model = tmp_path_factory.mktemp("generate"), str(shallow_smollm2)
+    path = derived_recipe("smollm2_samsum", folder, "generate", base_model=model)
     prepare(load_recipe(path))
     return load_recipe(path)
 
@@ -65,7 +65,7 @@ def cut(ids: list[int], end: int) -> list[int]:
 def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[list[int]]:
     """Transformers' own `generate`, one dialogue at a time, its own attention."""
     model = AutoModelForCausalLM.from_pretrained(
-        ROOT / "models/smollm2-135m-instruct", dtype=torch.float32
+        summarizer.recipe.config["base_model"], dtype=torch.float32
     ).eval()
     config = GenerationConfig(
         **{"do_sample": False, "max_new_tokens": 24, **settings},
@@ -191,10 +191,7 @@ def _with_memory(
 ) -> subprocess.CompletedProcess[str]:
     """Generate for dialogues whose prompts are `times` as long, in that much more memory."""
     sizes = map(str, (mebibytes, dialogues, times))
-    return subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY, recipe.path, *sizes],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    return command("python", "-c", LITTLE_MEMORY, recipe.path, *sizes)
 
 
 @pytest.mark.slow

@@ -1,15 +1,13 @@
 """Generation killed at any moment resumes, and ends in the same bytes; so do several processes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import ROOT, command, derived_recipe
+from tests.conftest import command, derived_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -67,9 +65,10 @@ print(json.dumps({"batches": len(batches), "rows": whole.count(b"\\n"), "trials"
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> Path:
     path = derived_recipe(
         "smollm2_samsum", tmp_path_factory.mktemp("resume"), "resume",
+        base_model=str(shallow_smollm2),
         summarization__decoding={"max_new_tokens": 12, "batch_tokens": 700, "dtype": "float32"},
     )  # fmt: skip
     prepare(load_recipe(path))
@@ -77,10 +76,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
 
 
 def test_kill_9_at_ten_random_moments_ends_in_the_same_file(recipe: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLS, recipe, tmp_path, "20261123"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+    done = command("python", "-c", KILLS, recipe, tmp_path, "20261123")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["rows"] == 8 and found["batches"] >= 3

@@ -22,7 +22,7 @@ from data_prep.prepare import check_prepared
 from eval.adapter import find_adapter
 from eval.scores import EvaluatedAdapter, Scores
 from eval.trackers import FILES, log_scores
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command
 from tests.eval.test_adapter import changed
 from tests.run_records import write_scores
 
@@ -263,10 +263,7 @@ def test_trackers_that_fail_cost_a_line_each_and_nothing_else(scores: Scores) ->
         "from eval.run import main; run_cli(main)"
     )
     flags = ["tiny_run.yml", "--limit", "2"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags], env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    done = command("python", "-c", code, *flags, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     folder = FOLDER / "test-first-2"
     assert Scores.read(folder / "scores.json").examples == 2 and (folder / "report.html").is_file()

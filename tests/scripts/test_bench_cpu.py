@@ -1,10 +1,7 @@
 """The benchmark for a CPU runs on small things and prints what it says it measures."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import ROOT, command, derived_recipe
+from tests.conftest import command, derived_recipe
 from tests.run_records import NAME
 
 
@@ -21,10 +18,7 @@ def figures(line: str) -> list[float]:
 
 
 def generation(run: Path, module: str, *flags: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, f"{NAME}.yml", *flags],
-        cwd=run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    done = command("python", "-m", module, f"{NAME}.yml", *flags, cwd=run)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout.splitlines()
 
@@ -38,7 +32,7 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
     )  # fmt: skip
     prepare(load_recipe(path))
     flags = ("--steps", 6, "--models", "none")
-    done = command(sys.executable, "-m", "scripts.bench_cpu", path, *flags)
+    done = command("python", "-m", "scripts.bench_cpu", path, *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     steps, speeds = done.stdout.splitlines()[-2:]
     assert steps.startswith("3 steps, ") and 0 < figures(steps)[1] <= figures(steps)[2]
@@ -69,15 +63,14 @@ def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
 
 @pytest.mark.skipif(find_spec("ctranslate2") is not None, reason="CTranslate2 is installed")
 def test_no_engine_that_is_installed(run: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "scripts.bench_cpu", f"{NAME}.yml", "--steps", "0", "--models",
-         "base", "--dialogues", "2", "--dtype", "float32", "--engines", "ctranslate2"],
-        cwd=run, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    done = command(
+        "python", "-m", "scripts.bench_cpu", f"{NAME}.yml", "--steps", "0", "--models", "base",
+        "--dialogues", "2", "--dtype", "float32", "--engines", "ctranslate2", cwd=run,
     )  # fmt: skip
     assert done.returncode == 2 and "--engines: none of ctranslate2 is" in done.stderr
     assert "run `python -m pip install ctranslate2`" in done.stdout
 
 
 def test_too_few_steps_are_refused() -> None:
-    done = command(sys.executable, "-m", "scripts.bench_cpu", "--steps", 3)
+    done = command("python", "-m", "scripts.bench_cpu", "--steps", 3)
     assert done.returncode == 2 and "--steps: 3" in done.stderr

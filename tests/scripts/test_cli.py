@@ -57,7 +57,7 @@ def test_help_of_a_command_without_a_module() -> None:
 
 @pytest.mark.parametrize("old", ["data_prep.preflight", "eval.page", "eval.summarize"])
 def test_a_command_that_has_moved_names_the_new_one(old: str) -> None:
-    done = command(sys.executable, "-m", old, "recipes/smollm2_samsum.yml")
+    done = command("python", "-m", old, "recipes/smollm2_samsum.yml")
     assert done.returncode == 2 and "error: this command is now `python -m " in done.stderr
 
 

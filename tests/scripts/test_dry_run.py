@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from data_prep.recipe import load_recipe
 from scripts import dry_run as dry_run_module
 from scripts.dry_run import dry_run, overrides
 from scripts.random_model import PUBLISHED
+from tests import forks
 from tests.conftest import ROOT, command
 
 GPU_RECIPES = sorted(
@@ -42,7 +44,11 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
     [p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"],  # as its QLoRA, unpacked
     ids=lambda p: p.stem,
 )
-def test_it_trains(path: Path, tmp_path: Path) -> None:
+def test_it_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: list[str], env: dict[str, str], **_: bool) -> CompletedProcess[str]:
+        return forks.run(words, cwd=Path.cwd(), env=env)
+
+    monkeypatch.setattr("scripts.dry_run.subprocess", SimpleNamespace(run=run))
     done = dry_run(path, tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("'loss': ") == 2

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from scripts.model_card import (
     settings_rows,
     training_rows,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command
 from tests.run_records import BASE, NAME
 
 OUTPUT, SCORES = Path(f"outputs/{NAME}"), Path(f"results/{NAME}/scores.json")
@@ -118,10 +116,7 @@ def test_the_code_that_it_shows_runs(records: Records, tmp_path: Path, tiny_smol
     code = card_of(records).text.split("```python\n")[1].split("```")[0]
     for name in (str(records.adapter), "user/name"):
         code = code.replace("user/name", name)
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace("max_new_tokens=128", "max_new_tokens=4")],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = command("python", "-c", code.replace("max_new_tokens=128", "max_new_tokens=4"))
     assert done.returncode == 0, done.stderr
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from scripts.leaks import check_file
 from scripts.merge_proof import proved
 from scripts.model_card import model_card, names_of, read_records
 from scripts.publish import check_access, check_repo, stage, upload
+from tests import forks
 from tests.conftest import ROOT
 from tests.run_records import BASE, NAME
 from tests.scripts.hub import Hub
@@ -40,10 +40,8 @@ def publish(
 ) -> subprocess.CompletedProcess[str]:
     env = {"HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hf")}
     env |= {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "HF_TOKEN": "hf_test"}
-    command = [sys.executable, "-m", module, RECIPE.name, *flags]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
-    )
+    words = ["python", "-m", module, RECIPE.name, *flags]
+    return forks.run(words, cwd=folder, env={**os.environ, **env})
 
 
 def staged_run() -> Path:

@@ -23,10 +23,11 @@ DIALOGUES, TOKENS = 4, 16
 ROUGE: dict[str, Any] = {"dialogues": DIALOGUES, "max_new_tokens": TOKENS, "examples": 2}
 
 
-def rouge_recipe(folder: Path) -> Recipe:
-    """Write a recipe on the real small model and prepare its data."""
+def rouge_recipe(folder: Path, model: Path) -> Recipe:
+    """Write a recipe on this model and prepare its data."""
     path = derived_recipe(
-        "smollm2_samsum", folder, "rouge", summarization__training_rouge=ROUGE,
+        "smollm2_samsum", folder, "rouge", base_model=str(model),
+        summarization__training_rouge=ROUGE,
         summarization__decoding={"batch_tokens": 500, "dtype": "float32"},
     )  # fmt: skip
     prepare(load_recipe(path))

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,8 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import ROOT, derived_recipe, train
+from tests import forks
+from tests.conftest import LAUNCH, derived_recipe, train
 from training.checkpoints import checkpoints, newest_whole
 
 KILLS = 3
@@ -46,11 +45,7 @@ def kill_once(recipe: Path, output: Path, rng: random.Random, seconds: float) ->
     """
     before = newest_whole(output)
     known = {path.name for path in checkpoints(output)}
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("accelerate"), "launch", "-m", "axolotl.cli.train", recipe],
-        cwd=ROOT, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
+    process = forks.Fork([*LAUNCH, recipe])
     saving = rng.random() < 0.7  # most of the time a kill in a save is what breaks a checkpoint
     end = time.monotonic() + (600 if saving else rng.uniform(0, seconds))
     while process.poll() is None and time.monotonic() < end:
@@ -61,9 +56,8 @@ def kill_once(recipe: Path, output: Path, rng: random.Random, seconds: float) ->
     hit = process.poll() is None
     if hit:
         os.killpg(process.pid, signal.SIGKILL)
-    resumed = [
-        line for line in process.communicate()[1].splitlines() if line.startswith("resuming from ")
-    ]
+    said = process.finish(60).stderr.splitlines()
+    resumed = [line for line in said if line.startswith("resuming from ")]
     assert resumed in ([], [f"resuming from {before}"])  # [] where it was killed before it said so
     return hit
 

@@ -3,8 +3,6 @@
 import http.server
 import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ from safetensors.torch import load_file
 from data_prep.hub import check_weights
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, command, derived_recipe
+from tests import forks
+from tests.conftest import command, derived_recipe
 
 
 def recipe_of(model: object, folder: Path) -> Recipe:
@@ -31,7 +30,9 @@ def sharded(tiny_smollm2: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "sharded"
     shutil.copytree(tiny_smollm2, folder)
     (folder / "model.safetensors").unlink()
-    AutoModelForCausalLM.from_pretrained(tiny_smollm2).save_pretrained(folder, max_shard_size="2MB")
+    AutoModelForCausalLM.from_pretrained(tiny_smollm2).save_pretrained(
+        folder, max_shard_size="300KB"
+    )
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     return folder
 
@@ -110,10 +111,7 @@ def test_models_that_the_hub_does_not_give(
     path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=model)
     prepare(load_recipe(path))
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "training.preflight", path],
-        cwd=ROOT, env=env, capture_output=True, text=True,
-    )  # fmt: skip
+    done = forks.run(["python", "-m", "training.preflight", path], env=env)
     assert done.returncode == 2, done.stderr[-2000:]
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"1. {path}: base_model {model} cannot be loaded (") and said in last

@@ -1,77 +1,27 @@
 """Every recipe of the table of broken ones is refused by preflight and by Axolotl's own command.
 
-Both commands are imported once and forked for each recipe, which runs the very code of
-`python -m training.preflight` and of what `accelerate launch -m axolotl.cli.train` starts. One
-recipe goes through the launch line itself.
+One recipe goes through the launch line itself, the others through forks of what it starts.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, command
+from tests import forks
+from tests.conftest import LAUNCH, ROOT, command
 from tests.data_prep.broken_recipes import BROKEN
 
 pytestmark = pytest.mark.slow  # tests/data_prep/test_strict.py has the same table, by function
 
-FORKS = """
-import json, os, sys, traceback
-from pathlib import Path
 
-if sys.argv[1] == "preflight":
-    from training import preflight as preflight
-    from data_prep import strict as problems
-    from data_prep.errors import run_cli
-    import axolotl.utils.schemas.config
-    def run(path):
-        sys.argv = ["preflight", path]
-        run_cli(preflight.main)
-else:
-    import fire
-    import axolotl.cli.config
-    import training.plugin
-    from axolotl.cli.train import do_cli
-    def run(path):
-        sys.argv = ["axolotl.cli.train", path]
-        fire.Fire(do_cli)
-
-found = {}
-for path in sys.argv[2:]:
-    log = Path(path).with_suffix(f".{sys.argv[1]}.log")
-    child = os.fork()
-    if not child:
-        out = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
-        os.dup2(out, 1), os.dup2(out, 2)
-        code = 0
-        try:
-            run(path)
-        except SystemExit as stop:
-            code = stop.code
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code or 0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    found[path] = [code, log.read_text("utf-8", "replace")]
-print(json.dumps(found))
-"""
-
-
-def outcomes(which: str, folder: Path) -> dict[str, tuple[int, str]]:
+def outcomes(words: tuple[str, ...], folder: Path) -> dict[str, tuple[int, str]]:
     """Exit code and output of a command for each recipe of the table, by its name."""
-    paths = {str(broken.write(folder)): broken.name for broken in BROKEN}
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS, which, *paths], cwd=ROOT, capture_output=True, text=True,
-        timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {paths[path]: tuple(outcome) for path, outcome in found.items()}
+    found = {}
+    for broken in BROKEN:
+        done = forks.run([*words, broken.write(folder)])
+        found[broken.name] = (done.returncode, done.stdout + done.stderr)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +31,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def preflight(folder: Path) -> dict[str, tuple[int, str]]:
-    return outcomes("preflight", folder)
+    return outcomes(("python", "-m", "training.preflight"), folder)
 
 
 @pytest.fixture(scope="module")
 def launch(folder: Path) -> dict[str, tuple[int, str]]:
-    return outcomes("launch", folder)
+    return outcomes(LAUNCH, folder)
 
 
 def stripped(output: str) -> list[str]:
@@ -120,12 +70,9 @@ def test_training_refuses_it(broken: Any, launch: dict[str, tuple[int, str]], fo
 def test_the_launch_line_itself(tmp_path: Path) -> None:
     broken = next(b for b in BROKEN if b.name == "several")
     path = broken.write(tmp_path)
-    done = command("accelerate", "launch", "-m", "axolotl.cli.train", path)
+    done = command(*LAUNCH, path)
     assert done.returncode == 1  # accelerate's own, for any failure
     assert set(broken.messages(path)) <= set(stripped(done.stderr)), done.stderr
     assert "returned non-zero exit status 2" in done.stderr
-    done = command(
-        "accelerate", "launch", "-m", "axolotl.cli.train", "recipes/smollm2_samsum.yml",
-        "--lora_rank", 4,
-    )  # fmt: skip
+    done = command(*LAUNCH, "recipes/smollm2_samsum.yml", "--lora_rank", 4)
     assert "unknown key `lora_rank`" in done.stderr and "given on the command line" in done.stderr

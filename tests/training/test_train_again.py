@@ -12,7 +12,8 @@ import pytest
 
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, derived_recipe, launch, train
+from tests import forks
+from tests.conftest import LAUNCH, ROOT, derived_recipe, launch, train
 from training.checkpoints import checkpoints, newest_whole
 
 pytestmark = pytest.mark.slow
@@ -34,18 +35,13 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Reci
 @pytest.fixture(scope="module")
 def interrupted(recipe: Recipe) -> str:
     """What a training says that gets Ctrl-C, as a terminal sends it, after its first checkpoint."""
-    process = subprocess.Popen(
-        [Path(sys.executable).with_name("accelerate"), "launch", "-m", "axolotl.cli.train",
-         recipe.path],
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        start_new_session=True, env=os.environ,
-    )  # fmt: skip
+    process = forks.Fork([*LAUNCH, recipe.path])
     deadline = time.monotonic() + 300
     while not checkpoints(recipe.output_dir) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
-    return process.communicate(timeout=120)[1]
+    return process.finish(120).stderr
 
 
 def test_ctrl_c_saves_and_says_how_to_resume(recipe: Recipe, interrupted: str) -> None:

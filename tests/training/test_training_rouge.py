@@ -21,8 +21,8 @@ from training.rouge import TrainingRougeCallback, bound, decoding_of, undisturbe
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    return rouge_recipe(tmp_path_factory.mktemp("rouge"))
+def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> Recipe:
+    return rouge_recipe(tmp_path_factory.mktemp("rouge"), shallow_smollm2)
 
 
 def random_numbers() -> list[float]:

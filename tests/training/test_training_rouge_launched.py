@@ -13,8 +13,8 @@ from tests.training.rouge_trainer import figures_in, rouge_recipe
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    return rouge_recipe(tmp_path_factory.mktemp("rouge"))
+def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> Recipe:
+    return rouge_recipe(tmp_path_factory.mktemp("rouge"), shallow_smollm2)
 
 
 TWO_PROCESSES = """
