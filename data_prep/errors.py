@@ -235,8 +235,13 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
             os.replace(files[name].name, target)
 
 
-def temporary_folder() -> AbstractContextManager[Path]:
-    """A folder in TMPDIR for what is unpacked, which no other user may read."""
+def temporary_folder(beside: Path | None = None) -> AbstractContextManager[Path]:
+    """A folder in TMPDIR for what is unpacked, which no other user may read.
+
+    Or one `beside` a folder that it is to replace.
+    """
+    if beside:
+        return _partial(beside.parent, f".{beside.name}", Path.mkdir)
     return _partial(Path(tempfile.gettempdir()), UNPACKED, partial(Path.mkdir, mode=0o700))
 
 

@@ -25,7 +25,7 @@ from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter, read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import Summarization
-from data_prep.sources import Source, sha256_of
+from data_prep.sources import Sealed, Source, sha256_of
 
 CHUNK = 1000  # rows in memory at a time, which the tokenizer counts in one call
 READING_ORDER = ("test", "validation", "train")
@@ -66,7 +66,7 @@ class TokenStatistics(BaseModel):
     test: Lengths | None = None
 
 
-class Manifest(BaseModel):
+class Manifest(Sealed):
     """`manifest.json`, without its long lists `overlong` and `dropped`.
 
     `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
@@ -130,7 +130,7 @@ class _Preparation:
                 self._write_split(split, files[f"{split}.jsonl"])
             manifest = self._manifest()
             file = files["manifest.json"]
-            file.write(manifest.model_dump_json(indent=2)[:-2])
+            file.write(manifest.sealed().model_dump_json(indent=2)[:-2])
             for name, entries in (("overlong", self.overlong), ("dropped", self.dropped)):
                 entries.seek(0)
                 file.write(f',\n  "{name}": [')
@@ -429,6 +429,7 @@ def check_prepared(recipe: Recipe) -> Manifest:
     path = recipe.data_dir / "manifest.json"
     with reading(path, again):
         manifest = Manifest.model_validate_json(path.read_bytes())
+    manifest.check(path, again)
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
             f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"

@@ -80,6 +80,7 @@ def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
         "adapter": key.adapter_hash,
         "base_model": key.base_model_hash,
         "prompt": key.prompt_hash,
+        "files": key.files_hash,
         "quantized": quantization(recipe.config),
         "method": recipe.config.get("merge_method") or "memory_efficient",
         "axolotl": version("axolotl"),
