@@ -370,8 +370,13 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
             name, same = "", _has_our_rows(folder)
         if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
-            return
-        held = f"rows that recipe {name} prepared" if name else "files that data_prep did not write"
+            edited = _edited(folder, saved["files"]) if name else []
+            if not edited:
+                return
+            held = f"{edited[0]}, which was edited since data_prep wrote it"
+        else:
+            by = f"rows that recipe {name} prepared"
+            held = by if name else "files that data_prep did not write"
     elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
         held = "files that data_prep did not write"
     else:
@@ -380,6 +385,12 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
         f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
     )
+
+
+def _edited(folder: Path, files: dict[str, str]) -> list[str]:
+    """Names of prepared files whose hash is another than the manifest's."""
+    there = {name: saved for name, saved in files.items() if (folder / name).is_file()}
+    return [name for name, saved in there.items() if sha256_of(folder / name) != saved]
 
 
 def _has_our_rows(folder: Path) -> bool:
@@ -437,5 +448,8 @@ def check_prepared(recipe: Recipe) -> Manifest:
     for name, saved in manifest.files.items():
         file = recipe.data_dir / name
         if not file.is_file() or sha256_of(file) != saved:
-            raise UserError(f"{file}: missing or changed since it was prepared; {again}")
+            raise UserError(
+                f"{file}: missing or changed since it was prepared; run `python -m data_prep "
+                f"{recipe.path} --overwrite`"
+            )
     return manifest

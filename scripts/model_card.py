@@ -257,14 +257,14 @@ def read_records(recipe: Recipe) -> Records:
         )
     adapter = find_adapter(recipe)
     scores, log = read_scores(recipe, adapter, manifest), adapter / "trainer_state.json"
-    run, trained = run_of(adapter), read_record(adapter / TRAINED_WITH, TrainedWith)
+    state, run = read_record(log, TrainerState), run_of(adapter)
+    trained = read_record(adapter / TRAINED_WITH, TrainedWith)
     fix = f"put the file that the training wrote back, or train again with `{TRAIN_AGAIN}`"
     for name, record in ((RUN, run), (TRAINED_WITH, trained)):
         if record:
             record.check(adapter / name, fix)
-    if trained and trained.log and (not log.is_file() or sha256_of(log) != trained.log):
+    if state and trained and trained.log not in (None, sha256_of(log)):
         raise UserError(f"{log}: is not as the training wrote it; {fix}")
-    state = read_record(log, TrainerState)
     return Records(recipe, manifest, scores, adapter, state, run, trained)
 
 
