@@ -34,7 +34,7 @@ DISCORD = {"Default", "Reply", "20", "23"}
 META = {"photos": PHOTO, "videos": VIDEO, "gifs": GIF, "audio_files": OTHER, "files": OTHER}
 META_WROTE = re.compile(r"(Liked a message|Reacted .+ to your message|.+ sent an attachment\.)\s*")
 SKYPE = {"UriObject": PHOTO, "Media_Album": PHOTO, "Media_Video": VIDEO, "Location": "<location>"}
-SKYPE_QUOTE = re.compile(r"<(quote|blockquote)\b.*?</\1>", re.DOTALL)
+SKYPE_QUOTE = re.compile(r"<(quote|blockquote)\b.{0,8000}?</\1>", re.DOTALL)
 BREAK, TAG = re.compile(r"<br\s*/?>|</(?:p|div|li)>"), re.compile(r"</?[a-zA-Z][^<>]*>")
 MATRIX = {"m.image": PHOTO, "m.video": VIDEO, "m.audio": OTHER, "m.file": OTHER,
           "m.sticker": OTHER, "m.location": "<location>"}  # fmt: skip

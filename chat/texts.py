@@ -45,14 +45,18 @@ _WORDS = {
     OTHER: r"stickers?|emoticons?|files?|voice messages?|audio|albums?|contacts?|location|スタンプ"
     r"|ファイル|ボイスメッセージ|アルバム|貼圖|贴图|檔案|文件|語音訊息|이모티콘|스티커|파일|음성메시지",
 }
-MARKDOWN_FILE = re.compile(r"(?:!\[[^]\n]*\]\(|\[[^]\n]*\]\((?=\./media/))(?P<file>[^)\n]+)\)")
+MARKDOWN_FILE = re.compile(
+    r"(?:!\[[^]\n]{0,300}\]\(|\[[^]\n]{0,300}\]\((?=\./media/))(?P<file>[^)\n]{1,300})\)"
+)
 FILE_LINE = re.compile(
-    r"^(?:Attachment: |attachments/|/Users/|/var/|~/|https://(?:cdn|media)\.discordapp\.\w+/)[^\n?]*?"
-    r"(?P<file>[^/\n?]+?\.\w{2,5})(?:\?\S*| \(.*\))?$",
+    r"^(?:Attachment: |attachments/|/Users/|/var/|~/|https://(?:cdn|media)\.discordapp\.\w+/)"
+    r"(?:[^\n?]*/)?(?P<file>[^/\n?]+?\.\w{2,5})(?:\?\S*| \(.{0,99}\))?$",
     re.M,
 )
 
 
+# No `+` or `*` of a pattern may meet the same signs as the one before it: of a long line that would
+# take its square of steps.
 class Format(NamedTuple):
     """How an app writes a chat.
 
@@ -74,14 +78,15 @@ class Format(NamedTuple):
 _KAKAO = r"(?:KakaoTalk Chats|.*카카오톡 대화).*\n"
 _KAKAO_GONE = r"(?:This message was|Message) deleted\.?|삭제된 메시지입니다\.?"
 _KAKAO_EVENT = (
-    r".+님이 (?:들어왔|나갔|.+초대했|.+내보냈)습니다\.?.*$|.+ (?:joined|left)(?: this chatroom)?\.$"
+    r".{1,300}님이 (?:들어왔|나갔|.{1,300}(?:초대했|내보냈))습니다\.?.*$"
+    r"|.+ (?:joined|left)(?: this chatroom)?\.$"
 )
 _ZOOM = (
     rf"^(?:{_DATE}\s+)?(?P<clock>{_CLOCK})\s+(?:From|Von|De|Da|Van) +"
-    r"(?P<name>[^\n]+?)(?: +(?:to|an|à|a|para|aan) +[^\n]+?)? ?: ?"
+    r"(?P<name>[^\n]{1,99}?)(?: {1,9}(?:to|an|à|a|para|aan) {1,9}[^\n]{1,99}?)? ?: ?"
 )
-_ZOOM_REPLY = r'^\s*Replying to ".*"\s*\n'
-_ZOOM_REACTION = r'Reacted to ".*" with .+|Removed a .+ reaction.+'
+_ZOOM_REPLY = r'^[ \t]*Replying to ".*"\s*\n'
+_ZOOM_REACTION = r'Reacted to ".*" with .{1,99}|Removed a .+ reaction.+'
 
 FORMATS = [
     Format("LINE", rf"^(?:(?P<clock>{_CLOCK})\t(?P<name>[^\t\n]+)\t|{_CLOCK}\t.*|(?P<day>{_DAY})$)",
@@ -109,7 +114,8 @@ FORMATS = [
     Format("Zoom", _ZOOM, drop=_ZOOM_REPLY, gone=_ZOOM_REACTION,
            header=rf"(?=(?:{_DATE}\s+)?{_CLOCK}\s+From .+ to .+:)"),
     Format("Zoom", _ZOOM, drop=_ZOOM_REPLY, gone=_ZOOM_REACTION),
-    Format("Zoom or Webex", rf"^(?i:from) (?P<name>[^\n]+?) to [^\n]+?:? +(?P<clock>{_CLOCK})$"),
+    Format("Zoom or Webex", r"^(?i:from) (?P<name>[^\n]{1,99}?) to [^\n]{1,99}?:? {1,9}"
+           rf"(?P<clock>{_CLOCK})$"),
     Format("Teams", r"^\d+:\d+:\d+\.\d+ --> \d+:\d+:\d+\.\d+\n(?P<name>.+)$"),
     Format("Telegram", rf"^(?P<name>[^\n]+), \[(?P<when>{_WHEN})\]:?$",
            drop=r"^\[(?:In reply to|Forwarded from) .*\]$\n?"),
@@ -121,15 +127,16 @@ FORMATS = [
            rf"(?P<name>{_NAME})(?:[:：](?P=mark)|(?P=mark)(?: ?[\[(]?{_CLOCK}[\])]?)? ?[:：])"
            r"|^#+ .*$|^-{3,}$"),
     Format("chat with times", rf"^[\[(<]? ?(?:\d\d?[-/.]\d\d?,? )?{_AGO}{_STAMP}"
-           rf"(?: ?(?:-->|[-–]) ?{_CLOCK}| \| [^\]\n]*)?(?: ?[\])>]|(?=[\s,]))(?: [-–])?"
-           rf",?\s*(?P<name>{_NAME}) ?[:：](?!//)"
+           rf"(?: ?(?:-->|[-–]) ?{_CLOCK}| \| [^\]\n]{{0,99}})?(?: ?[\])>]|(?=[\s,]))(?: [-–])?"
+           rf",?\s{{0,9}}(?P<name>{_NAME}) ?[:：](?!//)"
            rf"|^(?:[\[(] ?{_CLOCK}|[\[(]? ?{_WHEN}) ?[\])]? .*$",
            drop=r"^\(- .* -\)$\n?|^>.*\n"),
     Format("chat with times", rf"^(?P<name>{_NAME}) ?[\[(]{_STAMP}[\])] ?[:：]"),
     Format("chat with tabs", rf"^{_STAMP}\t[@+]?(?:(?P<name>\w[^\t\n]*)\t|.*$)|^(?P<day>{_DAY})$",
            header=rf"(?=(?:.*\n){{0,3}}?(?:{_WHEN}|{_CLOCK})\t[@+]?\w[^\t\n]*\t)"),
-    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,}}|\t+|\s*[—–]\s*| (?={_DATE})"
-           rf"|\n\s*(?=.*{_HALF}))\[?{_AGO}{_STAMP}\]? *$",
+    Format("copied chat", rf"^(?P<name>[^\s\d][^\n]{{0,59}}?)(?: {{2,99}}|\t{{1,9}}"
+           rf"|\s{{0,9}}[—–]\s{{0,9}}| (?={_DATE})|\n\s{{0,9}}(?=.{{0,99}}{_HALF}))"
+           rf"\[?{_AGO}{_STAMP}\]? *$",
            drop=rf"^\[?{_CLOCK}\]? *$\n?|^Transcribed by https://otter\.ai.*"),
     Format("copied chat", rf"^\[[^\]\n]*?{_STAMP}\] (?P<name>[^\n:]+)$"),
 ]  # fmt: skip
@@ -290,8 +297,8 @@ MARKUP = (
 
 CAPTIONS = re.compile(r"\s*(?:WEBVTT|\d+\n\d\d:\d\d:\d\d[,.]\d{3} -->|\d+:\d\d:\d\d\.\d{3},\d)")
 SBV = re.compile(r"^(\d+:\d\d:\d\d\.\d{3}),(\d+:\d\d:\d\d\.\d{3})$", re.M)  # of YouTube
-MARKS = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # of WebVTT, and of subtitles: `{\an8}`
-VOICE = re.compile(r"<v(?:\.\S+)? ([^>]+)>")
+MARKS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # of WebVTT, and of subtitles: `{\an8}`
+VOICE = re.compile(r"<v(?:\.[^\s<>]+)? ([^<>]+)>")
 
 
 def _captions(text: str, place: str) -> list[Message]:
@@ -390,7 +397,7 @@ def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
         )
         return units.decode("utf-16-le", "replace")
 
-    if "<!" in re.sub(r"<!--.*?-->", "", text, flags=re.S):  # DOCTYPE: entities can read files
+    if re.search("<!(?!--)", text):  # DOCTYPE: entities can read files
         raise UserError(f"{place}: has a DOCTYPE, which no backup needs; make the backup again")
     half = r"&#(?:5\d{4}|x[dD][\da-fA-F]{3});"  # these are characters, whole or half
     try:

@@ -9,7 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 
 from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
 from chat.stamps import EDGES, Stamp, find_order, read_start
@@ -32,7 +32,7 @@ _KINDS = {
 _KIND_WORDS = "|".join(_KINDS.values())
 # `<Media omitted>`, which has the word media in nearly all languages; `<Video note omitted>`.
 ANDROID = re.compile(
-    rf"(?i)<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]*"
+    rf"(?i)<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]{{0,99}}"
     r"(?:m[eéè]di|мед[иі]|мултим|πολυμ|מדי|وسائط|رسانه|媒|メディア|미디어|मीडिया|สื่อ|phương tiện)"
     r"[^<>\n]*>\Z"
 )
@@ -87,7 +87,7 @@ DELETED = re.compile(
     r"|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?"
 )
 # A group's name, with any colon.
-QUOTED = re.compile(r'(?<!\S)(?:"[^"]*"|„[^“”]*[“”]|“[^”]*”|«[^»]*»)(?!\w)')
+QUOTED = re.compile(r'(?<!\S)(?:"[^"]{0,200}"|„[^“”]{0,200}[“”]|“[^”]{0,200}”|«[^»]{0,200}»)(?!\w)')
 # What an Android system line has before a colon, which is then no name; of an iPhone's, anywhere.
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
@@ -98,7 +98,7 @@ SYSTEM = re.compile(
     r"|ha (?:cambiato|modificato) (?:l'oggetto|il nome)|ha creato il gruppo"
     r"|mudou o (?:assunto|nome)|criou o grupo|criptografia de ponta"
     r"|heeft (?:het onderwerp|de groep)|end-to-end-versleuteld|crittografati end-to-end"
-    r"|(?:zmieni|utworzy|nada)ł\S* (?:temat|grup)"
+    r"|(?:zmieni|utworzy|nada)ł\S{0,9} (?:temat|grup)"
     r"|uçtan uca şifre|сквозным шифрованием|изменил[аи]? (?:тему|название)|создал[аи]? группу)"
     r"|(?<=\S )(?:added|removed|añadió|agregó|eliminó|a ajouté|a retiré|ha aggiunto|ha rimosso"
     r"|adicionou|removeu|dodał|usunął|usunęła|добавил|удалил|left$|salió|a quitté|ha abbandonato"
@@ -110,8 +110,8 @@ NOTICE = re.compile(
 )
 # A system line whose verb is the last word, behind a name's colon: `Ana hat Team: Bo entfernt`.
 SYSTEM_END = re.compile(
-    r"[^:]+ (?:hat|heeft) [^:]+: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
-    r"|[^:]+, [^:]+: .+ kişi\w* (?:ekledi|çıkardı)\.?"
+    r"[^:]{1,200} (?:hat|heeft) [^:]{1,200}: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
+    r"|[^:]{1,200}, [^:]{1,200}: .+ kişi\w* (?:ekledi|çıkardı)\.?"
 )
 CALL = re.compile(r"\u200e[^\u200e\n]{2,40}\. ?\u200e[^\u200e\n]{1,40}")  # `Voice call. 2 min`
 
@@ -183,16 +183,20 @@ def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime 
     times = {n: stamp.moment(order) for n, stamp, _ in stamped if stamp.style == own}
     moments = {n: when for n, when in times.items() if when or n == min(times)}
     people = {turn[0] for n, _, rest in stamped if n in moments and (turn := _turn(rest))}
-    for run in ([*lines] for _, lines in groupby(stamped, key=lambda one: one[1].style)):
+    runs = [[*lines] for _, lines in groupby(stamped, key=lambda one: one[1].style)]
+    firsts = (
+        min((w for n, *_ in run if (w := moments.get(n))), default=datetime.max) for run in runs
+    )
+    afters, before = [*accumulate(reversed([*firsts]), min)], datetime.min
+    for run in runs:
+        after = afters.pop()  # the earliest time in it, if it is of the own style, and behind it
         names = {turn[0] for _, _, rest in run if (turn := _turn(rest))}
-        if run[0][1].style == own or len(run) < 2 or not names & people:
-            continue
-        run_order, _ = find_order([stamp for _, stamp, _ in run])
-        found = [when for _, stamp, _ in run if (when := stamp.moment(run_order))]
-        before = max((w for n, w in moments.items() if w and n < run[0][0]), default=datetime.min)
-        after = min((w for n, w in moments.items() if w and n > run[0][0]), default=datetime.max)
-        if before < found[0] and sorted(found) == found and found[-1] <= after:
-            moments |= dict(zip((n for n, _, _ in run), found, strict=False))
+        if run[0][1].style != own and len(run) > 1 and names & people:
+            run_order, _ = find_order([stamp for _, stamp, _ in run])
+            found = [when for _, stamp, _ in run if (when := stamp.moment(run_order))]
+            if found and before < found[0] and sorted(found) == found and found[-1] <= after:
+                moments |= dict(zip((n for n, _, _ in run), found, strict=False))
+        before = max([before, *(w for n, *_ in run if (w := moments.get(n)))])
     return moments, guess
 
 
@@ -207,9 +211,8 @@ def _turn(
 
     The names of `people` are names however they look, and all are where it is None.
     """
-    quotes = [found.span() for found in QUOTED.finditer(line)]
-    colons = (c for c in COLON.finditer(line) if not any(a < c.start() < b for a, b in quotes))
-    colon = next(colons, None) or (None if quotes else TIGHT.match(line))
+    unquoted = QUOTED.sub(lambda quote: "x" * len(quote[0]), line)
+    colon = COLON.search(unquoted) or (TIGHT.match(line) if unquoted == line else None)
     if not colon:
         return None
     name, rest = line[: colon.end()].rstrip().removesuffix(":"), line[colon.end() :]
@@ -229,7 +232,7 @@ def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
     and in all but system lines; or one in all, in a chat of two or where WhatsApp's mark follows.
     """
     prefixes: set[str] = set()
-    while True:
+    for _ in range(4):  # of a name that has more colons the rest is text
         texts = defaultdict(list)
         for name, text in filter(None, (_turn(line, prefixes, people) for line in lines)):
             texts[name].append(text)
@@ -252,8 +255,9 @@ def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
             ):
                 found.add(prefix)
         if found <= prefixes:
-            return prefixes
+            break
         prefixes |= found
+    return prefixes
 
 
 def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Message]:

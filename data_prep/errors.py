@@ -224,7 +224,8 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
             for name, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 new = partial(Path.touch, exist_ok=False)
-                path = stack.enter_context(_partial(target.parent, f".{target.name}", new))
+                hidden = f".{target.name[:48]}"  # a name of more than 255 bytes is none
+                path = stack.enter_context(_partial(target.parent, hidden, new))
                 files[name] = opened.enter_context(path.open("w", encoding="utf-8", newline="\n"))
             yield files
             for file in files.values():
@@ -235,8 +236,13 @@ def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
             os.replace(files[name].name, target)
 
 
-def temporary_folder() -> AbstractContextManager[Path]:
-    """A folder in TMPDIR for what is unpacked, which no other user may read."""
+def temporary_folder(beside: Path | None = None) -> AbstractContextManager[Path]:
+    """A folder in TMPDIR for what is unpacked, which no other user may read.
+
+    Or one `beside` a folder that it is to replace.
+    """
+    if beside:
+        return _partial(beside.parent, f".{beside.name}", Path.mkdir)
     return _partial(Path(tempfile.gettempdir()), UNPACKED, partial(Path.mkdir, mode=0o700))
 
 

@@ -46,7 +46,7 @@ def own_ends(config: dict[str, Any]) -> list[int]:
     revision = model_arguments(config)["revision"]
     try:
         ends = GenerationConfig.from_pretrained(config["base_model"], revision=revision)
-    except (OSError, ValueError):
+    except Exception:  # it may hold anything
         return []
     ids = ends.eos_token_id
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
@@ -62,7 +62,7 @@ def positions(config: dict[str, Any]) -> int | None:
 
     try:
         model = AutoConfig.from_pretrained(config["base_model"], **model_arguments(config))
-    except (OSError, ValueError):
+    except Exception:  # it may hold anything
         return None
     model = model.get_text_config()
     limit = getattr(model, "max_position_embeddings", None)
@@ -143,7 +143,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     folder = Path(name) if local else snapshot(name, recipe.config)
     if folder is None:
         return [], f"{name} is not in the hub's cache: training downloads it"
-    wanted, damaged_index = _files(folder)
+    wanted, damaged_index = weight_files(folder)
     if damaged_index:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
     missing = [file for file in wanted if not (folder / file).is_file()]
@@ -164,7 +164,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     return [], f"{name}: {len(wanted)} file(s) of weights, all whole"
 
 
-def _files(folder: Path) -> tuple[list[str], str]:
+def weight_files(folder: Path) -> tuple[list[str], str]:
     """Names of the files of weights that a model's folder should hold; what is wrong with these."""
     for single in ("model.safetensors", "pytorch_model.bin"):  # in transformers' order
         index = folder / f"{single}.index.json"

@@ -25,7 +25,7 @@ from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter, read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import Summarization
-from data_prep.sources import Source, sha256_of
+from data_prep.sources import Sealed, Source, sha256_of
 
 CHUNK = 1000  # rows in memory at a time, which the tokenizer counts in one call
 READING_ORDER = ("test", "validation", "train")
@@ -66,7 +66,7 @@ class TokenStatistics(BaseModel):
     test: Lengths | None = None
 
 
-class Manifest(BaseModel):
+class Manifest(Sealed):
     """`manifest.json`, without its long lists `overlong` and `dropped`.
 
     `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
@@ -130,7 +130,7 @@ class _Preparation:
                 self._write_split(split, files[f"{split}.jsonl"])
             manifest = self._manifest()
             file = files["manifest.json"]
-            file.write(manifest.model_dump_json(indent=2)[:-2])
+            file.write(manifest.sealed().model_dump_json(indent=2)[:-2])
             for name, entries in (("overlong", self.overlong), ("dropped", self.dropped)):
                 entries.seek(0)
                 file.write(f',\n  "{name}": [')
@@ -370,8 +370,13 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
             name, same = "", _has_our_rows(folder)
         if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
-            return
-        held = f"rows that recipe {name} prepared" if name else "files that data_prep did not write"
+            edited = _edited(folder, saved["files"]) if name else []
+            if not edited:
+                return
+            held = f"{edited[0]}, which was edited since data_prep wrote it"
+        else:
+            by = f"rows that recipe {name} prepared"
+            held = by if name else "files that data_prep did not write"
     elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
         held = "files that data_prep did not write"
     else:
@@ -380,6 +385,12 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
         f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
     )
+
+
+def _edited(folder: Path, files: dict[str, str]) -> list[str]:
+    """Names of prepared files whose hash is another than the manifest's."""
+    there = {name: saved for name, saved in files.items() if (folder / name).is_file()}
+    return [name for name, saved in there.items() if sha256_of(folder / name) != saved]
 
 
 def _has_our_rows(folder: Path) -> bool:
@@ -429,6 +440,7 @@ def check_prepared(recipe: Recipe) -> Manifest:
     path = recipe.data_dir / "manifest.json"
     with reading(path, again):
         manifest = Manifest.model_validate_json(path.read_bytes())
+    manifest.check(path, again)
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
             f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
@@ -436,5 +448,8 @@ def check_prepared(recipe: Recipe) -> Manifest:
     for name, saved in manifest.files.items():
         file = recipe.data_dir / name
         if not file.is_file() or sha256_of(file) != saved:
-            raise UserError(f"{file}: missing or changed since it was prepared; {again}")
+            raise UserError(
+                f"{file}: missing or changed since it was prepared; run `python -m data_prep "
+                f"{recipe.path} --overwrite`"
+            )
     return manifest

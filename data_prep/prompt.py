@@ -7,7 +7,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,11 @@ TEMPLATE_ERRORS = (
 )  # fmt: skip
 FIX_TEMPLATE = "take the model's own chat_template"
 
-TODAY = "{today}"  # what no prompt holds
+TODAY, TURN = "{today}", "{turn}"  # what no prompt holds
+# Marks of turns in what a template writes: `<|user|>`, `[|user|]`, and `### Response:` on a line.
+# `User:` may be somebody who speaks, and what begins with a letter be a default system text.
+TAG = re.compile(r"<[^<>\s]{2,40}>|\[[^\[\]\s]{2,40}\]|◁[^◁▷\s]{2,40}▷")
+HEADING = re.compile(r"^[ \t]*([^\w\s*•-](?=.*[^\W_]).{2,39}?)[ \t]*$", re.MULTILINE)
 
 
 class Example(BaseModel):
@@ -192,7 +196,7 @@ class PromptEncoder:
             template = cfg.chat_template or recipe.config["datasets"][0].get("chat_template")
             if not self.tokenizer.chat_template and template in (None, "tokenizer_default"):
                 raise ValueError("the tokenizer's chat_template is null")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a model's files may hold anything
             if "chat_template is null" in str(error):  # Axolotl's words too
                 raise UserError(
                     f"{recipe.path}: the tokenizer of {recipe.config['base_model']} has no chat "
@@ -207,7 +211,8 @@ class PromptEncoder:
 
     @cached_property
     def _control_strings(self) -> set[str]:
-        return control_strings(self.tokenizer, self._recipe.config)
+        template = self._strategy.prompter.chat_template
+        return control_strings(self.tokenizer, self._recipe.config, template)
 
     @cached_property
     def _control_ids(self) -> set[int]:
@@ -335,11 +340,12 @@ def template_refusal(
     return UserError(f"{recipe.path}: chat_template: {reason}; {fix}")
 
 
-def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
+def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> set[str]:
     """What is one token to a tokenizer wherever it is in a text, as the recipe extends it.
 
     Not only what is called special: Qwen3's `<think>` and `<tool_call>` are not, and are control to
-    the model. Of those, words, white space and rows of signs (`---`) are text.
+    the model. Of those, words, white space and rows of signs (`---`) are text. And the marks that
+    the `template` writes around turns, which may be no tokens.
     """
     added = tokenizer.added_tokens_decoder.values()
     special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
@@ -348,7 +354,21 @@ def control_strings(tokenizer: Any, config: dict[str, Any]) -> set[str]:
     named = [token.content for token in added]
     named += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
     named += (config.get("added_tokens_overrides") or {}).values()
-    return {*map(str, special), *filter(_is_mark, map(str, named))}
+    found = {*map(str, special), *filter(_is_mark, map(str, named))}
+    system, user, answer = (
+        {"role": role, "content": TURN} for role in ("system", "user", "assistant")
+    )
+    more = config.get("chat_template_kwargs") or {}
+    for turns in ([system, user], [user], [system, user, answer, user, answer], [user, answer] * 2):
+        with suppress(*TEMPLATE_ERRORS):  # what it does not take, it does not write
+            text = tokenizer.apply_chat_template(
+                turns, chat_template=template, tokenize=False,
+                **{"add_generation_prompt": len(turns) < 3, **more},
+            )  # fmt: skip
+            found |= {*TAG.findall(text)}
+            text = re.sub(_any_of(found - {""} | {TURN}), "\n", text)
+            found |= {*HEADING.findall(text)}
+    return found
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
@@ -425,7 +445,7 @@ class TokenCounter:
     @cached_property
     def special_tokens(self) -> set[str]:
         """Every string that is control to the tokenizer as the recipe extends it."""
-        return control_strings(self._tokenizer, self._recipe.config)
+        return control_strings(self._tokenizer, self._recipe.config, self.template)
 
     def neutralizer(self) -> Neutralizer:
         """What breaks every control string of this tokenizer in a text."""

@@ -12,7 +12,9 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel
 
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
@@ -249,6 +251,29 @@ def sha256_of(path: Path) -> str:
     check_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Sealed(BaseModel):
+    """A record on the disk with a hash of all else in it, so that an edited one is noticed.
+
+    One of an earlier version has no such hash, and counts as it is.
+    """
+
+    digest: str = ""
+
+    def sealed(self) -> Self:
+        """The same with its hash."""
+        return self.model_copy(update={"digest": self._hash(self.model_dump_json())})
+
+    def check(self, path: Path, fix: str) -> None:
+        """Raise UserError where the record, which was read from `path`, was edited."""
+        # a field of a later version is unset, and was not in the hash
+        if self.digest and self.digest != self._hash(self.model_dump_json(exclude_unset=True)):
+            raise UserError(f"{path}: was changed since it was written; {fix}")
+
+    def _hash(self, text: str) -> str:
+        content = json.loads(text) | {"digest": ""}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _unpack(archive: Path, folder: Path) -> None:

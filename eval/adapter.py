@@ -19,7 +19,7 @@ from data_prep.hub import snapshot
 from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID
-from data_prep.sources import sha256_of
+from data_prep.sources import Sealed, sha256_of
 
 RUN = "run.json"
 RECIPE = "recipe.yml"
@@ -155,20 +155,21 @@ def shown(folder: Path) -> str:
 Record = TypeVar("Record", bound=BaseModel)
 
 
-class RunRecord(BaseModel):
+class RunRecord(Sealed):
     """`run.json`: what a training started with."""
 
     settings: dict[str, Any]  # flat, see `settings_of`
     precision: dict[str, Any] = {}  # what became of `bf16: auto`
 
 
-class TrainedWith(BaseModel):
+class TrainedWith(Sealed):
     """`trained_with.json`, beside a final adapter: its hash, and what its training took."""
 
     instruction: str
     template: str | None = None  # the hash of the chat template
     steps: int
     adapter: str
+    log: str | None = None  # the hash of trainer_state.json
     machine: str | None = None
     peak_memory_gb: float | None = None
 

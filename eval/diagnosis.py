@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from unicodedata import numeric
 
 import numpy as np
@@ -226,6 +227,7 @@ def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
     is left to `unknown_dates`.
     """
     known = _known(dialogue)
+    digits = {*regex.findall(r"(?<!\d)\d(?!\d)", prediction)}
     found = []
     for match, readings in _numbers(_DATE.sub(" ", prediction)):
         number = match["number"]
@@ -233,7 +235,7 @@ def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
         dotted = "." in number and pieces <= known  # 12.05, where the dialogue has "May 12"
         scale, own = _SCALES.get(match["scale"], 0), False
         if len(number) == 1 and scale < 100 and not any(match.group("part", "clock")):
-            written = scale or regex.search(rf"(?<!\d){number}(?!\d)", prediction)
+            written = scale or number in digits
             own = float(number) <= (1 if written else 4)  # "1 year" may be "a year"
         if not (own or dotted or readings & known):
             found.append(match[0])
@@ -246,16 +248,20 @@ def unknown_dates(prediction: str, dialogue: str) -> list[str]:
     A short word ("may", "sun") may be another one: it needs a day, or a capital within a sentence.
     """
     known = _known(dialogue)
-    words = regex.findall(r"\w{3,}", dialogue.lower())
+    words = {*regex.findall(r"\w{3,}", dialogue.lower())}
+
+    @cache
+    def is_near(name: str) -> bool:
+        # 0.82 takes "wensday" and "saturady" for what they mean, but no Thursday for a Tuesday
+        return name[:3] in known or bool(get_close_matches(name, words, 1, 0.82))
+
     found = []
     for match in _DATE.finditer(prediction):
         name, day = match["name"].lower(), match["day"]
         start = prediction[: match.start()].rstrip(" ")[-1:] in ".!?\n"
         if len(name) <= 5 and not day and (start or match["name"].islower()):
             continue
-        # 0.82 takes "wensday" and "saturady" for what they mean, but no Thursday for a Tuesday
-        near = name[:3] in known or get_close_matches(name, words, 1, 0.82)
-        if not near or (day and float(day) not in known):
+        if not is_near(name) or (day and float(day) not in known):
             found.append(match[0])
     return found
 

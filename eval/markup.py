@@ -9,7 +9,7 @@ _THINK = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection|scratchpa
 # Opening and closing mark of what is no part of a summary: of DeepSeek, Qwen and many others, then
 # Magistral, Kimi, OpenThoughts, Cohere, Apertus, Gemma 4, GPT-OSS, and of calls of tools.
 BLOCKS = [
-    (re.compile(opening, re.IGNORECASE), re.compile(closing, re.IGNORECASE))
+    re.compile(rf"(?P<opening>{opening})|{closing}", re.IGNORECASE)
     for opening, closing in (
         (rf"<{_THINK}\s*>", rf"</{_THINK}\s*>"),
         (r"\[(?:BEGIN_)?THINK\]", r"\[(?:/|END_)THINK\]"),
@@ -44,8 +44,8 @@ CONTROL = re.compile(
 
 def found(text: str) -> str:
     """The first mark of any of them in a text; "" where there is none."""
-    marks = [mark.search(text) for block in BLOCKS for mark in block]
-    first = min(filter(None, [*marks, CONTROL.search(text)]), key=re.Match.start, default=None)
+    marks = [pattern.search(text) for pattern in (*BLOCKS, CONTROL)]
+    first = min(filter(None, marks), key=re.Match.start, default=None)
     mark = first and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]|<\|\w+", first[0])
     return mark[0] if mark else ""
 
@@ -58,14 +58,21 @@ def stripped(text: str) -> str:
     """
     if not found(text):
         return text
-    for opening, closing in BLOCKS:
-        inner = re.compile(
-            rf"{opening.pattern}(?:(?!{opening.pattern}).)*?{closing.pattern}", re.S | re.I
-        )
-        while (without := inner.sub(" ", text)) != text:
-            text = without
-        text = text[max((mark.end() for mark in closing.finditer(text)), default=0) :]
-        if mark := opening.search(text):
-            text = text[: mark.start()]
+    for block in BLOCKS:
+        text = _without(block, text)
     text = CONTROL.sub(" ", OTHERS_TURN.sub(" ", text))
     return re.sub(r" {2,}", " ", text).strip()
+
+
+def _without(block: re.Pattern[str], text: str) -> str:
+    """The text without one kind of block, in one pass."""
+    kept, opened, done = [], list[int](), 0  # opened: how many parts were kept before each block
+    for mark in block.finditer(text):
+        kept.append(text[done : mark.start()])
+        done = mark.end()
+        if mark["opening"]:
+            opened.append(len(kept))
+        else:  # where its opening was in the prompt, all before it goes
+            del kept[opened.pop() if opened else 0 :]
+            kept.append(" ")
+    return "".join(kept[: opened[0]] if opened else [*kept, text[done:]])

@@ -71,7 +71,7 @@ class Record:
         value = self.get("id")
         if value is None or value != value:  # NaN
             return ""
-        return re.sub(r"(\d+)\.0+", r"\1", str(value).strip())  # pandas, in a column with a gap
+        return re.sub(r"(?<=\d)\.0+", "", str(value).strip())  # pandas, in a column with a gap
 
     def texts(self, kind: str) -> list[str]:
         """The texts of a field, one or several; raises UserError where it is missing or no text."""
@@ -372,5 +372,5 @@ def _by_id(records: list[Record], key: Callable[[str], str] = str) -> dict[str, 
 
 def stem(name: str) -> str:
     """An id without the part that counts the rows of a dialogue: `0_1`, `0:ref1`, `0 (1)`, `0a`."""
-    match = re.fullmatch(r"(.+?)[-_#.:/ (]+[a-z]{0,9}(?:\d+|[a-z])\)?|(.*\d)[a-z]", name)
+    match = re.fullmatch(r"(.+?)[-_#.:/ (]{1,9}[a-z]{0,9}(?:\d+|[a-z])\)?|(.*\d)[a-z]", name)
     return (match[1] or match[2]) if match else name

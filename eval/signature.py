@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from data_prep.hub import weight_files
 from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -227,6 +228,8 @@ def _folder_hash(folder: Path, *others: str) -> str:
     files = sorted(folder.glob("*.safetensors")) or [
         file for kind in ("bin", "pt", "gguf") for file in sorted(folder.glob(f"*.{kind}"))
     ]
+    named = (folder / name for name in weight_files(folder)[0])  # by an index, in subfolders too
+    files += [file for file in named if file not in files and file.is_file()]
     files += [folder / name for name in others if (folder / name).is_file()]
     return _hash_of(files)
 

@@ -47,21 +47,32 @@ RANDOM = re.compile(
     r"[0-9a-fA-F]{32,}|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/])|[A-Za-z0-9]{32,}"
 )
 PASSWORD = re.compile(
-    r"://[^\s/?#@]+@|://[^\s/?#@:]+:[^\s@]+@"  # in an address
+    r"://[^\s/?#@]{1,200}@|://[^\s/?#@:]{1,200}:[^\s@]{1,200}@"  # in an address
     r"|(?i:pass(?:word|wd|phrase|code)|pwd|(?:api|access|secret|private)[ _-]?key"
     r"|(?:access|auth|api|hub|bearer)[ _-]?token|\btoken(?=[:=])|bearer(?= ))"
-    r"\b[^\w\n]{0,3}(?:(?:is|was)\b[^\w\n]{0,3})?(?=[^\s<>{}|]*\d)[^\s<>{}|]{6,}"
+    r"\b[^\w\n]{0,3}(?:(?:is|was)\b[^\w\n]{0,3})?(?=[^\s<>{}|]{0,200}\d)[^\s<>{}|]{6,}"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
 )
 KEYWORDS = keyword.KeywordDetector()
 GUESSES = ("EntropyString", "IPPublicDetector", "BasicAuthDetector", "KeywordDetector")
 KINDS: Any = get_mapping_from_secret_type_to_class()  # of Slack, GitLab, JWT, Stripe, Azure, ...
+PROSE = re.compile(r"(?i)(?<![\w-])secret: (?=[a-z]+(?: [a-z]+){2})")  # `Secret: they are made up`
 DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUESSES)]
 
 # ---- paths ----
 
+# Of machines that only one network knows: `localhost`, `nas`, `nas.local`, 192.168.0.7, [::1]
+LOCAL = (
+    r"(?:[\w-]+|[\w.-]+\.(?:local|lan|home|internal|localdomain)|\[[\da-f:]+\]"
+    r"|(?:127|10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d+)+)(?::\d+)?(?![\w.@:-])"
+)
+# No paths: addresses, quantities (`50 km /h`), a chat's commands (`Slack's /summarize command`),
 # and a folder of gpt-oss's tools, which its chat template names
-URL = re.compile(r"\b(?:https?|git|s3|gs|hf)://\w[^\s<>\"'`|]*|drive at '/mnt/data'")
+NO_PATH = re.compile(
+    rf"\b(?:git|s3|gs|hf|https?(?!://{LOCAL}/+[\w.~]))://\w[^\s<>\"'`|]*"
+    r"|\b\d+ ?[^\W\d_]{1,3} /[a-z]{1,3}\b(?![/.\\])|(?<=\s)/[a-z][a-z-]*(?= commands?\b)"
+    r"|drive at '/mnt/data'"
+)
 ROOTS = "home|Users|root|mnt|media|Volumes|tmp|var|etc|srv|opt|usr|workspace|scratch|nas"
 # In front of a path is no letter or digit (`and/or`), no `pre-`, no `.`, no closing bracket, and
 # none that opens a tag (`</s>`, `< /s>`, `[/INST]`).
@@ -70,6 +81,7 @@ OTHERS = (
     r"|(?<=[<\[{|])/[\w .@+-]+/+[\w.]"  # </home/me>
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
     r"|(?i:(?<![a-z])file:[/\\])"
+    rf"|(?i:https?://{LOCAL}/+[\w.~][\w./~-]*)"
     r"|(?<![\w/])~[\w.-]*[/\\][\w.]"
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)[\w.$]"  # C:\models
     r"|(?<!\\)\\\\[\w.?-]+\\+[\w.$-]+"  # \\server\share
@@ -119,8 +131,8 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
     fix = "where it comes from (the recipe, or a file next to the adapter)"
     for pattern, text in texts.items():
         for written in {text, _plain(text)}:
-            without_urls = URL.sub(" ", f"\n{written}")
-            if place := re.search(_own(), written) or pattern.search(without_urls):
+            rest = NO_PATH.sub(" ", f"\n{written}")
+            if place := re.search(_own(), written) or pattern.search(rest):
                 raise UserError(
                     f"{path.name}: would publish the path `{place[0]}`; make it relative {fix}"
                 )
@@ -148,6 +160,7 @@ def _secret(text: str, known: Collection[str]) -> str:
             return str(word)
     secrets = [found[0] for found in PASSWORD.finditer(text)]
     for line in text.splitlines():
+        line = PROSE.sub("", line)
         secrets += KEYWORDS.analyze_string(line, keyword.CONFIG_DENYLIST_REGEX_TO_GROUP)
     secrets += [secret for kind in DETECTORS for secret in kind.analyze_string(text)]
     return "".join(map(str, secrets[:1]))

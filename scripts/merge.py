@@ -35,6 +35,7 @@ from scripts.merge_proof import (
     Record,
     changed_files,
     end_token,
+    is_of,
     merge_key,
     prove,
     recorded,
@@ -83,7 +84,7 @@ def merge(recipe: Recipe) -> Proof:
         lock = run_record.lock(recipe.output_dir)
     with lock:
         key = merge_key(recipe, adapter)
-        there = recorded(target).made_of == key and not changed_files(target)
+        there = is_of(recorded(target), key) and not changed_files(target)
         if not there:
             with _scratch(recipe.output_dir) as scratch:
                 fresh = scratch / "merged"

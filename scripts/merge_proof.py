@@ -65,6 +65,11 @@ class Proof(BaseModel):
     commit: str
 
 
+def is_of(record: Record, key: dict[str, str | None]) -> bool:
+    """Whether a merge was made of this; one of an earlier version knows no `files`."""
+    return bool(record.made_of) and record.made_of.items() <= key.items()
+
+
 def recorded(folder: Path) -> Record:
     """What `merge.json` in a merged folder says; nothing where it is missing or damaged."""
     try:
@@ -80,6 +85,7 @@ def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
         "adapter": key.adapter_hash,
         "base_model": key.base_model_hash,
         "prompt": key.prompt_hash,
+        "files": key.files_hash,
         "quantized": quantization(recipe.config),
         "method": recipe.config.get("merge_method") or "memory_efficient",
         "axolotl": version("axolotl"),
@@ -105,7 +111,7 @@ def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
     """`<output_dir>/merged` and its proof; raises UserError where it has no good one."""
     folder = recipe.output_dir / "merged"
     again = f"run `python -m scripts.merge {recipe.path}`"
-    if recorded(folder).made_of != merge_key(recipe, adapter):
+    if not is_of(recorded(folder), merge_key(recipe, adapter)):
         raise UserError(f"{folder}: holds no merge of this adapter; {again}")
     if changed := changed_files(folder):
         raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")

@@ -20,6 +20,8 @@ from data_prep.settings import HUB_ID, Decoding
 from data_prep.sources import sha256_of
 from eval.adapter import (
     ADAPTER,
+    RUN,
+    TRAIN_AGAIN,
     TRAINED_WITH,
     RunRecord,
     TrainedWith,
@@ -254,15 +256,16 @@ def read_records(recipe: Recipe) -> Records:
             f"save it again with its `save_pretrained`, as {ADAPTER}, or train again"
         )
     adapter = find_adapter(recipe)
-    return Records(
-        recipe,
-        manifest,
-        read_scores(recipe, adapter, manifest),
-        adapter,
-        read_record(adapter / "trainer_state.json", TrainerState),
-        run_of(adapter),
-        read_record(adapter / TRAINED_WITH, TrainedWith),
-    )
+    scores, log = read_scores(recipe, adapter, manifest), adapter / "trainer_state.json"
+    state, run = read_record(log, TrainerState), run_of(adapter)
+    trained = read_record(adapter / TRAINED_WITH, TrainedWith)
+    fix = f"put the file that the training wrote back, or train again with `{TRAIN_AGAIN}`"
+    for name, record in ((RUN, run), (TRAINED_WITH, trained)):
+        if record:
+            record.check(adapter / name, fix)
+    if state and trained and trained.log not in (None, sha256_of(log)):
+        raise UserError(f"{log}: is not as the training wrote it; {fix}")
+    return Records(recipe, manifest, scores, adapter, state, run, trained)
 
 
 def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:

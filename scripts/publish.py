@@ -29,7 +29,7 @@ from huggingface_hub.utils import validate_repo_id
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
-from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.errors import UserError, run_cli, temporary_folder, writing_to
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, flat
@@ -143,12 +143,9 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
     a file must not be published.
     """
     folder = records.adapter / ("publish-merged" if merged else "publish")
-    partial = folder.with_name(f".{folder.name}.partial")
     with writing_to(folder), FileLock(_sums(folder).with_suffix(".lock")):  # waits for another
         check_staged(folder)
-        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
-        try:
-            partial.mkdir()
+        with temporary_folder(beside=folder) as partial:
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
             for path in sorted(partial.iterdir()):
@@ -161,8 +158,6 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
             if folder.exists():
                 folder.rmdir()  # fails where a file came in between
             partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -192,8 +187,7 @@ def written(folder: Path) -> set[str]:
 
 def check_staged(folder: Path) -> list[Path]:
     """The files of a staging folder; UserError where one is not as this program wrote it."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    for path in (folder, partial, _sums(folder)):
+    for path in (folder, _sums(folder)):
         is_wrong = path.is_file() if path.suffix != ".sha256" else path.is_dir()
         if path.is_symlink() or is_wrong:
             raise UserError(f"{path}: cannot be written, something else has its name; move it away")

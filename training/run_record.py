@@ -106,7 +106,8 @@ def set_aside(folder: Path) -> Path:
 def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any]) -> None:
     """Record what a training starts with."""
     with whole_file(folder / RUN) as file:
-        file.write(RunRecord(settings=settings, precision=precision).model_dump_json(indent=1))
+        record = RunRecord(settings=settings, precision=precision).sealed()
+        file.write(record.model_dump_json(indent=1))
 
 
 def precision_of(folder: Path) -> dict[str, Any]:
@@ -144,10 +145,11 @@ def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
         template=template_hash(recipe),
         steps=steps,
         adapter=sha256_of(folder / ADAPTER),
+        log=sha256_of(log) if (log := folder / "trainer_state.json").is_file() else None,
         **usage()._asdict(),
     )
     with whole_file(folder / TRAINED_WITH) as file:
-        file.write(record.model_dump_json())
+        file.write(record.sealed().model_dump_json())
 
 
 def write_training_runs(folder: Path) -> None:

@@ -130,7 +130,8 @@ def test_a_secret_in_any_text(tmp_path: Path, secret: str) -> None:
     "path",
     [
         "see:/secret", "path:/root", "/my models/x y", "//nas/share", "x=/secret", "`/secret`",
-        "FILE:///x", "file:/x", "file://nas/share", "smb://nas/share", "http:///home/me", "/.ssh",
+        "http://localhost/secret", "https://nas.lan:80/x", "FILE:///x", "file:/x",
+        "file://nas/share", "smb://nas/share", "http:///home/me", "/.ssh",
         "_/home/me_", "text./home/me", ")/home/me", "[/home/me]", "/été/x", "/ home /secret",
         "|/secret|", "<a href=/secret/x>", "a;/secret", "--path=/secret", "/1/secret", "~\\x",
         "see %2Fhome%2Fme", "&#47;secret", "\uff0fsecret", "D:\\my models",
@@ -167,7 +168,8 @@ def tiny(folder: Path) -> Path:
         "8 /10, 24/7, 3 / 4, 12/30/2026 at 5:00/6:00, 50 km/h, 5%/year, N/A, A/B",
         "pre-/post-training, he/she, w/ friends, w/o, `and`/`or`, he / she",
         "/no_think and /think, </think> <|/x|> {/if} [/INST]",
-        "https://x.org/~me/a?b=/c and https://huggingface.co/a/b.",
+        "https://x.org/~me/a?b=/c, https://huggingface.co/a/b, http://localhost:5000, s3://a/b.",
+        "Use with Slack's /summarize command.", "Secret: the dialogues are synthetic.", "50 km /h",
         "Q:\n{dialogue}\nA:\tx", "../home/x, ./etc/x and data/srv/x", "a limit of 128 tokens",
         "rouge|n:40|refs:1a2b3c4d|commit:92d156a-dirty, `0123456789abcdef`", "the password, too",
         "Qwen3OmniMoeThinkerForConditionalGeneration, training.plugin.SummarizationPlugin",
@@ -290,7 +292,28 @@ def test_records_of_the_training_and_weights_that_are_a_pickle(run: Path) -> Non
             read_records(load_recipe(RECIPE))
 
 
-# ---- scores ----
+# ---- scores, and the other records whose figures the card shows ----
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (MANIFEST, '"written": 40', '"written": 4000'),
+        (MANIFEST, '"revision": null', '"revision": "main"'),
+        (OUTPUT / "trainer_state.json", '"train_loss": 1.75', '"train_loss": 0.01'),
+        (OUTPUT / "run.json", '"bf16": true', '"bf16": false'),
+        (OUTPUT / "trained_with.json", '"steps":40', '"steps":90'),
+    ],
+)
+def test_a_record_that_was_edited(records: Records, path: Path, old: str, new: str) -> None:
+    whole = path.read_text("utf-8")
+    assert old in whole
+    path.write_text(whole.replace(old, new), "utf-8")
+    with pytest.raises(UserError, match=f"{path}: (was changed since it was written|is not as)"):
+        read_records(records.recipe)
+    if path.name != "trainer_state.json":  # a record of an earlier version has no hash
+        add(path, **{key: value for key, value in json.loads(whole).items()}, digest="")
+        read_records(records.recipe)
 
 
 def test_scores_that_were_edited(records: Records) -> None:
@@ -331,11 +354,6 @@ def own_link() -> Path:
     return PUBLISH / "scores.json"
 
 
-def own_partial() -> Path:
-    (OUTPUT / ".publish.partial").symlink_to(Path("results").resolve())
-    return OUTPUT / ".publish.partial"
-
-
 def linked_sums() -> Path:
     (OUTPUT / ".staged.sha256").replace("sums")
     (OUTPUT / ".staged.sha256").symlink_to(Path("sums").resolve())
@@ -350,7 +368,7 @@ def linked_folder() -> Path:
 
 def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
     for make in (
-        own_file, edited_card, own_folder, own_link, own_partial, linked_folder, linked_sums,
+        own_file, edited_card, own_folder, own_link, linked_folder, linked_sums,
     ):  # fmt: skip
         staged(records)
         own = make()
@@ -364,9 +382,10 @@ def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
 
 def test_what_it_wrote_is_replaced_also_after_a_kill(records: Records) -> None:
     staged(records)
-    partial = OUTPUT / ".publish.partial"
+    partial, mine = OUTPUT / f".publish.{'0a' * 16}.partial", OUTPUT / ".publish.partial"
     shutil.copytree(PUBLISH, partial)  # killed while it was written
+    shutil.copytree(PUBLISH, mine)
     (PUBLISH / "scores.json").unlink()  # and killed while the earlier ones were removed
     records.recipe.summarization.publish.note = "another"
     assert "- another" in (staged(records) / "README.md").read_text("utf-8")
-    assert not partial.exists() and "scores.json" in hashes(PUBLISH)
+    assert not partial.exists() and hashes(mine) and "scores.json" in hashes(PUBLISH)

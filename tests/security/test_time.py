@@ -1,0 +1,92 @@
+"""What a long text costs grows with it: each of these took from ten seconds to hours."""
+
+import importlib.util
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+
+from chat import apps, texts, whatsapp
+from data_prep.errors import UserError
+from eval import metrics
+from eval.diagnosis import diagnose
+from eval.language import Scoring
+from eval.markup import stripped
+from eval.metrics import score
+from eval.outputs import stem
+from scripts import leaks
+
+MOST = 5.0  # seconds of this thread; the slowest takes 0.5
+STAMP = "12/30/20, 12:30 - "
+IPHONE = "[12/30/2020, 12:30:00] "
+DAYS = "Monday Tuesdays January Fri 3 We met on Sunday. " * 600
+
+
+def whatsapp_of(*lines: str) -> Callable[[], object]:
+    return lambda: whatsapp.parse("\n".join(lines))
+
+
+def text_of(text: str) -> Callable[[], object]:
+    return lambda: texts.parse(text, "", "", False)
+
+
+LONG: dict[str, Callable[[], object]] = {
+    "a sentence of 9,000 words": lambda: score(
+        ["the cat sat on a mat " * 1500], ["a cat sat on the mat " * 1500], scoring=Scoring()
+    ),
+    "think blocks in each other": lambda: stripped("<think>" * 30000 + "</think>" * 30000),
+    "weekdays": lambda: diagnose(DAYS, DAYS, "A: " + " ".join(f"w{n}" for n in range(9000))),
+    "numbers in words": lambda: diagnose("five " * 5000, "x", "A: x"),
+    **{f"quotes {s}": whatsapp_of(f"{STAMP}Al: {f'{s} ' * 12000}") for s in '"\u201e\u201c\xab'},
+    "colons in quotes": whatsapp_of(STAMP + "\": \" " * 9000),
+    "prefixes": whatsapp_of(*(f"{STAMP}{'Al: Bo: ' * 99}{n}" for n in range(6))),
+    "two styles": whatsapp_of(*[f"{STAMP}A: x"] * 2, *[f"{IPHONE}A: x", f"{IPHONE}A: y",
+                                                     f"{STAMP}A: x", f"{STAMP}A: y"] * 1000),
+    "attachments": whatsapp_of(f"{STAMP}Al: <{'media ' * 9000}"),
+    "hat": whatsapp_of(f"{STAMP}{'a hat ' * 9000}: {'b ' * 9000}"),
+    "blanks below a name": text_of("a\n" + " " * 30000 + "x"),
+    "blanks behind a name": text_of("a" + " " * 30000 + "x"),
+    "empty lines": text_of("12:30 From a to b: x" + "\n" * 30000 + "y"),
+    "Zoom": text_of("12:30 From a" + " to a" * 9000),
+    "Webex": text_of("from a" + " to a" * 9000),
+    "KakaoTalk": lambda: texts.parse("KakaoTalk Chats\n" + "\ub2d8\uc774 " * 9000, "", "", True),
+    "brackets": text_of("Al (12:30): " + "![" * 20000),
+    "a file's name": text_of("Al (12:30): x\nattachments/" + "a" * 30000),
+    "captions": lambda: texts.MARKS.sub("", "<" * 50000),
+    "comments": lambda: list(texts._sms("<smses>" + "<!--" * 50000 + "<!x", "")),
+    "quotes of Skype": lambda: apps.SKYPE_QUOTE.sub("", "<quote " * 3000),
+    "an id": lambda: stem(" " * 5000 + "\n"),
+    "passwords": lambda: leaks._secret("-pwd" * 3000 + "://a:" * 3000, ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_long_text(what: str) -> None:
+    start = time.thread_time()
+    with suppress(UserError):  # also a refusal is quick
+        LONG[what]()
+    assert time.thread_time() - start < MOST
+
+
+def test_rouge_is_rouge_scores_to_the_bit() -> None:
+    spec = importlib.util.find_spec("rouge_score.rouge_scorer")
+    assert spec and spec.loader
+    theirs = importlib.util.module_from_spec(spec)  # a second copy, as it came
+    spec.loader.exec_module(theirs)
+    numbers = random.Random(1)
+    for _ in range(400):
+        one, other = (
+            numbers.choices("abcdefg"[: numbers.randint(1, 7)], k=numbers.randint(0, 30))
+            for _ in range(2)
+        )
+        assert theirs.lcs_ind(one, other) == metrics._lcs(one, other)[::-1]
+        sentences = [other[place : place + 4] for place in range(0, len(other), 4)]
+        assert theirs._union_lcs(one, sentences) == metrics._union_lcs(one, sentences)
+        pair = [" ".join(words).replace("g", ".\n") for words in (one, other)]
+        scoring = Scoring(lsum="lines")
+        found = theirs.RougeScorer(metrics.METRICS, tokenizer=scoring).score(*pair)
+        assert score([pair[1]], [pair[0]], scoring=scoring)[0].tolist() == [
+            list(found[metric]) for metric in metrics.METRICS
+        ]
