@@ -24,7 +24,7 @@ LINE = 24  # height of a bar with its gap; a text is 14 units high
 LETTER = 8  # mean width of a letter, generously, for what is placed after a text
 BIN = 5  # ROUGE points, the width of a bar of the histogram
 MARKED = 30  # points of a curve up to which each of them is marked
-SMOOTHED = 10  # points of a loss from which it is smoothed, over a tenth of them on either side
+SMOOTHED = 6  # points of a loss from which it is smoothed, over a tenth of them on either side
 TRAINING = {  # what training logs besides losses: name of the chart, and of the y axis
     "learning_rate": ("rate", "learning rate"),
     "tokens/train_per_sec_per_gpu": ("speed", "trained tokens/s of a process"),
@@ -125,7 +125,7 @@ def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str = "") -> Ma
 def _smooth(curve: Points) -> Points:
     """The weighted mean of each point and its neighbours; of the nearest the weight is highest."""
     steps, values = np.transpose(np.array(curve, float))
-    weights = np.hanning(2 * (len(values) // SMOOTHED) + 3)
+    weights = np.hanning(2 * max(1, len(values) // 10) + 3)
     sums, ones = (np.convolve(of, weights, "same") for of in (values, np.ones(len(values))))
     return np.stack([steps, sums / ones], axis=1).tolist()
 

@@ -110,8 +110,10 @@ def picks(result: Analysis, last: str) -> dict[str, int]:
     score = result.values[last][:, column]
     values = score - result.values[first][:, column] if first != last else score
     distance = abs(values - np.median(values)) + abs(score - np.median(score))
-    titles = ("Best gain", "Worst regression") if first != last else ("Best", "Worst")
-    found = {"Typical": distance.argmin(), titles[0]: values.argmax(), titles[1]: values.argmin()}
+    best, worst = ("Best gain", "Worst regression") if first != last else ("Best", "Worst")
+    if first != last and values.min() >= 0:
+        worst = "Least gain"
+    found = {"Typical": distance.argmin(), best: values.argmax(), worst: values.argmin()}
     return {title: int(place) for title, place in found.items()}
 
 

@@ -161,7 +161,7 @@ def test_a_loss_is_smoothed_with_its_points_behind() -> None:
     assert dots and line and dots[1].count("M") == 39
     raw, smooth = ([float(y) for y in re.findall(r",([\d.]+)", found[1])] for found in (dots, line))
     assert np.ptp(smooth[2:-2]) < 0.1 * np.ptp(raw)
-    short = draw(report_data(), {"loss": noisy[:9]})["loss"]
+    short = draw(report_data(), {"loss": noisy[:5]})["loss"]
     assert "faint" not in short
 
 
