@@ -96,7 +96,7 @@ def _differences(values: Array, title: str) -> Markup:
     return _svg(HEIGHT, label, parts)
 
 
-def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str = "") -> Markup:
+def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = None) -> Markup:
     """Lines of values by training step; a short one has its points marked.
 
     The line of `smoothed` is smoothed, with its points behind it.

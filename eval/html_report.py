@@ -57,7 +57,11 @@ def html_report(
         charts=charts.draw(result, curves),
         copies=copied(scores),
         files={name: name for name in files},
-        settings={k: v for k, v in scores.settings.items() if re.fullmatch(SETTINGS, k)},
+        settings={
+            key.removeprefix("summarization."): value
+            for key, value in scores.settings.items()
+            if re.fullmatch(SETTINGS, key)
+        },
         recipe_text=recipe_text,
         last=scores.main,
     )
