@@ -6,15 +6,15 @@ Runs may differ in prompt, model, adapter and decoding; all are scored again in 
 """
 
 import argparse
-import csv
-import io
 import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -27,9 +27,9 @@ from eval.html_report import page
 from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
 from eval.predictions import key_file
-from eval.report import HEADERS, aligned, cell, markdown
+from eval.report import HEADERS, aligned, cell, csv_lines, latex, markdown
 from eval.score import rouge_of, rouge_options
-from eval.scores import PRIMARY, Bootstrap, PairedTest, Score, Scores
+from eval.scores import PRIMARY, Bootstrap, Score, Scores
 from eval.stats import outcome, paired_tests
 
 ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
@@ -131,6 +131,13 @@ class Comparison:
         found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
         return [*found, *filter(None, [self.against_baseline])]
 
+    def p_of_first(self, name: str) -> tuple[str, float | None]:
+        """The run of the highest ROUGE-L, and the p-value of this run's difference from it."""
+        of = self.scores.systems
+        first = max((run.name for run in self.runs), key=lambda name: of[name].scores[PRIMARY].f1)
+        pair = {name, first} if of[name].kind == "model" else set()
+        return first, next((p for names, p in self.p[PRIMARY].items() if set(names) == pair), None)
+
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
         pair = (one, other) if (one, other) in self.p[metric] else (other, one)
@@ -167,9 +174,10 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     )
     tests = {pair.systems: pair.metrics for pair in analysis.scores.comparisons}
     p = {
-        metric: dict(zip(pairs, holm([_p(tests[pair][metric]) for pair in pairs]), strict=True))
+        metric: dict(zip(pairs, holm([tests[pair][metric].p for pair in pairs]), strict=True))
         for metric in analysis.scores.metrics
     }
+    analysis.scores.date = datetime.now(UTC).date().isoformat()
     compared = Comparison(found, analysis, p, {}, _differing([run.settings for run in found]))
     level = round(1 - analysis.scores.bootstrap.confidence, 12)
     for metric in analysis.scores.metrics:
@@ -197,7 +205,7 @@ def _against_baseline(analysis: Analysis, names: list[str]) -> str:
     verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
     return (
         f"{second}, which has the highest ROUGE-L, {verbs[outcome(test, sure)]} the strongest "
-        f"baseline, {first} ({test.difference:+.2f} points, p = {_p(test):.2g})."
+        f"baseline, {first} ({test.difference:+.2f} points, p = {test.p:.2g})."
     )
 
 
@@ -211,10 +219,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     result = np.empty(count)
     result[order] = corrected
     return result.tolist()
-
-
-def _p(test: PairedTest) -> float:
-    return max(test.p_bootstrap, test.p_randomization)
 
 
 def find_runs(values: list[str]) -> list[Run]:
@@ -307,40 +311,19 @@ def shortened(values: list[str]) -> list[str]:
 
 def as_csv(compared: Comparison) -> str:
     """A line a run, every number in a column of its own."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     ends = [f"{metric}{end}" for metric in compared.scores.metrics for end in ("", "_low", "_high")]
-    writer.writerow(["run", *compared.settings, *ends, *FACTS])
+    rows: list[list[str | float]] = [["run", *compared.settings, *ends, *FACTS]]
     for n, (name, system) in enumerate(compared.scores.systems.items()):
         own = [values[n] if compared.runs[n:] else "-" for values in compared.settings.values()]
         own = ["" if text == "-" else text for text in own]
         numbers = [x for score in system.scores.values() for x in (score.f1, score.low, score.high)]
-        facts = [fact.removeprefix("-") for fact in compared.facts(n)]
-        writer.writerow([name, *own, *numbers, *facts])
-    return out.getvalue()
+        rows.append([name, *own, *numbers, *(fact.removeprefix("-") for fact in compared.facts(n))])
+    return csv_lines(rows)
 
 
 def as_latex(compared: Comparison) -> str:
     """A `tabular` for LaTeX's package booktabs."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
-
-    def escaped(text: str) -> str:  # a row that begins with [ would be an option of \\
-        text = re.sub(r"[\\~^<>|&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
-        return re.sub(r"^\[", "{[}", text)
-
-    lines = [  # the marks of bold survive the escaping, which a command would not
-        re.sub(
-            "\0(.*?)\0",
-            r"\\textbf{\1}",
-            " & ".join(map(escaped, row)),
-        )
-        + r" \\"
-        for row in compared.table(lambda text: f"\0{text}\0")
-    ]
-    columns = "l" + "r" * (len(compared.table()[0]) - 1)
-    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return latex(compared.table(lambda text: f"\0{text}\0"))
 
 
 def as_markdown(compared: Comparison) -> str:
@@ -372,9 +355,24 @@ def test_rows(compared: Comparison) -> list[list[str]]:
     return rows
 
 
-def html(compared: Comparison) -> str:
-    """The page: the table, the tests, the settings in full, and the example browser."""
-    return page("compare.html.j2", compared.analysis, compared=compared, facts=FACTS)
+def html(compared: Comparison, folder: Path = Path()) -> str:
+    """The page: table, tests, settings in full, examples; `folder`, where it will be, for links."""
+    files = {}
+    for run in compared.runs:
+        for path in (run.file, run.file.with_name("report.html")):
+            if path.is_file():
+                link = quote(os.path.relpath(path, folder).replace(os.sep, "/"))
+                files[f"{run.name}/{path.name}"] = link
+    texts = {"Markdown": as_markdown, "CSV": as_csv, "LaTeX": as_latex}
+    return page(
+        "compare.html.j2",
+        compared.analysis,
+        last=compared.scores.models[-1],
+        compared=compared,
+        facts=FACTS,
+        copies={name: text(compared) for name, text in texts.items()},
+        files=files,
+    )
 
 
 def main() -> None:
@@ -387,7 +385,7 @@ def main() -> None:
         read += [run.file, key_file(run.file), run.file.with_name("scores.json")]
     check_outputs(*paths, inputs=read)
     compared = compare(args.runs, **{name: getattr(args, name) for name in names})
-    written = {args.output: html(compared)}
+    written = {args.output: html(compared, args.output.parent)}
     for path, text in ((args.csv, as_csv), (args.latex, as_latex), (args.markdown, as_markdown)):
         if path:
             written[path] = text(compared)

@@ -266,6 +266,27 @@ def unknown_dates(prediction: str, dialogue: str) -> list[str]:
     return found
 
 
+def unknown_places(prediction: str, dialogue: str) -> list[tuple[int, int]]:
+    """Start and end of what the three rules above find in the prediction.
+
+    A number is looked for in each word, and in two that make one ("twenty five"): the rule reads
+    the text in digits, where places are others.
+    """
+    texts = unknown_names(prediction, dialogue) + unknown_dates(prediction, dialogue)
+    either = "|".join(map(re.escape, texts))
+    places = [m.span() for m in re.finditer(rf"(?<!\w)(?:{either})(?!\w)", prediction) if texts]
+    unknown = unknown_numbers(prediction, dialogue)
+    numbers = {match["number"] for text in unknown for match, _ in _numbers(text)}
+    words = [match.span() for match in re.finditer(r"\S+", prediction)]
+    found: set[tuple[int, int]] = set()
+    for ends in ([(word, word) for word in words], zip(words, words[1:], strict=False)):
+        for first, last in ends if numbers else ():
+            held = _numbers(prediction[first[0] : last[1]])
+            if not {first, last} & found and any(m["number"] in numbers for m, _ in held):
+                found.add((first[0], last[1]))
+    return sorted([*places, *found])
+
+
 def _known(dialogue: str) -> set[float | str]:
     """All numbers of a dialogue, and the first three letters of its weekdays and months."""
     text = _in_digits(dialogue)

@@ -7,30 +7,46 @@ run but its own.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
-from importlib.resources import files
+from importlib.resources import files as package_files
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from eval import charts
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
-from eval.diagnosis import MISTAKES, speakers
+from eval.diagnosis import MISTAKES, speakers, unknown_places
 from eval.metrics import SIMILARITY
-from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence, conclusion
+from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence, conclusion, copied
+from eval.report import metrics_in_order as in_order
 from eval.scores import PRIMARY, Scores
-from eval.stats import number, outcome, p_value, signed, verdict
+from eval.stats import number, outcome, p_value, signed
+
+# The settings of a training that its table shows; the whole recipe is below it.
+SETTINGS = (
+    r"adapter|(q?lora|peft)_\w+|load_in_\dbit|learning_rate|lr_scheduler|optimizer|num_epochs"
+    r"|max_steps|warmup_\w+|micro_batch_size|gradient_accumulation_steps|sequence_len"
+    r"|sample_packing|bf16|seed|summarization\.(source|train_rows)"
+)
+INVENTED = "in no turn of the dialogue"
 
 
 def html_report(
-    result: Analysis, curves: Mapping[str, charts.Points], recipe_text: str | None
+    result: Analysis,
+    curves: Mapping[str, charts.Points],
+    recipe_text: str | None,
+    files: Sequence[str] = (),
 ) -> str:
     """The whole page; the same data give the same bytes.
 
-    `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`).
+    `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`);
+    `files`: names of those beside the page, to which it links.
     """
     scores = result.scores
     return page(
@@ -39,12 +55,23 @@ def html_report(
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
         charts=charts.draw(result, curves),
+        copies=copied(scores),
+        files={name: name for name in files},
+        settings={
+            key.removeprefix("summarization."): value
+            for key, value in scores.settings.items()
+            if re.fullmatch(SETTINGS, key)
+        },
         recipe_text=recipe_text,
+        last=scores.main,
     )
 
 
-def page(template: str, result: Analysis, **values: Any) -> str:
-    """A template of this package, with what all pages have and `values`; needs no network."""
+def page(template: str, result: Analysis, last: str, **values: Any) -> str:
+    """A template of this package, with what all pages have and `values`; needs no network.
+
+    `last`: the model whose difference from the first one the examples show.
+    """
     scores = result.scores
     environment = Environment(
         loader=PackageLoader("eval"),
@@ -55,14 +82,19 @@ def page(template: str, result: Analysis, **values: Any) -> str:
     )
     environment.filters |= {"number": number, "signed": signed, "marked": marked, "chat": chat}
     environment.globals["p_value"] = p_value
-    script = files("eval").joinpath("templates/report.js").read_text("utf-8")
+    script = package_files("eval").joinpath("templates/report.js").read_text("utf-8")
     return environment.get_template(template).render(
         **values,
         scores=scores,
+        systems=scores.systems,
         result=result,
+        first=scores.models[0],
+        last=last,
+        picks=picks(result, last),
         outputs={name: result.systems[name] for name in scores.models},
         percents={name: (100 * result.values[name]).tolist() for name in scores.models},
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
+        ordered={metric: HEADERS[metric] for metric in in_order(scores)},
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         mistakes=MISTAKES,
         similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
@@ -72,8 +104,25 @@ def page(template: str, result: Analysis, **values: Any) -> str:
     )
 
 
+def picks(result: Analysis, last: str) -> dict[str, int]:
+    """Places of the examples near the top of a page: a typical one, the best and the worst.
+
+    By the difference in ROUGE-L of `last` and the first model; typical is the one whose score and
+    difference are nearest to their medians. Of a single model by its score.
+    """
+    first, column = result.scores.models[0], result.scores.metrics.index(PRIMARY)
+    score = result.values[last][:, column]
+    values = score - result.values[first][:, column] if first != last else score
+    distance = abs(values - np.median(values)) + abs(score - np.median(score))
+    best, worst = ("Best gain", "Worst regression") if first != last else ("Best", "Worst")
+    if first != last and values.min() >= 0:
+        worst = "Least gain"
+    found = {"Typical": distance.argmin(), best: values.argmax(), worst: values.argmin()}
+    return {title: int(place) for title, place in found.items()}
+
+
 def _headline(scores: Scores) -> list[str]:
-    """The conclusion, then the paired tests of base and tuned, and of tuned and each baseline.
+    """The conclusion, then in how many dialogues, and whether the other metrics agree.
 
     A report of one model says what it scores first.
     """
@@ -88,7 +137,11 @@ def _headline(scores: Scores) -> list[str]:
         agree = f"{listed} agree."
         if differing:
             agree = f"By {listed} it is otherwise: see the paired tests."
-        return [conclusion(scores), f"{verdict(pair, settings)} {agree}"]
+        counts = (
+            f"Better than {pair.systems[0]} in {pair.better:,} of {scores.examples:,} dialogues, "
+            f"worse in {pair.worse:,}, equal in {pair.equal:,}."
+        )
+        return [conclusion(scores), f"{counts} {agree}"]
     score = scores.systems[main].scores[PRIMARY]
     own = (
         f"{main} scores {score.f1:.2f} ROUGE-L ({number(settings.confidence, '.0%')} interval "
@@ -97,9 +150,10 @@ def _headline(scores: Scores) -> list[str]:
     return [own, *filter(None, [conclusion(scores)])]
 
 
-def marked(text: str, other: str) -> Markup:
+def marked(text: str, other: str, dialogue: str = "") -> Markup:
     """The text, its words that the other text does not have at that place within `<mark>`.
 
+    Of class `invented` where they hold a name, number or date that is in no turn of the dialogue.
     Case and punctuation around a word do not count; words run from blank to blank.
     """
     words = list(re.finditer(r"\S+", text))
@@ -107,13 +161,23 @@ def marked(text: str, other: str) -> Markup:
         [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
         for one in (other.split(), [word[0] for word in words])
     )
-    parts, end = [], 0
+    kinds = [""] * len(words)
     for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
-        if kind == "equal" or start == stop:
-            continue
-        begin, after = words[start].start(), words[stop - 1].end()
-        parts += [escape(text[end:begin]), Markup("<mark>{}</mark>").format(text[begin:after])]
-        end = after
+        if kind != "equal":
+            kinds[start:stop] = ["differs"] * (stop - start)
+    for start, stop in unknown_places(text, dialogue) if dialogue else ():
+        for n, word in enumerate(words):
+            if start < word.end() and word.start() < stop:
+                kinds[n] = "invented"
+    opening = {"differs": "<mark>", "invented": f'<mark class="invented" title="{INVENTED}">'}
+    parts, end = [], 0
+    for kind, group in groupby(zip(kinds, words, strict=True), key=itemgetter(0)):
+        _, ones = zip(*group, strict=True)
+        begin, after = ones[0].start(), ones[-1].end()
+        if kind:
+            parts += [escape(text[end:begin]), Markup(opening[kind]), escape(text[begin:after])]
+            parts.append(Markup("</mark>"))
+            end = after
     return Markup("").join([*parts, escape(text[end:])])
 
 

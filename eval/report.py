@@ -1,5 +1,7 @@
 """The short report, `report.md`, and its tables for the terminal and the model card."""
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 
@@ -59,6 +61,58 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
     return markdown([titles + (["better", "worse"] if metric == PRIMARY else []), *rows])
 
 
+def copied(scores: Scores) -> dict[str, str]:
+    """The page's table of scores as Markdown, CSV (each number in a column) and LaTeX."""
+    metrics = metrics_in_order(scores)
+    ahead = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
+    titles = [f"{scores.main} ahead by", "p"] if ahead else []
+    headers = [HEADERS[metric] for metric in metrics]
+    rows = [["system", *headers[:1], *titles, *headers[1:], "words"]]
+    ends = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
+    numbers = [["system", *ends[:3], *(["ahead_by", "p"] if ahead else []), *ends[3:], "words"]]
+    for name, system in scores.systems.items():
+        of = [system.scores[metric] for metric in metrics]
+        cells = [f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]" for score in of]
+        plain = [str(x) for score in of for x in (score.f1, score.low, score.high)]
+        pair = ahead.get(name)
+        test = pair and pair.metrics[PRIMARY]
+        gain = [f"{test.difference:+.2f}", f"{test.p:.3f}"] if test else ["", ""]
+        exact = [str(test.difference), str(test.p)] if test else ["", ""]
+        words = _number(system.style.words, ".1f")
+        rows.append([name, cells[0], *(gain if ahead else []), *cells[1:], words])
+        numbers.append([name, *plain[:3], *(exact if ahead else []), *plain[3:], words.strip("-")])
+    escaped = [rows[0], *([cell(text) if text else "" for text in row] for row in rows[1:])]
+    return {"Markdown": markdown(escaped) + "\n", "CSV": csv_lines(numbers), "LaTeX": latex(rows)}
+
+
+def metrics_in_order(scores: Scores) -> list[str]:
+    """The names of the metrics, PRIMARY first."""
+    return sorted(scores.metrics, key=lambda metric: metric != PRIMARY)
+
+
+def csv_lines(rows: Sequence[Sequence[str | float]]) -> str:
+    """The rows as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue()
+
+
+def latex(rows: Sequence[Sequence[str]]) -> str:
+    """A `tabular` for LaTeX's package booktabs, its header first; text between two NUL is bold."""
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+
+    def escaped(text: str) -> str:  # a row that begins with [ would be an option of \\
+        text = re.sub(r"[\\~^<>|&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
+        # the marks of bold survive the escaping, which a command would not
+        return re.sub("\0(.*?)\0", r"\\textbf{\1}", re.sub(r"^\[", "{[}", text))
+
+    lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
+    columns = "l" + "r" * (len(rows[0]) - 1)
+    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
 def terminal_tables(scores: Scores) -> str:
     """The table of the systems and those of the paired tests, where there are any; notes."""
     tables = [
@@ -99,9 +153,8 @@ def conclusion(scores: Scores) -> str:
     for name, words in rivals.items():
         test, before = pairs[name].metrics[PRIMARY], verb
         if (found := outcome(test, sure)) == "open":
-            p = max(test.p_bootstrap, test.p_randomization)
-            verb = "does not beat"
-            rest = f"{words.rstrip(',')} ({signed(test.difference)} ROUGE-L points, p = {p:.2g})"
+            verb, points = "does not beat", signed(test.difference)
+            rest = f"{words.rstrip(',')} ({points} ROUGE-L points, p = {test.p:.2g})"
         else:
             verb = "beats" if found == "better" else "falls behind"
             rest = f"{words} by {abs(test.difference):.2f} ROUGE-L points"

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import math
 import platform
 import re
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe
 from data_prep.recipe_file import YamlFile
 from eval.adapter import (
+    ADAPTER,
     CHECKPOINT,
     RECIPE,
     TRAINED_WITH,
@@ -36,6 +40,7 @@ from eval.signature import commit, generation_fields
 from eval.trackers import log_scores
 
 PACKAGES = ("axolotl", "transformers", "peft", "torch", "rouge_score", "numpy")
+CURVES = ("loss", "eval_loss", "learning_rate", "tokens/train_per_sec_per_gpu")
 NAMES = ("scores.json", "report.md", "report.html")
 
 
@@ -84,6 +89,7 @@ def write_results(
     scores.decoding = next(iter(records.values())).key.decoding
     scores.environment = environment()
     scores.commit = commit()
+    scores.date = datetime.now(UTC).date().isoformat()
     trained = given or recipe.output_dir
     curves = training_curves(trained) if adapter else {}
     scores.training = _training(trained) if adapter else None
@@ -92,7 +98,8 @@ def write_results(
         files["scores.json"].write(record)
         files[SUM].write(f"{hashlib.sha256(record.encode()).hexdigest()}  scores.json\n")
         files["report.md"].write(report(result))
-        files["report.html"].write(html_report(result, curves, text))
+        names = [*NAMES[:2], *(f"predictions.{name}.jsonl" for name in records)]
+        files["report.html"].write(html_report(result, curves, text, names))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
     print("\n".join(str(folder / name) for name in written))
     print(f"\n{terminal_tables(scores)}")
@@ -135,15 +142,27 @@ def _settings(recipe_text: str) -> dict[str, Any]:
 
 
 def _training(folder: Path) -> Training:
-    """Minutes (since its last start) and memory, from the records beside the adapter."""
+    """What the records beside the adapter say, and how many numbers it has."""
+    took = Training(parameters=_parameters(folder))
     folder = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
-    took = Training()
     if record := read_record(folder / TRAINED_WITH, TrainedWith):
         took.peak_memory_gb, took.machine = record.peak_memory_gb, record.machine
+        took.steps = record.steps
     for entry in _history(folder / "trainer_state.json"):
         if "train_runtime" in entry:
             took.minutes = round(entry["train_runtime"] / 60, 2)
+        took.tokens = entry.get("tokens/total", took.tokens)
     return took
+
+
+def _parameters(folder: Path) -> int | None:
+    """From the header of the weights, which are not read; None where there are none."""
+    try:
+        with safe_open(folder / ADAPTER, "pt") as weights:
+            names = weights.keys()
+            return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+    except (OSError, SafetensorError):
+        return None
 
 
 def _system(rows: list[Prediction], record: FileRecord) -> System:
@@ -157,7 +176,7 @@ def _system(rows: list[Prediction], record: FileRecord) -> System:
 
 
 def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
-    """Losses (and generated ROUGE, where training logged it) by step, from `trainer_state.json`.
+    """What training logged of CURVES (and generated ROUGE) by step, from `trainer_state.json`.
 
     Our plugin leaves the whole history next to the adapter; where it has not, the checkpoint of
     the highest step has it up to that step. Empty where no readable one exists.
@@ -168,7 +187,8 @@ def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
     curves: dict[str, list[list[float]]] = {}
     for entry in history:
         for name in sorted(entry) if "step" in entry else ():
-            if name in ("loss", "eval_loss") or name.startswith("eval_rouge"):
+            number = isinstance(entry[name], (int, float)) and math.isfinite(entry[name])
+            if number and (name in CURVES or name.startswith("eval_rouge")):
                 curves.setdefault(name, []).append([entry["step"], entry[name]])
     return curves
 

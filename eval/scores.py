@@ -77,6 +77,11 @@ class PairedTest(BaseModel):
     p_bootstrap: float
     p_randomization: float
 
+    @property
+    def p(self) -> float:
+        """The larger of both."""
+        return max(self.p_bootstrap, self.p_randomization)
+
 
 class Comparison(BaseModel):
     """Two systems by metric; in how many examples the second is `better` in PRIMARY, and so on."""
@@ -108,11 +113,17 @@ class EvaluatedAdapter(BaseModel):
 
 
 class Training(BaseModel):
-    """What the training of the adapter took; None where it was not recorded."""
+    """What the training of the adapter took; None where it was not recorded.
+
+    `tokens`: all that it read, since its last start. `parameters`: the adapter's own.
+    """
 
     minutes: float | None = None
     peak_memory_gb: float | None = None
     machine: str | None = None
+    parameters: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
 
 
 class Scores(BaseModel):
@@ -142,6 +153,7 @@ class Scores(BaseModel):
     decoding: Decoding | None = None
     environment: dict[str, str] = {}
     commit: str = ""
+    date: str = ""  # of the evaluation, 2026-11-28
 
     @field_validator("decoding", mode="before")
     @classmethod

@@ -98,7 +98,7 @@ def in_percent(value: float) -> float:
 def outcome(test: PairedTest, confidence: float) -> str:
     """`better` or `worse` (the second system) where both tests find a difference, or `open`."""
     level = round(1 - confidence, 12)  # 1 - 0.95 comes out above 0.05
-    if max(test.p_bootstrap, test.p_randomization) >= level:
+    if test.p >= level:
         return "open"
     return "better" if test.difference > 0 else "worse"
 

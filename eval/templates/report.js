@@ -36,6 +36,27 @@ sort.addEventListener("change", reorder);
 controls.addEventListener("submit", (event) => event.preventDefault());
 controls.addEventListener("reset", () => setTimeout(() => (filter(), reorder())));
 controls.hidden = false;
-// A browser may have kept what stood in the fields before the page was loaded again.
+// A browser may have kept the fields' values from before the page was loaded again.
 filter();
 reorder();
+
+for (const button of document.querySelectorAll(".copies button")) {
+  button.parentElement.hidden = false;
+  button.addEventListener("click", async () => {
+    const status = button.parentElement.querySelector("[role=status]");
+    try {
+      await navigator.clipboard.writeText(button.dataset.text);
+      status.textContent = `${button.textContent} copied`;
+    } catch {
+      status.textContent = "This browser does not let a page copy";
+    }
+  });
+}
+
+// Say of a table that is wider than its place that it scrolls; its shadow shows it without a script.
+const watcher = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);
+  }
+});
+for (const place of document.querySelectorAll(".scroll")) watcher.observe(place);

@@ -6,6 +6,7 @@ from functools import cache
 from data_prep.settings import Decoding
 from eval.analysis import Analysis, analyse
 from eval.baselines import Corpus, System, with_baselines
+from eval.scores import Training
 from tests.conftest import ROOT
 
 LIMIT = 60  # words after which the invented base model is cut off
@@ -26,6 +27,8 @@ NASTY = [
 TRAINING: dict[str, list[list[float]]] = {
     "loss": [[step, 1.3 + 1.4 * 0.93**step + 0.05 * (step % 3)] for step in range(1, 80, 2)],
     "eval_loss": [[20, 1.72], [40, 1.61], [60, 1.59], [80, 1.57]],
+    "learning_rate": [[step, 0.001 * (1 - step / 80)] for step in range(1, 80, 2)],
+    "tokens/train_per_sec_per_gpu": [[step, 25 + step % 7] for step in range(3, 80, 2)],
     "eval_rouge1": [[40, 38.2], [80, 41.7]],
     "eval_rougeL": [[40, 30.1], [80, 33.4]],
 }
@@ -61,7 +64,12 @@ def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
     result.scores.recipe, result.scores.split = "invented_recipe", "test"
     result.scores.decoding = Decoding(max_new_tokens=80)
     result.scores.environment = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}
-    result.scores.commit = "abc1234"
+    result.scores.commit, result.scores.date = "abc1234", "2026-11-28"
+    result.scores.settings = {"adapter": "lora", "lora_r": 16, "wandb_project": "private"}
+    if len(models) > 1:
+        result.scores.training = Training(
+            minutes=4, peak_memory_gb=2.97, machine="a board", parameters=4884480, tokens=48000
+        )
     return result
 
 

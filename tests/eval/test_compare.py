@@ -2,12 +2,15 @@
 
 import csv
 import json
+import re
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from data_prep.errors import UserError
 from data_prep.settings import Rouge
@@ -79,7 +82,8 @@ def test_names_in_latex_and_markdown(tmp_path: Path) -> None:
     assert "\n{[}a] \\textless{}b\\textgreater{} & " in as_latex(compared)
     text = as_markdown(compared)
     assert "<b>" not in text and len({line.count(" | ") for line in text.splitlines()[:4]}) <= 2
-    assert 'value="0:missing_speaker"' in html(compared)
+    page = html(compared, tmp_path)
+    assert 'value="0:missing_speaker"' in page and "<b>" not in re.sub("<b>[A-Z]", "", page)
 
 
 def test_holm_by_hand() -> None:
@@ -127,9 +131,15 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     text = as_latex(compared)
     assert text.startswith("\\begin{tabular}{l") and "learning\\_rate" in text
     assert text.count(r"\\") == text.count("\n") - 5  # each row ends one line, the rules none
-    page = html(compared)
-    assert page.count('<tr class="model">') == 3 and "Shorter:\n{dialogue}" in page
+    page = html(compared, Path("results"))
+    assert len(re.findall('<tr class="model[ "]', page)) == 3 and "Shorter:\n{dialogue}" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    first_columns = ["run", "ROUGE-L", "p against tiny_run", "ROUGE-1"]
+    assert re.findall(r'<th scope="col">(.*?)</th>', page)[:4] == first_columns
+    assert f'href="{NAME}/report.html">{NAME}/report.html<' in page
+    for text in (as_markdown(compared), as_csv(compared), as_latex(compared)):
+        assert f'data-text="{escape(text)}"' in page
+    assert f'<time datetime="{datetime.now(UTC).date()}"' in page
 
 
 def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:

@@ -2,18 +2,20 @@
 
 import base64
 import copy
+import csv
 import hashlib
 import re
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+from markupsafe import Markup
 
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
 from eval.charts import draw
-from eval.html_report import chat, html_report, marked
-from eval.report import conclusion
-from eval.stats import verdict
+from eval.html_report import chat, html_report, marked, picks
+from eval.report import conclusion, copied
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
 
 
@@ -32,13 +34,14 @@ class Page:
 
 @pytest.fixture(scope="module")
 def page() -> Page:
-    return Page(html_report(report_data(), TRAINING, RECIPE))
+    return Page(html_report(report_data(), TRAINING, RECIPE, ["scores.json", '"><i>.jsonl']))
 
 
 def test_every_id_is_its_own_and_every_link_has_a_target(page: Page) -> None:
     ids = [element.attrib["id"] for element in page.root.iter() if "id" in element.attrib]
     assert len(ids) == len(set(ids))
-    assert {link["href"].removeprefix("#") for link in page.named("a")} <= set(ids)
+    links = {link["href"].removeprefix("#") for link in page.named("a")}
+    assert links - set(ids) == {"scores.json", '"><i>.jsonl'}
 
 
 def test_nothing_is_fetched_and_no_script_runs_but_its_own(page: Page) -> None:
@@ -69,7 +72,8 @@ def test_every_reference_is_shown_and_the_first_sentence_names_the_strongest_bas
     corpus = Corpus([["Ann phones Bo.", "Ann rings Bo."], ["Bo waits."]], ["Ann: Bo?\nBo: yes"] * 2)
     systems = {"base": System(["x y z"] * 2), "tuned": System(texts)}
     html = html_report(analyse(with_baselines(systems, corpus), corpus, workers=1), {}, None)
-    assert html.count('class="text reference"') == 3 and "References</h3>" in html
+    found = html.split('<div id="list">')[1]
+    assert found.count('class="text reference"') == 3 and "References</h3>" in found
     (verdict_, *_) = re.findall(r'<p class="verdict">(.*?)</p>', html)
     assert verdict_.startswith("tuned does not beat base (+") and "the strongest baseline, l" in (
         verdict_
@@ -87,20 +91,25 @@ def test_scores_of_every_system_are_in_the_tables(page: Page) -> None:
         assert f"{system.style.words:.1f}" in page.text
     for pair in scores.comparisons:
         assert f"better in {pair.better}, worse in {pair.worse}, " in page.text
-    assert verdict(scores.comparisons[0], scores.bootstrap) in page.text
+    assert f"Better than base in {scores.comparisons[0].better} of 42 dialogues" in page.text
+    heads = [element.text for element in page.root.iter("th") if element.get("scope") == "col"]
+    assert heads[:5] == ["system", "ROUGE-L", "tuned ahead by", "p", "ROUGE-1"]
+    for text in ("invented_recipe", "2026-11-28", "4,884,480", "2.97 GB", "200", "lora_r16"):
+        assert text in page.text
+    assert "wandb_project" not in page.text.split("Settings of the generation")[0]
     base, tuned = (scores.systems[name] for name in ("base", "tuned"))
     counts = [system.mistakes["token_limit"] or 0 for system in (base, tuned)]
     cells = "".join(f"{one}{one / 42:.1%}".replace("%", "\xa0%") for one in counts)
     assert f"before the model stopped{cells}–––" in page.text  # the baselines have no limit
     assert base.signature in page.text
-    assert "do_sample:False" in page.text and "commit:abc1234" in page.text
+    assert "do_sampleFalse" in page.text and "commitabc1234" in page.text
 
 
 def test_charts_name_what_they_show_in_colours_of_the_page(page: Page) -> None:
     labels = [attributes["aria-label"] for attributes in page.named("svg")]
-    starts = ["Bars", "Histogram", "ROUGE-L against", "Loss by", "ROUGE on validation rows by"]
+    starts = ["Bars", "Histogram", "Loss by", "Learning rate by", "Trained", "Validation by"]
     assert all(label.startswith(start) for label, start in zip(labels, starts, strict=True))
-    assert "validation 1.57 at the end" in labels[3]
+    assert "validation 1.57 at the end" in labels[2]
     drawings = "".join(re.findall(r"<svg.*?</svg>", page.html, flags=re.DOTALL))
     assert re.findall(r"#[0-9a-f]{6}\b|style=|nan|inf", drawings) == []
     light, dark = page.html.split("@media (prefers-color-scheme: dark)")
@@ -110,7 +119,7 @@ def test_charts_name_what_they_show_in_colours_of_the_page(page: Page) -> None:
 
 def test_every_example_is_there_with_its_difference(page: Page) -> None:
     result = report_data()
-    items = [a for a in page.named("details") if a.get("class") == "item"]
+    items = [a for a in page.named("details") if "data-place" in a]
     differences = 100 * (result.values["tuned"] - result.values["base"])[:, 2]
     found = [float(item["data-difference"]) for item in items]
     assert found == pytest.approx(differences.tolist(), abs=0.01)
@@ -123,8 +132,8 @@ def test_every_example_is_there_with_its_difference(page: Page) -> None:
 
 def test_one_model_has_no_difference_and_no_training() -> None:
     page = Page(html_report(report_data(("base",)), {}, None))
-    assert len(page.named("svg")) == 2
-    assert not re.findall(r'data-difference|regressions|\bminus\b|id="training"', page.html)
+    assert len(page.named("svg")) == 1
+    assert not re.findall(r"data-difference|regression|\bminus\b|What it took", page.html)
     assert re.search(r"base scores \d+\.\d\d ROUGE-L \(95\xa0% interval", page.text)
 
 
@@ -139,16 +148,47 @@ def test_sparse_data_still_make_a_page() -> None:
         of.tokens = of.stopped = None
     page = Page(html_report(sparse, {"eval_loss": [[5, 1.5]]}, None))
     assert 'id="leaked"' not in page.html
-    sections = ["result", "mistakes", "training", "examples", "made"]
-    assert [a["id"] for a in page.named("section")] == sections
+    assert "ahead by" not in page.text and "Paired tests" not in page.text
     assert page.named("svg")[-1]["aria-label"].endswith(": validation 1.5 at the end.")
 
 
-def test_length_is_in_words_where_no_round_number_lies_between_the_ends() -> None:
-    result = copy.deepcopy(report_data())
-    result.corpus.dialogues = ["word " * (130 + n % 2) for n, _ in enumerate(result.values["base"])]
-    labels = re.findall(r'class="muted middle"[^>]*>([^<]*)<', draw(result, {})["length"])
-    assert labels == ["130", "131", "words of the dialogue"]
+def test_a_loss_is_smoothed_with_its_points_behind() -> None:
+    noisy = [[step, 2 + (-1) ** step] for step in range(40)]
+    drawn = draw(report_data(), {"loss": noisy})["loss"]
+    dots, line = (
+        re.search(f'class="{name}" d="M(.*?)"', drawn) for name in ("dots faint last", "line last")
+    )
+    assert dots and line and dots[1].count("M") == 39
+    raw, smooth = ([float(y) for y in re.findall(r",([\d.]+)", found[1])] for found in (dots, line))
+    assert np.ptp(smooth[2:-2]) < 0.1 * np.ptp(raw)
+    short = draw(report_data(), {"loss": noisy[:5]})["loss"]
+    assert "faint" not in short
+
+
+def test_the_three_dialogues_are_the_extremes_and_one_near_the_medians(page: Page) -> None:
+    result = report_data()
+    gains = (result.values["tuned"] - result.values["base"])[:, 2]
+    found = picks(result, "tuned")
+    assert list(found) == ["Typical", "Best gain", "Worst regression"]
+    assert (found["Best gain"], found["Worst regression"]) == (gains.argmax(), gains.argmin())
+    ranks = gains.argsort().argsort()
+    assert abs(ranks[found["Typical"]] - len(gains) / 2) < len(gains) / 5
+    shown = [a for a in page.named("details") if a.get("name") == "picks"]
+    assert [("open" in a) for a in shown] == [True, False, False]
+
+
+def test_the_table_is_copied_in_each_form() -> None:
+    scores = report_data().scores
+    forms = copied(scores)
+    rows = list(csv.DictReader(forms["CSV"].splitlines()))
+    assert [row["system"] for row in rows] == list(scores.systems)
+    assert float(rows[1]["rougeL_low"]) == scores.systems["tuned"].scores["rougeL"].low
+    test = scores.comparisons[0].metrics["rougeL"]
+    assert float(rows[0]["ahead_by"]) == test.difference and float(rows[0]["p"]) == test.p
+    assert rows[1]["p"] == ""  # the tuned model against itself
+    assert forms["Markdown"].startswith("| system | ROUGE-L | tuned ahead by | p | ROUGE-1 | ")
+    assert f"| {test.difference:+.2f} | {test.p:.3f} |" in forms["Markdown"]
+    assert forms["LaTeX"].count(r" \\") == 1 + len(scores.systems)
 
 
 def test_differing_words_are_marked_without_case_or_punctuation() -> None:
@@ -157,6 +197,18 @@ def test_differing_words_are_marked_without_case_or_punctuation() -> None:
     )
     assert marked("<i> & b", "b") == "<mark>&lt;i&gt; &amp;</mark> b"
     assert marked("", "b") == "" and marked("b ", "b") == "b " and marked("😅", "👋") != "😅"
+
+
+def test_an_invention_is_marked_otherwise_than_a_paraphrase() -> None:
+    chat_ = "Ann: dinner at 7 pm on Friday?\nBo: five of us, ok"
+    text = "Ann and Gregory eat at 8 pm, twenty five of them, on <Monday>, with 5 at Bo's."
+    reference = "Ann and Bo eat at 7 pm."
+    found = marked(text, reference, chat_)
+    assert re.findall(r'class="invented"[^>]*>(.*?)</mark>', found) == [
+        "Gregory", "8", "twenty five", "&lt;Monday&gt;,",
+    ]  # fmt: skip
+    assert "<mark>with 5 at Bo&#39;s.</mark>" in found and "invented" not in marked(text, reference)
+    assert Markup(found).striptags() == text
 
 
 def test_chat_shows_every_line_with_its_speaker() -> None:

@@ -42,7 +42,21 @@ def test_page_fits_its_width_and_its_charts_are_legible(page: Any) -> None:
         return box.left >= own.left - 1 && box.right <= own.right + 1 && box.bottom <= own.bottom
     })"""
     assert page.eval_on_selector_all("svg.chart text, svg.chart rect", inside)
-    assert page.locator("svg.chart").count() == 5
+    assert page.locator("svg.chart").count() == 6
+
+
+def test_the_first_table_has_its_p_in_sight_and_says_where_it_scrolls(page: Any) -> None:
+    width = page.evaluate("innerWidth")
+    right = "one => one.getBoundingClientRect().right"
+    assert page.get_by_role("columnheader", name="p", exact=True).evaluate(right) < width
+    says = "one => getComputedStyle(one, '::before').content.includes('scroll')"
+    assert page.locator("#result .scroll").first.evaluate(says) == (width == 390)
+    assert page.locator(".picks .body").first.is_visible()
+
+
+def test_a_button_copies_the_table(page: Any) -> None:
+    page.get_by_role("button", name="LaTeX").click()
+    page.get_by_text("LaTeX copied").wait_for(timeout=3000)
 
 
 def test_search_narrows_the_list_and_says_how_many(page: Any) -> None:
