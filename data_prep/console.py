@@ -1,6 +1,7 @@
 """What a command says: plain lines, on a terminal with a bar that moves; libraries can be muted."""
 
 import atexit
+import logging
 import os
 import re
 import sys
@@ -154,6 +155,8 @@ def _write_directly(console: Console, stream: IO[str] | None) -> None:
 def mute() -> None:
     """Keep from the terminal whatever is printed or logged from now on, but for our own lines."""
     own = os.getpid()
+    _progress.cache_clear()  # the next one leaves sys.stdout alone
+    logging.getLogger().setLevel(logging.WARNING)  # for the log; scripts/cli.py had set another
 
     def write(text: str) -> int:
         if os.getpid() != own:  # a worker's fork: its copy of a lock may be held for ever
@@ -175,7 +178,8 @@ def mute() -> None:
 def unmute(lines: int) -> None:
     """Show all again, and the last `lines` that were not shown."""
     if _silenced:
-        _progress().stop()
+        if _bars:
+            _progress().stop()
         say("\n".join("".join(_unseen).splitlines()[-lines:]), error=True)
         while _silenced:
             del _silenced.pop().write

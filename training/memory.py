@@ -167,9 +167,8 @@ class Progress(TrainerCallback):
     ) -> None:
         """The trainer calls it with the losses."""
         names = {"loss": "loss", "eval_loss": "validation loss"}
-        self.losses |= {
-            words: f"{words} {logs[key]}" for key, words in names.items() if key in logs
-        }
+        for key in names.keys() & logs.keys():
+            self.losses[key] = f"{names[key]} {float(logs[key]):.3f}"
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any, **kwargs: Any
