@@ -5,6 +5,8 @@ SMALL := models/smollm2-135m-instruct
 
 export AXOLOTL_DO_NOT_TRACK := 1
 # axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
+# `make demo VERBOSE=1` shows all that the libraries say
+export SAMSUM_LORA_VERBOSE := $(VERBOSE)
 export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
 .PHONY: help setup run demo test test-all test-longest lint clean
@@ -13,6 +15,7 @@ help:
 	@echo "make setup                   install into $(VENV), for the GPU where there is one"
 	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; what is finished is kept"
 	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
+	@echo "     ... VERBOSE=1           show all that Axolotl and the other libraries say"
 	@echo "make test                    the quick checks, minutes"
 	@echo "make test-all                and the deep ones: training, kill -9, two processes, the browser"
 	@echo "make test-longest            and what takes minutes each, before a release"
@@ -32,9 +35,9 @@ endif
 endif
 
 run: $(VENV)/.ready
-	$(PY) -m data_prep $(RECIPE)
-	$(VENV)/bin/accelerate launch -m axolotl.cli.train $(RECIPE)
-	$(PY) -m eval.run $(RECIPE)
+	$(VENV)/bin/samsum-lora prepare $(RECIPE)
+	$(VENV)/bin/samsum-lora train $(RECIPE)
+	$(VENV)/bin/samsum-lora eval $(RECIPE)
 
 demo:
 	@$(MAKE) --no-print-directory run RECIPE=recipes/smollm2_samsum.yml
@@ -67,5 +70,5 @@ $(VENV)/.dev: $(VENV)/.ready
 	@touch $@
 
 $(SMALL)/config.json: scripts/get_smollm2.py | $(VENV)/.ready
-	$(PY) scripts/get_smollm2.py $(@D)
-	touch $@
+	@$(PY) scripts/get_smollm2.py $(@D)
+	@touch $@

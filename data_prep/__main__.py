@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from data_prep.errors import printable, run_cli
+from data_prep.console import say
+from data_prep.errors import run_cli
 from data_prep.recipe import DEFAULT_RECIPE, load_recipe
 
 
@@ -16,6 +17,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
+    say(f"Preparing {recipe.summarization.source} for {args.recipe}", "bold")
     from data_prep.prepare import prepare
 
     manifest = prepare(recipe, args.overwrite)
@@ -25,15 +27,15 @@ def main() -> None:
             of = "a row each" if split == "train" else "references of the same dialogues"
             notes.append(f"{counts.references} further summaries, {of}")
         path = recipe.data_dir / f"{split}.jsonl"
-        print("; ".join([f"{path}: {counts.written} rows", *notes]))
+        say("; ".join([f"{path}: {counts.written:,} rows", *notes]))
     for note in manifest.notes:
-        print(f"note: {printable(note)}")
+        say(f"note: {note}")
     tokens = manifest.tokens
     if train := tokens.train:
-        print(f"train: {train.tokens} tokens, {train.mean} a row, longest {train.longest}")
+        say(f"train: {train.tokens:,} tokens, {train.mean} a row, longest {train.longest}")
     else:
-        print(f"no token counts, and only well-known control strings neutralised: {tokens.why}")
-    print(f"{recipe.data_dir / 'manifest.json'}: counts, dropped and over-long rows, hashes")
+        say(f"no token counts, and only well-known control strings neutralised: {tokens.why}")
+    say(f"{recipe.data_dir / 'manifest.json'}: counts, dropped and over-long rows, hashes")
 
 
 if __name__ == "__main__":

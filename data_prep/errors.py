@@ -37,6 +37,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u20
 NOT_OURS = re.compile(rf"(?!\r|\x1b\[[\d;]*[mA]){CONTROL.pattern}")
 MOST_BYTES = 10**9  # of a file that is read as a whole
 
+VERBOSE = "SAMSUM_LORA_VERBOSE"  # set: libraries may say what they like
 debug = False  # whether `--debug` was given, also to the command that started this one
 UNPACKED = "samsum-lora"  # begins the names of our temporary folders
 
@@ -48,13 +49,17 @@ class UserError(Exception):
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command; bad input ends it with one line on stderr and exit code 2, Ctrl-C with 130.
 
-    That holds for whatever a reader, a decoder or a parser raises; `--debug` adds the traceback.
+    That holds for whatever a reader, a decoder or a parser raises; `--debug` adds the traceback,
+    and `--verbose` what libraries say.
     """
     global debug
-    _quiet_libraries()
     if "--debug" in sys.argv[1:]:
         debug = True
         sys.argv.remove("--debug")
+    if "--verbose" in sys.argv[1:]:
+        os.environ[VERBOSE] = "1"  # also for the commands that this one starts
+        sys.argv.remove("--verbose")
+    _quiet_libraries()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")  # a terminal may have no letter for it
@@ -112,6 +117,10 @@ def _quiet_libraries() -> None:
     And what transformers asks on standard input, whether code of a model may run: no.
     """
     builtins.input = lambda *_: ""
+    if os.environ.get(VERBOSE):
+        return
+    if not (sys.stderr and sys.stderr.isatty()):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars, too
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="bitsandbytes")

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from data_prep.clean import Cleaner, digest, value_at
+from data_prep.console import track
 from data_prep.errors import UserError, reading, whole_files
 from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter, read_examples
@@ -210,7 +210,7 @@ class _Preparation:
 
         So it does not depend on the order of the rows, and equal dialogues stay together.
         """
-        rows = tqdm(self.source.rows("train"), desc="dividing", unit=" rows", mininterval=0.5)
+        rows = track(self.source.rows("train"), "dividing", "rows")
         counted = Counter(map(self._digest, rows))
         smallest_first = iter(sorted(counted))
         for split, share in self.shares.items():
@@ -254,7 +254,7 @@ class _Preparation:
         rows = self._rows(split)
         if isinstance(wanted, int):
             rows = itertools.islice(rows, wanted)
-        for number, row in enumerate(tqdm(rows, desc=split, unit=" rows", mininterval=0.5)):
+        for number, row in enumerate(track(rows, split, "rows")):
             counts.read += 1
             named = row.columns.get("id") not in (None, "")
             row_id = str(row.columns["id"]) if named else f"{split}-{number:05d}"

@@ -7,7 +7,6 @@ that is trained in 4 or 8 bits is evaluated in them too, with the adapter beside
 merging would round it to them; so is one whose tied embeddings the adapter changes.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict, load_peft_weights
 from safetensors import SafetensorError
 from torch.nn.functional import scaled_dot_product_attention
-from tqdm import tqdm
 from transformers import (
     AttentionInterface,
     AutoModelForCausalLM,
@@ -28,6 +26,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from data_prep.console import say
 from data_prep.errors import UserError
 from data_prep.hub import model_arguments, model_unavailable
 from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
@@ -252,7 +251,7 @@ def within_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-len(prompts) // pieces)
-        tqdm.write(f"memory ran out: continuing with {size} dialogues at a time", file=sys.stderr)
+        say(f"memory ran out: continuing with {size} dialogues at a time", error=True)
 
 
 def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:

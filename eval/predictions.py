@@ -14,8 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
-from tqdm import tqdm
 
+from data_prep.console import Bar, say, seconds
 from data_prep.errors import UserError, check_file, whole_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
@@ -59,21 +59,17 @@ def generate_file(
         if old is None and (record := read_record(path)):
             old = record.key
         if old and not key.matches(old):
-            tqdm.write(f"{path}: generated again: {difference(old, key)}")
+            say(f"{path}: generated again: {difference(old, key)}")
         processes.wait_for_everyone()  # from here on no shard holds another key
         done = _read_shards(path, key)
         processes.wait_for_everyone()  # all have read the same shards before one of them grows
         todo = [batch for batch in batches if batch.number not in done]
         todo = todo[processes.process_index :: processes.num_processes]
         finished = sum(len(batch.predictions) for batch in done.values())
-        bar = tqdm(
-            total=finished // processes.num_processes + sum(len(batch.examples) for batch in todo),
-            initial=finished // processes.num_processes,
-            desc=path.stem,
-            unit=" dialogues",
-            disable=not processes.is_main_process,
-        )
-        tokens, started = 0, monotonic()
+        before = finished // processes.num_processes
+        total = before + sum(len(batch.examples) for batch in todo)
+        name, first = path.stem.removeprefix("predictions."), processes.is_main_process
+        bar, tokens = Bar(name, total, "dialogues", before, first), 0
         with bar, shard.open("a", encoding="utf-8") as file:
             for batch in todo:
                 start = monotonic()
@@ -86,12 +82,13 @@ def generate_file(
                 file.write(line.model_dump_json() + "\n")
                 file.flush()  # a killed process loses nothing that the operating system has
                 tokens += sum(prediction.tokens for prediction in predictions)
-                rate = tokens / (monotonic() - started)
-                bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
-                bar.update(len(predictions))
+                rate = tokens / (monotonic() - bar.began)
+                bar.step(len(predictions), f"{rate:.0f} tokens/s")
         processes.wait_for_everyone()
         if processes.is_main_process:
             _merge(path, key, examples)
+            took = seconds(monotonic() - bar.began)
+            say(", ".join([f"{name}: {bar.done:,} dialogues in {took}", *filter(None, [bar.note])]))
     processes.wait_for_everyone()
 
 

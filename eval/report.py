@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from data_prep.console import say
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.metrics import BERTSCORE, SIMILARITY
@@ -26,12 +27,19 @@ ABOUT_SIMILARITY = (
 SIDE_BY_SIDE = 10
 
 
-def table(scores: Scores) -> str:
-    """Markdown table: each metric with its interval, a row a system, and the models' gain."""
+def table(scores: Scores, intervals: Sequence[str] | None = None) -> str:
+    """Markdown table: each metric with its interval, a row a system, and the models' gain.
+
+    `intervals`: the metrics that get one; all of them unless given.
+    """
+    wanted = scores.metrics if intervals is None else intervals
     rows = [
         [
             name,
-            *(f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" for of in system.scores.values()),
+            *(
+                f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" if metric in wanted else f"{of.f1:.2f}"
+                for metric, of in system.scores.items()
+            ),
             _number(system.style.words, ".1f"),
             _number(system.stopped, ".0%"),
         ]
@@ -113,14 +121,18 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def terminal_tables(scores: Scores) -> str:
-    """The table of the systems and those of the paired tests, where there are any; notes."""
-    tables = [
-        aligned([line[2:-2].split(" | ") for line in text.splitlines() if "|---" not in line])
-        for text in (table(scores), *_comparisons(scores))
-    ]
-    notes = [f"note: {note}" for note in scores.notes]
-    return "\n\n".join([*tables, "\n".join([*notes, conclusion(scores)])]).strip()
+def show(scores: Scores) -> None:
+    """Print the verdict, notes, and tables of the systems and the paired tests, in 80 columns."""
+    for note in scores.notes:
+        say(f"note: {note}")
+    if sentence := conclusion(scores):
+        say(f"\n{sentence}", "bold")
+    shorter = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
+    for text in (table(scores, [PRIMARY]), *_comparisons(scores)):
+        for title, short in shorter.items():
+            text = text.replace(f" {title} ", f" {short} ", 1)
+        rows = [line[2:-2].split(" | ") for line in text.splitlines() if "|---" not in line]
+        say(f"\n{aligned(rows)}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

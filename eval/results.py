@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from safetensors import SafetensorError, safe_open
 
+from data_prep.console import say
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe
@@ -34,7 +35,7 @@ from eval.baselines import Corpus, System, with_baselines
 from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
-from eval.report import report, terminal_tables
+from eval.report import report, show
 from eval.scores import SUM, EvaluatedAdapter, Training
 from eval.signature import commit, generation_fields
 from eval.trackers import log_scores
@@ -101,10 +102,10 @@ def write_results(
         names = [*NAMES[:2], *(f"predictions.{name}.jsonl" for name in records)]
         files["report.html"].write(html_report(result, curves, text, names))
     written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
-    print("\n".join(str(folder / name) for name in written))
-    print(f"\n{terminal_tables(scores)}")
+    say(f"written to {folder}: {', '.join(written)}")
+    show(scores)
     log_scores(recipe, scores, folder, given or recipe.output_dir)
-    print(f"Open {folder / 'report.html'}")
+    say(f"\nOpen {folder / 'report.html'}", "bold")
 
 
 def _adapter(recipe: Recipe, given: Path | None) -> EvaluatedAdapter:

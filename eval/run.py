@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from data_prep.console import Bar, say, verbose
 from data_prep.errors import UserError, check_outputs, run_cli, writing_to
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples, template_note
@@ -92,7 +93,8 @@ def evaluate(
     records = _predict(wanted, adapter)
     if records is not None:  # None: another process of this run writes the report
         leaked = manifest.leaked.get(split)  # the training split itself has none
-        write_results(recipe, split, folder, records, leaked, given)
+        with Bar("scoring"):
+            write_results(recipe, split, folder, records, leaked, given)
 
 
 def default_output(
@@ -148,14 +150,21 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
     """
     import torch
     from accelerate import PartialState
+    from transformers.utils.logging import disable_progress_bar
 
     from eval.generate import Summarizer, resolve
     from eval.predictions import generate_file
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
-    if processes.is_main_process and (note := template_note(wanted.recipe)):
-        print(f"note: {note}")
+    first = processes.is_main_process
+    if not verbose():
+        disable_progress_bar()  # of loading weights; ours says so
+    if first:
+        asked, of = ", ".join(wanted.models), f"{len(wanted.examples):,} {wanted.split} dialogues"
+        say(f"Evaluating {wanted.recipe.path} ({asked}) on {of}", "bold")
+        if note := template_note(wanted.recipe):
+            say(f"note: {note}")
     decoding = resolve(
         wanted.recipe.summarization.decoding, wanted.recipe, len(wanted.examples), adapter
     )
@@ -184,21 +193,22 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
         record = finished_record(path, key)
         source = own_result / path.name
         if not record and name == "base" and source != path and finished_record(source, key):
-            if processes.is_main_process:
+            if first:
                 copy_predictions(source, path)
             processes.wait_for_everyone()
             record = finished_record(path, key)
-        if record and processes.is_main_process:
-            print(f"{path}: already generated with these settings")
+        if record and first:
+            say(f"{path}: already generated with these settings")
         if not record:
-            summarizer = summarizer or Summarizer(recipe, decoding, adapter)
-            summarizer.use(name)
-            batches = summarizer.batches(wanted.examples)
+            with Bar(f"loading {name}", shown=first):
+                summarizer = summarizer or Summarizer(recipe, decoding, adapter)
+                summarizer.use(name)
+                batches = summarizer.batches(wanted.examples)
             generate_file(path, key, wanted.examples, batches, summarizer.summarize, processes)
             record = finished_record(path, key)
         if record:
             records[name] = record
-    return records if processes.is_main_process else None
+    return records if first else None
 
 
 def _merged(recipe: Recipe) -> Recipe:

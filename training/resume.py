@@ -6,7 +6,6 @@ early stopping, and that no step remains. Ctrl-C saves a checkpoint and says how
 """
 
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import EarlyStoppingCallback, ExportableState
+
+from data_prep.console import say
 
 LOSS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
 
@@ -117,14 +118,13 @@ class ExactResume(TrainerCallback, ExportableState):
             return
         if state.is_world_process_zero:
             place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            print(f"interrupted: {place} is saved; to resume, run the same command again",
-                  file=sys.stderr)  # fmt: skip
+            say(f"interrupted: {place} is saved; to resume, run the same command again", error=True)
         raise SystemExit(130)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self.interrupted += number == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
-            print("interrupted: saving a checkpoint after this step", file=sys.stderr)
+            say("interrupted: saving a checkpoint after this step", error=True)
         elif number == signal.SIGINT and self.interrupted > 2:  # a launcher may send one more
             raise KeyboardInterrupt
 

@@ -20,10 +20,10 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 from transformers import GenerationConfig, TrainerCallback
 from transformers.integrations import MLflowCallback, TensorBoardCallback, WandbCallback
 
+from data_prep.console import Bar, say
 from data_prep.errors import UserError
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe
@@ -100,7 +100,7 @@ class TrainingRougeCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.seconds += seconds
             share = self.seconds / (time.perf_counter() - self.began)
-            tqdm.write(f"step {state.global_step}: {_line(figures, len(predictions), share)}")
+            say(f"step {state.global_step}: {_line(figures, len(predictions), share)}")
             first = [texts[0] for texts in references]
             shown = list(zip(predictions, first, strict=True))[: self.examples]
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
@@ -116,8 +116,11 @@ class TrainingRougeCallback(TrainerCallback):
             if holds_whole_model(self.trainer):
                 batches = batches[accelerator.process_index :: accelerator.num_processes]
             hidden = not self.trainer.is_world_process_zero()
-            for batch in tqdm(batches, "summaries", leave=False, delay=5, disable=hidden):
-                predictions += summarizer.summarize(batch)
+            rows = sum(len(batch.examples) for batch in batches)
+            with Bar("summaries", rows, "dialogues", shown=not hidden) as bar:
+                for batch in batches:
+                    predictions += summarizer.summarize(batch)
+                    bar.step(len(batch.examples))
         parts = gather_object([(predictions, time.perf_counter() - start)])
         by_id = {prediction.id: prediction for part, _ in parts for prediction in part}
         return [by_id[row.id] for row in self.rows], max(took for _, took in parts)
@@ -131,7 +134,7 @@ class TrainingRougeCallback(TrainerCallback):
         if self.trainer.is_world_process_zero():
             texts = [text for some in references for text in some]
             for note in warnings(scoring, {"the validation summaries": texts}):
-                tqdm.write(f"note: {note}")
+                say(f"note: {note}")
         return scoring
 
     @cached_property

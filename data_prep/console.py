@@ -1,0 +1,185 @@
+"""What a command says: plain lines, on a terminal with a bar that moves; libraries can be muted."""
+
+import atexit
+import logging
+import os
+import re
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from functools import cache, partial
+from textwrap import fill
+from time import monotonic
+from typing import IO, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from data_prep.errors import VERBOSE, printable
+
+Row = TypeVar("Row")
+
+# rich keeps colours and bars to terminals, and knows NO_COLOR, TERM=dumb and COLUMNS
+out, err = Console(), Console(stderr=True)
+_silenced: list[IO[str]] = []  # the streams that are muted
+_unseen: deque[str] = deque(maxlen=400)  # the last that they were given, for an error
+_bars: list["Bar"] = []  # those on the terminal
+
+
+def verbose() -> bool:
+    """Whether all is to be shown that libraries say: `--verbose`, or the variable is set."""
+    return bool(os.environ.get(VERBOSE))
+
+
+def say(text: object, style: str | None = None, error: bool = False) -> None:
+    """Print a text on stdout, or with `error` on stderr; above a bar, and while all is muted.
+
+    A terminal gets lines that fit, but for errors, whose commands are to be copied.
+    """
+    console = err if error and not (_bars and err.is_terminal) else out
+    lines = printable(str(text)).split("\n")
+    if console.is_terminal and not error:
+        wrap = partial(fill, width=console.width, subsequent_indent=" " * 8,
+                       break_long_words=False, break_on_hyphens=False)  # fmt: skip
+        lines = [wrap(line) for line in lines]
+    console.print("\n".join(lines), style=style, markup=False, highlight=False, emoji=False,
+                  soft_wrap=True)  # fmt: skip
+
+
+class Bar:
+    """Progress of one piece of work: a bar on a terminal, elsewhere a line now and then.
+
+    Without a `total` it shows that something happens, and what a muted library's bar says.
+    """
+
+    def __init__(
+        self, what: str, total: int | None = None, unit: str = "", done: int = 0, shown: bool = True
+    ) -> None:
+        """`done`: how much was done before; `shown`: false in all processes but the first."""
+        self.what, self.total, self.unit, self.shown = what, total, unit, shown
+        self.done = self.first = done
+        self.note = ""
+        self.began = self.said = monotonic()
+        self.task: Task | None = None
+
+    def __enter__(self) -> "Bar":
+        """Show it."""
+        if self.shown and out.is_interactive:
+            if not _bars:
+                _write_directly(out, sys.__stdout__)  # the filter of run_cli would escape a bar
+                _progress().start()
+            _bars.append(self)
+            options = {"total": self.total, "completed": self.done, "bar": self}
+            number = _progress().add_task(self.what, **options)
+            self.task = next(task for task in _progress().tasks if task.id == number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it; the line that stays is the caller's."""
+        if self.task:
+            _progress().remove_task(self.task.id)
+            _bars.remove(self)
+            self.task = None
+            if not _bars:
+                _progress().stop()
+
+    def step(self, by: int = 1, note: str = "") -> None:
+        """Something more is done."""
+        self.done, self.note = self.done + by, note or self.note
+        now = monotonic()
+        if self.task:
+            self.task.completed = self.done
+        # after five minutes every half minute, after ten hours every hour
+        elif self.shown and now - self.said > max(30, (now - self.began) / 10):
+            self.said = now
+            say(f"{self.what}: {self.state()}")
+
+    def state(self) -> str:
+        """How much is done, for how long, and about how much longer."""
+        took = monotonic() - self.began
+        parts = [_clock(took), self.note]
+        if self.total and self.done > self.first:
+            left = took / (self.done - self.first) * (self.total - self.done)
+            parts.insert(1, f"{_clock(left)} left")
+        if self.unit:
+            of = f" of {self.total:,}" if self.total else ""
+            parts.insert(0, f"{self.done:,}{of} {self.unit}")
+        return ", ".join(filter(None, parts))
+
+
+def track(rows: Iterable[Row], what: str, unit: str) -> Iterator[Row]:
+    """The rows, with a bar that counts them."""
+    with Bar(what, unit=unit) as bar:
+        for row in rows:
+            yield row
+            bar.step()
+
+
+def seconds(took: float) -> str:
+    """A time that a command took, in words."""
+    return f"{took:.1f} s" if took < 60 else f"{took / 60:.1f} min"
+
+
+class _State(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["bar"].state(), no_wrap=True, overflow="ellipsis")
+
+
+@cache
+def _progress() -> Progress:
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(16), _State(), console=out, transient=True,
+        refresh_per_second=4, redirect_stdout=not _silenced, redirect_stderr=not _silenced,
+    )  # fmt: skip
+    atexit.register(bars.stop)  # gives the cursor back
+    return bars
+
+
+def _clock(took: float) -> str:
+    return str(timedelta(seconds=round(took)))
+
+
+def _write_directly(console: Console, stream: IO[str] | None) -> None:
+    if stream:
+        file = open(  # noqa: SIM115 - for the whole process
+            stream.fileno(), "w", 1, "utf-8", "backslashreplace", closefd=False
+        )
+        console.file = file
+
+
+# ---- muting ----
+
+
+def mute() -> None:
+    """Keep from the terminal whatever is printed or logged from now on, but for our own lines."""
+    own = os.getpid()
+    _progress.cache_clear()  # the next one leaves sys.stdout alone
+    logging.getLogger().setLevel(logging.WARNING)  # for the log; scripts/cli.py had set another
+
+    def write(text: str) -> int:
+        if os.getpid() != own:  # a worker's fork: its copy of a lock may be held for ever
+            return len(text)
+        if "\r" not in text:
+            _unseen.append(text)
+        elif _bars and _bars[-1].total is None:
+            line = re.sub(r"\|[^|]*\|", "", text.rpartition("\r")[2])  # tqdm's, without its bar
+            _bars[-1].note = " ".join(line.split())
+        return len(text)
+
+    for console, stream in ((out, sys.__stdout__), (err, sys.__stderr__)):
+        if stream:  # handlers of logging hold the same object
+            _write_directly(console, stream)
+            stream.write = write  # type: ignore[method-assign]
+            _silenced.append(stream)
+
+
+def unmute(lines: int) -> None:
+    """Show all again, and the last `lines` that were not shown."""
+    if _silenced:
+        if _bars:
+            _progress().stop()
+        say("\n".join("".join(_unseen).splitlines()[-lines:]), error=True)
+        while _silenced:
+            del _silenced.pop().write
