@@ -9,7 +9,6 @@ proof in the card, from `publish-merged/`. Prepare, train and evaluate first. Wi
 nothing leaves this machine.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -30,6 +29,7 @@ from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, flat
@@ -96,17 +96,24 @@ OF_TOKENIZER_JSON = {
 
 def main() -> None:
     """Stage, show, and upload where asked to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.publish", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path)
+    parser = Options(
+        "scripts.publish", __doc__.splitlines()[0],
+        "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --repo user/name --private --yes",
+        "my_recipe.yml --merged --base-model HuggingFaceTB/SmolLM2-135M-Instruct",
+    )  # fmt: skip
+    parser.add_argument("recipe", type=Path, help="its file")
     parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
-    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local")
+    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local "
+                        "(default: summarization.publish.base_model)")  # fmt: skip
     parser.add_argument(
         "--merged", action="store_true", help="the merged model instead of the adapter"
     )
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
-    parser.add_argument("--yes", action="store_true", help="upload")
+    parser.add_argument(
+        "--private", action="store_true", help="make a repository that is new private"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="upload; without it nothing leaves this machine"
+    )
     args = parser.parse_args()
     if args.repo:
         check_repo(args.repo)  # before anything is read
