@@ -205,6 +205,11 @@ class PromptEncoder:
         with self._template_errors():
             self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 
+    @property
+    def template(self) -> str:
+        """The chat template's text."""
+        return str(self._strategy.prompter.chat_template)
+
     @cached_property
     def _control_strings(self) -> set[str]:
         return control_strings(self.tokenizer, self._recipe.config)

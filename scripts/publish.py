@@ -35,7 +35,15 @@ from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, flat
 from scripts.leaks import check_file, opened
 from scripts.merge_proof import PROOF, Proof, proved, recorded
-from scripts.model_card import Names, Records, model_card, names_of, portable, read_records
+from scripts.model_card import (
+    Names,
+    Records,
+    example_of,
+    model_card,
+    names_of,
+    portable,
+    read_records,
+)
 
 STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
@@ -128,7 +136,7 @@ def main() -> None:
     records = read_records(recipe)
     names = names_of(recipe, records.manifest.source_files, args.base_model)
     merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
-    card = model_card(records, names, repo, proof)
+    card = model_card(records, names, repo, proof, example_of(records))
     folder = stage(records, names, card, merged)
     print(f"{folder}:")
     for path in sorted(folder.iterdir()):

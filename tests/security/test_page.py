@@ -65,7 +65,7 @@ def port(pair: Pair) -> int:
 @pytest.fixture
 def client(port: int) -> Iterator[httpx.Client]:
     """Of a real server; what it refuses has cost no summary."""
-    with httpx.Client(base_url=OWN.format(port=port), trust_env=False) as client:
+    with httpx.Client(base_url=OWN.format(port=port), trust_env=False, timeout=60) as client:
         yield client
 
 
