@@ -45,6 +45,21 @@ def read_all(inputs: Iterable[str], field: str, stdin: IO[bytes]) -> Iterator[It
         yield from _with_error(_input(given, f"argument {number}", field, stdin), given)
 
 
+def read_upload(data: bytes, name: str) -> Iterator[Item]:
+    """The chats of a file's bytes, read as a file of that name; one without a name is plain text.
+
+    They lie in a file of the temporary folder, which no other user may read, while it is read.
+    """
+    suffix = Path(name).suffix.lower()
+    with temporary_folder() as folder:
+        path = folder / f"export{suffix if re.fullmatch(r'[.][a-z0-9]{1,9}', suffix) else ''}"
+        path.write_bytes(data)
+        shown = name or "the text"
+        for item in _with_error(_path(path, shown, "dialogue"), shown):
+            is_error = isinstance(item, UserError)
+            yield UserError(str(item).replace(str(path), shown)) if is_error else item
+
+
 def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
     """The items, and the error that ends them as the last one, so that others can follow."""
     try:

@@ -22,6 +22,7 @@ from chat.chat import Chat, Message, dialogue_of, speakers_of
 from chat.read import Item, read_all
 from data_prep.errors import UserError, printable, run_cli
 from data_prep.hub import positions
+from data_prep.options import Options
 from data_prep.prompt import Example
 from data_prep.recipe import Recipe, load_recipe, sequence_len
 from eval.adapter import find_adapter
@@ -29,6 +30,7 @@ from eval.generate import Prediction, Summarizer, resolve
 
 FILLED = 0.9  # of the tokens, so that few parts turn out too long after all
 LEAST = 64  # tokens that must remain for a dialogue
+GAP_HOURS = 6.0  # a silence after which another conversation begins
 FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
 
 Messages = list[Message]
@@ -212,27 +214,29 @@ def _as_text(record: dict[str, Any]) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m chat.summarize",
-        description="Summaries of chats by a recipe's model, each printed as it is made.",
-        epilog="Exit code: 0 where all were summarised, 1 where some could not be used, 2 where "
-        "none could or an option is wrong; each error is a line on standard error.",
-    )
+    parser = Options(
+        "chat.summarize", "Summaries of chats by a recipe's model, each printed as it is made.",
+        'recipes/smollm2_samsum.yml "Anna: coming? Ben: yes, at 8"',
+        "recipes/smollm2_samsum.yml chat.txt export.zip --model base --gap-hours 12 --anonymize",
+        "recipes/smollm2_samsum.yml rows.jsonl --dialogue-field conversation --json",
+        more="Exit code: 0 where all were summarised, 1 where some could not be used, 2 where none"
+        "\ncould or an option is wrong; each error is a line on standard error.",
+    )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path)
+    add("recipe", type=Path, help="its file")
     add("inputs", nargs="*", metavar="INPUT",
         help="a dialogue (`Name: text`); a text file or an export of a chat, as .txt, .md, .json, "
         ".jsonl, .vtt, .srt, .csv, .xml or .zip; a folder; or - for standard input (default)"
     )  # fmt: skip
-    add("--model", choices=("base", "tuned"), default="tuned", help="default: tuned")
-    add("--gap-hours", type=float, default=6.0, metavar="HOURS",
-        help="cut a chat where no message came for so long (default 6)")  # fmt: skip
+    add("--model", choices=("base", "tuned"), default="tuned", help="which one summarises")
+    add("--gap-hours", type=float, default=GAP_HOURS, metavar="HOURS",
+        help="cut a chat where no message came for so long")  # fmt: skip
     add("--anonymize", action="store_true",
         help="Person 1, Person 2 ... for speakers, `someone` for other people that the export "
         "lists or a message mentions with @, <email> and <phone>; all other names, addresses and "
         "facts that a message tells stay in the text")  # fmt: skip
     add("--dialogue-field", default="dialogue", metavar="NAME",
-        help="field of JSON and JSONL rows (default dialogue)")  # fmt: skip
+        help="field of JSON and JSONL rows")  # fmt: skip
     add("--json", action="store_true", help="an object a line, with times and parts")
     return parser.parse_intermixed_args()  # `RECIPE --model base FILE` too
 

@@ -1,19 +1,24 @@
 """Prepare a recipe's data for Axolotl: `python -m data_prep [RECIPE]`."""
 
-import argparse
 from pathlib import Path
 
 from data_prep.console import say
 from data_prep.errors import run_cli
+from data_prep.options import Options
 from data_prep.recipe import DEFAULT_RECIPE, load_recipe
 
 
 def main() -> None:
     """Read the recipe, prepare the data, and say what was written."""
-    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
-    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
+    parser = Options(
+        "data_prep",
+        __doc__.partition(":")[0] + ".",
+        "recipes/smollm2_samsum.yml",
+        "my_recipe.yml --overwrite",
+    )
+    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
     parser.add_argument(
-        "--overwrite", action="store_true", help="also rows that another recipe prepared"
+        "--overwrite", action="store_true", help="replace rows that another recipe prepared too"
     )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)

@@ -209,6 +209,11 @@ class PromptEncoder:
         with self._template_errors():
             self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
 
+    @property
+    def template(self) -> str:
+        """The chat template's text."""
+        return str(self._strategy.prompter.chat_template)
+
     @cached_property
     def _control_strings(self) -> set[str]:
         template = self._strategy.prompter.chat_template

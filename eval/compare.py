@@ -19,6 +19,7 @@ from urllib.parse import quote
 import numpy as np
 
 from data_prep.errors import UserError, check_outputs, run_cli, whole_files
+from data_prep.options import Options
 from data_prep.settings import Rouge
 from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
@@ -28,7 +29,7 @@ from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
 from eval.predictions import key_file
 from eval.report import HEADERS, aligned, cell, csv_lines, latex, markdown
-from eval.score import rouge_of, rouge_options
+from eval.score import ROUGE_EXAMPLE, rouge_of, rouge_options
 from eval.scores import PRIMARY, Bootstrap, Score, Scores
 from eval.stats import outcome, paired_tests
 
@@ -399,16 +400,19 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.compare",
-        description="Runs side by side: settings that differ, ROUGE, tests of every two, a page.",
+    parser = Options(
+        "eval.compare",
+        "Runs side by side: settings that differ, ROUGE, tests of every two, a page.",
+        "recipes/smollm2_samsum.yml small=my_recipe.yml other.jsonl --output results/compare.html",
+        "results/a results/b --csv table.csv --latex table.tex --markdown table.md",
+        ROUGE_EXAMPLE.format("results/a results/b"),
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="[NAME=]RUN", help="recipe, results folder or predictions file")
     add("--output", type=Path, default=Path("results/compare.html"), help="the page")
-    add("--csv", type=Path, help="the table, every number in a column of its own")
-    add("--latex", type=Path, help="the table for LaTeX (booktabs)")
-    add("--markdown", type=Path, help="table and tests in Markdown")
+    add("--csv", type=Path, help="the table, each number in a column (default: none)")
+    add("--latex", type=Path, help="the table for LaTeX, booktabs (default: none)")
+    add("--markdown", type=Path, help="table and tests in Markdown (default: none)")
     rouge_options(parser)
     defaults = dict.fromkeys(("language", "tokenizer", "stemmer", "lsum", "strip"))
     parser.set_defaults(**defaults)  # None: as the runs were scored

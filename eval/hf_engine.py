@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     GenerationConfig,
+    StoppingCriteriaList,
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -42,12 +43,16 @@ Ids = list[list[int]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a model is asked for; `ends` and `pad` are token ids, `device` is where prompts go."""
+    """What a model is asked for; `ends` and `pad` are token ids, `device` is where prompts go.
+
+    `watch`: gets the first prompt's new tokens after each of them; what it raises ends the work.
+    """
 
     decoding: Decoding
     ends: list[int]
     pad: int
     device: str | torch.device
+    watch: Callable[[list[int]], None] | None = None
 
 
 class HfEngine:
@@ -64,6 +69,7 @@ class HfEngine:
         self.recipe, self.decoding, self.ends, self.pad = recipe, decoding, ends, pad
         self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
         self.tuned = self.merged = False
+        self.watch: Callable[[list[int]], None] | None = None  # of `Settings`; the page sets it
         self.device = "cpu"
         if torch.cuda.is_available():
             self.device = f"cuda:{torch.cuda.current_device()}"
@@ -129,7 +135,7 @@ class HfEngine:
 
         Where memory runs out, this batch and every later one is halved.
         """
-        settings = Settings(self.decoding, self.ends, self.pad, self.device)
+        settings = Settings(self.decoding, self.ends, self.pad, self.device, self.watch)
         make = partial(generate, self.model, settings=settings)
         outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
@@ -199,6 +205,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
             attention_mask=mask,
             past_key_values=cache,
             generation_config=_config(settings, done, stride),
+            stopping_criteria=_watched(settings, width),
         )
         new = output.sequences[:, width:]
         for row, tokens in zip(rows.tolist(), new.tolist(), strict=True):
@@ -212,6 +219,19 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
         mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
         cache.batch_select_indices(open_.to(device))
     return outputs
+
+
+def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
+    """What tells `settings.watch` of each new token, where there is one; it stops nothing."""
+    watch = settings.watch
+    if watch is None:
+        return None
+
+    def tell(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        watch(ids[0, width:].tolist())
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    return StoppingCriteriaList([tell])
 
 
 def without_gaps(open_: list[bool]) -> torch.Tensor:

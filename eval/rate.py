@@ -12,6 +12,7 @@ import io
 import random
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -24,6 +25,7 @@ from data_prep.errors import (
     whole_file,
     whole_files,
 )
+from data_prep.options import Help, Options
 from eval.ratings import Rating, evaluate, tables
 
 # A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
@@ -275,29 +277,31 @@ def _cells(path: Path) -> list[list[str]]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.rate",
-        description="A blind sheet for people who rate summaries, and what their ratings say.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = Options(
+        "eval.rate", "A blind sheet for people who rate summaries, and what their ratings say.",
+        "sheet results/smollm2_samsum --rows 30 --seed 1 --reference --semicolon",
+        "sheet a=results/a b=results/b --overwrite --output ratings.csv",
+        "read ratings.anna.csv ben=filled.csv --key ratings.key.json --output ratings.json",
+    )  # fmt: skip
+    kind = partial(argparse.ArgumentParser, formatter_class=Help, epilog=parser.epilog)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=kind)
     sheet = commands.add_parser("sheet", help="write a sheet and its key")
     add = sheet.add_argument
     text = "a results folder (alone: base and tuned; else its tuned model), or a predictions file"
     add("runs", nargs="+", metavar="[NAME=]RUN", help=text)
-    add("--rows", type=int, default=50, help="dialogues, drawn at random (default 50)")
-    add("--seed", type=int, default=12345, help="of the draw and the order (default 12345)")
+    add("--rows", type=int, default=50, help="dialogues, drawn at random")
+    add("--seed", type=int, default=12345, help="of the draw and the order")
     add("--reference", action="store_true", help="show the reference in a column too")
     text = "separate the columns by `;`, as Excel does where `,` is the decimal sign"
     add("--semicolon", action="store_true", help=text)
     add("--overwrite", action="store_true", help="replace a sheet and its key")
-    add("--output", type=Path, default=Path("ratings.csv"), help="default ratings.csv")
+    add("--output", type=Path, default=Path("ratings.csv"), help="the sheet")
     read = commands.add_parser("read", help="read filled sheets, one a rater")
     add = read.add_argument
-    add("sheets", nargs="+", metavar="[RATER=]SHEET")
-    add("--key", type=Path, help="default: the one beside the first sheet")
-    add("--output", type=Path, help="write the results there as JSON")
-    parser.epilog = sheet.format_usage() + read.format_usage()
+    add("sheets", nargs="+", metavar="[RATER=]SHEET", help="as they were filled in")
+    add("--key", type=Path, help="(default: the one beside the first sheet)")
+    add("--output", type=Path, help="a JSON file of the results (default: none)")
+    parser.epilog = f"{sheet.format_usage()}{read.format_usage()}\n{parser.epilog}"
     return parser.parse_args()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.console import Bar, say, verbose
 from data_prep.errors import UserError, check_outputs, run_cli, writing_to
+from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples, template_note
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -44,10 +45,10 @@ def main() -> None:
     """Generate, score, report."""
     args = _arguments()
     recipe = load_recipe(args.recipe)
-    models = [name.strip() for name in args.models.split(",")]
+    models = [name.strip() for name in args.models.replace("both", "base,tuned").split(",")]
     if unknown := set(models) - set(MODELS):
         raise UserError(
-            f"--models: unknown {', '.join(sorted(unknown))}; choose from {','.join(MODELS)}"
+            f"--models: unknown {', '.join(sorted(unknown))}; choose from {','.join(MODELS)}, both"
         )
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: {args.limit} is no number of dialogues; use 1 or more")
@@ -220,20 +221,22 @@ def _merged(recipe: Recipe) -> Recipe:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.run",
-        description="Summaries of base and tuned model on a prepared split, ROUGE and a report.",
-    )
-    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
-    parser.add_argument(
-        "--models", default="base,tuned", help="of base, tuned, merged (default base,tuned)"
-    )
-    parser.add_argument("--split", default="test", choices=("train", "validation", "test"))
-    parser.add_argument("--limit", type=int, help="only the first LIMIT dialogues")
-    parser.add_argument(
-        "--adapter", type=Path, help="folder of another adapter of this base model and prompt"
-    )
-    parser.add_argument("--output", type=Path, help="folder (default results/<recipe>)")
+    parser = Options(
+        "eval.run", "Summaries of base and tuned model on a prepared split, ROUGE and a report.",
+        "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --models both,merged --limit 20",
+        "recipes/smollm2_samsum.yml --models tuned --split validation --output results/try "
+        "--adapter outputs/smollm2_samsum/checkpoint-40",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
+    models = "base, tuned, merged, or several with commas; both: base,tuned"
+    add("--models", default="both", help=models)
+    splits = ("train", "validation", "test")
+    add("--split", default="test", choices=splits, help="whose dialogues are summarised")
+    add("--limit", type=int, help="only the first LIMIT dialogues (default: all)")
+    add("--adapter", type=Path, help="folder of another adapter of this base model and prompt "
+        "(default: the recipe's output_dir)")  # fmt: skip
+    add("--output", type=Path, help="folder (default: results/<recipe>)")
     return parser.parse_args()
 
 

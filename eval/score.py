@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError, check_outputs, run_cli, whole_file
+from data_prep.options import Options
 
 if TYPE_CHECKING:
     from data_prep.settings import Rouge
@@ -105,19 +106,22 @@ def named(values: list[str]) -> dict[str, Path]:
     return found
 
 
+ROUGE_EXAMPLE = "{} --language de --tokenizer unicode --stemmer none --lsum lines --strip"
+
+
 def rouge_options(parser: argparse.ArgumentParser) -> None:
     """The options that a recipe has as `summarization.rouge` and `summarization.language`."""
-    add = parser.add_argument
-    add(
-        "--language",
-        type=_language,
-        default="en",
-        help="ISO 639 code, for sentences and stemmer (default en; of runs their own)",
-    )
-    add("--tokenizer", default="auto", choices=("auto", "english", "unicode"))
-    add("--stemmer", default="auto", help="auto, none, porter, or a Snowball language")
-    add("--lsum", default="sentences", choices=("sentences", "lines"), help="of ROUGE-Lsum")
-    add("--strip", action="store_true", help="strip control tokens and think blocks")
+    add, own = parser.add_argument, "; of runs: as they were scored)"
+    codes = f"ISO 639 code, for sentences and stemmer (default: en{own}"
+    add("--language", type=_language, default="en", help=codes)
+    tokenizers = ("auto", "english", "unicode")
+    add("--tokenizer", default="auto", choices=tokenizers, help=f"of words (default: auto{own}")
+    stemmers = f"auto, none, porter, or a Snowball language (default: auto{own}"
+    add("--stemmer", default="auto", help=stemmers)
+    lsum = f"what ROUGE-Lsum takes for a sentence (default: sentences{own}"
+    add("--lsum", default="sentences", choices=("sentences", "lines"), help=lsum)
+    strip = f"strip control tokens and think blocks (default: no{own}"
+    add("--strip", action="store_true", help=strip)
 
 
 def _language(code: str) -> str:
@@ -142,9 +146,15 @@ def rouge_of(args: argparse.Namespace) -> "Rouge":
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.score",
-        description="ROUGE of any system's outputs, with intervals, paired tests and a signature.",
+    parser = Options(
+        "eval.score",
+        "ROUGE of any system's outputs, with intervals, paired tests and a signature.",
+        "--predictions mine=a.jsonl other=b.csv --references test.jsonl --output scores.json",
+        "--predictions a.jsonl --prediction-field output --reference-field gold --dialogue-field "
+        "chat --id-field key",
+        "--predictions a.txt b.txt --references r.txt --by-order --force --resamples 2000 "
+        "--workers 4",
+        ROUGE_EXAMPLE.format("--predictions a.txt --references r.txt"),
     )
     add = parser.add_argument
     add("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="a file a system")
@@ -156,10 +166,10 @@ def _arguments() -> argparse.Namespace:
     add("--id-field", help=f"{usual} (id, idx, doc_id)")
     add("--by-order", action="store_true", help="join by order although both sides have ids")
     rouge_options(parser)
-    add("--resamples", type=int, default=1000, help="of the bootstrap (default 1000)")
+    add("--resamples", type=int, default=1000, help="of the bootstrap")
     add("--workers", type=int, help="processes that score (default: the cores)")
     add("--force", action="store_true", help="compare although the signatures differ")
-    add("--output", type=Path, help="write the scores there as JSON")
+    add("--output", type=Path, help="a JSON file of the scores (default: none)")
     return parser.parse_args()
 
 

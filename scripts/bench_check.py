@@ -8,7 +8,6 @@ packed rows on a GPU), Liger's and Axolotl's Triton kernels, NF4 and the 8-bit A
 Without a GPU, checks that need one are left out. Exit code 1 where a kernel is wrong or missing.
 """
 
-import argparse
 import json
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from data_prep.errors import run_cli, whole_file
+from data_prep.options import Options
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKAGES = ("torch", "triton", "axolotl", "transformers", "accelerate", "peft", "datasets",
@@ -28,8 +28,8 @@ PACKAGES = ("torch", "triton", "axolotl", "transformers", "accelerate", "peft", 
 
 def main() -> None:
     """Run every check that this machine can, print a line each, and write all after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="a JSON file of the figures too")
+    parser = Options("scripts.bench_check", __doc__.splitlines()[0], "--output outputs/check.json")
+    parser.add_argument("--output", type=Path, help="a JSON file of the figures (default: none)")
     output = parser.parse_args().output
     checks: dict[str, Callable[[], dict[str, Any]]] = {
         "packages": packages, "speed": speed, "nf4": nf4

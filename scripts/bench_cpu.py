@@ -10,7 +10,6 @@ Generation: see scripts/bench_generate.py; it needs a trained adapter, or `--mod
 the data first.
 """
 
-import argparse
 import copy
 import json
 import os
@@ -26,6 +25,7 @@ import yaml
 from axolotl.integrations.base import BasePlugin
 
 from data_prep.errors import UserError, run_cli
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from scripts.bench_generate import ENGINES, compare_generation
 
@@ -35,14 +35,20 @@ RESULT = "BENCH_CPU_RESULT"
 
 def main() -> None:
     """Run both comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"))
-    parser.add_argument("--steps", type=int, default=24, help=f"0, or above {WARM_UP}; default 24")
-    parser.add_argument("--dialogues", type=int, default=40, help="of the test split, 0 for all")
-    parser.add_argument("--models", default="base,tuned", help="of generation, or `none`")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16, float32, or several")
-    parser.add_argument("--engines", default="hf", help=f"several of {','.join(ENGINES)}")
-    parser.add_argument("--plain-seconds", type=float, help="then plain generation ends")
+    parser = Options(
+        "scripts.bench_cpu", __doc__.splitlines()[0],
+        "recipes/smollm2_samsum.yml --steps 24 --dialogues 40 --models both",
+        "--steps 0 --models base --dtype bfloat16,float32 --engines hf --plain-seconds 60",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"), help="its file")
+    add("--steps", type=int, default=24, help=f"of training: 0, or above {WARM_UP}")
+    add("--dialogues", type=int, default=40, help="of the test split, 0 for all")
+    add("--models", default="both", help="of generation: base, tuned, both, or none")
+    add("--dtype", default="auto", help="auto, bfloat16, float32, or several with commas")
+    add("--engines", default="hf", help=f"several of {','.join(ENGINES)}")
+    add("--plain-seconds", type=float,
+        help="then plain generation ends (default: with the last dialogue)")  # fmt: skip
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     if 0 < args.steps <= WARM_UP:
@@ -50,8 +56,9 @@ def main() -> None:
     if args.steps:
         compare_training(args.recipe, args.steps)
     if args.models != "none":
+        models = args.models.replace("both", "base,tuned").split(",")
         compare_generation(
-            recipe, args.models.split(","), args.dialogues, args.dtype.split(","), ["float32"],
+            recipe, models, args.dialogues, args.dtype.split(","), ["float32"],
             args.plain_seconds, engines=args.engines.split(","),
         )  # fmt: skip
 

@@ -7,7 +7,6 @@ is also printed as a share of the machine's limit, see `Limit`. `scripts/bench_c
 `compare_generation`; `scripts/bench_gpu.py` starts this module as a process of its own.
 """
 
-import argparse
 import gc
 import json
 import random
@@ -26,6 +25,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.hub import empty_model
+from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
@@ -295,10 +295,14 @@ def one_by_one(
 
 def main() -> None:
     """The process that scripts/bench_gpu.py starts: the base model, bf16, all test dialogues."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--plain-seconds", type=float, help="then the plain way ends")
-    parser.add_argument("--output", type=Path, help="a JSON file of the figures too")
+    parser = Options(
+        "scripts.bench_generate", __doc__.splitlines()[0],
+        "recipes/mistral_samsum.yml --plain-seconds 60 --output outputs/generation.json",
+    )  # fmt: skip
+    parser.add_argument("recipe", type=Path, help="its file")
+    seconds = "then the plain way ends (default: with the last dialogue)"
+    parser.add_argument("--plain-seconds", type=float, help=seconds)
+    parser.add_argument("--output", type=Path, help="a JSON file of the figures (default: none)")
     args = parser.parse_args()
     compare_generation(
         load_recipe(args.recipe), ["base"], 0, ["bfloat16"], ["float32", "bfloat16"],

@@ -34,6 +34,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from eval.results import environment
 from scripts import bench_variants as variants
@@ -342,22 +343,30 @@ def _cell(key: str, value: Any) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Options(
+        "scripts.bench_gpu", __doc__.splitlines()[0], "--output results/bench_gpu.json",
+        "--variants mistral,qwen3 --steps 6 --rows 200 --gpus 1 --memory-cap 24 --keep /scratch",
+        "--width 64 --set sequence_len=512 --plain-seconds 5 --variant-seconds 600 "
+        "--limit-seconds 3600",
+    )  # fmt: skip
     add = parser.add_argument
     default = ",".join(name for name in VARIANTS if name not in FALLBACKS)
-    add("--variants", default=default, help="with commas; default: all of them")
+    add("--variants", default=default, help="with commas (default: all)")
     add("--steps", type=int, default=12, help="optimiser steps a training")
     add("--rows", type=int, default=600, help="training rows to make, a GPU")
     add("--gpus", type=int, help="how many (default: all that are here)")
     add("--memory-cap", type=float, metavar="GB", help="as on a card of this size; 0: the whole "
         "card (default: the card that each recipe is for)")  # fmt: skip
-    add("--width", type=int, help="a model of this width, for a try on a CPU")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="of all trainings")
-    add("--keep", type=Path, metavar="FOLDER", help="model and rows (15 GB) stay there for more")
+    add("--width", type=int, help="a model of this width, for a try on a CPU (default: the real "
+        "one)")  # fmt: skip
+    add("--set", action="append", default=[], metavar="KEY=VALUE",
+        help="of all trainings, also several times (default: none)")  # fmt: skip
+    add("--keep", type=Path, metavar="FOLDER", help="model and rows (15 GB) stay there for more "
+        "(default: they are removed)")  # fmt: skip
     add("--plain-seconds", type=float, default=20, help="of generation one dialogue at a time")
     add("--variant-seconds", type=float, default=1800, help="a process of a variant at most")
     add("--limit-seconds", type=float, default=86400, help="all at most")
-    add("--output", type=Path, default=Path("results/bench_gpu.json"))
+    add("--output", type=Path, default=Path("results/bench_gpu.json"), help="the figures")
     return parser.parse_args()
 
 

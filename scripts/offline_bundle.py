@@ -29,6 +29,7 @@ from typing import Literal
 from packaging.utils import canonicalize_name
 
 from data_prep.errors import UserError, run_cli
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from scripts.unpack_bundle import CODE, sha256_of
 
@@ -313,23 +314,32 @@ def part_size(text: str) -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Options(
+        "scripts.offline_bundle", __doc__.splitlines()[0],
+        "outputs/bundle --python 3.11 --have freeze.txt --recipe recipes/smollm2_samsum.yml",
+        "outputs/bundle --model models/smollm2-135m-instruct --data data_prep/sample --smallest",
+        "outputs/bundle --requirements scripts/bundle_minimal.txt --carry numba==0.62.1 "
+        "--cuda 13.0 --part-size 1GiB",
+    )  # fmt: skip
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
     def several(flag: str, what: str, kind: type = Path, name: str | None = None) -> None:
+        what += ", also several times (default: none)"
         parser.add_argument(flag, type=kind, action="append", default=[], help=what, metavar=name)
 
-    parser.add_argument("folder", type=Path, help="where the bundle goes, outputs/bundle say")
-    parser.add_argument("--python", default=here, help=f"that machine's; default {here}")
-    parser.add_argument("--have", type=Path, metavar="FILE", help="that machine's `pip freeze`")
-    only = "these packages alone, in the place of pyproject.toml's and what they need"
+    parser.add_argument("folder", type=Path, help="where the bundle goes")
+    parser.add_argument("--python", default=here, help="that machine's")
+    have = "that machine's `pip freeze` (default: nothing is installed there)"
+    parser.add_argument("--have", type=Path, metavar="FILE", help=have)
+    only = "these packages alone (default: pyproject.toml's and what they need)"
     parser.add_argument("--requirements", type=Path, metavar="FILE", help=only)
     several("--carry", "a wheel that is not installed there", str, "NAME==VERSION")
-    parser.add_argument("--cuda", metavar="13.0", help="leave out libraries for other versions")
+    cuda = "leave out libraries for other versions of CUDA (default: none is left out)"
+    parser.add_argument("--cuda", metavar="VERSION", help=cuda)
     several("--recipe", "with the model and data folders that it names")
     several("--model", "a model folder")
     several("--data", "a folder or file of data")
-    parser.add_argument("--part-size", default="60MiB", help="bytes a part at most; default 60MiB")
+    parser.add_argument("--part-size", default="60MiB", help="bytes a part at most")
     smallest = "half the size, for a minute of xz each 100 MB"
     parser.add_argument("--smallest", action="store_true", help=smallest)
     return parser.parse_args()

@@ -9,7 +9,6 @@ proof in the card, from `publish-merged/`. Prepare, train and evaluate first. Wi
 nothing leaves this machine.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -30,12 +29,21 @@ from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
 
 from data_prep.errors import UserError, run_cli, temporary_folder, writing_to
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, flat
 from scripts.leaks import check_file, opened
 from scripts.merge_proof import PROOF, Proof, proved, recorded
-from scripts.model_card import Names, Records, model_card, names_of, portable, read_records
+from scripts.model_card import (
+    Names,
+    Records,
+    example_of,
+    model_card,
+    names_of,
+    portable,
+    read_records,
+)
 
 STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
@@ -96,17 +104,24 @@ OF_TOKENIZER_JSON = {
 
 def main() -> None:
     """Stage, show, and upload where asked to."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.publish", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("recipe", type=Path)
+    parser = Options(
+        "scripts.publish", __doc__.splitlines()[0],
+        "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --repo user/name --private --yes",
+        "my_recipe.yml --merged --base-model HuggingFaceTB/SmolLM2-135M-Instruct",
+    )  # fmt: skip
+    parser.add_argument("recipe", type=Path, help="its file")
     parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
-    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local")
+    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local "
+                        "(default: summarization.publish.base_model)")  # fmt: skip
     parser.add_argument(
         "--merged", action="store_true", help="the merged model instead of the adapter"
     )
-    parser.add_argument("--private", action="store_true", help="where the repository is new")
-    parser.add_argument("--yes", action="store_true", help="upload")
+    parser.add_argument(
+        "--private", action="store_true", help="make a repository that is new private"
+    )
+    parser.add_argument(
+        "--yes", action="store_true", help="upload; without it nothing leaves this machine"
+    )
     args = parser.parse_args()
     if args.repo:
         check_repo(args.repo)  # before anything is read
@@ -121,7 +136,7 @@ def main() -> None:
     records = read_records(recipe)
     names = names_of(recipe, records.manifest.source_files, args.base_model)
     merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
-    card = model_card(records, names, repo, proof)
+    card = model_card(records, names, repo, proof, example_of(records))
     folder = stage(records, names, card, merged)
     print(f"{folder}:")
     for path in sorted(folder.iterdir()):

@@ -10,13 +10,13 @@ which mistral-common carries; the others' vocabularies are on the hub, so that M
 used for them, with the control tokens of the model's own template.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from data_prep.errors import UserError, run_cli, writing_to
+from data_prep.options import Options
 from data_prep.recipe import load_recipe
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -59,10 +59,14 @@ CONTROLS: dict[str, dict[str, Any]] = {  # of the models whose tokenizers only a
 
 def main() -> None:
     """Save the model that a recipe names."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--width", type=int, help="instead of the published one, with two layers")
+    parser = Options(
+        "scripts.random_model", __doc__.splitlines()[0],
+        "recipes/mistral_samsum.yml models/mistral-tiny --width 64",
+    )  # fmt: skip
+    parser.add_argument("recipe", type=Path, help="its file")
+    parser.add_argument("target", type=Path, help="the folder of the model")
+    parser.add_argument("--width", type=int, help="of a model with two layers (default: the "
+                        "published model's width and layers)")  # fmt: skip
     args = parser.parse_args()
     base_model = str(load_recipe(args.recipe).config["base_model"])
     parameters = save(base_model, args.target, args.width, torch.bfloat16)  # as all are published

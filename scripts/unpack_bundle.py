@@ -49,10 +49,12 @@ class Failure(Exception):
 
 def main() -> None:
     """Check, unpack, install, import; one line and exit code 2 for whatever is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    example = "example: python unpack.py samsum --only packages,code --no-verify"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=example)
     parser.add_argument("target", type=Path, help="a folder, made where it is not there")
-    parser.add_argument("--only", help="of the bundle's contents, these (names with commas)")
-    parser.add_argument("--no-verify", action="store_true", help="do not import Axolotl at the end")
+    parser.add_argument("--only", help="of the contents, these, with commas (default: all)")
+    verify = "do not import Axolotl at the end (default: it is imported, as a test)"
+    parser.add_argument("--no-verify", action="store_true", help=verify)
     args = parser.parse_args()
     try:
         unpack(Path(__file__).resolve().parent, args.target.resolve(), args.only, args.no_verify)

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from training import run_record
 
 NAME = "tiny_run"
-BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE = "user/tiny-smollm2"  # as the folder of the model is called
 
 
 def make_run(folder: Path, model: Path) -> Path:
@@ -37,6 +37,7 @@ def _recipe(folder: Path, model: Path) -> Recipe:
     config["test_datasets"][0]["path"] = f"data/{NAME}/validation.jsonl"
     config["output_dir"] = f"outputs/{NAME}"
     config["base_model"] = str(model)
+    config["summarization"]["publish"] |= {"base_model": BASE, "base_license": "apache-2.0"}
     config["summarization"]["source"] = str(ROOT / "data_prep/sample")
     path = folder / f"{NAME}.yml"
     path.write_text("# A recipe of a test.\n" + yaml.safe_dump(config), "utf-8")

@@ -16,6 +16,7 @@ from typing import Any
 
 from data_prep.errors import UserError, run_cli
 from data_prep.hub import check_weights
+from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
@@ -79,10 +80,13 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m training.preflight",
-                                     description=__doc__.splitlines()[0])  # fmt: skip
+    parser = Options(
+        "training.preflight", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml",
+        "recipes/mistral_samsum.yml --gpu-memory 24 --no-sample",
+        "recipes/smollm2_samsum.yml --color", "recipes/smollm2_samsum.yml --no-color",
+    )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
     add("--gpu-memory", type=float, metavar="GB", help="of the card that will train it (default: "
         "of the one here, if there is one)")  # fmt: skip
     add("--no-sample", action="store_true", help="do not print a row of the data")

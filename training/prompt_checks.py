@@ -4,8 +4,10 @@ from training.prompt_checks import check_parity
 print(check_parity(load_recipe("recipes/smollm2_samsum.yml")).problems)
 """
 
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +19,8 @@ from training.plan import SPLITS
 
 FIX_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {FIX_TEMPLATE}"
 FIX_END = "name the token that ends a turn in `special_tokens: eos_token:`"
+# By which templates leave thinking out: of Qwen3, SmolLM3, GLM and Hunyuan; of Granite and DeepSeek
+SWITCHES = ("enable_thinking", "thinking")
 QUOTED = 60  # characters of a row's text in a message
 PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 
@@ -50,9 +54,10 @@ class EncodedRow:
 class RowChecks:
     """The checks; each returns what is wrong with a row and how to fix it, or an empty text."""
 
-    def __init__(self, recipe: Recipe, encoder: PromptEncoder):
-        """`recipe` and `encoder`: those that made the rows."""
+    def __init__(self, recipe: Recipe, encoder: PromptEncoder, fix: str = ""):
+        """`recipe` and `encoder`: those that made the rows; `fix`: what is known to help."""
         self.recipe, self.tokenizer = recipe, encoder.tokenizer
+        self.fix_template, self.fix_loss = fix or FIX_TEMPLATE, fix or FIX_LOSS
         self.bos = self.tokenizer.bos_token_id
         self.adds_bos = self.bos is not None and self.tokenizer("x")["input_ids"][0] == self.bos
         self.stops = _stop_ids(recipe, self.tokenizer)
@@ -86,7 +91,7 @@ class RowChecks:
             return ""
         return (
             "the prompt that evaluation sends is not the start of what training sees (they differ "
-            f"from token {_parting(row.prompt, row.ids)} on); {FIX_TEMPLATE}"
+            f"from token {_parting(row.prompt, row.ids)} on); {self.fix_template}"
         )
 
     def one_bos(self, row: EncodedRow) -> str:
@@ -98,28 +103,29 @@ class RowChecks:
         found = "two of them side by side" if doubled else f"{count} of them"
         return (
             f"must start with one {self.tokenizer.bos_token} and hold no other, and has {found}; "
-            f"{FIX_TEMPLATE}"
+            f"{self.fix_template}"
         )
 
     def prompt_without_loss(self, row: EncodedRow) -> str:
         """No token of the prompt has a label."""
         count = sum(label != -100 for label in row.labels[: len(row.prompt)])
-        return f"{count} tokens of the prompt are in the loss; {FIX_LOSS}" if count else ""
+        return f"{count} tokens of the prompt are in the loss; {self.fix_loss}" if count else ""
 
     def loss(self, row: EncodedRow) -> str:
         """The loss covers the summary and the turn's end, on which generation stops."""
         trained, summary = row.trained, row.row.summary.strip()
         if not trained:
-            return f"nothing of the summary is in the loss; {FIX_LOSS}"
+            return f"nothing of the summary is in the loss; {self.fix_loss}"
         if self._text(trained) == summary:
             return (
                 "the turn's end is not in the loss, so that the model never learns to stop; "
                 f"{FIX_END}, and leave train_on_eos out"
             )
         if self._text(trained[:-1]) != summary:
-            return f"the loss covers {self._text(trained)[:QUOTED]!r}, not the summary; {FIX_LOSS}"
-        if left_out := self._text(row.untrained):
-            return f"the loss leaves out {left_out[:QUOTED]!r} before the turn's end; {FIX_LOSS}"
+            found = self._text(trained)[:QUOTED]
+            return f"the loss covers {found!r}, not the summary; {self.fix_loss}"
+        if left_out := self._text(row.untrained)[:QUOTED]:
+            return f"the loss leaves out {left_out!r} before the turn's end; {self.fix_loss}"
         end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
         if end not in self.stops:
             return f"the turn ends on {token!r}, on which generation does not stop; {FIX_END}"
@@ -163,10 +169,10 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in (*SPLITS, "test")]
     chosen = [row for rows in splits[:2] for row in spread(rows, sample // len(SPLITS))]
     encoder = PromptEncoder(recipe)
-    encoded = [
-        EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row)) for row in chosen
-    ]
+    encoded = _encoded(encoder, chosen)
     problems, checked = RowChecks(recipe, encoder).run(encoded)
+    if problems and (fix := _thinking_fix(recipe, encoder, chosen)):
+        problems, checked = RowChecks(recipe, encoder, fix).run(encoded)
     checked += filter(None, [template_note(recipe)])
     problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])
     ends = {row.trained[-1] for row in encoded if row.trained}
@@ -175,6 +181,30 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
     shortest = min(encoded, key=lambda row: len(row.ids), default=None)
     return Parity(problems, end, tuple(checked), shortest, encoder)
+
+
+def _encoded(encoder: PromptEncoder, rows: list[Example]) -> list[EncodedRow]:
+    return [EncodedRow(row, encoder.prompt_ids(row), *encoder.training_ids(row)) for row in rows]
+
+
+def _thinking_fix(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -> str:
+    """To turn the template's thinking off, where that alone makes every check pass; else empty.
+
+    With it on, training sees an empty thought before the summary, and evaluation's prompt ends
+    before it, or within it.
+    """
+    given = recipe.config.get("chat_template_kwargs") or {}
+    for name in SWITCHES:
+        if name not in encoder.template or given.get(name) is False:
+            continue
+        keys = {**given, name: False}
+        other = replace(recipe, config={**recipe.config, "chat_template_kwargs": keys})
+        with suppress(UserError):  # the template may not take it
+            off = PromptEncoder(other)
+            if not RowChecks(other, off).run(_encoded(off, rows))[0]:
+                shown = ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
+                return f"set `chat_template_kwargs: {{{shown}}}`"
+    return ""
 
 
 def spread(rows: list[Example], count: int) -> list[Example]:

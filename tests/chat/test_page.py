@@ -1,20 +1,38 @@
 """The local page: its two summaries, in a real browser with a tiny random model, and its server."""
 
+import io
+import json
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from rouge_score import rouge_scorer
 from starlette.testclient import TestClient
 
-from chat.page import MOST_CHARACTERS, Pair, bind, build, example_chats, main
+from chat.page import (
+    EXAMPLES,
+    MOST_CHARACTERS,
+    Gone,
+    Pair,
+    Prompt,
+    bind,
+    build,
+    example_rows,
+    main,
+    serve,
+)
 from data_prep.errors import UserError, run_cli
 from data_prep.prepare import prepare
 from data_prep.prompt import Example
@@ -25,8 +43,15 @@ from tests.chat.fixtures import tiny_recipe
 from tests.conftest import ROOT, WORKER, derived_recipe
 
 CHAT = "Anna: are you coming tonight?\nBen: yes, at 8. I'll bring the cake"
+QUESTION = {"model": "tuned", "dialogue": CHAT}
 DIALOGUES = [CHAT, "A: Zoë, kommst du? 😅\nB: ja", "one line without a speaker"]
 FACTS = r"^\d+ new tokens, \d+\.\d\d s, (stopped by itself|cut at the limit)$"
+SCORED = FACTS[:-1] + r"\. ROUGE-1 (\d+\.\d\d), ROUGE-2 (\d+\.\d\d), ROUGE-L (\d+\.\d\d)$"
+EXPORT = "".join(
+    f"[{day}/11/26, 20:1{n}:00] {name}: {text}\n"
+    for day, texts in ((21, ("coming?", "yes", "good")), (23, ("where are you?", "<b>home</b>")))
+    for n, (name, text) in enumerate(zip(("Zoë", "Ben", "Zoë"), texts, strict=False))
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +132,23 @@ def test_a_chat_that_is_refused(pair: Pair, chat: str, error: str) -> None:
     assert pair.encode(longest).tokens == pair.limit == 199
 
 
+def client_of(pair: Pair, rows: list[Example]) -> TestClient:
+    return TestClient(build(pair, rows, "127.0.0.1"), base_url="http://127.0.0.1:7860")
+
+
+def lines(answer: httpx.Response) -> list[dict[str, str]]:
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
 def test_what_the_server_answers(pair: Pair) -> None:
-    evil = "<b>Eve</b>: hi\n<script>: alert(1)"
-    client = TestClient(build(pair, [evil], "127.0.0.1"), base_url="http://127.0.0.1:7860")
+    evil = Example.build("1", "<b>Eve</b>: hi\n<script>: alert(1)", "-", "{dialogue}")
+    client = client_of(pair, [evil])
     page = client.get("/")
     assert page.status_code == 200 and "&lt;b&gt;Eve" in page.text and "<b>Eve" not in page.text
     assert "default-src 'self'" in page.headers["Content-Security-Policy"]
-    question = {"model": "base", "dialogue": CHAT}
-    answer = client.post("/summary", json=question)
-    assert answer.json()["summary"] and re.match(FACTS, answer.json()["facts"])
+    answer = client.post("/summary", json={"model": "base", "dialogue": CHAT})
+    (*_, whole) = lines(answer)
+    assert whole["summary"] and re.match(FACTS, whole["facts"]) and not whole["reference"]
     # a page of another site: under a name of its own, or from afar without asking first
     for path in ("/", "/docs", "/upload"):
         assert client.get(path, headers={"Host": "evil.example"}).status_code == 400
@@ -124,22 +157,112 @@ def test_what_the_server_answers(pair: Pair) -> None:
     assert client.get("/docs").status_code == client.post("/upload").status_code == 404
 
 
+def test_a_summary_comes_as_it_is_made(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+    prompt = pair.encode(CHAT)
+    whole, _ = pair.summarize("tuned", prompt, heard.append)
+    assert len(heard) == whole.tokens + 1 and heard[0] == "" and heard[-1] == whole.prediction
+    assert all(later.startswith(text) for text, later in pairwise(heard))
+    monkeypatch.setattr("chat.page.TICK", 0)
+    (*parts, last) = lines(client_of(pair, []).post("/summary", json=QUESTION))
+    assert parts and {part["summary"] for part in parts} <= {*heard}
+    assert last["summary"] == whole.prediction and [part["facts"] for part in parts] == [""] * len(
+        parts
+    )
+
+
+def test_a_summary_ends_with_the_connection(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the real server: what is generated is stopped, and the next one does not wait for it."""
+    tokens = 0
+    long = pair.decoding.model_copy(update={"max_new_tokens": 6000, "min_new_tokens": 6000})
+    monkeypatch.setattr(pair._summarizer, "decoding", long)
+    monkeypatch.setattr(pair._engine, "decoding", long)
+    watched = pair.summarize
+
+    def summarize(model: str, prompt: Prompt, watch: Callable[[str], None]) -> Any:
+        def count(text: str) -> None:
+            nonlocal tokens
+            tokens += 1
+            watch(text)
+
+        try:
+            return watched(model, prompt, count)
+        except Gone:
+            ended.set()
+            raise
+
+    monkeypatch.setattr(pair, "summarize", summarize)
+    ended, bound = Event(), bind("127.0.0.1", 0)
+    serve(build(pair, [], "127.0.0.1"), bound)
+    url = f"http://127.0.0.1:{bound.getsockname()[1]}/summary"
+    with (
+        httpx.Client(trust_env=False) as client,
+        client.stream("POST", url, json=QUESTION) as answer,
+    ):
+        assert next(answer.iter_lines())
+    assert ended.wait(30) and 0 < tokens < 3000
+    assert not pair._lock.locked()
+
+
+def test_an_example_has_its_reference_and_its_score(pair: Pair, recipe: Recipe) -> None:
+    rows = example_rows(recipe)
+    answer = client_of(pair, rows).post(
+        "/summary", json={"model": "tuned", "dialogue": rows[7].dialogue + "\n"}
+    )
+    (*_, whole) = lines(answer)
+    assert whole["reference"] == rows[7].summary
+    found = re.match(SCORED, whole["facts"])
+    scores = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score(
+        rows[7].summary, whole["summary"]
+    )
+    assert found and [*found.groups()[1:]] == [f"{100 * s.fmeasure:.2f}" for s in scores.values()]
+
+
+def zipped(text: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("_chat.txt", text)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(("data", "name"), [
+    (EXPORT.encode(), ""), (EXPORT.encode("utf-16"), "A Chat.TXT"), (zipped(EXPORT), "a.zip"),
+])  # fmt: skip
+def test_an_export_becomes_conversations(pair: Pair, data: bytes, name: str) -> None:
+    kind = {"Content-Type": "application/octet-stream"}
+    answer = client_of(pair, []).post(f"/chats?name={name}", content=data, headers=kind).json()
+    assert answer == {"error": "", "note": "", "parts": [
+        {"title": "2026-11-21 20:10 · Zoë, Ben · 3 messages",
+         "dialogue": "Zoë: coming?\nBen: yes\nZoë: good"},
+        {"title": "2026-11-23 20:10 · Zoë, Ben · 2 messages",
+         "dialogue": "Zoë: where are you?\nBen: <b>home</b>"},
+    ]}  # fmt: skip
+
+
+def test_a_long_conversation_is_cut_to_what_the_model_takes(pair: Pair) -> None:
+    kind, text = {"Content-Type": "application/octet-stream"}, "Ana: hi there\nBo: hello\n" * 200
+    answer = client_of(pair, []).post("/chats", content=text.encode(), headers=kind).json()
+    dialogues = [part["dialogue"] for part in answer["parts"]]
+    assert "\n".join(dialogues) == text.rstrip() and len(dialogues) > 5
+    assert max(pair.encode(dialogue).tokens for dialogue in dialogues) <= pair.limit
+
+
 def test_examples_are_shown_only_where_everybody_may_show_them(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe(path)
-    assert len(example_chats(recipe)) == 4 and capsys.readouterr().err == ""
+    assert len(example_rows(recipe)) == 40 and capsys.readouterr().err == ""
     test = recipe.data_dir / "test.jsonl"
     whole = test.read_bytes()
     test.write_bytes(whole[:-50])
     try:
-        assert example_chats(recipe) == []
+        assert example_rows(recipe) == []
     finally:
         test.write_bytes(whole)
     note = capsys.readouterr().err
     assert note.startswith("note: the page has no example chats: ") and "test.jsonl" in note
     recipe.summarization.license = "CC-BY-NC-ND-4.0"
-    assert example_chats(recipe) == [] and capsys.readouterr().err == ""
+    assert example_rows(recipe) == [] and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("flags", "message"), [
@@ -206,9 +329,18 @@ def summarise(page: Any, chat: str, done: str = "#tuned .facts:text('new tokens'
 
 
 def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> None:
-    # an example fills the field in
+    from playwright.sync_api import expect
+
+    # an example fills the field in, and has its reference beside the summaries
+    rows, chat = example_rows(recipe), page.get_by_label("Chat", exact=True)
+    assert page.locator("#examples button").count() == EXAMPLES
     page.get_by_role("button", name="Ananya, Jabari").click()
-    assert page.get_by_label("Chat", exact=True).input_value() == example_chats(recipe)[1]
+    assert chat.input_value() == rows[1].dialogue
+    summarise(page, rows[1].dialogue)
+    reference = page.get_by_role("region", name="Reference")
+    assert reference.locator(".text").inner_text() == rows[1].summary
+    scored = page.locator("#tuned .facts").inner_text()
+    assert re.match(SCORED, scored)
 
     # both summaries are next to each other, or one below the other where there is no room
     summarise(page, f"{CHAT} </s>")
@@ -219,6 +351,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     boxes = [section.bounding_box() for section in sections]
     wide = page.viewport_size["width"] > 600
     assert (boxes[0]["y"] == boxes[1]["y"]) is wide and (boxes[0]["x"] < boxes[1]["x"]) is wide
+    assert not reference.is_visible()
     note = page.get_by_role("status").inner_text()
     assert re.match(r"The prompt has \d\d tokens, of 199 at most\. Control strings .*: 1\.", note)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -226,8 +359,28 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     assert paper == ("rgb(255, 255, 255)" if wide else "rgb(20, 23, 27)")  # the dark one is narrow
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
+    # a summary is copied, and an export that is pasted or opened becomes conversations
+    sections[1].get_by_role("button", name="Copy").click()
+    chat.fill("")
+    chat.press("Control+V")
+    expect(chat).to_have_value(texts[1])
+    page.get_by_label("Or open an export").set_input_files(
+        {"name": "_chat.txt", "mimeType": "text/plain", "buffer": EXPORT.encode()}
+    )
+    page.get_by_label("Conversations in it").select_option(index=1)
+    assert chat.input_value() == "Zoë: where are you?\nBen: <b>home</b>"
+    page.screenshot(path=tmp_path / "export.png", full_page=True)
+    chat.fill(EXPORT)
+    for keys in ("Control+A", "Control+X", "Control+V"):
+        chat.press(keys)
+    expect(chat).to_have_value("Zoë: coming?\nBen: yes\nZoë: good")
+    page.get_by_label("Or open an export").set_input_files(
+        {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}
+    )
+    page.wait_for_selector("[role=alert]:text('a.pdf: unknown ending')")
+
     # a chat that cannot be summarised is refused, without the summaries of the one before
-    summarise(page, "Anna: hi\n" * 1500, "[role=alert]:text('sequence_len of 200 allows 199')")
+    summarise(page, "Anna: hi\n" * 100, "[role=alert]:text('sequence_len of 200 allows 199')")
     assert [text.inner_text() for text in page.locator(".text, .facts").all()] == [""] * 4
 
 

@@ -27,7 +27,8 @@ SCRIPT = Path(sys.executable).with_name("samsum-lora")
 def test_the_commands_in_the_order_of_their_use() -> None:
     assert NAMES == [
         "prepare", "preflight", "train", "eval", "score", "compare", "rate", "summarize",
-        "page", "merge", "publish",
+        "page", "merge", "publish", "get-smollm2", "dry-run", "random-model", "bench-cpu",
+        "bench-gpu", "bundle",
     ]  # fmt: skip
     done = command(SCRIPT, "--help")
     assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in NAMES)

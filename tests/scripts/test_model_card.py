@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from data_prep.errors import UserError
+from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Summarization
 from eval.adapter import RunRecord, TrainedWith
@@ -18,7 +19,9 @@ from eval.scores import Scores
 from scripts.model_card import (
     Names,
     Records,
+    Shown,
     TrainerState,
+    example_of,
     is_absolute,
     is_hub_id,
     model_card,
@@ -120,6 +123,38 @@ def test_the_code_that_it_shows_runs(records: Records, tmp_path: Path, tiny_smol
     assert done.returncode == 0, done.stderr
 
 
+def test_code_and_an_example_come_first(records: Records) -> None:
+    example = example_of(records)
+    first = read_examples(records.recipe.data_dir / "test.jsonl")[0]
+    wanted = " ".join(first.summary.split()[1:])  # what the run's tuned model "wrote"
+    assert example == Shown(first.dialogue, wanted, True)
+    text = model_card(records, names_of(records.recipe, {}), example=example).text
+    titles = re.findall("^##+ (.*)$", text, re.M)
+    assert titles[:3] == ["How to use it", "An example", "Is it better than the base model?"]
+    assert f"The first of the test dialogues, and the summary that it makes:\n\n```text\n" \
+        f"{first.dialogue}\n```\n\n```text\n{wanted}\n```\n" in text  # fmt: skip
+    assert "Of the data, these files hold the example above." in text
+    code = card_of(records).text
+    assert "### An example" not in code and "No dialogue and no summary of the data" in code
+
+
+def test_an_example_of_data_that_are_not_free_is_our_own(
+    records: Records, capsys: pytest.CaptureFixture[str]
+) -> None:
+    block = records.recipe.summarization
+    block.license, block.decoding.max_new_tokens = "CC-BY-NC-ND-4.0", 8
+    example = example_of(records)
+    sample = (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()[0]
+    assert example and example.dialogue == json.loads(sample)["dialogue"] and not example.of_data
+    text = model_card(records, names_of(records.recipe, {}), example=example).text
+    assert "A dialogue that is not of its data, and the summary" in text
+    assert "No dialogue and no summary of the data is in these files." in text
+    # a machine without the base model publishes the card without an example
+    records.recipe.config["base_model"] = "models/none"
+    assert example_of(records) is None
+    assert capsys.readouterr().out.startswith("note: the card shows no example: ")
+
+
 def test_what_the_recipe_tells_besides(records: Records) -> None:
     names = Names("a/b", "mit", None, "MIT", False, True)
     text = model_card(records, names).text
@@ -211,16 +246,49 @@ def test_data_that_allow_all_leave_the_base_models_licence() -> None:
 
 
 def test_a_local_model_is_named_by_the_recipe_or_the_option(tmp_path: Path) -> None:
-    told = {"base_model": "a/b", "base_license": "MIT"}
+    told, folder = {"base_model": "a/B-1.5", "base_license": "MIT"}, str(tmp_path / "b-1_5")
     with pytest.raises(UserError, match="summarization.publish.base_model, or with --base-model"):
         names_of(recipe_of(str(tmp_path)), {})
-    named = names_of(recipe_of(str(tmp_path), publish=told), {})
-    assert (named.base_model, named.base_license, named.local_base) == ("a/b", "mit", True)
-    assert names_of(recipe_of(str(tmp_path), publish=told), {}, MISTRAL).base_model == MISTRAL
+    named = names_of(recipe_of(folder, publish=told), {})
+    assert (named.base_model, named.base_license, named.local_base) == ("a/B-1.5", "mit", True)
+    assert names_of(recipe_of(folder, publish=told), {}, MISTRAL).base_model == MISTRAL
     with pytest.raises(UserError, match="--base-model: ../x is no hub id"):
         names_of(recipe_of(str(tmp_path)), {}, "../x")
     with pytest.raises(UserError, match="licence of a/b is not known here; name it in"):
         names_of(recipe_of("a/b"), {})
+
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def refused(recipe: Recipe, option: str | None = None) -> str:
+    with pytest.raises(UserError) as raised:
+        names_of(recipe, {}, option)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_copied_recipe_s_base_model_is_refused_and_the_fix_works(tmp_path: Path) -> None:
+    left = {"base_model": SMOLLM2}
+    said = refused(recipe_of(MISTRAL, publish=left))
+    assert said == f"r.yml: summarization.publish.base_model is {SMOLLM2}, but the adapter was " \
+        f"trained on {MISTRAL}, as its adapter_config.json says; leave it out"  # fmt: skip
+    assert names_of(recipe_of(MISTRAL), {}).base_model == MISTRAL
+    assert refused(recipe_of(MISTRAL), SMOLLM2).startswith("--base-model is Hugging")
+    # of a folder: by its name, unless the option says which model is in it
+    folder = str(tmp_path / "qwen3-0.6b")
+    said = refused(recipe_of(folder, publish=left))
+    assert f"trained on {folder}, a folder of another name" in said
+    assert said.endswith(f"or if {SMOLLM2} is, add `--base-model {SMOLLM2}`")
+    assert names_of(recipe_of(folder, publish=left), {}, SMOLLM2).base_model == SMOLLM2
+
+
+def test_a_folder_of_another_shape_is_refused(smollm2: Path) -> None:
+    assert names_of(recipe_of(str(smollm2), publish={"base_model": SMOLLM2}), {}).local_base
+    said = refused(recipe_of(str(smollm2)), "Qwen/Qwen3-0.6B")
+    assert "whose model_type is llama and not qwen3; name the hub's model that is in" in said
+    said = refused(recipe_of(str(smollm2)), "meta-llama/Llama-3.2-1B-Instruct")
+    assert "whose hidden_size is 576 and not 2048" in said
 
 
 def test_a_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,14 +307,15 @@ def test_data_read_from_a_file_have_the_id_that_the_recipe_names() -> None:
 
 
 def test_absolute_paths_have_a_name_instead() -> None:
-    recipe = recipe_of("/models/small", source="/data/corpus.7z", publish={"base_model": MISTRAL})
+    model = "/models/mistral_7b_instruct_v0.2"
+    recipe = recipe_of(model, source="/data/corpus.7z", publish={"base_model": MISTRAL})
     recipe.config["output_dir"] = "/data"
     recipe.config["datasets"] = [{"path": "C:\\rows\\train.jsonl"}]
     assert portable(recipe, names_of(recipe, {})) == {
         "/data/corpus.7z": "data/corpus.7z",
         "/data": "outputs/r",
         "C:\\rows\\train.jsonl": "data/r/train.jsonl",
-        "/models/small": MISTRAL,
+        model: MISTRAL,
     }
     assert not portable(recipe_of(MISTRAL), names_of(recipe_of(MISTRAL), {}))
     assert is_absolute("~/x") and is_absolute("D:/x") and not is_absolute("data/x")

@@ -1,7 +1,10 @@
 """The page's server against pages of other sites: names, origins, sizes, routes; a tiny model."""
 
+import io
 import json
 import socket
+import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from chat.page import MOST_BYTES, MOST_CHARACTERS, Pair, Prompt, bind, build, serve
+from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, Prompt, bind, build, serve
 from data_prep.recipe import load_recipe
 from eval.generate import Prediction
 from tests.chat.fixtures import tiny_recipe
@@ -21,6 +24,8 @@ from tests.chat.fixtures import tiny_recipe
 QUESTION = {"model": "base", "dialogue": "Anna: hi\nBen: yo"}
 BODY = json.dumps(QUESTION).encode()
 JSON = {"Content-Type": "application/json"}
+BYTES = {"Content-Type": "application/octet-stream"}
+POSTS = [("/summary", JSON), ("/chats", BYTES)]
 OWN = "http://127.0.0.1:{port}"
 
 
@@ -29,9 +34,14 @@ class Counting(Pair):
 
     asked = 0
 
-    def summarize(self, model: str, prompt: Prompt) -> tuple[Prediction, float]:
+    def summarize(self, model: str, prompt: Prompt, *watch: Any) -> tuple[Prediction, float]:
         Counting.asked += 1
-        return super().summarize(model, prompt)
+        return super().summarize(model, prompt, *watch)
+
+
+def last(answer: httpx.Response) -> dict[str, str]:
+    """The last line of a stream: the summary, or why there is none."""
+    return dict(json.loads(answer.text.splitlines()[-1]))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +65,7 @@ def port(pair: Pair) -> int:
 @pytest.fixture
 def client(port: int) -> Iterator[httpx.Client]:
     """Of a real server; what it refuses has cost no summary."""
-    with httpx.Client(base_url=OWN.format(port=port), trust_env=False) as client:
+    with httpx.Client(base_url=OWN.format(port=port), trust_env=False, timeout=60) as client:
         yield client
 
 
@@ -76,7 +86,9 @@ def test_the_page_itself_is_answered(
     sent = JSON | {name: value.format(port=port) for name, value in headers.items()}
     before = Counting.asked
     answer = client.post("/summary", content=BODY, headers=sent)
-    assert answer.status_code == 200 and answer.json()["facts"] and Counting.asked == before + 1
+    assert answer.status_code == 200 and last(answer)["facts"] and Counting.asked == before + 1
+    answer = client.post("/chats", content=b"Anna: hi\nBen: yo", headers=sent | BYTES)
+    assert [part["dialogue"] for part in answer.json()["parts"]] == ["Anna: hi\nBen: yo"]
 
 
 @pytest.mark.usefixtures("nothing_asked")
@@ -87,9 +99,10 @@ def test_the_page_itself_is_answered(
 def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> None:
     """DNS rebinding: its own name was pointed at this machine, so that it is the same origin."""
     name = host.format(port=port)
-    sent = JSON | {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
+    sent = {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
     assert client.get("/", headers=sent).status_code == 400
-    assert client.post("/summary", content=BODY, headers=sent).status_code == 400
+    for path, kind in POSTS:
+        assert client.post(path, content=BODY, headers=sent | kind).status_code == 400
 
 
 @pytest.mark.usefixtures("nothing_asked")
@@ -105,15 +118,17 @@ def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> N
     {"Content-Type": "multipart/form-data; boundary=x"},
 ], ids=str)  # fmt: skip
 def test_a_page_of_another_origin(client: httpx.Client, port: int, headers: dict[str, str]) -> None:
-    sent = JSON | {name: value.format(port=port) for name, value in headers.items()}
-    assert client.post("/summary", content=BODY, headers=sent).status_code == 403
+    sent = {name: value.format(port=port) for name, value in headers.items()}
+    for path, kind in POSTS:
+        assert client.post(path, content=BODY, headers=kind | sent).status_code == 403
 
 
 def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
     sent = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-    asked = client.options("/summary", headers=sent)
-    answers = [asked, client.get("/", headers=sent), client.post("/summary", headers=sent)]
-    assert [answer.status_code for answer in answers] == [405, 200, 403]
+    answers = [client.options(path, headers=sent) for path, _ in POSTS]
+    answers += [client.get("/", headers=sent)]
+    answers += [client.post(path, headers=sent | kind) for path, kind in POSTS]
+    assert [answer.status_code for answer in answers] == [405, 405, 200, 403, 403]
     assert not [name for answer in answers for name in answer.headers if "access-control" in name]
 
 
@@ -122,10 +137,11 @@ def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
     "/upload", "/gradio_api/upload", "/gradio_api/file=/etc/passwd", "/file=/etc/passwd",
     "/proxy=http://evil.example/", "/gradio_api/proxy=http://evil.example/", "/redirect",
     "/?url=http://evil.example/", "/docs", "/openapi.json", "/summary/", "//summary",
+    "/chats/", "/chats/export.txt",
     "//evil.example/%2f..%2f", "/%2e%2e/%2e%2e/etc/passwd", "/static/../page.py",
     "/config", "/queue/join", "/login/huggingface", "/_vercel",
 ])  # fmt: skip
-def test_there_are_two_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
+def test_there_are_three_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
     """Nothing is stored, sent, fetched for a page or redirected."""
     url = str(client.base_url) + path
     answers = [client.request(way, url, content=b"x") for way in ("GET", "POST", "PUT", "DELETE")]
@@ -138,8 +154,8 @@ def test_there_are_two_routes_and_no_way_on(client: httpx.Client, path: str) -> 
 def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
-    answers = [client.get(path, headers=upgrade) for path in ("/", "/summary", "/queue/join")]
-    assert [answer.status_code for answer in answers] == [200, 405, 404]
+    answers = [client.get(path, headers=upgrade) for path in ("/", "/summary", "/chats")]
+    assert [answer.status_code for answer in answers] == [200, 405, 405]
 
 
 # ---- bodies ----
@@ -147,8 +163,9 @@ def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
 
 @pytest.mark.usefixtures("nothing_asked")
 @pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(("path", "kind"), POSTS)
 def test_a_body_of_any_size_is_neither_kept_nor_read_on(
-    client: httpx.Client, chunked: bool
+    client: httpx.Client, chunked: bool, path: str, kind: dict[str, str]
 ) -> None:
     """The second one tells no length, and would never end."""
     process, sent = psutil.Process(), 0
@@ -161,8 +178,9 @@ def test_a_body_of_any_size_is_neither_kept_nor_read_on(
 
     before = process.memory_info().rss
     length = {} if chunked else {"Content-Length": "200000000"}
-    answer = client.post("/summary", content=chunks(), headers=JSON | length)
-    assert answer.status_code == 413 and f"{MOST_CHARACTERS:,} characters" in answer.text
+    answer = client.post(path, content=chunks(), headers=kind | length)
+    most = f"{MOST_CHARACTERS:,} characters" if kind == JSON else f"{MOST_OF_EXPORT:,} bytes"
+    assert answer.status_code == 413 and most in answer.text
     assert process.memory_info().rss - before < 50_000_000
 
 
@@ -170,10 +188,10 @@ def test_a_long_chat_is_told_so_however_it_is_written(client: httpx.Client) -> N
     for character in ("a", "\x01", "😅"):
         body = json.dumps(QUESTION | {"dialogue": character * MOST_CHARACTERS}, ensure_ascii=False)
         answer = client.post("/summary", content=body.encode(), headers=JSON)
-        assert len(body.encode()) < MOST_BYTES and "too long" in answer.json()["error"]
+        assert len(body.encode()) < MOST_BYTES and "too long" in last(answer)["error"]
     body = json.dumps(QUESTION | {"dialogue": "a" * (MOST_CHARACTERS + 1)})
     answer = client.post("/summary", content=body, headers=JSON)
-    assert "more than 200,000" in answer.json()["error"]
+    assert "more than 200,000" in last(answer)["error"]
 
 
 @pytest.mark.usefixtures("nothing_asked")
@@ -188,6 +206,36 @@ def test_a_body_that_is_no_question(
     answer = client.post("/summary", content=body, headers=JSON)
     assert answer.status_code == 422 and answer.text.startswith("The chat cannot be read")
     assert capfd.readouterr().err == ""
+
+
+def bomb() -> bytes:
+    """An archive of 5 kB that says of itself that it holds 1 GB of text."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("_chat.txt", b"[1/2/24, 20:15:01] Anna: hi\n" * 9)
+        archive.getinfo("_chat.txt").file_size = 10**9
+    return packed.getvalue()
+
+
+@pytest.mark.usefixtures("nothing_asked")
+@pytest.mark.parametrize(("data", "name", "said"), [
+    (b"", "a.txt", "a.txt: is empty"), (b"", "", "the text: is empty"),
+    (b"\xff", "a.txt", "a.txt: is not UTF-8"), (b"x", "/etc/passwd", "/etc/passwd: no line is"),
+    (b"x", "../../a.pdf", "a.pdf: unknown ending"), (b"x", "a.zip", "a.zip: cannot be unpacked"),
+    (b"x", "..", "..: no line"), (b"x", "a\0.txt", "no line"), (b"x", "a" * 5000, "no line"),
+    (b"[" * 100_000, "a.json", "a.json: is not JSON"), (bomb(), "b.zip", "holds 1,000,000,000"),
+    (b"<script>alert(1)</script>", "a.html", "a.html: "),
+], ids=lambda value: str(value[:12]))  # fmt: skip
+def test_a_file_that_is_no_export(
+    client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], data: bytes, name: str, said: str,
+) -> None:  # fmt: skip
+    """Its name never becomes a place, and what was written of it is gone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    answer = client.post("/chats", content=data, headers=BYTES, params={"name": name})
+    assert answer.status_code == 200 and answer.json()["parts"] == []
+    assert said in answer.json()["error"] and str(tmp_path) not in answer.text
+    assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
 
 
 def test_a_sender_that_goes_away_leaves_no_traceback(
@@ -231,6 +279,10 @@ async function attack() {
   ];
   const told = await Promise.all(ways.map(way => fetch("{url}summary", way).then(
     answer => answer.text(), () => "refused")));
+  const bytes = {"Content-Type": "application/octet-stream"};
+  for (const headers of [{}, bytes])
+    told.push(await fetch("{url}chats", {method, headers, body: new Blob([body])}).then(
+      answer => answer.text(), () => "refused"));
   navigator.sendBeacon("{url}summary", new Blob([body]));
   return told;
 }
@@ -245,7 +297,8 @@ def test_a_page_of_another_site_in_a_browser(browser: Any, port: int) -> None:
         page = browser.new_page()
         page.goto(f"http://{host}:{other}/")
         # of what is sent without asking first, an answer cannot be read
-        assert page.evaluate("attack()") in (["", "", "", "refused"], ["refused"] * 4)
+        told = page.evaluate("attack()")
+        assert told in (["", "", "", *["refused"] * 3], ["refused"] * 6)
         page.wait_for_timeout(200)
         page.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
@@ -131,6 +132,31 @@ def assert_named(recipe: Recipe, named: list[str]) -> None:
     assert len(problems) <= len(named), problems
     for text in named:
         assert any(text in problem for problem in problems), problems
+
+
+THINKS = (  # as Qwen3's own template: the prompt ends before the thought, unless that is off
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n"
+    "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
+    "<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n"
+    "</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [
+    {"chat_template": "qwen3"}, {"chat_template": "jinja", "chat_template_jinja": THINKS},
+], ids=["Axolotl's", "Qwen's"])  # fmt: skip
+def test_a_template_that_thinks_is_told_to_stop_and_then_passes(
+    smollm2_recipe: Recipe, template: dict[str, Any]
+) -> None:
+    recipe = changed(smollm2_recipe, template)
+    (problem,) = check_parity(recipe, sample=4).problems
+    fix = "set `chat_template_kwargs: {enable_thinking: false}`"
+    assert problem.endswith((fix, f"{fix} (4 of 4 rows)")), problem
+    fixed = changed(recipe, {"chat_template_kwargs": yaml.safe_load(fix.split(": ", 1)[1][:-1])})
+    assert check_parity(fixed, sample=4).problems == []
+    # it is not proposed where something else is wrong too
+    other = changed(recipe, {"train_on_inputs": True})
+    assert all("thinking" not in said for said in check_parity(other, sample=4).problems)
 
 
 def test_validation_set_with_another_prompt_is_named(smollm2_recipe: Recipe) -> None:

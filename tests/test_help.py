@@ -1,0 +1,92 @@
+"""Every command's help: each argument is explained, each default told, each option in an example.
+
+The examples are run through the command's own parser.
+"""
+
+import argparse
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from scripts import cli
+from tests.conftest import ROOT
+
+CODE = ("data_prep", "training", "eval", "chat", "scripts")
+FILES = [path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))]
+MODULES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in FILES
+    if re.search(r"= (argparse\.ArgumentParser|Options)\(", path.read_text("utf-8"))
+]
+EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of a line of the epilog
+INTERNAL = {"scripts.bench_check", "scripts.bench_generate", "scripts.unpack_bundle"}
+
+
+class Found(Exception):
+    """Carries the parser that a command would have parsed its arguments with."""
+
+
+@pytest.fixture(params=MODULES)
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def stop(self: argparse.ArgumentParser, *_: Any) -> None:
+        raise Found(self)
+
+    ways = ("parse_args", "parse_known_args", "parse_intermixed_args")
+    with monkeypatch.context() as patch, pytest.raises(Found) as found:
+        for way in ways:
+            patch.setattr(argparse.ArgumentParser, way, stop)
+        patch.setattr(sys, "argv", [request.param])
+        importlib.import_module(request.param).main()
+    return found.value.args[0]
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
+
+
+def test_every_argument_has_its_help_its_default_and_an_example(
+    parser: argparse.ArgumentParser,
+) -> None:
+    examples = re.findall(EXAMPLE, parser.epilog or "", re.M)
+    words = {word for example in examples for word in shlex.split(example)}
+    for one in parsers(parser):
+        assert not {*examples} - {*re.findall(EXAMPLE, one.format_help(), re.M)}
+        for action in one._actions:
+            if action.default == argparse.SUPPRESS or action.dest == "command":
+                continue  # --help, and the commands of a command
+            told = one._get_formatter()._expand_help(action)
+            assert told, action.dest
+            if action.option_strings:
+                assert "default" in told or action.required, action.dest
+                assert {*action.option_strings} <= words, action.dest
+    for example in examples:
+        given, unknown = parser.parse_known_args(shlex.split(example))
+        assert given and unknown in ([], ["--max_steps", "4"])  # of Axolotl, for dry_run
+
+
+def test_every_command_is_listed() -> None:
+    closures = [info.callback.__closure__ or () for info in cli.app.registered_commands]
+    listed = {cell.cell_contents for cells in closures for cell in cells}
+    runnable = {module.removesuffix(".__main__") for module in MODULES}
+    assert runnable - INTERNAL == listed
+
+
+def test_models_both(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the help says of `--models` is what is evaluated."""
+    from eval import run as evaluation
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda recipe, models, *_: asked.append(models))
+    for value in ("both", "both,merged", "tuned", "base,tuned"):
+        monkeypatch.setattr(sys, "argv", ["eval.run", "tiny_run.yml", "--models", value])
+        evaluation.main()
+    assert asked == [["base", "tuned"], ["base", "tuned", "merged"], ["tuned"], ["base", "tuned"]]
