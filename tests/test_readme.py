@@ -2,11 +2,17 @@
 
 import re
 import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.conftest import ROOT
+from tests.run_records import NAME
 
 README = (ROOT / "README.md").read_text("utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 DOCS = [path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = (
     "data/",
@@ -70,7 +76,25 @@ def test_every_key_in_the_tweak_table_is_known() -> None:
 
 
 def test_extras_exist() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = tomllib.loads(PYPROJECT)["project"]
     assert set(extras["optional-dependencies"]) == {
         "deepspeed", "vllm", "similarity", "bertscore", "dev"
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_python_runs_on_a_finished_run(run: Path) -> None:
+    """The block of README, on a tiny model's run, gives a score of its two summaries."""
+    block = README.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(block.replace("recipes/smollm2_samsum.yml", f"{NAME}.yml"), names)
+    assert [type(one).__name__ for one in names["made"]] == ["Prediction"] * 2
+    systems = names["scores"].systems
+    assert (
+        list(systems) == ["predictions"] and 0 <= systems["predictions"].scores["rougeL"].f1 <= 100
+    )
+
+
+def test_the_version_that_is_cited() -> None:
+    cited = [re.search(r"version\W+([\d.]+)", text) for text in (README, PYPROJECT)]
+    assert cited[0] and cited[1] and cited[0][1] == cited[1][1]
