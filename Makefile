@@ -1,5 +1,5 @@
 # Short names of the commands in README.md; `make help` lists them.
-VENV := .venv
+VENV ?= .venv
 PY := $(VENV)/bin/python
 SMALL := models/smollm2-135m-instruct
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make a virtual environment with the project in it: `sh scripts/setup.sh VENV [EXTRA]`.
-# Without a GPU it takes PyTorch's CPU build, which spares several GB of CUDA libraries.
+# Without a GPU it takes PyTorch's CPU build, which spares several GB of CUDA libraries, unless
+# DEVICE=cuda says that another machine has the GPU (an image that is built, a login node).
 # What pip says goes to VENV/setup.log, or with SAMSUM_LORA_VERBOSE to the terminal.
 set -eu
 venv=$1
@@ -18,8 +19,9 @@ log=$venv/setup.log
 quietly() { if [ "${SAMSUM_LORA_VERBOSE:-}" ]; then "$@"; else "$@" >>"$log" 2>&1; fi; }
 pip="quietly $venv/bin/python -m pip install"
 
-if gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1) && [ "$gpu" ]; then
-    echo "setup: $gpu: PyTorch with CUDA, into $venv (several GB)"
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1)
+if [ "$gpu" ] || [ "${DEVICE:-}" = cuda ]; then
+    echo "setup: ${gpu:-DEVICE=cuda}: PyTorch with CUDA, into $venv (several GB)"
 elif [ "$(uname -s)" = Linux ]; then
     echo "setup: no NVIDIA GPU found: PyTorch for the CPU, into $venv"
     # a wheel of the CPU build on this disk, else from PyTorch's own index, which uv knows by name

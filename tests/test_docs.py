@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ROOT, command
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LAUNCHERS = ("accelerate", "torchrun")
 OF_LAUNCHERS = {  # flags that accelerate and torchrun read themselves
     "--config_file", "--machine_rank", "--main_process_ip", "--num_processes", "--nproc-per-node",
@@ -26,6 +26,7 @@ def commands() -> list[str]:
         blocks = [line.strip() for line in text.splitlines() if line.startswith("    ")]
         spans = re.findall(r"`([^`\n]+)`", text)
         found += [part for part in (*blocks, *spans) if STARTS.match(part)]
+    found = [command for command in found if "convert_hf_to_gguf" not in command]  # llama.cpp's
     found.remove("accelerate launch --cpu --num_processes 2")  # a footgun, and no advice
     return sorted({re.sub(r"\s+#.*", "", command).strip() for command in found})
 

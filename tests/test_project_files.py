@@ -1,0 +1,106 @@
+"""The files beside the code that other programs read: Docker, editors, GitHub, git, Colab."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+
+from data_prep.prompt import Example, PromptEncoder
+from data_prep.recipe import load_recipe
+from tests.conftest import ROOT
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
+
+
+def test_the_workflow_and_the_hooks_run_what_make_and_ci_run() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    assert workflow["jobs"]["test-all"]["steps"][-1] == {"run": "bash .ci/run"}
+    assert (ROOT / ".ci/run").is_file()
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))["repos"][0]
+    lint = re.findall(r"\$\(PY\) (-m (?:ruff|mypy).*)", (ROOT / "Makefile").read_text("utf-8"))
+    assert [hook["entry"] for hook in hooks["hooks"]] == [
+        f"python {line.removesuffix(' .')}" for line in lint
+    ]
+
+
+def test_the_image_is_built_for_a_user_who_is_not_root_and_the_editor_takes_it() -> None:
+    user = re.findall(r"^USER (\w+)", DOCKERFILE, re.M)[-1]
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text("utf-8"))
+    assert user == container["remoteUser"] != "root"
+    assert (ROOT / ".devcontainer" / container["build"]["dockerfile"]).samefile(ROOT / "Dockerfile")
+    assert set(container["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.M))
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").split()
+    assert {".git/config", "data", "models", "outputs", "results/*"} <= set(ignored)
+
+
+@pytest.mark.parametrize(
+    ("device", "torch"), [("cuda", []), ("cpu", ["torch==2.13.0+cpu"]), ("", ["torch==2.13.0+cpu"])]
+)
+def test_the_set_up_takes_cuda_where_it_is_told_to(
+    device: str, torch: list[str], tmp_path: Path
+) -> None:
+    """On a machine without a card; an interpreter that prints what it is asked to install."""
+    (tmp_path / "bin").mkdir()
+    for name, line in {
+        "python": '[ "$2" != "import torch" ] && echo "$@" >> "$0.log"',
+        "nvidia-smi": "exit 9",
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DEVICE": device}
+    subprocess.run(["sh", "scripts/setup.sh", tmp_path], cwd=ROOT, env=env, check=True)
+    lines = (tmp_path / "bin/python.log").read_text().splitlines()
+    asked = [line.split()[-1] for line in lines if line.startswith("-m pip")]
+    assert asked == [*torch, "."]
+
+
+def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
+    """What the Modelfile's template writes around a dialogue is what the chat template writes."""
+    page = (ROOT / "docs/gguf.md").read_text("utf-8")
+    modelfile = page.split("```\n")[1]
+    template = re.search(r'TEMPLATE """(.*?)"""', modelfile, re.S)
+    recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
+    block = recipe.summarization
+    example = Example.build("", "Ana: hi\nBo: yes", "", block.instruction)
+    encoder = PromptEncoder(recipe)
+    assert template
+    ours = template[1].replace("{{ .Prompt }}", example.dialogue)
+    assert encoder.tokenizer.encode(ours) == encoder.prompt_ids(example)
+    assert f'stop "{encoder.tokenizer.eos_token}"' in modelfile
+    assert f"num_predict {block.decoding.max_new_tokens}" in modelfile
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_a_cpu(
+    tiny_smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every cell, in the repository's place: a folder with the demo's recipe and a tiny model."""
+    shutil.copytree(tiny_smollm2, tmp_path / "models/smollm2-135m-instruct")
+    (tmp_path / "recipes").mkdir()
+    config = yaml.safe_load((ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8"))
+    config |= {"max_steps": 2, "bf16": False}
+    config["summarization"]["source"] = str(ROOT / "data_prep/sample")
+    (tmp_path / "recipes/smollm2_samsum.yml").write_text(yaml.safe_dump(config), "utf-8")
+    card = tmp_path / "bin/nvidia-smi"
+    card.parent.mkdir()
+    card.write_text("#!/bin/sh\nexit 9\n")
+    card.chmod(0o755)
+    path = [str(card.parent), str(Path(sys.executable).parent), os.environ["PATH"]]
+    monkeypatch.setenv("PATH", os.pathsep.join(path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    book = nbformat.read(ROOT / "docs/colab.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in book.cells)
+    NotebookClient(book, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = [output for cell in book.cells for output in cell.get("outputs", [])]
+    printed = "".join(output.get("text", "") for output in shown)
+    assert "\nreference: " in printed and "\ntuned: " in printed
+    page = next(output["data"]["text/html"] for output in shown if "data" in output)
+    assert page.startswith('<iframe srcdoc="&lt;!doctype html') and "ROUGE-L" in page
