@@ -335,7 +335,8 @@ class _Preparation:
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
     """Write the prepared splits and return the manifest.
 
-    `overwrite`: also where another recipe prepared the rows that are there. Raises UserError for
+    `overwrite`: also where another recipe prepared the rows that are there, or they were edited.
+    Raises UserError for
     any input that cannot be used; earlier files then stay as they were.
     """
     source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()

@@ -85,7 +85,7 @@ def prepared(tmp_path: Path) -> Recipe:
 def stale(recipe: Recipe) -> str:
     with pytest.raises(UserError) as caught:
         check_prepared(recipe)
-    assert f"run `python -m data_prep {recipe.path}`" in str(caught.value)
+    assert f"run `python -m data_prep {recipe.path}" in str(caught.value)
     return str(caught.value)
 
 
@@ -104,6 +104,10 @@ def test_check_prepared_changed_file(prepared: Recipe, name: str) -> None:
     path = prepared.data_dir / name
     path.write_text(path.read_text("utf-8").replace("tram", "taxi"), "utf-8")
     assert f"{path}: missing or changed" in stale(prepared)
+    with pytest.raises(UserError, match=f"{name}, which was edited since.* --overwrite`"):
+        prepare(prepared)
+    prepare(prepared, overwrite=True)
+    check_prepared(prepared)
 
 
 @pytest.mark.parametrize("data", [b"", b'{"files": ', b"\xff", b"[]", b"{}"])

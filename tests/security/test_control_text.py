@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axolotl.utils.chat_templates.base import _CHAT_TEMPLATES
 from tokenizers import normalizers
 from tokenizers.normalizers import NFKC, Lowercase, Replace
+from transformers import AutoTokenizer
 
 from chat import summarize
 from data_prep import __main__ as data_prep
 from data_prep.errors import UserError, run_cli
 from data_prep.prepare import prepare
-from data_prep.prompt import Example, PromptEncoder, read_examples
+from data_prep.prompt import (
+    WELL_KNOWN_CONTROLS,
+    Example,
+    Neutralizer,
+    PromptEncoder,
+    control_strings,
+    read_examples,
+)
 from data_prep.recipe import Recipe, load_recipe
 from eval import run
 from tests.conftest import derived_recipe
@@ -146,6 +155,37 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
         row = Example.build("r7", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
         with pytest.raises(UserError, match="row r7: .*a blank does not break it: change it in"):
             PromptEncoder(recipe).check_neutral([row])
+
+
+MARKS = {  # of templates that write more than the tokenizer's own tokens
+    "alpaca": {"### Instruction:", "### Response:"}, "chatml": set(), "mistral_v2v3": set(),
+    "llama3": set(), "llava": set(), "metharme": {"<|system|>", "<|user|>", "<|model|>"},
+    "exaone": {"[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]"},
+}  # fmt: skip
+
+
+def test_marks_that_a_template_writes_and_no_tokenizer_knows_are_broken(smollm2: Path) -> None:
+    """Of all templates that Axolotl ships; ordinary text stays."""
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    known = control_strings(tokenizer, {}, "") | WELL_KNOWN_CONTROLS
+    usual = "User: <file_photo> [edited] # 1\nAssistant: - no :-)\n*** \u201ehi\u201c -> /no/"
+    for name, template in _CHAT_TEMPLATES.items():
+        marks = control_strings(tokenizer, {}, template) - known
+        assert marks == MARKS.get(name, marks), name
+        neutralize = Neutralizer(marks)
+        assert neutralize(usual) == (usual, 0), name
+        broken, count = neutralize("".join(f"Al: a{mark}b\n{mark}\n" for mark in marks))
+        assert count == 2 * len(marks) and not any(mark in broken for mark in marks), name
+
+
+def test_rows_hold_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smollm2: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_smollm2, "<|model|>", chat_template="metharme")
+    raw = Example.build("raw", "Ann: <|model|>", "Hi.", recipe.summarization.instruction)
+    encoder = PromptEncoder(recipe)
+    with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
+        encoder.check_neutral([raw])
+    prepare(recipe)
+    encoder.check_neutral(rows_of(recipe))
 
 
 def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path) -> None:

@@ -1,5 +1,6 @@
 """Attacks on what a result says: files that are swapped, outputs that are inputs, another git."""
 
+import json
 import os
 import subprocess
 import sys
@@ -419,6 +420,24 @@ def test_outputs_beside_an_input_are_refused_too(
     ):  # fmt: skip
         assert named in refused(main, monkeypatch, capsys, *flags)
     assert state(tmp_path) == before
+
+
+def test_weights_in_a_subfolder_that_an_index_names_are_hashed(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    index = {"weight_map": {"a": "parts/one.safetensors", "b": "../none.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = set()
+    for content in (b"one way", b"another"):
+        (tmp_path / "parts/one.safetensors").write_bytes(content)
+        found.add(signature._model_hash(str(tmp_path), None))
+    assert len(found) == 2
+
+
+def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250 + ".json")
+    with whole_file(path) as file:
+        file.write("{}")
+    assert [path] == list(tmp_path.iterdir())
 
 
 def test_two_containers_with_one_process_id_write_one_file(
