@@ -132,13 +132,6 @@ class Comparison:
         found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
         return [*found, *filter(None, [self.against_baseline])]
 
-    def p_of_first(self, name: str) -> tuple[str, float | None]:
-        """The run of the highest ROUGE-L, and the p-value of this run's difference from it."""
-        of = self.scores.systems
-        first = max((run.name for run in self.runs), key=lambda name: of[name].scores[PRIMARY].f1)
-        pair = {name, first} if of[name].kind == "model" else set()
-        return first, next((p for names, p in self.p[PRIMARY].items() if set(names) == pair), None)
-
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
         pair = (one, other) if (one, other) in self.p[metric] else (other, one)
@@ -364,11 +357,15 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
             if path.is_file():
                 link = quote(os.path.relpath(path, folder).replace(os.sep, "/"))
                 files[f"{run.name}/{path.name}"] = link
+    names, systems = compared.scores.models, compared.scores.systems
+    best = max(names, key=lambda name: systems[name].scores[PRIMARY].f1)
     texts = {"Markdown": as_markdown, "CSV": as_csv, "LaTeX": as_latex}
     return page(
         "compare.html.j2",
         compared.analysis,
-        last=compared.scores.models[-1],
+        last=names[-1],
+        best=best,
+        p_of_best={n: compared.p_of(PRIMARY, n, best) for n in names if n != best},
         compared=compared,
         facts=FACTS,
         copies={name: text(compared) for name, text in texts.items()},

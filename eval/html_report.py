@@ -23,8 +23,14 @@ from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.diagnosis import MISTAKES, speakers, unknown_places
 from eval.metrics import SIMILARITY
-from eval.report import ABOUT_SIMILARITY, HEADERS, adapter_sentence, conclusion, copied
-from eval.report import metrics_in_order as in_order
+from eval.report import (
+    ABOUT_SIMILARITY,
+    HEADERS,
+    adapter_sentence,
+    conclusion,
+    copied,
+    metrics_in_order,
+)
 from eval.scores import PRIMARY, Scores
 from eval.stats import number, outcome, p_value, signed
 
@@ -94,7 +100,7 @@ def page(template: str, result: Analysis, last: str, **values: Any) -> str:
         outputs={name: result.systems[name] for name in scores.models},
         percents={name: (100 * result.values[name]).tolist() for name in scores.models},
         metrics={metric: HEADERS[metric] for metric in scores.metrics},
-        ordered={metric: HEADERS[metric] for metric in in_order(scores)},
+        ordered={metric: HEADERS[metric] for metric in metrics_in_order(scores)},
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
         mistakes=MISTAKES,
         similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",

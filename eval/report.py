@@ -71,26 +71,29 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
 
 def copied(scores: Scores) -> dict[str, str]:
     """The page's table of scores as Markdown, CSV (each number in a column) and LaTeX."""
-    metrics = metrics_in_order(scores)
     ahead = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
-    titles = [f"{scores.main} ahead by", "p"] if ahead else []
-    headers = [HEADERS[metric] for metric in metrics]
-    rows = [["system", *headers[:1], *titles, *headers[1:], "words"]]
-    ends = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
-    numbers = [["system", *ends[:3], *(["ahead_by", "p"] if ahead else []), *ends[3:], "words"]]
+    rows, numbers = [], []
     for name, system in scores.systems.items():
-        of = [system.scores[metric] for metric in metrics]
-        cells = [f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]" for score in of]
-        plain = [str(x) for score in of for x in (score.f1, score.low, score.high)]
-        pair = ahead.get(name)
-        test = pair and pair.metrics[PRIMARY]
-        gain = [f"{test.difference:+.2f}", f"{test.p:.3f}"] if test else ["", ""]
-        exact = [str(test.difference), str(test.p)] if test else ["", ""]
-        words = _number(system.style.words, ".1f")
-        rows.append([name, cells[0], *(gain if ahead else []), *cells[1:], words])
-        numbers.append([name, *plain[:3], *(exact if ahead else []), *plain[3:], words.strip("-")])
-    escaped = [rows[0], *([cell(text) if text else "" for text in row] for row in rows[1:])]
-    return {"Markdown": markdown(escaped) + "\n", "CSV": csv_lines(numbers), "LaTeX": latex(rows)}
+        cells = {"system": name}
+        exact: dict[str, str | float | None] = {"system": name}
+        for metric in metrics_in_order(scores):
+            score = system.scores[metric]
+            cells[HEADERS[metric]] = f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
+            exact |= {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
+            if metric == PRIMARY and ahead:
+                test = ahead[name].metrics[PRIMARY] if name in ahead else None
+                cells[f"{scores.main} ahead by"] = f"{test.difference:+.2f}" if test else ""
+                cells["p"] = f"{test.p:.3f}" if test else ""
+                exact |= {"ahead_by": test and test.difference, "p": test and test.p}
+        rows.append(cells | {"words": _number(system.style.words, ".1f")})
+        numbers.append([*exact.values(), system.style.words])
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    escaped = [[cell(text) if text else "" for text in row] for row in table]
+    return {
+        "Markdown": markdown(escaped) + "\n",
+        "CSV": csv_lines([[*exact, "words"], *numbers]),
+        "LaTeX": latex(table),
+    }
 
 
 def metrics_in_order(scores: Scores) -> list[str]:
@@ -98,7 +101,7 @@ def metrics_in_order(scores: Scores) -> list[str]:
     return sorted(scores.metrics, key=lambda metric: metric != PRIMARY)
 
 
-def csv_lines(rows: Sequence[Sequence[str | float]]) -> str:
+def csv_lines(rows: Sequence[Sequence[str | float | None]]) -> str:
     """The rows as CSV."""
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from markupsafe import escape
+from safetensors.torch import load_file
 
 from data_prep.errors import UserError
 from data_prep.settings import Rouge
@@ -124,7 +125,11 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     minutes, memory = header.index("minutes"), header.index("memory (GB)")
     assert (first[minutes], other[minutes], of_base[minutes]) == ("1.39", "3.00", "-")
     assert other[memory] == "1.25"
-    recorded = Scores.read(two_results[0] / "scores.json").systems["tuned"].scores
+    record = Scores.read(two_results[0] / "scores.json")
+    weights = load_file(f"outputs/{NAME}/adapter_model.safetensors").values()
+    assert record.training and record.training.steps == 40
+    assert record.training.parameters == sum(tensor.numel() for tensor in weights) > 0
+    recorded = record.systems["tuned"].scores
     assert compared.scores.systems[NAME].scores == recorded
     rows = list(csv.DictReader(as_csv(compared).splitlines()))
     assert float(rows[0]["rougeL"]) == recorded["rougeL"].f1 and rows[1]["learning_rate"] == "0.5"
