@@ -35,9 +35,9 @@ endif
 endif
 
 run: $(VENV)/.ready
-	$(VENV)/bin/samsum-lora prepare $(RECIPE)
+	$(PY) -m data_prep $(RECIPE)
 	$(VENV)/bin/samsum-lora train $(RECIPE)
-	$(VENV)/bin/samsum-lora eval $(RECIPE)
+	$(PY) -m eval.run $(RECIPE)
 
 demo:
 	@$(MAKE) --no-print-directory run RECIPE=recipes/smollm2_samsum.yml

@@ -156,7 +156,7 @@ def test_make_run_is_the_set_up_and_three_commands(goal: str, recipe: str, tmp_p
     lines = [line for line in lines if not line.startswith("make")]
     assert [line for line in lines if recipe in line] == [
         f"{tmp_path}/bin/python -m data_prep {recipe}",
-        f"{tmp_path}/bin/accelerate launch -m axolotl.cli.train {recipe}",
+        f"{tmp_path}/bin/samsum-lora train {recipe}",
         f"{tmp_path}/bin/python -m eval.run {recipe}",
     ]
     assert f"sh scripts/setup.sh {tmp_path}" in lines
