@@ -12,7 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE)
     parser.add_argument(
-        "--overwrite", action="store_true", help="also rows that another recipe prepared"
+        "--overwrite",
+        action="store_true",
+        help="also rows that were edited, or that another recipe prepared",
     )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
