@@ -4,9 +4,8 @@ PY := $(VENV)/bin/python
 SMALL := models/smollm2-135m-instruct
 
 export AXOLOTL_DO_NOT_TRACK := 1
+export SAMSUM_LORA_VERBOSE ?= $(VERBOSE)
 # axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
-# `make demo VERBOSE=1` shows all that the libraries say
-export SAMSUM_LORA_VERBOSE := $(VERBOSE)
 export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
 .PHONY: help setup run demo test test-all test-longest lint clean

@@ -18,7 +18,9 @@ def main() -> None:
     )
     parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace rows that another recipe prepared too"
+        "--overwrite",
+        action="store_true",
+        help="replace rows that were edited or that another recipe prepared too",
     )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)

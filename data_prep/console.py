@@ -100,11 +100,11 @@ class Bar:
         """How much is done, for how long, and about how much longer."""
         took = monotonic() - self.began
         parts = [_clock(took), self.note]
-        if self.total and self.done > self.first:
+        if self.total and self.first < self.done < self.total:
             left = took / (self.done - self.first) * (self.total - self.done)
             parts.insert(1, f"{_clock(left)} left")
         if self.unit:
-            of = f" of {self.total:,}" if self.total else ""
+            of = f"/{self.total:,}" if self.total and self.done < self.total else ""
             parts.insert(0, f"{self.done:,}{of} {self.unit}")
         return ", ".join(filter(None, parts))
 
@@ -117,11 +117,6 @@ def track(rows: Iterable[Row], what: str, unit: str) -> Iterator[Row]:
             bar.step()
 
 
-def seconds(took: float) -> str:
-    """A time that a command took, in words."""
-    return f"{took:.1f} s" if took < 60 else f"{took / 60:.1f} min"
-
-
 class _State(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(task.fields["bar"].state(), no_wrap=True, overflow="ellipsis")
@@ -130,7 +125,7 @@ class _State(ProgressColumn):
 @cache
 def _progress() -> Progress:
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(16), _State(), console=out, transient=True,
+        TextColumn("{task.description}"), BarColumn(10), _State(), console=out, transient=True,
         refresh_per_second=4, redirect_stdout=not _silenced, redirect_stderr=not _silenced,
     )  # fmt: skip
     atexit.register(bars.stop)  # gives the cursor back

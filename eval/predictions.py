@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from data_prep.console import Bar, say, seconds
+from data_prep.console import Bar, say
 from data_prep.errors import UserError, check_file, whole_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
@@ -87,8 +87,7 @@ def generate_file(
         processes.wait_for_everyone()
         if processes.is_main_process:
             _merge(path, key, examples)
-            took = seconds(monotonic() - bar.began)
-            say(", ".join([f"{name}: {bar.done:,} dialogues in {took}", *filter(None, [bar.note])]))
+            say(f"{name}: {bar.state()}")
     processes.wait_for_everyone()
 
 

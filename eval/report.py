@@ -25,21 +25,15 @@ ABOUT_SIMILARITY = (
     "dialogues. It shows whether both have the same subject, not whether the summary is true."
 )
 SIDE_BY_SIDE = 10
+SHORT = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
 
 
-def table(scores: Scores, intervals: Sequence[str] | None = None) -> str:
-    """Markdown table: each metric with its interval, a row a system, and the models' gain.
-
-    `intervals`: the metrics that get one; all of them unless given.
-    """
-    wanted = scores.metrics if intervals is None else intervals
+def table(scores: Scores) -> str:
+    """Markdown table: each metric with its interval, a row a system, and the models' gain."""
     rows = [
         [
             name,
-            *(
-                f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" if metric in wanted else f"{of.f1:.2f}"
-                for metric, of in system.scores.items()
-            ),
+            *(f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" for of in system.scores.values()),
             _number(system.style.words, ".1f"),
             _number(system.stopped, ".0%"),
         ]
@@ -125,17 +119,18 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(scores: Scores) -> None:
-    """Print the verdict, notes, and tables of the systems and the paired tests, in 80 columns."""
+    """Print notes, the verdict, and tables of the systems and the paired tests, in 80 columns."""
     for note in scores.notes:
         say(f"note: {note}")
     if sentence := conclusion(scores):
         say(f"\n{sentence}", "bold")
-    shorter = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
-    for text in (table(scores, [PRIMARY]), *_comparisons(scores)):
-        for title, short in shorter.items():
+    for text in (table(scores), *_comparisons(scores)):
+        for title, short in SHORT.items():
             text = text.replace(f" {title} ", f" {short} ", 1)
-        rows = [line[2:-2].split(" | ") for line in text.splitlines() if "|---" not in line]
-        say(f"\n{aligned(rows)}")
+        titles, *rows = (line[2:-2].split(" | ") for line in text.splitlines() if "|--" not in line)
+        rows = [[cell if title == HEADERS[PRIMARY] else cell.partition(" [")[0]
+                 for title, cell in zip(titles, row, strict=True)] for row in rows]  # fmt: skip
+        say(f"\n{aligned([titles, *rows])}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -53,21 +53,23 @@ _add("preflight", "training.preflight", "Check a recipe before GPU time is spent
 def train(context: typer.Context) -> None:
     """Train a recipe with Axolotl, started by accelerate; other arguments go to Axolotl."""
     from accelerate.commands.accelerate_cli import main as accelerate
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     if not os.environ.get(VERBOSE):
         logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)  # its defaults
-        os.environ.update(QUIET)
+        os.environ.update({**QUIET, **os.environ})
     sys.argv = ["accelerate", "launch", "-m", "axolotl.cli.train", *context.args]
     try:
         accelerate()
-    except subprocess.CalledProcessError as ended:  # it has said why, unless it was killed
-        if ended.returncode < 0:
-            name = signal.Signals(-ended.returncode).name
+    except (subprocess.CalledProcessError, ChildFailedError) as ended:
+        several = isinstance(ended, ChildFailedError)
+        code = ended.get_first_failure()[1].exitcode if several else ended.returncode
+        if code < 0:  # else it has said why
             raise UserError(
-                f"training was ended by {name}, which is most often memory that ran out; free "
-                "some, and run the same command again, which resumes"
+                f"training was ended by {signal.Signals(-code).name}, most often because memory "
+                "ran out; free some, and run the same command again, which resumes"
             ) from ended
-        raise typer.Exit(ended.returncode) from ended
+        raise typer.Exit(code) from ended
 
 
 _add("eval", "eval.run", "Score base and tuned model, and write a report.")

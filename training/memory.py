@@ -5,13 +5,12 @@ it depends on kernels and attention, so that it is measured in the first steps o
 """
 
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
 
-from data_prep.console import Bar, say, seconds
+from data_prep.console import Bar, say
 from data_prep.hub import empty_model
 from data_prep.machine import usage
 from data_prep.recipe import Recipe
@@ -145,13 +144,10 @@ def what_to_change(config: dict[str, Any]) -> str:
 
 
 class Progress(TrainerCallback):
-    """Shows how far the training is; once, after the first steps, its speed, end and memory."""
-
-    AFTER = 10  # steps; the first of them, which compiles kernels, is not timed
+    """Shows how far a training is, how long the rest takes, its losses and its peak memory."""
 
     def __init__(self, bar: Bar | None = None) -> None:
-        """The clock starts with the first step. `bar`: the one that is shown until then."""
-        self.steps, self.begin, self.seconds = 0, 0.0, 0.0
+        """`bar`: the one that is shown until the first step."""
         self.bar, self.validation = bar, None
         self.losses: dict[str, str] = {}
 
@@ -162,20 +158,21 @@ class Progress(TrainerCallback):
         steps, first = state.max_steps, state.is_world_process_zero
         self.bar = Bar("training", steps, "steps", state.global_step, first).__enter__()
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
-    ) -> None:
-        """The trainer calls it with the losses."""
-        names = {"loss": "loss", "eval_loss": "validation loss"}
-        for key in names.keys() & logs.keys():
-            self.losses[key] = f"{names[key]} {float(logs[key]):.3f}"
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it after each optimiser step."""
+        if self.bar:
+            self.bar.step(note=self._measured())
 
-    def on_prediction_step(
-        self, args: Any, state: Any, control: Any, eval_dataloader: Any, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it with the losses."""
+        for key, words in (("loss", "loss"), ("eval_loss", "validation")):
+            if key in kwargs["logs"]:
+                self.losses[key] = f"{words} {float(kwargs['logs'][key]):.3f}"
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer calls it after each batch of an evaluation."""
         if not self.validation:
-            batches, first = len(eval_dataloader), state.is_world_process_zero
+            batches, first = len(kwargs["eval_dataloader"]), state.is_world_process_zero
             self.validation = Bar("validating", batches, "batches", shown=first).__enter__()
         self.validation.step()
 
@@ -188,27 +185,9 @@ class Progress(TrainerCallback):
         """The trainer calls it after the last step; the adapter is saved after it."""
         if self.bar:
             self.bar.__exit__()
-            took = seconds(time.monotonic() - self.bar.began)
-            losses = ", ".join(self.losses.values())
+            self.bar.step(0, self._measured())
             if state.is_world_process_zero:
-                say(f"trained {state.global_step} steps in {took}, {losses}: {args.output_dir}")
+                say(f"trained {self.bar.state()}: {args.output_dir}")
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it before each optimiser step; evaluation is outside of steps."""
-        self.begin = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it after each optimiser step."""
-        self.steps += 1
-        if self.bar:
-            self.bar.step(note=self.losses.get("loss", ""))
-        if self.steps > 1:
-            self.seconds += time.perf_counter() - self.begin
-        if self.steps == self.AFTER and state.is_world_process_zero:
-            each = self.seconds / (self.steps - 1)
-            end = time.localtime(time.time() + each * (state.max_steps - state.global_step))
-            say(
-                f"{state.global_step} of {state.max_steps} steps, {each:.1f} s a step, ends about "
-                f"{time.strftime('%H:%M', end)} (evaluations aside), peak "
-                f"{usage().peak_memory_gb:.1f} GB"
-            )
+    def _measured(self) -> str:
+        return ", ".join([*self.losses.values(), f"peak {usage().peak_memory_gb:.1f} GB"])

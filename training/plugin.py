@@ -203,10 +203,11 @@ class SummarizationPlugin(BasePlugin):
     def _checkpoint(self, folder: Path, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""
         if (steps := finished(folder)) is not None:
-            say(
-                f"{folder}: already trained by this recipe on these data, {steps} steps; to train "
-                f"again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
-            )
+            if is_first_process():
+                say(
+                    f"{folder}: already trained by this recipe on these data, {steps} steps; to "
+                    f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
+                )
             raise SystemExit(0)
         chosen = newest_whole(folder, processes)
         if is_first_process():

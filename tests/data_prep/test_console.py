@@ -70,7 +70,7 @@ def test_a_pipe_gets_plain_lines_and_no_bar() -> None:
 def test_a_terminal_gets_a_bar_that_goes_and_lines_that_fit() -> None:
     said = on_a_terminal()
     assert "\x1b[1;31mHeading" in said
-    assert re.search(r"2 of 4 rows, 0:00:0\d, 0:00:0\d left, loss 1\.5", said)
+    assert re.search(r"2/4 rows, 0:00:0\d, 0:00:0\d left, loss 1\.5", said)
     assert f"above{' the bar' * 9}\n       {' the bar' * 3}\n" in said
     assert "note: Loading: 50% 1/2 [00:00<00:01]\n" in said
     assert said.count("hidden") == 1 and "of a worker" not in said  # the last line is shown
@@ -93,7 +93,7 @@ def test_a_log_gets_a_line_now_and_then_ever_more_seldom(
             bar.step(10, "loss 1.5")
             other.step()
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "training: 640 of 3,600 steps, 0:00:40, 0:49:20 left, loss 1.5"
+    assert lines[0] == "training: 640/3,600 steps, 0:00:40, 0:49:20 left, loss 1.5"
     assert 10 < len(lines) < 35 and not any("other" in line for line in lines)
 
 

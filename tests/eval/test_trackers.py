@@ -248,7 +248,7 @@ def test_trackers_turned_on_after_the_training_get_what_is_written(
     of_wandb = wandb_run()[0]["summary"]
     assert found == pytest.approx({name: of_wandb[name] for name in found}, rel=1e-6)
     said = capsys.readouterr()
-    last = said.out.splitlines()[-3:]  # and which page to open
+    last = said.out.splitlines()[-4:]  # then a blank one, and which page to open
     assert last[0] == f"tensorboard: {OUTPUT}/runs/tiny_run-eval-test"
     assert "`wandb sync wandb/offline-run-" in last[1] and "note: " not in said.err
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from data_prep import console
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, command, derived_recipe, launch
 from training.memory import NF4, Progress, count_weights, least_memory, what_to_change
-from training.plugin import explain
+from training.plugin import end_in_one_line, explain
 
 CUDA = "CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of 39.39 GiB"
 
@@ -74,18 +75,19 @@ def test_a_card_that_is_too_small_is_refused_by_preflight(
     assert "1. `micro_batch_size: 2`" in done.stderr
 
 
-def test_what_was_measured_is_said_once_after_the_first_steps(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    progress, state, control = Progress(), TrainerState(max_steps=460), TrainerControl()
-    for step in range(1, 31):
-        progress.on_step_begin(None, state, control)
-        state.global_step = step
-        progress.on_step_end(None, state, control)
+def test_what_was_measured_is_said_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    progress, control = Progress(), TrainerControl()
+    args = TrainingArguments("out", use_cpu=True)
+    state = TrainerState(max_steps=4, global_step=2, is_world_process_zero=True)
+    progress.on_train_begin(args, state, control)
+    for loss in ("1.81449", 1.5):
+        progress.on_log(args, state, control, logs={"loss": loss})
+        progress.on_step_end(args, state, control)
+    progress.on_log(args, state, control, logs={"eval_loss": 1.309, "train_loss": 9})
+    progress.on_train_end(args, state, control)
     (line,) = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(
-        r"10 of 460 steps, 0\.0 s a step, ends about \d\d:\d\d .*, peak \d+\.\d GB", line
-    )
+    measured = r"0:00:0\d, loss 1\.500, validation 1\.309, peak \d+\.\d GB"
+    assert re.fullmatch(rf"trained 4 steps, {measured}: out", line)
 
 
 def test_out_of_memory_names_three_keys_in_order(recipe: Recipe) -> None:
@@ -108,6 +110,17 @@ def test_what_a_recipe_saves_already_is_not_named() -> None:
 def test_other_errors_keep_their_traceback(recipe: Recipe) -> None:
     for error in (RuntimeError("shape mismatch"), OSError(28, "No space left"), KeyError("x")):
         assert explain(recipe, error) is None
+
+
+def test_a_bug_shows_what_was_muted_and_its_traceback(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(console, "unmute", shown.append)
+    monkeypatch.setattr(sys, "excepthook", lambda *of: shown.extend(of))
+    end_in_one_line(recipe)
+    sys.excepthook(KeyError, error := KeyError("x"), None)
+    assert shown == [30, KeyError, error, None]
 
 
 STARVING = """
