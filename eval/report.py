@@ -78,7 +78,8 @@ def copied(scores: Scores) -> dict[str, str]:
                 test = ahead[name].metrics[PRIMARY] if name in ahead else None
                 cells[f"{scores.main} ahead by"] = f"{test.difference:+.2f}" if test else ""
                 cells["p"] = f"{test.p:.3f}" if test else ""
-                exact |= {"ahead_by": test and test.difference, "p": test and test.p}
+                exact["ahead_by"] = test.difference if test else None
+                exact["p"] = test.p if test else None
         rows.append(cells | {"words": _number(system.style.words, ".1f")})
         numbers.append([*exact.values(), system.style.words])
     table = [list(rows[0]), *(list(row.values()) for row in rows)]

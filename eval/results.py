@@ -152,7 +152,8 @@ def _training(folder: Path) -> Training:
     for entry in _history(folder / "trainer_state.json"):
         if "train_runtime" in entry:
             took.minutes = round(entry["train_runtime"] / 60, 2)
-        took.tokens = entry.get("tokens/total", took.tokens)
+        if "tokens/total" in entry:
+            took.tokens = int(entry["tokens/total"])
     return took
 
 
@@ -188,16 +189,20 @@ def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
     curves: dict[str, list[list[float]]] = {}
     for entry in history:
         for name in sorted(entry) if "step" in entry else ():
-            number = isinstance(entry[name], (int, float)) and math.isfinite(entry[name])
-            if number and (name in CURVES or name.startswith("eval_rouge")):
+            if name in CURVES or name.startswith("eval_rouge"):
                 curves.setdefault(name, []).append([entry["step"], entry[name]])
     return curves
 
 
 def _history(path: Path) -> list[dict[str, float]]:
+    """What the trainer logged: its numbers, without NaN and infinity, which no chart can show."""
     try:
         history = json.loads(path.read_text("utf-8"))["log_history"]
-        return [entry for entry in history if isinstance(entry, dict)]
+        return [
+            {k: v for k, v in entry.items() if isinstance(v, (int, float)) and abs(v) < 1e18}
+            for entry in history
+            if isinstance(entry, dict)
+        ]
     except (OSError, ValueError, LookupError, TypeError):
         return []
 

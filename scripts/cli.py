@@ -13,6 +13,7 @@ import sys
 
 import typer
 
+from data_prep.console import Bar
 from data_prep.errors import VERBOSE, UserError, run_cli
 
 app = typer.Typer(
@@ -65,6 +66,8 @@ def train(context: typer.Context) -> None:
         several = isinstance(ended, ChildFailedError)
         code = ended.get_first_failure()[1].exitcode if several else ended.returncode
         if code < 0:  # else it has said why
+            with Bar("ending"):  # gives a terminal its cursor back
+                pass
             raise UserError(
                 f"training was ended by {signal.Signals(-code).name}, most often because memory "
                 "ran out; free some, and run the same command again, which resumes"

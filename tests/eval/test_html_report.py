@@ -4,7 +4,9 @@ import base64
 import copy
 import csv
 import hashlib
+import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +18,7 @@ from eval.baselines import Corpus, System, with_baselines
 from eval.charts import draw
 from eval.html_report import chat, html_report, marked, picks
 from eval.report import conclusion, copied
+from eval.results import training_curves
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
 
 
@@ -163,6 +166,12 @@ def test_a_loss_is_smoothed_with_its_points_behind() -> None:
     assert np.ptp(smooth[2:-2]) < 0.1 * np.ptp(raw)
     short = draw(report_data(), {"loss": noisy[:5]})["loss"]
     assert "faint" not in short
+
+
+def test_of_what_training_logged_only_finite_numbers_count(tmp_path: Path) -> None:
+    log = [{"step": 1, "loss": float("nan"), "learning_rate": "x"}, {"step": 2, "loss": 1.5}, 7]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}), "utf-8")
+    assert training_curves(tmp_path) == {"loss": [[2, 1.5]]}
 
 
 def test_the_three_dialogues_are_the_extremes_and_one_near_the_medians(page: Page) -> None:
