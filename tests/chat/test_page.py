@@ -58,7 +58,7 @@ EXPORT = "".join(
 def path(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
     # Without the last setting the random base model says nothing but one token over and over.
     decoding = {"max_new_tokens": 24, "no_repeat_ngram_size": 1}
-    path = tiny_recipe(tmp_path_factory.mktemp("page"), tiny_smollm2, 200, **decoding)
+    path = tiny_recipe(tmp_path_factory.mktemp("page"), tiny_smollm2, 480, **decoding)
     prepare(load_recipe(path))
     return path
 
@@ -123,13 +123,13 @@ def test_a_chat_is_cleaned_and_never_becomes_control(pair: Pair) -> None:
     (" \n\t\r\n ", "There is no chat yet"),
     ("A: hi \ud83d", "half of a surrogate pair"),
     ("x" * (MOST_CHARACTERS + 1), "more than 200,000 characters"),
-    ("A:" + " hi" * 200, "tokens, and the recipe's sequence_len of 200 allows 199"),
+    ("A:" + " the" * 480, "tokens, and the recipe's sequence_len of 480 allows 479"),
 ])  # fmt: skip
 def test_a_chat_that_is_refused(pair: Pair, chat: str, error: str) -> None:
     with pytest.raises(UserError, match=error):
         pair.encode(chat)
-    longest = "A:" + " hi" * (199 - pair.encode("A:").tokens)
-    assert pair.encode(longest).tokens == pair.limit == 199
+    longest = "A:" + " the" * (479 - pair.encode("A:").tokens)
+    assert pair.encode(longest).tokens == pair.limit == 479
 
 
 def client_of(pair: Pair, rows: list[Example]) -> TestClient:
@@ -353,7 +353,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     assert (boxes[0]["y"] == boxes[1]["y"]) is wide and (boxes[0]["x"] < boxes[1]["x"]) is wide
     assert not reference.is_visible()
     note = page.get_by_role("status").inner_text()
-    assert re.match(r"The prompt has \d\d tokens, of 199 at most\. Control strings .*: 1\.", note)
+    assert re.match(r"The prompt has \d\d tokens, of 479 at most\. Control strings .*: 1\.", note)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if wide else "rgb(20, 23, 27)")  # the dark one is narrow
@@ -380,7 +380,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     page.wait_for_selector("[role=alert]:text('a.pdf: unknown ending')")
 
     # a chat that cannot be summarised is refused, without the summaries of the one before
-    summarise(page, "Anna: hi\n" * 100, "[role=alert]:text('sequence_len of 200 allows 199')")
+    summarise(page, "Anna: hi\n" * 300, "[role=alert]:text('sequence_len of 480 allows 479')")
     assert [text.inner_text() for text in page.locator(".text, .facts").all()] == [""] * 4
 
 

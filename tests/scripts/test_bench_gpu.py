@@ -128,7 +128,7 @@ def test_a_process_over_the_limit_is_gone_with_all_its_children(
 ) -> None:
     script = SPAWN.format(session=session, sleep=600)
     code = run_within(
-        [sys.executable, "-c", script], tmp_path, dict(os.environ), tmp_path / "log", 3
+        [sys.executable, "-c", script], tmp_path, dict(os.environ), tmp_path / "log", 6
     )
     assert code is None and (tmp_path / "log").read_text() == "started\n"
     assert not runs(int((tmp_path / "pid").read_text()))

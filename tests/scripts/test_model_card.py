@@ -119,7 +119,8 @@ def test_the_code_that_it_shows_runs(records: Records, tmp_path: Path, tiny_smol
     code = card_of(records).text.split("```python\n")[1].split("```")[0]
     for name in (str(records.adapter), "user/name"):
         code = code.replace("user/name", name)
-    done = command("python", "-c", code.replace("max_new_tokens=128", "max_new_tokens=4"))
+    code = code.replace("max_new_tokens=128", "max_new_tokens=4")
+    done = command("python", "-c", code, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
 
 
