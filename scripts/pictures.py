@@ -6,27 +6,24 @@ Needs the extra `dev` (playwright) and Chromium. Only of our own sample: a page 
 that its licence keeps out of this repository.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
 from data_prep.errors import UserError, run_cli
+from data_prep.options import Options
 
-WIDTH, HEIGHT = (
-    1100,
-    900,
-)  # the verdict, the scores and the tests: what the README shows at half size
+WIDTH, HEIGHT = 1100, 900  # the verdict, scores and an example: README shows it at half size
 MOST = 200_000  # bytes: README is read on telephones too
 
 
 def main() -> None:
     """Write the top of the run's page as it looks in a light browser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.pictures", description=__doc__.splitlines()[0]
+    parser = Options(
+        "scripts.pictures", __doc__.splitlines()[0], "results/smollm2_samsum --output docs"
     )
     parser.add_argument("run", type=Path, help="for instance results/smollm2_samsum")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="default: docs")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="a folder")
     args = parser.parse_args()
     page, scores = args.run / "report.html", args.run / "scores.json"
     if not (page.is_file() and scores.is_file()):
@@ -51,9 +48,7 @@ def photograph(page: Path, target: Path) -> None:
     with Image.open(target) as image:
         image.convert("RGB").quantize(128).save(target, optimize=True)
     if target.stat().st_size > MOST:
-        raise UserError(
-            f"{target}: {target.stat().st_size:,} bytes; use a smaller part of the page"
-        )
+        raise UserError(f"{target}: {target.stat().st_size:,} bytes; use a part of the page")
     print(f"{target}: {target.stat().st_size:,} bytes")
 
 

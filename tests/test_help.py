@@ -24,7 +24,8 @@ MODULES = [
     if re.search(r"= (argparse\.ArgumentParser|Options)\(", path.read_text("utf-8"))
 ]
 EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of a line of the epilog
-INTERNAL = {"scripts.bench_check", "scripts.bench_generate", "scripts.unpack_bundle"}
+INTERNAL = {"scripts.bench_check", "scripts.bench_generate", "scripts.pictures",
+            "scripts.unpack_bundle"}  # fmt: skip
 
 
 class Found(Exception):

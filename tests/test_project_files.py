@@ -12,11 +12,13 @@ import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
+from tokenizers import Tokenizer
 
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import load_recipe
 from tests.conftest import ROOT
 
+GGUF = (ROOT / "docs/gguf.md").read_text("utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
@@ -64,8 +66,7 @@ def test_the_set_up_takes_cuda_where_it_is_told_to(
 
 def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
     """What the Modelfile's template writes around a dialogue is what the chat template writes."""
-    page = (ROOT / "docs/gguf.md").read_text("utf-8")
-    modelfile = page.split("```\n")[1]
+    modelfile = GGUF.split("```\nFROM")[1].split("```")[0]
     template = re.search(r'TEMPLATE """(.*?)"""', modelfile, re.S)
     recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
     block = recipe.summarization
@@ -76,6 +77,22 @@ def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
     assert encoder.tokenizer.encode(ours) == encoder.prompt_ids(example)
     assert f'stop "{encoder.tokenizer.eos_token}"' in modelfile
     assert f"num_predict {block.decoding.max_new_tokens}" in modelfile
+
+
+def test_the_tokenizer_that_llama_cpp_can_read_gives_the_same_ids(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    copy = Path("outputs/smollm2_samsum/merged/tokenizer.json")
+    copy.parent.mkdir(parents=True)
+    shutil.copy(smollm2 / "tokenizer.json", copy)
+    exec(GGUF.split("```python\n")[1].split("```")[0])
+    one, other = Tokenizer.from_file(str(smollm2 / copy.name)), Tokenizer.from_file(str(copy))
+    assert json.loads(copy.read_text("utf-8"))["model"]["byte_fallback"] is False
+    for line in (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines():
+        text = json.loads(line)["dialogue"]
+        assert one.encode(text).ids == other.encode(text).ids
+        assert other.decode(other.encode(text).ids) == text
 
 
 @pytest.mark.slow
