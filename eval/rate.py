@@ -299,7 +299,7 @@ def _arguments() -> argparse.Namespace:
     read = commands.add_parser("read", help="read filled sheets, one a rater")
     add = read.add_argument
     add("sheets", nargs="+", metavar="[RATER=]SHEET", help="as they were filled in")
-    add("--key", type=Path, help="(default: the one beside the first sheet)")
+    add("--key", type=Path, help="of the sheets (default: the one beside the first)")
     add("--output", type=Path, help="a JSON file of the results (default: none)")
     parser.epilog = f"{sheet.format_usage()}{read.format_usage()}\n{parser.epilog}"
     return parser.parse_args()

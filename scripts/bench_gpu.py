@@ -345,7 +345,7 @@ def _cell(key: str, value: Any) -> str:
 def _arguments() -> argparse.Namespace:
     parser = Options(
         "scripts.bench_gpu", __doc__.splitlines()[0], "--output results/bench_gpu.json",
-        "--variants mistral,qwen3 --steps 6 --rows 200 --gpus 1 --memory-cap 24 --keep /scratch",
+        "--variants check,ours --steps 6 --rows 200 --gpus 1 --memory-cap 24 --keep /scratch",
         "--width 64 --set sequence_len=512 --plain-seconds 5 --variant-seconds 600 "
         "--limit-seconds 3600",
     )  # fmt: skip

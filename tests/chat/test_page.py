@@ -317,6 +317,7 @@ def server(path: Path) -> Iterator[str]:
 def page(browser: Any, server: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """The open page; whatever it did, it logged no error and asked no other host for anything."""
     with watched_page(browser, server, *request.param) as (page, requests):
+        page.set_default_timeout(120_000)  # beside other tests on the same cores
         page.wait_for_selector("#chat")
         yield page
         assert requests and [r for r in requests if not r.startswith((server, "data:"))] == []
