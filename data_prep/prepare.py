@@ -130,7 +130,7 @@ class _Preparation:
                 self._write_split(split, files[f"{split}.jsonl"])
             manifest = self._manifest()
             file = files["manifest.json"]
-            file.write(manifest.sealed().model_dump_json(indent=2)[:-2])
+            file.write(manifest.model_dump_json(indent=2)[:-2])
             for name, entries in (("overlong", self.overlong), ("dropped", self.dropped)):
                 entries.seek(0)
                 file.write(f',\n  "{name}": [')
@@ -303,7 +303,7 @@ class _Preparation:
             tokens=self._token_statistics(),
             files=self.hashes,
             versions={name: version(name) for name in packages},
-        )
+        ).sealed()
 
     def _notes(self) -> list[str]:
         """What was guessed about the source and its rows, the latter with their number."""
