@@ -96,6 +96,7 @@ def test_the_tokenizer_that_llama_cpp_can_read_gives_the_same_ids(
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_notebook_runs_on_a_cpu(
     tiny_smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
