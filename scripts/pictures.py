@@ -22,9 +22,7 @@ MOST = 200_000  # bytes: README is read on telephones too
 
 def main() -> None:
     """Write the top of the run's page as it looks in a light browser."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.pictures", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m scripts.pictures", description=__doc__)
     parser.add_argument("run", type=Path, help="for instance results/smollm2_samsum")
     parser.add_argument("--output", type=Path, default=Path("docs"), help="default: docs")
     args = parser.parse_args()
