@@ -121,4 +121,4 @@ def test_the_notebook_runs_on_a_cpu(
     printed = "".join(output.get("text", "") for output in shown)
     assert "\nreference: " in printed and "\ntuned: " in printed
     page = next(output["data"]["text/html"] for output in shown if "data" in output)
-    assert page.startswith('<iframe srcdoc="&lt;!doctype html') and "ROUGE-L" in page
+    assert page.startswith('<iframe srcdoc="&lt;!DOCTYPE html') and "ROUGE-L" in page
