@@ -96,6 +96,7 @@ def test_the_tokenizer_that_llama_cpp_can_read_gives_the_same_ids(
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_the_notebook_runs_on_a_cpu(
     tiny_smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,4 +121,4 @@ def test_the_notebook_runs_on_a_cpu(
     printed = "".join(output.get("text", "") for output in shown)
     assert "\nreference: " in printed and "\ntuned: " in printed
     page = next(output["data"]["text/html"] for output in shown if "data" in output)
-    assert page.startswith('<iframe srcdoc="&lt;!doctype html') and "ROUGE-L" in page
+    assert page.startswith('<iframe srcdoc="&lt;!DOCTYPE html') and "ROUGE-L" in page
