@@ -71,8 +71,8 @@ class Bar:
                 _write_directly(out, sys.__stdout__)  # the filter of run_cli would escape a bar
                 _progress().start()
             _bars.append(self)
-            options = {"total": self.total, "completed": self.done, "bar": self}
-            number = _progress().add_task(self.what, **options)
+            add = _progress().add_task
+            number = add(self.what, total=self.total, completed=self.done, bar=self)
             self.task = next(task for task in _progress().tasks if task.id == number)
         return self
 

@@ -63,8 +63,10 @@ def train(context: typer.Context) -> None:
     try:
         accelerate()
     except (subprocess.CalledProcessError, ChildFailedError) as ended:
-        several = isinstance(ended, ChildFailedError)
-        code = ended.get_first_failure()[1].exitcode if several else ended.returncode
+        if isinstance(ended, ChildFailedError):
+            code = ended.get_first_failure()[1].exitcode
+        else:
+            code = ended.returncode
         if code < 0:  # else it has said why
             with Bar("ending"):  # gives a terminal its cursor back
                 pass

@@ -148,7 +148,8 @@ class Progress(TrainerCallback):
 
     def __init__(self, bar: Bar | None = None) -> None:
         """`bar`: the one that is shown until the first step."""
-        self.bar, self.validation = bar, None
+        self.bar = bar
+        self.validation: Bar | None = None
         self.losses: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -179,7 +180,8 @@ class Progress(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer calls it after an evaluation."""
         if self.validation:
-            self.validation = self.validation.__exit__()
+            self.validation.__exit__()
+            self.validation = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The trainer calls it after the last step; the adapter is saved after it."""
