@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.errors import UserError, run_cli
 from data_prep.options import Options
 
-WIDTH, HEIGHT = 1100, 900  # the verdict, scores and an example: README shows it at half size
+WIDTH, HEIGHT = 1400, 950  # the verdict, scores, an example
 MOST = 200_000  # bytes: README is read on telephones too
 
 
