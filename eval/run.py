@@ -162,8 +162,8 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
     if not verbose():
         disable_progress_bar()  # of loading weights; ours says so
     if first:
-        asked, of = ", ".join(wanted.models), f"{len(wanted.examples):,} {wanted.split} dialogues"
-        say(f"Evaluating {wanted.recipe.path} ({asked}) on {of}", "bold")
+        models, of = ", ".join(wanted.models), f"{len(wanted.examples):,} {wanted.split} dialogues"
+        say(f"Evaluating {wanted.recipe.path} ({models}) on {of}", "bold")
         if note := template_note(wanted.recipe):
             say(f"note: {note}")
     decoding = resolve(
