@@ -40,7 +40,7 @@ FIX_TEMPLATE = "take the model's own chat_template"
 
 TODAY, TURN = "{today}", "{turn}"  # what no prompt holds
 # Marks of turns in what a template writes: `<|user|>`, `[|user|]`, and `### Response:` on a line.
-# `User:` may be somebody who speaks, and what begins with a letter be a default system text.
+# `User:` may be a person who speaks, and what begins with a letter be a default system text.
 TAG = re.compile(r"<[^<>\s]{2,40}>|\[[^\[\]\s]{2,40}\]|◁[^◁▷\s]{2,40}▷")
 HEADING = re.compile(r"^[ \t]*([^\w\s*•-](?=.*[^\W_]).{2,39}?)[ \t]*$", re.MULTILINE)
 
