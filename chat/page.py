@@ -91,8 +91,8 @@ class Pair:
         self.decoding = resolve(decoding)
         self._summarizer = Summarizer(recipe, self.decoding)
         self._neutralize = self._summarizer.encoder.neutralizer()
-        self._engine: Any = self._summarizer.engine
-        self._peft = self._engine.attach_beside(adapter)
+        engine: Any = self._summarizer.engine
+        self._engine, self._peft = engine, engine.attach_beside(adapter)
         self._lock = Lock()  # the adapter is on or off for the whole process
 
     def encode(self, dialogue: str) -> Prompt:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -283,7 +284,7 @@ def _arguments() -> argparse.Namespace:
         "sheet a=results/a b=results/b --overwrite --output ratings.csv",
         "read ratings.anna.csv ben=filled.csv --key ratings.key.json --output ratings.json",
     )  # fmt: skip
-    kind = partial(argparse.ArgumentParser, formatter_class=Help, epilog=parser.epilog)
+    kind: Any = partial(argparse.ArgumentParser, formatter_class=Help, epilog=parser.epilog)
     commands = parser.add_subparsers(dest="command", required=True, parser_class=kind)
     sheet = commands.add_parser("sheet", help="write a sheet and its key")
     add = sheet.add_argument

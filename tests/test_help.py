@@ -74,7 +74,8 @@ def test_every_argument_has_its_help_its_default_and_an_example(
 
 
 def test_every_command_is_listed() -> None:
-    closures = [info.callback.__closure__ or () for info in cli.app.registered_commands]
+    callbacks = [info.callback for info in cli.app.registered_commands]
+    closures = [getattr(callback, "__closure__", None) or () for callback in callbacks]
     listed = {cell.cell_contents for cells in closures for cell in cells}
     runnable = {module.removesuffix(".__main__") for module in MODULES}
     assert runnable - INTERNAL == listed
