@@ -261,7 +261,8 @@ def _text(
         name=records.recipe.name,
         names=names,
         proof=proof,
-        example=example and Shown(fenced(example[0]), fenced(example[1]), example.of_data),
+        example=example
+        and Shown(fenced(example.dialogue), fenced(example.summary), example.of_data),
         publish=records.recipe.summarization.publish,
         language=records.recipe.summarization.language,
         scores=scores,

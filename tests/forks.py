@@ -114,6 +114,8 @@ def _become(call: dict[str, Any]) -> NoReturn:
             words = _launched(words)
         _, flag, what, *_ = words
         sys.argv, sys.path[0] = ["-c" if flag == "-c" else what, *words[3:]], call["cwd"]
+        more = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[1:1] = [folder for folder in more if folder and folder not in sys.path]
         warnings.filterwarnings("ignore", message=".*found in sys.modules after import")
         if flag == "-c":
             exec(compile(what, "<string>", "exec"), {"__name__": "__main__"})

@@ -382,7 +382,8 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
 
     # a chat that cannot be summarised is refused, without the summaries of the one before
     summarise(page, "Anna: hi\n" * 300, "[role=alert]:text('sequence_len of 480 allows 479')")
-    assert [text.inner_text() for text in page.locator(".text, .facts").all()] == [""] * 4
+    assert [text.inner_text() for text in page.locator("#base p, #tuned p").all()] == [""] * 4
+    assert not reference.is_visible()
 
 
 @pytest.mark.slow

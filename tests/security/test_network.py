@@ -34,6 +34,7 @@ import eval.hf_engine
 import json, os, runpy, signal, sys, threading, time, urllib.request
 import bitsandbytes, kernels
 assert bitsandbytes.functional.has_avx512bf16()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 
 def run(module, *args):
     print("#", module, flush=True)

@@ -163,5 +163,4 @@ def test_no_c_compiler_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_launch_line_of_a_gpu_recipe_without_a_gpu() -> None:
     done = launch(ROOT / PATH)
     assert "error: " in done.stderr and "need a GPU, and " in done.stderr
-    assert "returned non-zero exit status 2" in done.stderr
-    assert "axolotl/cli/train.py" not in done.stderr  # the one traceback is accelerate's own
+    assert done.returncode == 2 and "Traceback" not in done.stderr
