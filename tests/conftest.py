@@ -38,6 +38,7 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 SLOWEST_FIRST = (  # files, so that no worker is left with one of them at the end
     "test_train.py", "test_dry_run.py", "test_train_again.py", "test_training_rouge.py",
     "test_training_rouge_launched.py", "test_generate.py", "test_resume.py", "test_summarize.py",
+    "test_refusals.py", "test_axolotl_commands.py", "test_merge.py", "test_kill_and_resume.py",
 )  # fmt: skip
 SMOLLM2 = ROOT / "models/smollm2-135m-instruct"
 PIECES = 4000  # of its 49,152, in a tokenizer that is made of them

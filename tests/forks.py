@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -126,8 +125,11 @@ def _become(call: dict[str, Any]) -> NoReturn:
         if stop.code and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
     except BaseException:
-        traceback.print_exc()
-        code = 1
+        code = 1  # or what the hook of Axolotl's plugin ends with
+        try:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        except SystemExit as stop:
+            code = int(stop.code or 0)
     finally:
         with suppress(ValueError):  # absl closes what it logs to
             sys.stdout.flush()

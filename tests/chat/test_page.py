@@ -398,7 +398,7 @@ def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
     with running(recipe) as (url, process):
         page = browser.new_page()
         page.goto(url)
-        summarise(page, "Anna: hi\n" * 900, ":text('Base model at work')")
+        summarise(page, "Anna: hi\n" * 500, ":text('Base model at work')")
         page.wait_for_timeout(1000)
         process.send_signal(signal.SIGINT)
         output, said = process.communicate(timeout=10)

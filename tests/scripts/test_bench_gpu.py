@@ -174,6 +174,7 @@ def test_without_a_gpu_it_says_how_to_try_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.longest
 def test_all_of_it_on_a_tiny_model_and_what_is_measured_is_not_measured_again(
     tmp_path: Path,
 ) -> None:
