@@ -61,7 +61,7 @@ def test_the_set_up_takes_cuda_where_it_is_told_to(
     subprocess.run(["sh", "scripts/setup.sh", tmp_path], cwd=ROOT, env=env, check=True)
     lines = (tmp_path / "bin/python.log").read_text().splitlines()
     asked = [line.split()[-1] for line in lines if line.startswith("-m pip")]
-    assert asked == [*torch, "."]
+    assert asked == [*torch, "uv", "."]  # uv is missing here, and pip is asked
 
 
 def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
