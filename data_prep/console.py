@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from functools import cache, partial
 from textwrap import fill
@@ -152,6 +152,7 @@ def mute() -> None:
     own = os.getpid()
     _progress.cache_clear()  # the next one leaves sys.stdout alone
     logging.getLogger().setLevel(logging.WARNING)  # for the log; scripts/cli.py had set another
+    sys.excepthook = partial(_shown, sys.excepthook)  # until the plugin sets its own
 
     def write(text: str) -> int:
         if os.getpid() != own:  # a worker's fork: its copy of a lock may be held for ever
@@ -168,6 +169,11 @@ def mute() -> None:
             _write_directly(console, stream)
             stream.write = write  # type: ignore[method-assign]
             _silenced.append(stream)
+
+
+def _shown(hook: Callable[..., object], *error: object) -> None:
+    unmute(30)
+    hook(*error)
 
 
 def unmute(lines: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep import console
 from data_prep.console import Bar, say
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command
 
 SCRIPT = """
 import logging, os, sys, time
@@ -107,3 +107,10 @@ def test_verbose_is_a_flag_of_every_command_and_a_variable(tmp_path: Path) -> No
     ):
         line = [sys.executable, "-c", code, *flags]
         assert subprocess.run(line, env=env, capture_output=True, text=True).stdout == f"{found}\n"
+
+
+def test_an_error_while_muted_is_shown() -> None:
+    code = "from data_prep import console; console.mute(); print('muted'); raise KeyError('x')"
+    done = command(sys.executable, "-c", code)
+    assert done.returncode == 1 and done.stderr.endswith("KeyError: 'x'\n")
+    assert "muted\n" in done.stderr and not done.stdout
