@@ -3,13 +3,15 @@
 Use: `check_file(Path("publish/README.md"), known={"the revision of the data"})`.
 """
 
+import json
 import mmap
 import os
 import re
 import stat
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from html import unescape
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 from unicodedata import normalize
@@ -24,34 +26,46 @@ from safetensors import SafetensorError, safe_open
 from data_prep.errors import UserError
 
 TEXT = {".md", ".yml", ".jinja", ".txt"}
-WORDS = {"vocab", "merges", "precompiled_charsmap"}  # of tokenizer.json: pieces of words, and bytes
 
 # ---- secrets ----
 
-# As their services write them: Hugging Face, GitHub, W&B, AWS, Google, OpenAI and others. No random
-# bytes look like one, so that weights and vocabularies are searched too: at 1 GB a second for a
-# pattern that starts with a literal, and at 10 MB where they are one pattern.
+# As their services write them: Hugging Face, GitHub, W&B, AWS, Google, Azure, OpenAI and others. No
+# random bytes look like one, so that weights are searched too: at 1 GB a second for a pattern that
+# starts with a literal, and at 10 MB where they are one pattern.
 TOKENS = (
-    rb"hf_(?:[A-Za-z0-9]{20,}|(?:oauth|jwt)_[\w.-]{20,})",
-    rb"api_org_[A-Za-z0-9]{20,}",
-    rb"gh[pousr]_[A-Za-z0-9]{30,}",
-    rb"github_pat_\w{20,}",
-    rb"wandb_v\d_\w{20,}",
-    rb"A[KS]IA[A-Z0-9]{16}",
-    rb"AIza[\w-]{35}",
-    rb"sk-(?:(?:proj|ant|admin|svcacct|or)-[\w-]{20,}|[A-Za-z0-9]{20,})",
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY",
+    r"hf_(?:[A-Za-z0-9]{20,}|(?:oauth|jwt)_[\w.-]{20,})",
+    r"api_org_[A-Za-z0-9]{20,}",
+    r"gh[pousr]_[A-Za-z0-9]{30,}",
+    r"github_pat_\w{20,}",
+    r"wandb_v\d_\w{20,}",
+    r"A[KS]IA[A-Z0-9]{16}",
+    r"AIza[\w-]{35}",
+    r"GOCSPX-[\w-]{20,}",
+    r"ya29\.[\w.-]{20,}",
+    r"Q~[\w.~-]{31,34}",
+    r"sk-(?:(?:proj|ant|admin|svcacct|or)-[\w-]{20,}|[A-Za-z0-9]{20,})",
+    r"-----BEGIN [A-Z ]*PRIVATE KEY",
 )
-# Of older W&B keys (40 hex digits), of AWS (40 letters, digits, `+` and `/`), and of most others
+# Of older W&B keys (40 hex digits), of AWS and Azure (40 and 88 letters, digits, `+` and `/`), of
+# Comet (25 letters and digits), and of most others
 RANDOM = re.compile(
-    r"[0-9a-fA-F]{32,}|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/])|[A-Za-z0-9]{32,}"
+    r"[0-9a-fA-F]{32,}|[A-Za-z0-9]{20,}"
+    r"|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?:[A-Za-z0-9+/]{24,})?(?![A-Za-z0-9+/])"
 )
 PASSWORD = re.compile(
     r"://[^\s/?#@]{1,200}@|://[^\s/?#@:]{1,200}:[^\s@]{1,200}@"  # in an address
-    r"|(?i:pass(?:word|wd|phrase|code)|pwd|(?:api|access|secret|private)[ _-]?key"
+    r"|(?i:password|passwd|pwd|(?:api|access|secret|private|comet|account|storage)[ _-]?key"
     r"|(?:access|auth|api|hub|bearer)[ _-]?token|\btoken(?=[:=])|bearer(?= ))"
-    r"\b[^\w\n]{0,3}(?:(?:is|was)\b[^\w\n]{0,3})?(?=[^\s<>{}|]{0,200}\d)[^\s<>{}|]{6,}"
+    r"\b[^\w\n]{0,3}(?:(?:is|was|ist|lautet|est|es)\b[^\w\n]{0,3})?"
+    r"(?=[^\s<>{}|]{0,200}\d)[^\s<>{}|]{6,}"
+    r"|(?i:authorization\W{1,4}(?:basic|bearer|digest|token) +[^\s<>{}|]{4,})"
+    r"|(?<!\S)(?:-[ua] ?|--(?:proxy-)?(?:user|auth)[ =])(?!\d+:\d+\b)[^\s:/]{1,200}:[^\s/:]{1,200}"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
+)
+# `password` in the languages of its writers, which detect-secrets reads in English and Spanish
+CALLED = re.compile(
+    r"(?i)\b(?:pw|pass(?:wort|phrase|code)|kennwort|mot de passe|senha|parola|wachtwoord|has[lł]o"
+    r"|l[öo]senord|парол[ья])\b(?: +(?=[:=]))?|密码|パスワード|비밀번호"
 )
 KEYWORDS = keyword.KeywordDetector()
 GUESSES = ("EntropyString", "IPPublicDetector", "BasicAuthDetector", "KeywordDetector")
@@ -61,36 +75,60 @@ DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUE
 
 # ---- paths ----
 
-# Of machines that only one network knows: `localhost`, `nas`, `nas.local`, 192.168.0.7, [::1]
-LOCAL = (
-    r"(?:[\w-]+|[\w.-]+\.(?:local|lan|home|internal|localdomain)|\[[\da-f:]+\]"
-    r"|(?:127|10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d+)+)(?::\d+)?(?![\w.@:-])"
-)
-# No paths: addresses, quantities (`50 km /h`), a chat's commands (`Slack's /summarize command`),
-# and a folder of gpt-oss's tools, which its chat template names
+# No paths: quantities (`50 km /h`), a chat's commands (`Slack's /summarize command`), what follows
+# a placeholder (`<recipe>/merged`), and a folder of gpt-oss's tools, which its chat template names
 NO_PATH = re.compile(
-    rf"\b(?:git|s3|gs|hf|https?(?!://{LOCAL}/+[\w.~]))://\w[^\s<>\"'`|]*"
-    r"|\b\d+ ?[^\W\d_]{1,3} /[a-z]{1,3}\b(?![/.\\])|(?<=\s)/[a-z][a-z-]*(?= commands?\b)"
+    r"\b\d+ ?[^\W\d_]{1,3} /[a-z]{1,3}\b(?![/.\\])|(?<=\s)/[a-z][a-z-]*(?= commands?\b)"
+    r"|<(?!(?:[abip]|br|em|hr|td|th|li|code|div|span|strong)>)[a-z][\w -]*>(?=/)"
     r"|drive at '/mnt/data'"
+)
+# Addresses, up to what was written behind one without a blank; of others even the host is a path
+ADDRESS = re.compile(
+    r"(?i)(?<![a-z])(git|s3|gs|hf|https?)://([\w.~%@:\[\]-]*)"
+    r"((?:/(?:(?!(?<![a-z])[a-z]+://|[,;:)\]]/)[^\s?#<>\"'`|])*)?)"
+    r"([?#][^\s<>\"'`|]*)?"
+)
+BUCKETS = {"s3", "gs", "hf"}  # a name without a dot is no machine's
+PRIVATE = re.compile(  # of RFC 6761, 6762 and 8375, and what routers and companies use
+    r"(?:.*\.)?(?:local(?:host|domain)?|lan|home(?:\.arpa)?|internal|intranet|private|corp|fritz\.box)"
 )
 ROOTS = "home|Users|root|mnt|media|Volumes|tmp|var|etc|srv|opt|usr|workspace|scratch|nas"
 # In front of a path is no letter or digit (`and/or`), no `pre-`, no `.`, no closing bracket, and
 # none that opens a tag (`</s>`, `< /s>`, `[/INST]`).
 BEFORE = r"(?<![^\W_])(?<!\w-)(?<![.~)\]}%\\/<\[{])(?<!<[| ])"
+DEEP = r"/+[\w.@+-]+/+[\w.@+-][\w.@+/-]*"
+WINDOWS = (
+    # C:\models, but in `Q:\nWhat` a new line
+    r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+(?!(?<!\\\\)[nrt](?![a-z]{2}|[\w.-]*\\))|/)(?!/)[\w.$]"
+    r"|(?<!\\)\\{2,}[\w.?-]{2,}\\+[\w.$-]+"  # \\server\share
+    r"|(?<![\w\\.:)\]}])\\(?!u[\da-f]{4}|x[\da-f]{2}|[nrt]\w*\\[nrt])[A-Za-z][\w$-]+\\+[\w.$-]{2}"
+)
 OTHERS = (
     r"|(?<=[<\[{|])/[\w .@+-]+/+[\w.]"  # </home/me>
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
-    r"|(?i:(?<![a-z])file:[/\\])"
-    rf"|(?i:https?://{LOCAL}/+[\w.~][\w./~-]*)"
-    r"|(?<![\w/])~[\w.-]*[/\\][\w.]"
-    r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+|/)(?!/)[\w.$]"  # C:\models
-    r"|(?<!\\)\\\\[\w.?-]+\\+[\w.$-]+"  # \\server\share
+    r"|(?<=[)\]])/+(?:data|(?:[\w@+$.-]+/+){2}[\w@+$-]|(?:[\w@+$.-]+/+)*[\w@+$-]+\.[a-z])[\w./-]*"
+    rf"|(?:\.\.[/\\]+){{2,}}(?:{ROOTS})[/\\]"
+    r"|(?i:(?<![a-z])file:[/\\]|\b(?:git|s3|gs|hf|https?)://\S+)"  # what `_local` leaves
+    rf"|(?<![\w/])~[\w.-]*[/\\]\.?\w{WINDOWS}"
 )
-# /secret, //nas/share and x:/y, but not `8 /10`, and not the words that Qwen3 and SmolLM3 obey
-PATH = re.compile(rf"{BEFORE}/+(?!\d+(?![\w./]))(?!(?:no_)?think\b)\.?[\w@+$-][\w.@+$/-]*{OTHERS}")
-# A chat template has divisions and words with a slash: there a path is two folders deep.
-IN_TEMPLATE = re.compile(rf"{BEFORE}/+(?:[\w.@+-]+/+[\w.@+-]|(?:{ROOTS})\b)[\w.@+/-]*{OTHERS}")
+# /secret, //nas/share, /(old)/x, x:/y, but not `8 /10`, nor the words that Qwen3 and SmolLM3 obey
+PATH = re.compile(
+    rf"{BEFORE}/+(?:(?!\d+(?![\w./]))(?!(?:no_)?think\b(?!/))\.?[\w@+$-][\w.@+$/-]*"
+    rf"|[^\w\s/\\<>{{}}\[\]*?%\"'`|.:][^\s/<>\"'`|]*/+[\w.(!]){OTHERS}"
+)
+# A chat template has divisions and words with a slash: there a path is two folders deep. So it is
+# in a vocabulary, where `/home` is a word.
+IN_TEMPLATE = re.compile(rf"{BEFORE}(?:{DEEP}|/+(?:{ROOTS})\b[\w.@+/-]*){OTHERS}")
+IN_WORDS = re.compile(rf"{BEFORE}{DEEP}{WINDOWS}")
+IN_QUERY = re.compile(OTHERS[1:])
+BLANKS = dict.fromkeys(map(ord, "ĠĊ▁"), "\n")  # as vocabularies write them
 CODE = re.compile(r"```python\n.*?\n```", re.DOTALL)
+ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")  # a new line in code
+UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
+    "[\u00ad\u034f\u061c\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+)
+MARKS = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>\n]{0,200}>|[\\*`]", re.DOTALL)
 
 
 @contextmanager
@@ -121,85 +159,121 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
     """
     try:
         with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            tokens = [found[0].decode() for kind in TOKENS if (found := re.search(kind, content))]
-            secret = "".join(tokens[:1])
+            tokens = [re.search(kind.encode(), content) for kind in TOKENS]
+            secret = next((token[0].decode() for token in tokens if token), "")
             texts = _texts(path, content)
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (ValueError, yaml.YAMLError, SafetensorError) as error:
         raise UserError(f"{path.name}: damaged ({error}); make it again") from error
     fix = "where it comes from (the recipe, or a file next to the adapter)"
-    for pattern, text in texts.items():
-        for written in {text, _plain(text)}:
-            rest = NO_PATH.sub(" ", f"\n{written}")
-            if place := re.search(_own(), written) or pattern.search(rest):
-                raise UserError(
-                    f"{path.name}: would publish the path `{place[0]}`; make it relative {fix}"
-                )
-            secret = secret or _secret(written, known)
-    if secret:
+    for _, text in texts:
+        secret = secret or next(filter(None, (_secret(x, known) for x in _readings(text))), "")
+    if secret:  # first: a path may hold one, and is shown
         raise UserError(
             f"{path.name}: would publish an access token or a password (`{secret[:4]}…`); revoke "
             f"it, and remove it {fix}"
         )
+    for pattern, text in texts:
+        for written in _readings(NO_PATH.sub("x", text)):
+            rest = ADDRESS.sub(_local, f"\n{written}")
+            if place := re.search(_own(), written) or pattern.search(rest):
+                raise UserError(
+                    f"{path.name}: would publish the path `{place[0]}`; make it relative {fix}"
+                )
 
 
-def _plain(text: str) -> str:
-    """The text as a page shows it: without the spellings of HTML, addresses and Markdown."""
-    text = re.sub(r"\\([_/:.~-])", r"\1", unescape(unquote(text)))
-    return re.sub("[\u00ad\u200b-\u200f\u2060\ufeff]", "", normalize("NFKC", text))  # unseen ones
+def _readings(text: str) -> set[str]:
+    """A text as it is written, and as a page shows it: HTML, addresses and Markdown read."""
+    read = UNSEEN.sub("", normalize("NFKC", unescape(unquote(text))))
+    return {text, read, MARKS.sub("", read)}
+
+
+def _local(address: re.Match[str]) -> str:
+    """What of an address is searched for paths: of the public ones only what a query holds."""
+    scheme, host, path, query = address.groups("")
+    if _is_public(scheme.lower(), host):
+        query = ADDRESS.sub(_local, query)
+        return query if IN_QUERY.search(query) else " "
+    return address[0] if path.strip("/.,;:!") else f" {query}"
+
+
+def _is_public(scheme: str, host: str) -> bool:
+    name = re.sub(r":\d*$", "", host.rpartition("@")[2]).strip("[].").partition("%")[0].lower()
+    with suppress(ValueError):
+        return ip_address(name).is_global
+    if scheme in BUCKETS and "." not in name:
+        return name not in ("", "localhost")
+    _, dot, last = name.rpartition(".")  # `127.1` is an address, too
+    is_name = last.isalpha() or last.startswith("xn--")
+    return bool(dot) and is_name and not PRIVATE.fullmatch(name)
 
 
 def _secret(text: str, known: Collection[str]) -> str:
     """The first that looks like a secret; empty where nothing does."""
-    for word in RANDOM.findall(text):
-        mixed = word != word.lower() and word != word.upper()
-        least = 1 if re.search("[+/]", word) else 3  # digits: a name in CamelCase has fewer
-        is_key = mixed and len(re.findall(r"\d", word)) >= least
-        if word.lower() not in known and (is_key or re.fullmatch("[0-9a-fA-F]+", word)):
-            return str(word)
-    secrets = [found[0] for found in PASSWORD.finditer(text)]
-    for line in text.splitlines():
-        line = PROSE.sub("", line)
+    secrets = [word for word in RANDOM.findall(text) if word.lower() not in known and _drawn(word)]
+    secrets += [found[0] for kind in (*TOKENS, PASSWORD) for found in re.finditer(kind, text)]
+    for line in CALLED.sub("password", text).splitlines():
+        line = PROSE.sub("", line) if set(line) & set(":=;") else ""
         secrets += KEYWORDS.analyze_string(line, keyword.CONFIG_DENYLIST_REGEX_TO_GROUP)
     secrets += [secret for kind in DETECTORS for secret in kind.analyze_string(text)]
     return "".join(map(str, secrets[:1]))
 
 
-def _texts(path: Path, content: mmap.mmap) -> dict[re.Pattern[str], str]:
-    """What a reader of the file would see, by the pattern that finds paths in it."""
-    template = ""
+def _drawn(word: str) -> bool:
+    """Whether a word was drawn by chance: letters and digits change more than in CamelCase."""
+    digits, size = len(re.findall(r"\d", word)), len(word)
+    if re.fullmatch("[0-9a-fA-F]{32,}", word):
+        return True
+    changes = len(re.findall(r"[a-z]+|[A-Z]+|\d+|[+/]+", word)) / size
+    if word in (word.lower(), word.upper()):
+        return size >= 32 and digits >= 5 and changes > 0.25
+    return (digits >= 3 and size >= 32) or (digits >= (2 if size < 32 else 1) and changes > 0.4)
+
+
+def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
+    """What a reader of the file would see, each with the pattern that finds paths in it."""
+    plain = template = words = ""
     if path.suffix == ".safetensors":
-        with safe_open(path, "numpy") as file:
-            plain, template = _strings([list(file.keys()), file.metadata() or {}])
+        with safe_open(path, "numpy"):  # sound: the header has no other bytes than JSON
+            size = int.from_bytes(content[:8], "little")
+        plain, template = _strings(json.loads(content[8 : 8 + size], object_pairs_hook=_pairs))
     elif path.suffix == ".json":
         value = from_json(content[:])
-        plain, template = _strings(value, WORDS if path.name == "tokenizer.json" else ())
+        if path.name == "tokenizer.json" and isinstance(value, dict):
+            words = "\n".join(_strings(value.pop("model", None))).translate(BLANKS)
+        plain, template = _strings(value)
     elif path.suffix == ".yml":  # without the escapes of its strings
         plain, template = _strings(yaml.safe_load(content[:].decode()))
     elif path.suffix == ".jinja":
-        plain, template = "", content[:].decode()
+        template = content[:].decode()
     elif path.suffix in TEXT:
+        plain = content[:].decode()
         # in the card's code a new line is `\n`, which after `Q:` looks like a folder of drive Q
-        escaped = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")
-        plain = CODE.sub(lambda code: escaped.sub(r"\1\n", code[0]), content[:].decode())
+        template = "\n".join(CODE.findall(plain))
+        plain = CODE.sub(lambda code: ESCAPED.sub(r"\1\n", code[0]), plain)
     elif path.name == "tokenizer.model":  # a word may look like a path, and its maker's is public
         plain = "\n".join(place.decode() for place in re.findall(_own().encode(), content))
     else:
         raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
-    return {PATH: plain, IN_TEMPLATE: re.sub(r"\\[nrt]", "\n", template)}
+    both = (template, ESCAPED.sub(r"\1\n", template))  # `D:\training` is a path as it is written
+    return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_WORDS, words)]
 
 
-def _strings(value: Any, but: Collection[str] = (), key: str = "") -> tuple[str, str]:
+def _pairs(pairs: list[tuple[str, Any]]) -> list[Any]:
+    """A JSON object as a list, for one that has a key twice."""
+    return [item for pair in pairs for item in pair]
+
+
+def _strings(value: Any, key: str = "") -> tuple[str, str]:
     """Every key and text of a JSON value, each text with its key; apart from these, templates."""
     is_template = key.startswith("chat_template")
     parts = [("", "")]
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name not in but:
-                parts += [(str(name), ""), _strings(inner, but, key if is_template else str(name))]
+            parts += [(str(name), ""), _strings(inner, key if is_template else str(name))]
     elif isinstance(value, list):
-        parts += [_strings(item, but, key) for item in value]
+        parts += [_strings(item, key) for item in value]
     elif isinstance(value, str):
         parts += [("", value) if is_template else (f"{key}: {value}", "")]
     plain, template = ("\n".join(filter(None, texts)) for texts in zip(*parts, strict=True))

@@ -17,7 +17,7 @@ from data_prep.errors import UserError, reading, whole_file
 from data_prep.hub import model_arguments
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
-from data_prep.sources import sha256_of
+from data_prep.sources import Sealed, sha256_of
 from eval.adapter import ADAPTER, listed
 from eval.results import environment
 from eval.signature import commit, generation_key, quantization
@@ -52,7 +52,7 @@ class Check(BaseModel):
     holds: bool
 
 
-class Proof(BaseModel):
+class Proof(Sealed):
     """`merge_proof.json`; `exceeded` names the checks that do not hold."""
 
     recipe: str
@@ -117,6 +117,9 @@ def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
         raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")
     with reading(folder / PROOF, again):
         proof = Proof.model_validate_json((folder / PROOF).read_bytes())
+    proof.check(folder / PROOF, again)
+    if proof.made_of != recorded(folder).made_of:
+        raise UserError(f"{folder / PROOF}: is the proof of another merge; {again}")
     if not proof.good:
         raise UserError(
             f"{folder / PROOF}: says that the merge is not good ({'; '.join(proof.exceeded)}); "
@@ -150,7 +153,7 @@ def prove(
         made_of=recorded(folder).made_of,
         environment=environment(),
         commit=commit(),
-    )
+    ).sealed()
     with whole_file(folder / PROOF) as file:
         file.write(proof.model_dump_json(indent=1) + "\n")
     return proof

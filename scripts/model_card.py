@@ -36,7 +36,7 @@ from eval.adapter import (
 )
 from eval.baselines import BASELINES
 from eval.metrics import METRICS, SIMILARITY
-from eval.predictions import read_predictions
+from eval.predictions import read_predictions, true_record
 from eval.report import (
     ABOUT_SIMILARITY,
     HEADERS,
@@ -220,7 +220,9 @@ def example_of(records: Records) -> Shown | None:
     if recipe.summarization.license == FREE:
         path = Path("results") / recipe.name / "predictions.tuned.jsonl"
         first = read_examples(recipe.data_dir / "test.jsonl")[0]
-        with reading(path, f"run `python -m eval.run {recipe.path}` again"):
+        with reading(path, again := f"run `python -m eval.run {recipe.path}` again"):
+            if not true_record(path):
+                raise UserError(f"{path}: is not as eval.run wrote it; delete it and {again}")
             summaries = {row.id: row.prediction for row in read_predictions(path)}
             return Shown(first.dialogue, summaries[first.id], True)
     dialogue = json.loads(SAMPLE.read_text("utf-8").partition("\n")[0])["dialogue"]

@@ -317,7 +317,7 @@ def _fields(name: str, content: dict[str, Any]) -> Collection[str]:
 
         return GenerationConfig().to_dict()
     if name == PROOF:
-        return Proof.model_fields
+        return Proof.model_fields.keys() - {"digest"}
     return {
         "tokenizer.json": OF_TOKENIZER_JSON,
         "model.safetensors.index.json": ("metadata", "weight_map"),

@@ -9,9 +9,10 @@ import yaml
 from data_prep.prepare import check_prepared, prepare
 from data_prep.prompt import Example, read_examples
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.sources import sha256_of
 from eval.adapter import settings_of
 from eval.generate import Prediction
-from eval.predictions import FileRecord
+from eval.predictions import FileRecord, key_file
 from eval.results import write_results
 from eval.signature import generation_key
 from tests.conftest import ROOT
@@ -75,9 +76,11 @@ def write_scores(recipe: Recipe, files: dict[str, str]) -> None:
     records = {}
     for name, adapter in (("base", None), ("tuned", recipe.output_dir)):
         key = generation_key(recipe, name, recipe.summarization.decoding, data, adapter)
-        records[name] = FileRecord(key=key, sha256="", seconds=12.5)
         text = "".join(_output(row, name).model_dump_json() + "\n" for row in rows)
-        (folder / f"predictions.{name}.jsonl").write_text(text, "utf-8")
+        path = folder / f"predictions.{name}.jsonl"
+        path.write_text(text, "utf-8")
+        records[name] = FileRecord(key=key, sha256=sha256_of(path), seconds=12.5)
+        key_file(path).write_text(records[name].model_dump_json(), "utf-8")
     write_results(recipe, "test", folder, records, [])
 
 

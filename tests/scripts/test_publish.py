@@ -18,7 +18,7 @@ from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from scripts.leaks import check_file
-from scripts.merge_proof import proved
+from scripts.merge_proof import Proof, proved
 from scripts.model_card import model_card, names_of, read_records
 from scripts.publish import check_access, check_repo, stage, upload
 from tests import forks
@@ -143,10 +143,15 @@ def changed_weights() -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
-def not_good() -> None:
+def change_proof(**changed: Any) -> Proof:
     path = MERGED / "merge_proof.json"
-    proof = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**proof, "good": False, "exceeded": ["weights"]}), "utf-8")
+    proof = Proof.model_validate_json(path.read_bytes()).model_copy(update=changed)
+    path.write_text(proof.model_dump_json(), "utf-8")
+    return proof
+
+
+def not_good() -> None:
+    change_proof(digest=change_proof(good=False, exceeded=["weights"]).sealed().digest)
 
 
 @pytest.mark.slow
@@ -158,6 +163,8 @@ def not_good() -> None:
         (changed_weights, "model.safetensors changed since the merge"),
         (lambda: (MERGED / "model-2.safetensors").touch(), "model-2.safetensors changed since"),
         (lambda: (MERGED / "merge_proof.json").unlink(), "merge_proof.json: is missing; run"),
+        (lambda: change_proof(compared="nothing"), "merge_proof.json: was changed since it was"),
+        (lambda: change_proof(digest="", made_of={}), "is the proof of another merge; run"),
         (not_good, "not good (weights); publish the adapter, without --merged"),
     ],
 )
@@ -256,7 +263,8 @@ def test_what_is_no_absolute_path(tmp_path: Path, text: str) -> None:
 
 
 def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
-    model = {"type": "BPE", "vocab": {"/usr/bin/env": 1}, "merges": ["/usr /bin/env"]}
+    words = ("/home", " ~/.", "Ġ/usr", "\\_\\_", "://", "C:\\", "/data/", "</s>", "</x></y>", "(/")
+    model = {"type": "BPE", "vocab": dict.fromkeys(words, 1), "merges": ["/ usr", ["/u", "sr"]]}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}), "utf-8")
     check_file(tmp_path / "tokenizer.json")
 

@@ -15,7 +15,14 @@ from safetensors.numpy import load_file, save_file
 from data_prep.errors import UserError, run_cli
 from data_prep.recipe import load_recipe
 from scripts.leaks import check_file
-from scripts.model_card import Records, model_card, names_of, read_records, read_scores
+from scripts.model_card import (
+    Records,
+    example_of,
+    model_card,
+    names_of,
+    read_records,
+    read_scores,
+)
 from scripts.publish import main, published, stage
 from tests.conftest import ROOT
 from tests.run_records import NAME, write_scores
@@ -23,6 +30,7 @@ from tests.scripts.test_publish import OUTPUT, PUBLISH, RECIPE, hashes
 from training.run_record import write_trained_with
 
 SCORES, MANIFEST = Path(f"results/{NAME}/scores.json"), Path(f"data/{NAME}/manifest.json")
+DRAWN = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # letters and digits, as if by chance
 HUB, WANDB, AWS = "hf_" + "aBcD" * 9, "0a1b2c3d4e" * 4, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -117,6 +125,12 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
         "https://x.org/?token=abcd1234", "Authorization: Bearer abcd.1234",
         "xoxb-123456789-abcdefghij", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         "glpat-abcdefghij1234567890", "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
+        f"GOCSPX-{DRAWN}", f"ya29.a0_{DRAWN}", f"abc8Q~{DRAWN}.xY12_ab", f"{DRAWN}+/{DRAWN * 2}==",
+        f"Comet knows {DRAWN[:25]} of me", "Authorization: Basic abcdefgh", "curl -u a:b x.org",
+        "wget --user=a:b", "pw: geheim", "Passwort: geheim", "mot de passe : secret",
+        HUB.replace("B", "&#8203;B"), HUB.replace("B", "\u2063B"), HUB.replace("B", "\ufe0fB"),
+        HUB.replace("B", "\\B"), HUB.replace("B", "<b></b>B"), HUB.replace("B", "<!-- -->B"),
+        HUB.replace("B", "**B"), f"https://x.org/?{HUB}",
     ],
 )  # fmt: skip
 def test_a_secret_in_any_text(tmp_path: Path, secret: str) -> None:
@@ -136,6 +150,16 @@ def test_a_secret_in_any_text(tmp_path: Path, secret: str) -> None:
         "|/secret|", "<a href=/secret/x>", "a;/secret", "--path=/secret", "/1/secret", "~\\x",
         "see %2Fhome%2Fme", "&#47;secret", "\uff0fsecret", "D:\\my models",
         "\\Users\\me\\x", "\\\\?\\C:\\x",
+        "D:\\training\\x", "D:\\new", "\\\\nas\\team", "\\\\training\\runs", "\\Data\\chats",
+        "/think/me/x", "/no_think/me", "/(backup)/x", "/!backup/x", "/=old/x", ")/data/x",
+        "\\/home\\/me",
+        "../../../home/me", "..\\..\\Users\\x", "https://x.org/a;/data/x", "&#92;&#92;nas&#92;team",
+        "https://x.org/?a=http://192.168.0.7/x", "https://x.org/#http://nas/x", "http://0.0.0.0:80/x",
+        "https://x.org/?a=/home/me", "https://x.org/?a=C:\\x", "https://x.org/http://10.0.0.1/x",
+        "http://169.254.1.1/x", "http://100.64.3.1/x", "http://nas./x", "http://NAS.CORP./x",
+        "http://nas.internal/x", "http://nas.home.arpa/x", "http://127.1/x", "http://2130706433/x",
+        "http://[fe80::1]/x", "http://[fd00::1]:80/x", "git://nas/x", "s3://localhost:9000/x",
+        "hf://nas.local/x", "git+ssh://nas/x",
     ],
 )  # fmt: skip
 def test_a_path_in_any_text(tmp_path: Path, path: str) -> None:
@@ -173,6 +197,9 @@ def tiny(folder: Path) -> Path:
         "Q:\n{dialogue}\nA:\tx", "../home/x, ./etc/x and data/srv/x", "a limit of 128 tokens",
         "rouge|n:40|refs:1a2b3c4d|commit:92d156a-dirty, `0123456789abcdef`", "the password, too",
         "Qwen3OmniMoeThinkerForConditionalGeneration, training.plugin.SummarizationPlugin",
+        "`<recipe>/merged` and `outputs/<recipe>/merged`, [https://x.org/a](https://x.org/a).",
+        "hf://datasets/user/x, git+https://github.com/a/b, https://x.org/?next=/a/b",
+        "(he)/(she), speaker(s)/group, $\\alpha$, docker run -u 1000:1000, AutoModelForSeq2SeqLM",
     ],
 )  # fmt: skip
 def test_what_is_neither(tmp_path: Path, text: str) -> None:
@@ -223,6 +250,36 @@ def test_it_is_one_line(
     config["summarization"]["publish"]["note"] = f"{KEY}/secret"
     RECIPE.write_text(yaml.safe_dump(config), "utf-8")
     assert "README.md: would publish" in refused(monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("text", ["D:\\training\\x", "\\\\nas\\team", f"x GOCSPX-{DRAWN} x"])
+def test_code_as_it_is_written(tmp_path: Path, text: str) -> None:
+    for name, content in (
+        ("chat_template.jinja", f"{{# {text} #}}"),
+        ("README.md", f"```python\n# {text}\n```"),
+        ("README.md", f"```python\nx = {json.dumps(text)}\n```"),
+    ):
+        (tmp_path / name).write_text(content, "utf-8")
+        with pytest.raises(UserError, match=f"{name}: would publish"):
+            check_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["/home/me/x", "Ġ/data/me", "D:\\my\\x", HUB, f"Ġ{DRAWN}"])
+def test_a_vocabulary_and_a_header_of_weights(tmp_path: Path, text: str) -> None:
+    vocab, weights = tmp_path / "tokenizer.json", tmp_path / "model.safetensors"
+    for model in ({"vocab": {text: 1}}, {"vocab": [[text, 0.5]]}, {"merges": [[text, "x"]]}):
+        vocab.write_text(json.dumps({"model": model}), "utf-8")
+        with pytest.raises(UserError, match="tokenizer.json: would publish"):
+            check_file(vocab)
+    shown = json.dumps(text.strip("Ġ"))
+    tensor = '{"dtype": "F32", "shape": [2], "data_offsets": [0, 8]'
+    for header in (
+        f'{{"w": {tensor}, "of": {shown}}}}}',
+        f'{{"__metadata__": {{"x": {shown}, "x": "y"}}, "w": {tensor}}}}}',
+    ):  # loaders leave both out
+        weights.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
+        with pytest.raises(UserError, match="model.safetensors: would publish"):
+            check_file(weights)
 
 
 # ---- files that are none, or damaged ----
@@ -328,6 +385,14 @@ def test_scores_that_were_edited(records: Records) -> None:
     SCORES.with_name(".scores.sha256").write_bytes(b"\xff")
     with pytest.raises(UserError, match="is not as eval.run wrote it"):
         read_scores(records.recipe, records.adapter, records.manifest)
+
+
+def test_an_example_that_was_edited(records: Records) -> None:
+    path = SCORES.with_name("predictions.tuned.jsonl")
+    assert example_of(records)
+    path.write_text(path.read_text("utf-8").replace('"prediction":"', '"prediction":"Not so: ', 1))
+    with pytest.raises(UserError, match="predictions.tuned.jsonl: is not as eval.run wrote it"):
+        example_of(records)
 
 
 # ---- the staging folder ----
