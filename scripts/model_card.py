@@ -6,6 +6,7 @@ own format, by huggingface_hub's own classes.
 
 import json
 import re
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -57,16 +58,12 @@ BASE_LICENSES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
 }
 
-# Of the hub's own list, what data sets and models of dialogues come under.
-HUB_LICENSES = {
-    "apache-2.0", "mit", "cc0-1.0", "gpl", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "bsd",
-    "bsd-2-clause", "bsd-3-clause", "cc", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
-    "cc-by-sa-2.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
-    "cc-by-nc-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-3.0",
-    "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "openrail", "openrail++", "bigscience-openrail-m",
-    "creativeml-openrail-m", "unlicense", "gemma", "llama2", "llama3", "llama3.1", "llama3.2",
-    "llama3.3", "llama4",
-}  # fmt: skip
+# Of the hub's own list, what data sets and models of dialogues come under; others are `other`
+HUB_LICENSES = (
+    r"apache-2\.0|mit|unlicense|cc0-1\.0|cc|cc-by(-nc)?(-sa)?-[234]\.0|cc-by(-nc)?-nd-[34]\.0"
+    r"|bsd(-[23]-clause)?|[al]?gpl(-3\.0)?|mpl-2\.0|odc-by|odbl|pddl|gemma|llama([24]|3(\.[123])?)"
+    r"|openrail(\+\+)?|(bigscience|creativeml)-openrail-m"
+)
 
 
 class Names(NamedTuple):
@@ -92,8 +89,6 @@ class Names(NamedTuple):
 
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
-Rows = list[tuple[str, str]]
-
 OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
 # Keys of a recipe that shape the weights, in the card's order
 SETTINGS = (
@@ -151,58 +146,48 @@ def model_card(
     proof: Proof | None = None,
     example: Shown | None = None,
 ) -> ModelCard:
-    """The card, of the merged model where its `proof` is given."""
-    text = _text(records, names, repo, proof, example)
-    data = metadata(records, names, repo, merged=proof is not None)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    """The card, of the merged model where its `proof` is given.
 
-
-def metadata(
-    records: Records, names: Names, repo: str | None = None, merged: bool = False
-) -> ModelCardData:
-    """The card's metadata, with the tuned model's ROUGE as its `model-index`."""
-    known = names.license in HUB_LICENSES
-    return ModelCardData(
+    Its metadata hold the tuned model's ROUGE, in percent, with the ends of its interval.
+    """
+    known = re.fullmatch(HUB_LICENSES, names.license)
+    scores, name = records.scores.systems["tuned"].scores, data_name(records, names)
+    data = ModelCardData(
         base_model=names.base_model,
-        base_model_relation="finetune" if merged else "adapter",
+        base_model_relation="finetune" if proof else "adapter",
         datasets=[names.dataset] if names.dataset else None,
         language=records.recipe.summarization.language,
-        library_name="transformers" if merged else "peft",
+        library_name="transformers" if proof else "peft",
         license=names.license if known else "other",
         license_name=None if known else names.license,
         metrics=["rouge"],
         model_name=(repo or records.recipe.name).split("/")[-1],
         pipeline_tag="summarization",
-        tags=[tag for tag in TAGS if not (merged and tag == "peft")],
-        eval_results=eval_results(records, names),
+        tags=[tag for tag in TAGS if not (proof and tag == "peft")],
+        eval_results=[
+            EvalResult(
+                task_type="summarization",
+                task_name="Dialogue summarization",
+                dataset_type=names.dataset or name,
+                dataset_name=name,
+                dataset_split=records.scores.split,
+                dataset_revision=records.manifest.revision if names.dataset else None,
+                metric_type="rouge",
+                metric_name=HEADERS[metric],
+                metric_value=round(scores[metric].f1, 2),
+                metric_config=metric,
+                metric_args={
+                    "use_stemmer": True,
+                    "confidence": records.scores.bootstrap.confidence,
+                    "low": round(scores[metric].low, 2),
+                    "high": round(scores[metric].high, 2),
+                },
+            )
+            for metric in METRICS
+        ],
     )
-
-
-def eval_results(records: Records, names: Names) -> list[EvalResult]:
-    """ROUGE of the tuned model, in percent, with the ends of its interval."""
-    scores = records.scores.systems["tuned"].scores
-    name = data_name(records, names)
-    return [
-        EvalResult(
-            task_type="summarization",
-            task_name="Dialogue summarization",
-            dataset_type=names.dataset or name,
-            dataset_name=name,
-            dataset_split=records.scores.split,
-            dataset_revision=records.manifest.revision if names.dataset else None,
-            metric_type="rouge",
-            metric_name=HEADERS[metric],
-            metric_value=round(scores[metric].f1, 2),
-            metric_config=metric,
-            metric_args={
-                "use_stemmer": True,
-                "confidence": records.scores.bootstrap.confidence,
-                "low": round(scores[metric].low, 2),
-                "high": round(scores[metric].high, 2),
-            },
-        )
-        for metric in METRICS
-    ]
+    text = _text(records, names, repo, proof, example)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
 def data_name(records: Records, names: Names) -> str:
@@ -227,7 +212,7 @@ def example_of(records: Records) -> Shown | None:
             return Shown(first.dialogue, summaries[first.id], True)
     dialogue = json.loads(SAMPLE.read_text("utf-8").partition("\n")[0])["dialogue"]
     try:
-        _check_memory(str(recipe.config["base_model"]), recipe.config)
+        _check_memory(recipe)
         pair = Pair(recipe, records.adapter)
         prediction, _ = pair.summarize("tuned", pair.encode(dialogue))
     except Exception as error:  # loaders raise what they like, and a card may lack its example
@@ -236,11 +221,11 @@ def example_of(records: Records) -> Shown | None:
     return Shown(dialogue, prediction.prediction, False)
 
 
-def _check_memory(base_model: str, config: dict[str, Any]) -> None:
+def _check_memory(recipe: Recipe) -> None:
     """Raise UserError where a CPU's memory does not hold the weights: the system would kill us."""
     from torch.cuda import is_available
 
-    folder = Path(base_model) if Path(base_model).is_dir() else snapshot(base_model, config)
+    folder = _folder(base_model := str(recipe.config["base_model"]), recipe.config)
     size = sum(path.stat().st_size for path in (folder or Path()).glob("*.safetensors"))
     if not is_available() and 2 * size > virtual_memory().available:  # 16 bits become 32
         raise UserError(f"{base_model} needs a GPU, or {2 * size / 1e9:.0f} GB of free memory")
@@ -249,7 +234,7 @@ def _check_memory(base_model: str, config: dict[str, Any]) -> None:
 def _text(
     records: Records, names: Names, repo: str | None, proof: Proof | None, example: Shown | None
 ) -> str:
-    scores = records.scores
+    recipe, scores = records.recipe, records.scores
     pairs = {pair.systems: pair for pair in scores.comparisons}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -258,15 +243,14 @@ def _text(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"fenced": fenced, "quoted": partial(json.dumps, ensure_ascii=False)}
     return environment.get_template("model_card.md.j2").render(
-        repo=repo or f"user/{records.recipe.name}",
-        name=records.recipe.name,
+        repo=repo or f"user/{recipe.name}",
+        recipe=recipe,
+        block=recipe.summarization,
         names=names,
         proof=proof,
-        example=example
-        and Shown(fenced(example.dialogue), fenced(example.summary), example.of_data),
-        publish=records.recipe.summarization.publish,
-        language=records.recipe.summarization.language,
+        example=example,
         scores=scores,
         tuned=scores.systems["tuned"],
         manifest=records.manifest,
@@ -274,32 +258,15 @@ def _text(
         conclusion=conclusion(scores),
         verdict=verdict(pairs["base", "tuned"], scores.bootstrap),
         sure=number(scores.bootstrap.confidence, ".0%"),
-        tables={
-            "rouge": INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
-            "tests": comparison_table(scores),
-            "leaked": leaked_table(scores),
-            "mistakes": mistake_table(scores),
-        },
+        rouge=INTERVAL.sub(r"<br>[\1, \2]", table(scores)),
+        tests=comparison_table(scores),
+        leaked=leaked_table(scores),
+        mistakes=mistake_table(scores),
         similarity=ABOUT_SIMILARITY if SIMILARITY in scores.metrics else "",
         baselines={n: text for n, text in BASELINES.items() if n in scores.systems},
-        settings=settings_rows(records.recipe.config, records.run),
-        training=training_rows(records.training, records.trained, records.scores),
-        instruction=fenced(records.recipe.summarization.instruction),
-        system_turn=(
-            f'{{"role": "system", "content": {json.dumps(system, ensure_ascii=False)}}}, '
-            if (system := records.recipe.summarization.system)
-            else ""
-        ),
-        template_keys="".join(
-            f", {key}={value!r}"
-            for key, value in (records.recipe.config.get("chat_template_kwargs") or {}).items()
-        ),
-        other_columns="".join(
-            f'.replace("{{{name}}}", row["{name}"])'
-            for name in records.recipe.summarization.prompt_columns
-        ),
+        settings=settings_rows(recipe.config, records.run),
+        training=training_rows(records.training, records.trained, scores),
         decoding=_decoding(scores.decoding or Decoding()),
-        prompt_code=json.dumps(records.recipe.summarization.instruction, ensure_ascii=False),
     )
 
 
@@ -366,7 +333,7 @@ def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
     return scores
 
 
-def settings_rows(config: dict[str, Any], run: RunRecord | None) -> Rows:
+def settings_rows(config: dict[str, Any], run: RunRecord | None) -> list[tuple[str, str]]:
     """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
     rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
     if run and isinstance(processes := run.settings.get("processes"), int):
@@ -374,31 +341,31 @@ def settings_rows(config: dict[str, Any], run: RunRecord | None) -> Rows:
     return [*rows, ("precision", _precision(config, run.precision if run else {}))]
 
 
-def training_rows(state: TrainerState | None, trained: TrainedWith | None, scores: Scores) -> Rows:
+def training_rows(
+    state: TrainerState | None, trained: TrainedWith | None, scores: Scores
+) -> list[tuple[str, str]]:
     """What training and evaluation recorded; `not measured` where they did not."""
     state = state or TrainerState()
     logged: dict[str, float] = {}  # the last number of each name
     for entry in state.log_history:
         logged |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-    losses = [
-        f"{logged[k]:.3f}" if k in logged else NOT_RECORDED for k in ("train_loss", "eval_loss")
-    ]
     memory, machine = trained and trained.peak_memory_gb, scores.environment
-    seconds = [_minutes(scores.systems[name].seconds) for name in ("base", "tuned")]
+    base, tuned = (_minutes(scores.systems[name].seconds) for name in ("base", "tuned"))
     return [
-        ("steps", str(NOT_RECORDED if state.global_step is None else state.global_step)),
-        ("mean training loss", losses[0]),
-        ("last validation loss", losses[1]),
+        ("steps", _number(state.global_step, "d")),
+        ("mean training loss", _number(logged.get("train_loss"), ".3f")),
+        ("last validation loss", _number(logged.get("eval_loss"), ".3f")),
         ("training time, since its last start", _minutes(logged.get("train_runtime"))),
         ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
         ("machine of the training", (trained and trained.machine) or NOT_RECORDED),
-        (
-            "generation of the test summaries, all processes",
-            f"{', '.join(seconds)} (base, tuned)",
-        ),
+        ("generation of the test summaries, all processes", f"{base}, {tuned} (base, tuned)"),
         ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOT_RECORDED if value is None else format(value, form)
 
 
 def _shown(value: Any) -> str:
@@ -447,10 +414,9 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
             f"{recipe.path}: the licence of {base} is not known here; name it in "
             "summarization.publish.base_license, as the model's own card does (for instance mit)"
         )
-    source = recipe.summarization.source
+    source, license_of_data = recipe.summarization.source, recipe.summarization.license
     on_hub = not source_files and is_hub_id(source)
     dataset = publish.dataset or (source if on_hub else None)
-    license_of_data = recipe.summarization.license
     return Names(base, base_license, dataset, license_of_data, local, not on_hub)
 
 
@@ -473,26 +439,28 @@ def _check_named(base: str, own: str, local: bool, recipe: Recipe, by_option: bo
                 f"{trained}, whose {what} is {there[what]} and not {named[what]}; name the hub's "
                 f"model that is in {own}"
             )
-    if not by_option and _letters(base.split("/")[1]) not in _letters(own):
+    letters = [re.sub("[^a-z0-9]", "", one.lower()) for one in (base.split("/")[1], own)]
+    if not by_option and letters[0] not in letters[1]:
         raise UserError(
             f"{trained}, a folder of another name; name the hub's model that is in it, or if "
             f"{base} is, add `--base-model {base}`"
         )
 
 
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 def _shape(name: str) -> dict[str, Any]:
     """What is known here of a model's shape, by its folder, the hub's cache or its own name."""
     from scripts.random_model import PUBLISHED
 
-    folder = Path(name) if Path(name).is_dir() else snapshot(name, {})
+    folder = _folder(name, {})
     if folder and (folder / "config.json").is_file():
         with reading(folder / "config.json", "make the model's folder again"):
             return dict(json.loads((folder / "config.json").read_text("utf-8")))
     return {"HuggingFaceTB/SmolLM2-135M-Instruct": SMOLLM2, **PUBLISHED}.get(name, {})
+
+
+def _folder(name: str, config: dict[str, Any]) -> Path | None:
+    """Of a model on this machine, in the hub's cache too."""
+    return Path(name) if Path(name).is_dir() else snapshot(name, config)
 
 
 def is_hub_id(name: str) -> bool:
