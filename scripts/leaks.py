@@ -49,8 +49,9 @@ TOKENS = (
 # Of older W&B keys (40 hex digits), of AWS and Azure (40 and 88 letters, digits, `+` and `/`), of
 # Comet (25 letters and digits), and of most others
 RANDOM = re.compile(
-    r"[0-9a-fA-F]{32,}|[A-Za-z0-9]{20,}"
+    r"[0-9a-fA-F]{32,}"
     r"|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?:[A-Za-z0-9+/]{24,})?(?![A-Za-z0-9+/])"
+    r"|[A-Za-z0-9]{20,}"
 )
 PASSWORD = re.compile(
     r"://[^\s/?#@]{1,200}@|://[^\s/?#@:]{1,200}:[^\s@]{1,200}@"  # in an address
@@ -86,7 +87,7 @@ NO_PATH = re.compile(
 ADDRESS = re.compile(
     r"(?i)(?<![a-z])(git|s3|gs|hf|https?)://([\w.~%@:\[\]-]*)"
     r"((?:/(?:(?!(?<![a-z])[a-z]+://|[,;:)\]]/)[^\s?#<>\"'`|])*)?)"
-    r"([?#][^\s<>\"'`|]*)?"
+    r"([?#](?:(?!(?<![a-z])[a-z]+://)[^\s<>\"'`|])*)?"
 )
 BUCKETS = {"s3", "gs", "hf"}  # a name without a dot is no machine's
 PRIVATE = re.compile(  # of RFC 6761, 6762 and 8375, and what routers and companies use
@@ -106,9 +107,9 @@ WINDOWS = (
 OTHERS = (
     r"|(?<=[<\[{|])/[\w .@+-]+/+[\w.]"  # </home/me>
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
-    r"|(?<=[)\]])/+(?:data|(?:[\w@+$.-]+/+){2}[\w@+$-]|(?:[\w@+$.-]+/+)*[\w@+$-]+\.[a-z])[\w./-]*"
-    rf"|(?:\.\.[/\\]+){{2,}}(?:{ROOTS})[/\\]"
-    r"|(?i:(?<![a-z])file:[/\\]|\b(?:git|s3|gs|hf|https?)://\S+)"  # what `_local` leaves
+    r"|(?<=[)\]])/+(?:data\b|(?:[\w@+$.-]+/+){2}[\w@+$-]|[\w@+$-]+(?:/+[\w@+$-]+)?\.[a-z])[\w./-]*"
+    rf"|(?<!\.\.[/\\])(?:\.\.[/\\]+){{2,}}(?:{ROOTS})[/\\]"
+    r"|(?i:(?<![a-z])(?:file:[/\\]|(?:git|s3|gs|hf|https?)://\S+))"  # what `_local` leaves
     rf"|(?<![\w/])~[\w.-]*[/\\]\.?\w{WINDOWS}"
 )
 # /secret, //nas/share, /(old)/x, x:/y, but not `8 /10`, nor the words that Qwen3 and SmolLM3 obey
@@ -128,7 +129,7 @@ UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
     "[\u00ad\u034f\u061c\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
-MARKS = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>\n]{0,200}>|[\\*`]", re.DOTALL)
+MARKS = re.compile(r"<!--.{0,200}?-->|</?[A-Za-z][^<>\n]{0,200}>|[\\*`]", re.DOTALL)
 
 
 @contextmanager
@@ -193,7 +194,6 @@ def _local(address: re.Match[str]) -> str:
     """What of an address is searched for paths: of the public ones only what a query holds."""
     scheme, host, path, query = address.groups("")
     if _is_public(scheme.lower(), host):
-        query = ADDRESS.sub(_local, query)
         return query if IN_QUERY.search(query) else " "
     return address[0] if path.strip("/.,;:!") else f" {query}"
 

@@ -12,8 +12,7 @@ nothing leaves this machine.
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import fields
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,7 +22,7 @@ import httpx
 import yaml
 from filelock import FileLock
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from pydantic_core import from_json
 from safetensors import SafetensorError, safe_open
@@ -49,9 +48,6 @@ STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
     403: "the token has no right to write there; use one with the `write` role, or your own name",
     404: "not found, or not visible with this token; check the name and the token",
-    409: "conflicts with something that exists there; choose another name",
-    413: "too large for the hub; leave files out",
-    429: "too many requests; wait, and run the same command again",
 }
 
 # ---- what is published: files, and fields of them ----
@@ -123,8 +119,6 @@ def main() -> None:
         "--yes", action="store_true", help="upload; without it nothing leaves this machine"
     )
     args = parser.parse_args()
-    if args.repo:
-        check_repo(args.repo)  # before anything is read
     recipe = load_recipe(args.recipe)
     repo: str = args.repo or recipe.summarization.publish.repo or ""
     if repo:
@@ -163,8 +157,11 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
         with temporary_folder(beside=folder) as partial:
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
+            made_of = recorded(merged).made_of.values() if merged else ()
+            revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
+            own = (*records.manifest.files.values(), *revisions, *made_of)  # look like tokens
             for path in sorted(partial.iterdir()):
-                check_file(path, _own_hashes(records, merged))
+                check_file(path, {str(value).lower() for value in own})
             lines = {_sum(path) for path in partial.iterdir()}
             with _sums(folder).open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in sorted(lines - written(folder)))
@@ -174,15 +171,6 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
                 folder.rmdir()  # fails where a file came in between
             partial.rename(folder)
     return folder
-
-
-def _own_hashes(records: Records, merged: Path | None) -> set[str]:
-    """Of data and models: they look like access tokens, and are none."""
-    made_of = recorded(merged).made_of.values() if merged else ()
-    revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
-    return {
-        str(value).lower() for value in (*records.manifest.files.values(), *revisions, *made_of)
-    }
 
 
 def _sums(folder: Path) -> Path:
@@ -218,6 +206,8 @@ def check_staged(folder: Path) -> list[Path]:
 
 
 # ---- files, each from its listed fields ----
+
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 
 
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
@@ -262,32 +252,28 @@ def _write_model(folder: Path, records: Records, names: Names, merged: Path | No
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
             continue
         target = folder / path.name
-        with opened(path) as file, _damage_of(path):
-            if path.suffix != ".json":
-                with target.open("wb") as copy:
-                    shutil.copyfileobj(file, copy, 1 << 24)
-                if path.suffix == ".safetensors":
-                    _without_metadata(path, target)
-                continue
-            found = from_json(file.read())
-            known = _fields(path.name, found)
-            kept = {key: value for key, value in found.items() if key in known}
+        with opened(path) as file:
+            try:
+                if path.suffix != ".json":
+                    with target.open("wb") as copy:
+                        shutil.copyfileobj(file, copy, 1 << 24)
+                    if path.suffix == ".safetensors":
+                        _without_metadata(path, target)
+                    continue
+                found = from_json(file.read())
+                known = _fields(path.name, found)
+                kept = {key: value for key, value in found.items() if key in known}
+            except DAMAGED as error:
+                reason = " ".join(str(error).split())[:120]
+                raise UserError(
+                    f"{path}: damaged ({reason}); restore it, or train again"
+                ) from error
         if path.name == "adapter_config.json":
             kept["base_model_name_or_path"] = names.base_model
             if names.local_base:
                 kept["revision"] = None  # of the folder, not of the hub's model
         _write_json(target, kept)
         _say_left_out(path.name, found.keys() - kept.keys())
-
-
-@contextmanager
-def _damage_of(path: Path) -> Iterator[None]:
-    """Turn what a reader of a damaged file raises into a UserError."""
-    try:
-        yield
-    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: damaged ({reason}); restore it, or train again") from error
 
 
 def _without_metadata(path: Path, target: Path) -> None:
@@ -373,8 +359,8 @@ def upload(folder: Path, repo: str, private: bool) -> str:
             if f"{file.upload_info.sha256.hex()}  {path.name}" not in known:
                 raise UserError(f"{path}: changed since it was staged; run the same command again")
             files.append(file)
-    api = HfApi()
-    with _one_line(repo):
+    api, again = HfApi(), "nothing here was changed; run the same command again"
+    try:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
             raise UserError(
@@ -382,17 +368,6 @@ def upload(folder: Path, repo: str, private: bool) -> str:
                 "hub, or leave out --private"
             )
         done = api.create_commit(repo, files, commit_message="Adapter, card and records")
-    return str(done.commit_url)
-
-
-@contextmanager
-def _one_line(repo: str) -> Iterator[None]:
-    """Turn what the hub's client raises into a UserError."""
-    again = "nothing here was changed; run the same command again"
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise UserError(f"{repo}: HF_HUB_OFFLINE is set; unset it to upload") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = error.server_message or f"status {status}"
@@ -405,6 +380,7 @@ def _one_line(repo: str) -> Iterator[None]:
         ) from error
     except (ValueError, RuntimeError) as error:  # a card, a file or an answer that it refuses
         raise UserError(f"{repo}: the hub's client gave up ({error}); {again}") from error
+    return str(done.commit_url)
 
 
 if __name__ == "__main__":
