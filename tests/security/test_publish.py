@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import axolotl
 import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
@@ -16,6 +17,7 @@ from data_prep.errors import UserError, run_cli
 from data_prep.recipe import load_recipe
 from scripts.leaks import check_file
 from scripts.model_card import (
+    SAMPLE,
     Records,
     example_of,
     model_card,
@@ -29,6 +31,7 @@ from tests.run_records import NAME, write_scores
 from tests.scripts.test_publish import OUTPUT, PUBLISH, RECIPE, hashes
 from training.run_record import write_trained_with
 
+ROOT_OF_TEMPLATES = Path(axolotl.__path__[0]) / "utils/chat_templates/templates"
 SCORES, MANIFEST = Path(f"results/{NAME}/scores.json"), Path(f"data/{NAME}/manifest.json")
 DRAWN = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # letters and digits, as if by chance
 HUB, WANDB, AWS = "hf_" + "aBcD" * 9, "0a1b2c3d4e" * 4, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -209,6 +212,14 @@ def test_what_is_neither(tmp_path: Path, text: str) -> None:
         ("scores.json", json.dumps({"a": {text: [text]}})),
     ):
         (tmp_path / name).write_text(content, "utf-8")
+        check_file(tmp_path / name)
+
+
+def test_recipes_dialogues_and_chat_templates_are_published(tmp_path: Path) -> None:
+    templates = ROOT_OF_TEMPLATES.glob("*.jinja")
+    for path in (*(ROOT / "recipes").glob("*.yml"), *SAMPLE.parent.glob("*.jsonl"), *templates):
+        name = "chat_template.jinja" if path.suffix == ".jinja" else "README.md"
+        (tmp_path / name).write_text(path.read_text("utf-8"), "utf-8")
         check_file(tmp_path / name)
 
 
