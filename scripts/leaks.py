@@ -237,7 +237,8 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy"):  # sound: the header has no other bytes than JSON
             size = int.from_bytes(content[:8], "little")
-        plain, template = _strings(json.loads(content[8 : 8 + size], object_pairs_hook=_pairs))
+        # as pairs, for an object that has a key twice
+        plain, template = _strings(json.loads(content[8 : 8 + size], object_pairs_hook=list))
     elif path.suffix == ".json":
         value = from_json(content[:])
         if path.name == "tokenizer.json" and isinstance(value, dict):
@@ -260,19 +261,15 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
     return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_WORDS, words)]
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> list[Any]:
-    """A JSON object as a list, for one that has a key twice."""
-    return [item for pair in pairs for item in pair]
-
-
 def _strings(value: Any, key: str = "") -> tuple[str, str]:
     """Every key and text of a JSON value, each text with its key; apart from these, templates."""
     is_template = key.startswith("chat_template")
     parts = [("", "")]
     if isinstance(value, dict):
         for name, inner in value.items():
-            parts += [(str(name), ""), _strings(inner, key if is_template else str(name))]
-    elif isinstance(value, list):
+            if name != "precompiled_charsmap":  # of a tokenizer: bytes in base64
+                parts += [(str(name), ""), _strings(inner, key if is_template else str(name))]
+    elif isinstance(value, (list, tuple)):
         parts += [_strings(item, key) for item in value]
     elif isinstance(value, str):
         parts += [("", value) if is_template else (f"{key}: {value}", "")]

@@ -369,10 +369,10 @@ def upload(folder: Path, repo: str, private: bool) -> str:
             )
         done = api.create_commit(repo, files, commit_message="Adapter, card and records")
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        said = error.server_message or f"status {status}"
-        why = STATUS.get(status, f"the hub answered {status}; {again}")
-        raise UserError(f"{repo}: {why} (it says: {said})") from error
+        why = STATUS.get(
+            status := error.response.status_code, f"the hub answered {status}; {again}"
+        )
+        raise UserError(f"{repo}: {why} (it says: {error.server_message or status})") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
             f"{repo}: the hub cannot be reached ({type(error).__name__}: {error}); check the "

@@ -1,7 +1,9 @@
 """scripts.publish: what is staged, what no file may hold, and uploads to a hub on the loopback."""
 
+import base64
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -265,7 +267,9 @@ def test_what_is_no_absolute_path(tmp_path: Path, text: str) -> None:
 def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
     words = ("/home", " ~/.", "Ġ/usr", "\\_\\_", "://", "C:\\", "/data/", "</s>", "</x></y>", "(/")
     model = {"type": "BPE", "vocab": dict.fromkeys(words, 1), "merges": ["/ usr", ["/u", "sr"]]}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model}), "utf-8")
+    drawn = {"precompiled_charsmap": base64.b64encode(random.Random(1).randbytes(999)).decode()}
+    whole = {"model": model, "normalizer": {"normalizers": [drawn]}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(whole), "utf-8")
     check_file(tmp_path / "tokenizer.json")
 
 
