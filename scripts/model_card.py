@@ -243,7 +243,7 @@ def _text(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"fenced": fenced, "quoted": partial(json.dumps, ensure_ascii=False)}
+    environment.filters.update(fenced=fenced, quoted=partial(json.dumps, ensure_ascii=False))
     return environment.get_template("model_card.md.j2").render(
         repo=repo or f"user/{recipe.name}",
         recipe=recipe,
