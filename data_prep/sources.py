@@ -21,7 +21,8 @@ from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, 
 
 SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
 
-MOST_FOLDERS = 50  # of an archive, in each other
+MOST_FOLDERS = 50  # of an archive, in each other: to find and remove them takes their square
+TOO_DEEP = f"a file in more than {MOST_FOLDERS} folders"
 
 
 class Source:
@@ -254,7 +255,7 @@ def _json_of(path: Path) -> Any:
 
 
 def _inside(name: str, named_by: Path) -> str:
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise ValueError(f"{named_by} names a file elsewhere: {name}")
     return name
 
@@ -311,7 +312,16 @@ def _unpack(archive: Path, folder: Path) -> None:
                     f"{archive}: would fill {size / 1e9:.1f} GB where {free / 1e9:.1f} are free; "
                     "fetch it from a source that you trust, or set TMPDIR to a larger disk"
                 )
-            check_members(packed.namelist(), archive)
+            # zipfile would write such a member elsewhere in the folder, without a word
+            for name in packed.namelist():
+                posix = PurePosixPath(name.replace("\\", "/"))
+                if posix.is_absolute() or ".." in posix.parts or re.match(r"[A-Za-z]:", name):
+                    raise UserError(
+                        f"{archive}: member `{name}` points outside the archive's folder; "
+                        "refused, fetch the archive from a source that you trust"
+                    )
+                if len(posix.parts) > MOST_FOLDERS:
+                    raise ValueError(TOO_DEEP)
             packed.extractall(folder)
     except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
@@ -322,23 +332,6 @@ def _unpack(archive: Path, folder: Path) -> None:
             f"{archive}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
             "space, or set TMPDIR to a folder that has it"
         ) from error
-
-
-def check_members(names: Iterable[str], archive: Path) -> None:
-    """Raise UserError for a member of an archive that is no file at a usual place in its folder."""
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        why = ""
-        # zipfile would write such a member elsewhere in the folder, without a word
-        if path.is_absolute() or ".." in path.parts or re.match(r"[A-Za-z]:", name):
-            why = "points outside the archive's folder"
-        elif len(path.parts) > MOST_FOLDERS:  # finding and removing them takes their square
-            why = f"lies in more than {MOST_FOLDERS} folders"
-        if why:
-            raise UserError(
-                f"{archive}: member `{name[:100]}` {why}; refused, fetch the archive from a source "
-                "that you trust"
-            )
 
 
 def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, list[Path]]:

@@ -81,6 +81,13 @@ def elsewhere(folder: Path) -> list[str]:
     return recipe(folder, folder / "saved")
 
 
+def above(folder: Path) -> list[str]:
+    Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]).save_to_disk(folder / "saved")
+    (folder / "saved/inner").mkdir()
+    (folder / "saved/inner/dataset_dict.json").write_text('{"splits": [".."]}', "utf-8")
+    return recipe(folder, folder / "saved/inner")
+
+
 def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
     """A row that is 12 MB long once it is unpacked."""
     with gzip.open(folder / name, "wb", compresslevel=1) as file:
@@ -154,6 +161,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ["rows.jsonl"]),
     "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
     "saved data set that names a file elsewhere": (elsewhere, ["state.json names a file elsewh"]),
+    "saved data set that names the folder above": (above, ["dataset_dict.json names a file"]),
     "half a pair in an id": (
         lambda f: source(f, "".join(
             f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
