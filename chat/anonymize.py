@@ -7,6 +7,7 @@ names, addresses and facts that a message tells stay in the text: read it before
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import replace
 from string import punctuation
 
@@ -63,9 +64,8 @@ class _Mask:
                 if self._people.setdefault(word, person) != person != OTHERS:
                     self._people[word] = OTHERS  # speakers share it
         self._kept = WORDS - spelled
-        longest_first = sorted(spelled, key=lambda name: (-len(name), name))
-        known = [_bounded(name) for name in longest_first if any(map(str.isalnum, name))]
-        self._pattern = re.compile(PATTERN.format(names="|".join(known) or "(?!)"), re.IGNORECASE)
+        known = _any_of(name for name in spelled if any(map(str.isalnum, name)))
+        self._pattern = re.compile(PATTERN.format(names=known), re.IGNORECASE)
 
     def __call__(self, text: str) -> str:
         return self._pattern.sub(self._replacement, _same(text))
@@ -115,10 +115,16 @@ def _parts(name: str) -> list[str]:
     return parts + [part[1:] for part in parts if FAMILY_FIRST.fullmatch(part)]
 
 
-def _bounded(name: str) -> str:
-    """A pattern that finds a name as a whole word, or anywhere in a script without blanks."""
-    glued = re.fullmatch(f"[{GLUED}]+", name)
-    if glued and len(name) > 1:
-        return re.escape(name)
-    start, end = (r"(?<!\w)", r"(?!\w)") if glued else (START, END)
-    return f"{start}{re.escape(name)}{end}"
+def _any_of(names: Iterable[str]) -> str:
+    """A pattern that finds names as whole words, or anywhere in a script without blanks.
+
+    Of two at the same place, the longer. Each kind has its bounds once: compiling takes 40 ms.
+    """
+    kinds: dict[tuple[str, str], list[str]] = {(START, END): [], ("", ""): []}
+    for name in sorted(names, key=lambda name: (-len(name), name)):
+        bounds = (START, END)
+        if re.fullmatch(f"[{GLUED}]+", name):
+            bounds = ("", "") if len(name) > 1 else (r"(?<!\w)", r"(?!\w)")
+        kinds.setdefault(bounds, []).append(re.escape(name))
+    found = [f"{start}(?:{'|'.join(kind)}){end}" for (start, end), kind in kinds.items() if kind]
+    return "|".join(found) or "(?!)"

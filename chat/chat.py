@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ class People:
         """No one is known at first."""
         self._by_id: dict[object, tuple[str, ...]] = {}  # first what the person is called
         self._called: set[str] = set()
+        self._numbers: dict[str, Iterator[int]] = {}  # the next ones of those who share a name
         self._without_id: dict[str, None] = {}
 
     def name(self, person: object, *names: object) -> str:
@@ -93,8 +94,10 @@ class People:
             self._without_id.setdefault(first)
             return first
         if known and person not in self._by_id:
-            numbered = (f"{first} ({number})" for number in count(2))
-            name = next(name for name in chain([first], numbered) if name not in self._called)
+            numbers = self._numbers.setdefault(first, count(2))
+            name = first
+            while name in self._called:
+                name = f"{first} ({next(numbers)})"
             self._called.add(name)
             self._by_id[person] = tuple(dict.fromkeys((name, *known)))
         return self._by_id.get(person, (first,))[0]

@@ -37,7 +37,7 @@ from chat.chat import Chat, dialogue_of, speakers_of
 from chat.read import read_upload
 from chat.summarize import GAP_HOURS, LEAST, Messages, cut_at_gaps, cut_to_fit
 from data_prep.clean import Cleaner
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import UserError, line_of, printable, run_cli
 from data_prep.formats import SourceRow
 from data_prep.options import Options
 from data_prep.prepare import check_prepared
@@ -94,6 +94,7 @@ class Pair:
         engine: Any = self._summarizer.engine
         self._engine, self._peft = engine, engine.attach_beside(adapter)
         self._lock = Lock()  # the adapter is on or off for the whole process
+        self._prompt("")  # the recipe may name columns that no chat has
 
     def encode(self, dialogue: str) -> Prompt:
         """The prompt of a dialogue, cleaned and made harmless as data preparation does it.
@@ -219,18 +220,18 @@ def answer(
     try:
         prompt = pair.encode(question.dialogue)
         prediction, seconds = pair.summarize(question.model, prompt, watch)
-    except UserError as error:
-        return Answer(error=str(error))
+        dialogue, summary = prompt.example.dialogue, prediction.prediction
+        scores = references.scores(dialogue, summary)
     except Gone:
         return Answer()
+    except Exception as error:  # a chat and a model may hold anything; the page goes on
+        return Answer(error=line_of(error))
     note = f"The prompt has {prompt.tokens:,} tokens, of {pair.limit:,} at most."
     if prompt.neutralized:
         note += f" Control strings in the chat, broken by a blank: {prompt.neutralized:,}."
     end = "stopped by itself" if prediction.stopped else "cut at the limit"
     facts = f"{prediction.tokens:,} new tokens, {seconds:.2f} s, {end}"
-    dialogue, summary = prompt.example.dialogue, prediction.prediction
-    if scores := references.scores(dialogue, summary):
-        facts += f". {scores}"
+    facts += f". {scores}" if scores else ""
     return Answer(note=note, summary=summary, facts=facts, reference=references.of(dialogue))
 
 
@@ -262,15 +263,18 @@ async def stream(make: Callable[[Callable[[str], None]], Answer]) -> AsyncIterat
 def conversations(pair: Pair, data: bytes, name: str) -> Export:
     """The conversations of a chat export: what a file of that name holds, or text without one."""
     notes, parts = [], []
-    for item in read_upload(data, name):
-        if not isinstance(item, Chat):
-            notes.append(str(item))
-            continue
-        for messages in pair.cut(item.messages):
-            time = min((message.time for message in messages if message.time), default=None)
-            words = [f"{time:%Y-%m-%d %H:%M}"] if time else []
-            words += [", ".join(speakers_of(messages))[:80], f"{len(messages):,} messages"]
-            parts.append(Part(title=" · ".join(words), dialogue=dialogue_of(messages)))
+    try:
+        for item in read_upload(data, name):
+            if not isinstance(item, Chat):
+                notes.append(printable(str(item)))
+                continue
+            for messages in pair.cut(item.messages):
+                time = min((message.time for message in messages if message.time), default=None)
+                words = [f"{time:%Y-%m-%d %H:%M}"] if time else []
+                words += [", ".join(speakers_of(messages))[:80], f"{len(messages):,} messages"]
+                parts.append(Part(title=" · ".join(words), dialogue=dialogue_of(messages)))
+    except Exception as error:  # as in `answer`
+        return Export(error=line_of(error))
     note = " ".join(notes)
     return Export(note=note, parts=parts) if parts else Export(error=note)
 

@@ -19,6 +19,7 @@ from chat import apps, slack, telegram, texts, whatsapp
 from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
+from data_prep.sources import MOST_FOLDERS, TOO_DEEP
 
 # What can hold messages; of an archive, files with these endings are unpacked.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
@@ -332,9 +333,9 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 # a Mac adds a folder with what it knows about the files
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
+                if any(member.filename.count("/") > MOST_FOLDERS for member in members):
+                    raise zipfile.BadZipFile(TOO_DEEP)
                 zipped.extractall(folder, members)  # which keeps to the folder
-        except RecursionError:  # a RuntimeError, of which the caller says what it means
-            raise
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{archive}: cannot be unpacked ({error}); fetch it again, or unpack it yourself "

@@ -77,10 +77,10 @@ def parse_file(data: Any, place: str, people: People | None = None) -> Chat | Us
     if not isinstance(entries, list) or not any(map(_is_message, entries)):
         return None
     entries = [entry for entry in entries if isinstance(entry, dict)]
-    times = [entry.get("ts") for entry in entries]  # some answers are shown in the channel too
+    times = {str(entry.get("ts")) for entry in entries}  # some answers are shown in the channel too
     for answers in [entry.get("slackdump_thread_replies") for entry in entries]:
         if isinstance(answers, list):
-            entries += [one for one in answers if _is_message(one) and one["ts"] not in times]
+            entries += [one for one in answers if _is_message(one) and str(one["ts"]) not in times]
     title = (data.get("name") if isinstance(data, dict) else "") or Path(place).stem
     return _chat({place: entries}, place, str(title), people or People())
 

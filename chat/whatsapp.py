@@ -209,20 +209,23 @@ def _turn(
 ) -> tuple[str, str] | None:
     """Name and text of a message's first line; None for what WhatsApp wrote.
 
-    The names of `people` are names however they look, and all are where it is None.
+    A name among the `prefixes` goes on to the next colon. The names of `people` are names however
+    they look, and all are where it is None.
     """
-    unquoted = QUOTED.sub(lambda quote: "x" * len(quote[0]), line)
-    colon = COLON.search(unquoted) or (TIGHT.match(line) if unquoted == line else None)
-    if not colon:
-        return None
-    name, rest = line[: colon.end()].rstrip().removesuffix(":"), line[colon.end() :]
-    system = SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in (people or ()))
-    if people is not None and system:
-        return None
-    if name not in prefixes:
-        return name, rest
-    turn = _turn(rest, [p.removeprefix(f"{name}: ") for p in prefixes], people)
-    return turn and (f"{name}: {turn[0]}", turn[1])
+    whole = ""
+    while True:
+        unquoted = QUOTED.sub(lambda quote: "x" * len(quote[0]), line)
+        colon = COLON.search(unquoted) or (TIGHT.match(line) if unquoted == line else None)
+        if not colon:
+            return None
+        name, rest = line[: colon.end()].rstrip().removesuffix(":"), line[colon.end() :]
+        system = SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in (people or ()))
+        if people is not None and system:
+            return None
+        whole += name
+        if whole not in prefixes:
+            return whole, rest
+        whole, line = f"{whole}: ", rest
 
 
 def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:

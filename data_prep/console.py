@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -148,15 +149,22 @@ def _write_directly(console: Console, stream: IO[str] | None) -> None:
 
 
 def mute() -> None:
-    """Keep from the terminal whatever is printed or logged from now on, but for our own lines."""
+    """Keep from the terminal whatever is printed or logged from now on, but for our own lines.
+
+    An exception that ends a thread or the process shows the last of it, and so is the text of a
+    `SystemExit`. What was printed before `os._exit` or a signal that kills is lost.
+    """
     own = os.getpid()
     _progress.cache_clear()  # the next one leaves sys.stdout alone
     logging.getLogger().setLevel(logging.WARNING)  # for the log; scripts/cli.py had set another
     sys.excepthook = partial(_shown, sys.excepthook)  # until the plugin sets its own
+    threading.excepthook = partial(_shown, threading.excepthook)
 
-    def write(text: str) -> int:
+    def write(console: Console, text: str) -> int:
         if os.getpid() != own:  # a worker's fork: its copy of a lock may be held for ever
             return len(text)
+        if not sys._getframe().f_back:  # the interpreter itself: what `SystemExit` holds
+            return console.file.write(printable(text))
         if "\r" not in text:
             _unseen.append(text)
         elif _bars and _bars[-1].total is None:
@@ -167,7 +175,7 @@ def mute() -> None:
     for console, stream in ((out, sys.__stdout__), (err, sys.__stderr__)):
         if stream:  # handlers of logging hold the same object
             _write_directly(console, stream)
-            stream.write = write  # type: ignore[method-assign]
+            stream.write = partial(write, console)  # type: ignore[method-assign]
             _silenced.append(stream)
 
 

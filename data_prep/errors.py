@@ -79,17 +79,22 @@ def run_cli(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's end fails
         sys.exit(141)
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-        line = str(error)
-        if not isinstance(error, UserError):
-            where = _file_of(error)
-            line = (
-                f"{where}: {reason_of(error)}; correct or replace what this names, or find out "
-                "with --debug where it happened"
-            ).removeprefix(": ")
-        print(f"error: {printable(' '.join(line.split()))}", file=sys.stderr)
+        print(f"error: {line_of(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def line_of(error: Exception) -> str:
+    """An error as one line for a terminal or a page; `--debug` prints its traceback, too."""
+    if debug:
+        traceback.print_exception(error)
+    line = str(error)
+    if not isinstance(error, UserError):
+        where = _file_of(error)
+        line = (
+            f"{where}: {reason_of(error)}; correct or replace what this names, or find out with "
+            "--debug where it happened"
+        ).removeprefix(": ")
+    return printable(" ".join(line.split()))
 
 
 def _file_of(error: Exception) -> str:

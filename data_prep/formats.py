@@ -11,12 +11,12 @@ import io
 import json
 import lzma
 import re
-import shutil
 import tempfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -41,6 +41,7 @@ WRAPPERS = (
 )  # as in SQuAD's {"version": ..., "data": [...]}
 # A row of ten books; more is no dialogue. The time of ijson's parser grows with its square.
 MOST_BYTES, MOST_LEVELS = 10**7, 100
+MOST_UNPACKED = 10**10  # bytes of a gzipped file on the disk
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
 # The longer first: UTF-32's mark begins as UTF-16's does.
 WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -151,10 +152,17 @@ def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
         return file
     notes[f"is in {encoding.upper()}"] = None
     decoder = codecs.getincrementaldecoder(encoding)()
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed when its reader is gone
-    while piece := file.read(1 << 20):
-        plain.write(decoder.decode(piece).encode())
-    plain.write(decoder.decode(b"", final=True).encode())
+    pieces = iter(lambda: file.read(1 << 20), b"")
+    return _on_disk(decoder.decode(p, final=not p).encode() for p in chain(pieces, [b""]))
+
+
+def _on_disk(pieces: Iterable[bytes]) -> IO[bytes]:
+    """A temporary file of these bytes, which is closed when its reader is gone."""
+    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    for piece in pieces:
+        plain.write(piece)
+        if plain.tell() > MOST_UNPACKED:
+            raise ValueError(f"more than {MOST_UNPACKED // 10**9} GB when it is unpacked")
     plain.seek(0)
     return cast(IO[bytes], plain)
 
@@ -320,10 +328,7 @@ def _read_parquet(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str,
     import pyarrow.parquet
 
     if isinstance(file, gzip.GzipFile):  # Parquet is read from its end: unpack to disk, not memory
-        with tempfile.TemporaryFile() as plain:
-            shutil.copyfileobj(file, plain)
-            yield from _read_parquet(plain, notes)
-        return
+        file = _on_disk(iter(lambda: file.read(1 << 20), b""))
     table = pyarrow.parquet.ParquetFile(file)
     if len(names := table.schema_arrow.names) > len(set(names)):
         raise ValueError(f"two columns are named `{_repeated(names)}`")

@@ -477,6 +477,8 @@ class TokenCounter:
         """Tokens of each example: prompt, summary and end of turn."""
         texts = self._texts([example.messages for example in examples])
         backend = self._tokenizer.backend_tokenizer
+        backend.no_truncation()  # tokenizer.json may ask for both, and training does not
+        backend.no_padding()
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 

@@ -21,6 +21,9 @@ from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, 
 
 SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
 
+MOST_FOLDERS = 50  # of an archive, in each other: to find and remove them takes their square
+TOO_DEEP = f"a file in more than {MOST_FOLDERS} folders"
+
 
 class Source:
     """A corpus with the splits train, validation and test; use it in a `with` block."""
@@ -162,27 +165,24 @@ class Source:
         files = [file for file in inside if is_data(file.name)]
         saved = [f.parent for f in inside if f.name in ("dataset_dict.json", "state.json")]
         if saved:
-            top = min(saved, key=lambda found: len(found.parts))
-            self._load_from_disk(top)
-            files = [file for file in inside if top in file.parents]
-        else:
-            self._files.update(_files_by_split(files, folder, path).items())
-            if len(files) == 1 and not self._files:
-                self._files = {None: files}
-            read = {file for found in self._files.values() for file in found}
-            if self._files and (others := [f for f in files if f not in read]):
-                names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
-                self.notes[f"files without a split's name, which are not read: {names}"] = None
-            elif not self._files and files:
-                names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
-                raise UserError(
-                    f"{path}: no file has a split's name (found: {names}); rename them train, "
-                    "validation and test, or give the rows a column `split` and set `source` to "
-                    "their file"
-                )
-            files = [file for file in files if file in read]
+            self._load_from_disk(min(saved, key=lambda found: len(found.parts)), path)
+            return
+        self._files.update(_files_by_split(files, folder, path).items())
+        if len(files) == 1 and not self._files:
+            self._files = {None: files}
+        read = {file for found in self._files.values() for file in found}
+        if self._files and (others := [f for f in files if f not in read]):
+            names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
+            self.notes[f"files without a split's name, which are not read: {names}"] = None
+        elif not self._files and files:
+            names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
+            raise UserError(
+                f"{path}: no file has a split's name (found: {names}); rename them train, "
+                "validation and test, or give the rows a column `split` and set `source` to "
+                "their file"
+            )
         if folder == path:
-            self._hash(files, path)
+            self._hash([file for file in files if file in read], path)
 
     def _hash(self, files: list[Path], folder: Path) -> None:
         for file in files:
@@ -197,21 +197,21 @@ class Source:
                     f"{file}: was changed or replaced while it was read; run the same command again"
                 )
 
-    def _load_from_disk(self, folder: Path) -> None:
+    def _load_from_disk(self, folder: Path, source: Path) -> None:
         from datasets import Dataset, load_from_disk
 
         try:
-            for state in folder.rglob("state.json"):
-                for file in json.loads(state.read_bytes())["_data_files"]:
-                    if Path(file["filename"]).name != file["filename"]:
-                        raise ValueError(f"{state} names a file elsewhere: {file['filename']}")
+            files = _saved_files(folder)
+            if source in (folder, *folder.parents):  # an archive has its own hash
+                # before they are loaded, so that `check_unchanged` sees one that is replaced
+                self._hash(files, source)
             found: Any = load_from_disk(folder)
+            self._tables = {None: found} if isinstance(found, Dataset) else _by_split(found)
         except Exception as error:  # pyarrow's, datasets' and json's own types
             raise UserError(
                 f"{folder}: cannot be read as a saved data set ({' '.join(str(error).split())}); "
                 "save it again with `save_to_disk`"
             ) from error
-        self._tables = {None: found} if isinstance(found, Dataset) else _by_split(found)
 
     def _load_from_hub(self) -> None:
         from datasets import load_dataset
@@ -235,6 +235,29 @@ class Source:
         files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
         commit = re.search(r"@([0-9a-f]{40})/", files)
         self.commit = commit[1] if commit else None
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """All files that `load_from_disk` reads, whatever their names; links lead to what they name."""
+    whole, folders = folder / "dataset_dict.json", [folder]
+    if not (folder / "state.json").is_file():  # which `datasets` looks for first, too
+        folders = [folder / _inside(name, whole) for name in _json_of(whole)["splits"]]
+    files = [] if folders == [folder] else [whole]
+    for state in (one / "state.json" for one in folders):
+        names = [_inside(file["filename"], state) for file in _json_of(state)["_data_files"]]
+        files += [state, *(state.with_name(name) for name in ("dataset_info.json", *names))]
+    return files
+
+
+def _json_of(path: Path) -> Any:
+    check_file(path)
+    return json.loads(path.read_bytes())
+
+
+def _inside(name: str, named_by: Path) -> str:
+    if Path(name).name != name or name in ("", ".."):
+        raise ValueError(f"{named_by} names a file elsewhere: {name}")
+    return name
 
 
 def _by_split(corpus: dict[str, Any]) -> dict[str | None, Any]:
@@ -297,6 +320,8 @@ def _unpack(archive: Path, folder: Path) -> None:
                         f"{archive}: member `{name}` points outside the archive's folder; "
                         "refused, fetch the archive from a source that you trust"
                     )
+                if len(posix.parts) > MOST_FOLDERS:
+                    raise ValueError(TOO_DEEP)
             packed.extractall(folder)
     except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error

@@ -28,7 +28,6 @@ from data_prep.recipe_file import Loc, Problem, YamlFile, dotted
 from data_prep.settings import Summarization
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
-OLD_NAME = "data_prep.axolotl_plugin.SummarizationPlugin"  # of the same class
 Schema = type[BaseModel]
 Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
 
@@ -84,7 +83,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
     plugins, found = [], []
     names = names if isinstance(names, list) else []
     for index, name in enumerate(names):
-        if name in (OUR_PLUGIN, OLD_NAME):
+        if name == OUR_PLUGIN:
             continue
         from axolotl.integrations.base import load_plugin
 
@@ -99,7 +98,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
             if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
                 fix, meant = f"did you mean `{OUR_PLUGIN}`?", ("plugins",)
             found.append(Problem(("plugins", index), what, fix, meant=meant))
-    if not {OUR_PLUGIN, OLD_NAME} & set(map(str, names)):
+    if OUR_PLUGIN not in names:
         what = "our plugin is not under `plugins:`, so that training would check nothing of this"
         fix = f"add `- {OUR_PLUGIN}` there"
         found.append(Problem(("plugins",), what, fix, lacks=(("plugins",),)))

@@ -130,9 +130,14 @@ def _is_text(value: object) -> bool:
 
 
 def plain(value: object) -> str:
-    """The text of a value: sentences and parts of a message are joined."""
-    if isinstance(value, dict):
-        return plain(value.get("text") or value.get("name"))
-    if isinstance(value, list):
-        return " ".join(filter(None, map(plain, value)))
-    return "" if value is None else str(value)
+    """The text of a value: sentences and parts of a message are joined, however deep they are."""
+    texts, left = [], [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.append(value.get("text") or value.get("name"))
+        elif isinstance(value, list):
+            left += reversed(value)
+        elif value is not None:
+            texts.append(str(value))
+    return " ".join(filter(None, texts))

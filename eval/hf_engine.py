@@ -34,7 +34,7 @@ from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from eval.kv_cache import can_be_joined, depends_on_others, read_prompts, shared_tokens
-from eval.signature import quantization
+from eval.signature import attention, quantization
 
 NAME = "grouped_sdpa"
 STRIDE = 8  # new tokens after which the summaries that have ended leave the batch
@@ -83,7 +83,7 @@ class HfEngine:
                 dtype=getattr(torch, decoding.dtype),
                 device_map=self.device,
                 quantization_config=_quantization(recipe.config, decoding.dtype),
-                attn_implementation=_attention(recipe.config),
+                attn_implementation=attention(recipe.config),
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
@@ -139,12 +139,6 @@ class HfEngine:
         make = partial(generate, self.model, settings=settings)
         outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
-
-
-def _attention(config: dict[str, Any]) -> str | None:
-    """`eager` where training took it, else the model's default."""
-    eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
-    return "eager" if eager else None
 
 
 def own_weights(names: Iterable[str]) -> set[str]:

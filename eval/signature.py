@@ -27,6 +27,8 @@ from eval.language import Scoring
 SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clusters", "strip")
 ALWAYS = (*SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt", "template")
+# Of a recipe's entry in `datasets:`, what says where its rows are; all else may change prompts.
+WHERE = ("path", "name", "split", "ds_type", "data_files", "type")
 ROOT = Path(__file__).parent.parent
 # Of a model's folder: what no loader reads, and what our commands write into it later.
 NOT_READ = re.compile(r"\..*|.*\.(md|log)|merge_proof\.json")
@@ -150,6 +152,9 @@ def generation_key(
         key: value for key, value in config.items()
         if value and key not in known and re.fullmatch(PROMPT, key)
     }])  # fmt: skip
+    entry = {k: v for k, v in config["datasets"][0].items() if v and k not in WHERE}
+    code = {"trust_remote_code": True} if config.get("trust_remote_code") else {}
+    prompt += filter(None, [entry, code, attention(config)])
     return GenerationKey(
         model=model,
         quantized=quantization(config),
@@ -167,6 +172,12 @@ def generation_key(
 def quantization(config: dict[str, Any]) -> str | None:
     """How training and evaluation hold the base model: nf4, int8, or None for as it is saved."""
     return "nf4" if config.get("load_in_4bit") else "int8" if config.get("load_in_8bit") else None
+
+
+def attention(config: dict[str, Any]) -> str | None:
+    """`eager` where training took it, else None for the model's default."""
+    eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
+    return "eager" if eager else None
 
 
 def adapter_hash(folder: Path) -> str:

@@ -16,7 +16,6 @@ ARROWS = {
     "chat": {"data_prep", "eval"},
     "scripts": {"data_prep", "eval", "training", "chat"},
 }
-MOVED = {"data_prep.axolotl_plugin"}  # an alias of one release
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for package in ARROWS
@@ -41,7 +40,7 @@ def test_packages_import_only_what_is_below_them(package: str) -> None:
     wrong = [
         f"{name} imports {other}"
         for name, path in MODULES.items()
-        if name.split(".")[0] == package and name not in MOVED
+        if name.split(".")[0] == package
         for other in imports_of(path)
         if other.split(".")[0] not in ARROWS[package] | {package}
     ]
@@ -49,9 +48,7 @@ def test_packages_import_only_what_is_below_them(package: str) -> None:
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    imported = {
-        name: set(imports_of(path)) - {name} for name, path in MODULES.items() if name not in MOVED
-    }
+    imported = {name: set(imports_of(path)) - {name} for name, path in MODULES.items()}
     while leaves := {name for name, others in imported.items() if not others}:
         imported = {n: others - leaves for n, others in imported.items() if n not in leaves}
     assert imported == {}, "in or above a cycle"

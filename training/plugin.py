@@ -8,6 +8,7 @@ work. On a GPU it changes nothing of how a run computes.
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,7 @@ from training.resume import ExactResume
 
 # Commands that need a trained adapter. Axolotl itself loads it only where `lora_model_dir` names
 # it: without that, `evaluate` scores and `inference` asks a fresh, untrained adapter.
+WAIT = 5  # seconds: torchrun looks for processes that ended every 0.1
 OF_AN_ADAPTER = ("evaluate", "inference", "merge-lora")
 NOTES = {
     "inference": "note: axolotl inference samples at temperature 0.9, so that its answers differ "
@@ -338,8 +340,9 @@ def ending_with_one_line() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        if is_first_process():
-            say(f"error: {error}", error=True)
+        if not is_first_process():
+            time.sleep(WAIT)  # where the first one fails too, the launcher ends this one meanwhile
+        say(f"error: {error}", error=True)
         raise SystemExit(2) from error
 
 

@@ -21,7 +21,7 @@ from data_prep.prepare import check_prepared
 from data_prep.prompt import PromptEncoder
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from data_prep.recipe_file import YamlFile
-from data_prep.strict import OLD_NAME, OUR_PLUGIN, find_problems, read_yaml
+from data_prep.strict import OUR_PLUGIN, find_problems, read_yaml
 from eval.adapter import finished, settings_of
 from training import run_record
 from training.checkpoints import newest_whole
@@ -29,8 +29,6 @@ from training.machine_checks import machine_problems
 from training.model_checks import check_model
 from training.plan import count_tokens, evaluation_problems, length_problems, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
-
-OURS = (OUR_PLUGIN, OLD_NAME)
 
 
 @dataclass
@@ -99,7 +97,9 @@ def _arguments() -> argparse.Namespace:
 def foreign_code(config: dict[str, Any]) -> Iterator[str]:
     """What a recipe lets run besides this program, in preflight too: its author is trusted."""
     names, attention = config.get("plugins"), str(config.get("attn_implementation"))
-    plugins = [repr(name) for name in names if name not in OURS] if isinstance(names, list) else []
+    plugins = (
+        [repr(name) for name in names if name != OUR_PLUGIN] if isinstance(names, list) else []
+    )
     if plugins:
         yield f"`plugins:` runs the code of {', '.join(plugins)}, here and in training"
     if config.get("trust_remote_code"):

@@ -216,7 +216,7 @@ def test_folders_in_folders(tmp_path: Path) -> None:
     assert turns(found) == [("Ana", "hi")]
     deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 1200}chat.txt": "Ana: hi"})
     (error,) = errors(read_items(deep))
-    assert str(deep) in error and "nested too deeply" in error
+    assert str(deep) in error and "more than 50 folders" in error
 
 
 def test_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,8 +109,17 @@ def test_verbose_is_a_flag_of_every_command_and_a_variable(tmp_path: Path) -> No
         assert subprocess.run(line, env=env, capture_output=True, text=True).stdout == f"{found}\n"
 
 
-def test_an_error_while_muted_is_shown() -> None:
-    code = "from data_prep import console; console.mute(); print('muted'); raise KeyError('x')"
-    done = command(sys.executable, "-c", code)
-    assert done.returncode == 1 and done.stderr.endswith("KeyError: 'x'\n")
-    assert "muted\n" in done.stderr and not done.stdout
+@pytest.mark.parametrize(
+    ("ends", "code", "last", "all_shown"),
+    [
+        ("raise KeyError('x')", 1, "KeyError: 'x'\n", True),
+        ("t = Thread(target={}.pop, args='x'); t.start(); t.join()", 0, "KeyError: 'x'\n", True),
+        ("raise SystemExit('why')", 1, "why\n", False),
+        ("sys.exit(3)", 3, "", False),
+    ],
+)
+def test_an_error_while_muted_is_shown(ends: str, code: int, last: str, all_shown: bool) -> None:
+    start = "import sys; from threading import Thread; from data_prep import console"
+    done = command(sys.executable, "-c", f"{start}; console.mute(); print('muted'); {ends}")
+    assert done.returncode == code and done.stderr.endswith(last) and not done.stdout
+    assert ("muted\n" in done.stderr) == all_shown and (all_shown or done.stderr == last)

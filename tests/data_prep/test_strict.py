@@ -88,9 +88,6 @@ SOUND = {
     "text that looks like a number": changed(
         ("", "wandb_name: 2e-4\nmodel_revision: '12'\nlr_scheduler_kwargs: {a: '12', b: x1e5}\n")
     ),
-    "our plugin by its old name": changed(
-        ("training.plugin.Summ", "data_prep.axolotl_plugin.Summ")
-    ),
     "keys from another block": changed(
         ("weight_decay: 0.0\n", "<<: {micro_batch_size: 2, weight_decay: 0.1}\n"),
     ),

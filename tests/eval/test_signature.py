@@ -79,6 +79,8 @@ def test_what_matters_and_what_does_not() -> None:
         ({"summarization__instruction": "Other:\n{dialogue}"}, "prompt_hash changed"),
         ({"chat_template": "chatml"}, "prompt_hash, template_hash changed"),
         ({"summarization__system": "Be brief."}, "prompt_hash, template_hash changed"),
+        ({"trust_remote_code": True}, "prompt_hash changed"),
+        ({"attn_implementation": "eager"}, "prompt_hash changed"),
         (
             {"base_model": "a/model/that-is-not-here"},
             "base_model, base_model_hash, files_hash, template_hash changed",
@@ -93,6 +95,15 @@ def test_a_recipe_that_changes_the_outputs_changes_the_key(
         recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key", **overrides))
         keys.append(signature.generation_key(recipe, "base", Decoding(), "data", None))
     assert difference(*keys) == named
+
+
+def test_how_rows_become_turns_is_in_the_key(tmp_path: Path, smollm2: Path) -> None:
+    recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key"))
+    keys = []
+    for key in ("path", "drop_system_message", "roles"):
+        recipe.config["datasets"][0][key] = {"user": ["human"]}
+        keys.append(signature.generation_key(recipe, "base", Decoding(), "data", None).prompt_hash)
+    assert len({*keys}) == 3
 
 
 def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) -> None:

@@ -56,12 +56,6 @@ def test_help_of_a_command_without_a_module() -> None:
     assert (done.returncode, done.stderr) == (0, "") and "samsum-lora train" in done.stdout
 
 
-@pytest.mark.parametrize("old", ["data_prep.preflight", "eval.page", "eval.summarize"])
-def test_a_command_that_has_moved_names_the_new_one(old: str) -> None:
-    done = command("python", "-m", old, "recipes/smollm2_samsum.yml")
-    assert done.returncode == 2 and "error: this command is now `python -m " in done.stderr
-
-
 def test_it_works_outside_the_repository(tmp_path: Path) -> None:
     line = [str(SCRIPT), "score", "--predictions", "a.txt", "--references", "b.txt"]
     for name in ("a", "b"):

@@ -12,10 +12,14 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from data_prep import formats, turns
+from data_prep.errors import UserError
+from data_prep.sources import Source
 from tests.conftest import ROOT, run_module
 
 TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
@@ -75,6 +79,13 @@ def elsewhere(folder: Path) -> list[str]:
     name = "../../private.arrow"
     state.write_text(state.read_text().replace("data-00000-of-00001.arrow", name), "utf-8")
     return recipe(folder, folder / "saved")
+
+
+def above(folder: Path) -> list[str]:
+    Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]).save_to_disk(folder / "saved")
+    (folder / "saved/inner").mkdir()
+    (folder / "saved/inner/dataset_dict.json").write_text('{"splits": [".."]}', "utf-8")
+    return recipe(folder, folder / "saved/inner")
 
 
 def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
@@ -150,6 +161,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ["rows.jsonl"]),
     "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
     "saved data set that names a file elsewhere": (elsewhere, ["state.json names a file elsewh"]),
+    "saved data set that names the folder above": (above, ["dataset_dict.json names a file"]),
     "half a pair in an id": (
         lambda f: source(f, "".join(
             f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
@@ -198,6 +210,48 @@ def test_one_line(attack: str, tmp_path: Path) -> None:
     assert "error: " in line and all(word in line for word in words), line
     assert "Traceback" not in err and "\x1b" not in out + err and len(line) < 1500, line[:3000]
     assert before == files(tmp_path)
+
+
+def test_a_saved_data_set_is_hashed_as_it_is_read(tmp_path: Path) -> None:
+    """Through links, under any name, and before it is loaded."""
+    table, saved = Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]), tmp_path / "saved"
+    DatasetDict({"train": table, "test": table}).save_to_disk(saved)
+    (saved / "train").rename(tmp_path / "other")
+    linked(saved, "../other", "train")
+    arrow, state = "data-00000-of-00001.arrow", saved / "test/state.json"
+    (saved / "test" / arrow).rename(saved / "test/_data.arrow")
+    state.write_text(state.read_text().replace(arrow, "_data.arrow"), "utf-8")
+    with Source(str(saved)) as found:
+        assert {f"train/{arrow}", "test/_data.arrow"} < {*found.file_hashes}
+        assert len(list(found.rows("train"))) == len(list(found.rows("test"))) == 1
+        found.check_unchanged()
+
+    def load(folder: Path) -> object:
+        (saved / "test/_data.arrow").write_bytes((tmp_path / "other" / arrow).read_bytes())
+        return plain(folder)
+
+    plain = datasets.load_from_disk
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="was changed or"):
+        patch.setattr(datasets, "load_from_disk", load)
+        with Source(str(saved)) as found:
+            found.check_unchanged()
+
+
+def test_a_gzipped_file_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "MOST_UNPACKED", 10**7)
+    for name, start in (("s.parquet.gz", b"PAR1"), ("s.json.gz", b"\xff\xfe")):
+        gz(tmp_path, name, start, MB, 24)
+        with pytest.raises(UserError, match=f"{name}: .* GB when it is unpacked"):
+            list(formats.read_file(tmp_path / name, name))
+
+
+def test_a_turn_is_read_however_deep_it_is() -> None:
+    value: object = "Anna: hi"
+    for _ in range(5000):
+        value = [{"text": [None, {"name": value}]}]
+    assert turns.plain([value, "", "Ben: yo"]) == "Anna: hi Ben: yo"
 
 
 def files(folder: Path) -> dict[Path, int]:

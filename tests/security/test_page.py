@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, Prompt, bind, build, serve
+from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from eval.generate import Prediction
 from tests.chat.fixtures import tiny_recipe
@@ -236,6 +237,40 @@ def test_a_file_that_is_no_export(
     assert answer.status_code == 200 and answer.json()["parts"] == []
     assert said in answer.json()["error"] and str(tmp_path) not in answer.text
     assert not list(tmp_path.iterdir()) and capfd.readouterr().err == ""
+
+
+def nested(levels: int) -> str:
+    return '[{"text":' * levels + '"Anna: hi"' + "}]" * levels
+
+
+@pytest.mark.parametrize("path", ["/summary", "/chats"])
+def test_an_error_of_ours_is_one_line_too(
+    client: httpx.Client, pair: Pair, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], path: str,
+) -> None:  # fmt: skip
+    def fails(*_: object) -> None:
+        raise KeyError("\ud800")
+
+    monkeypatch.setattr(pair, "_prompt", fails)
+    answer = client.post(path, content=BODY if path == "/summary" else b"A: hi\nB: yo",
+                         headers=dict(POSTS)[path])  # fmt: skip
+    assert answer.status_code == 200 and "KeyError: '\\ud800'" in last(answer)["error"]
+    assert capfd.readouterr().err == ""
+
+
+def test_turns_in_turns_and_half_a_pair(client: httpx.Client) -> None:
+    body = json.dumps(QUESTION | {"dialogue": nested(900)})
+    answer = client.post("/summary", content=body, headers=JSON)
+    assert answer.status_code == 200 and last(answer)["facts"] + last(answer)["error"]
+    rows = json.dumps([{"id": 1, "\ud800": "A: hi"}])
+    answer = client.post("/chats", content=rows, headers=BYTES, params={"name": "a.json"})
+    assert answer.status_code == 200 and "\\ud800" in answer.json()["error"]
+
+
+def test_an_instruction_that_no_chat_fits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair.recipe.summarization, "instruction", "On {topic}: {dialogue}")
+    with pytest.raises(UserError, match="{topic} is a column"):
+        Pair(pair.recipe, pair.recipe.output_dir)
 
 
 def test_a_sender_that_goes_away_leaves_no_traceback(

@@ -1,14 +1,19 @@
 """What a long text costs grows with it: each of these took from ten seconds to hours."""
 
 import importlib.util
+import io
 import random
 import time
+import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
 
-from chat import apps, texts, whatsapp
+from chat import apps, slack, texts, whatsapp
+from chat.anonymize import anonymize
+from chat.chat import Chat, Message, People
+from chat.read import Item, read_upload
 from data_prep.errors import UserError
 from eval import metrics
 from eval.diagnosis import diagnose
@@ -21,11 +26,36 @@ from scripts import leaks
 MOST = 5.0  # seconds of this thread; the slowest takes 0.5
 STAMP = "12/30/20, 12:30 - "
 IPHONE = "[12/30/2020, 12:30:00] "
+HI = {"type": "message", "text": "hi", "user": "U"}
 DAYS = "Monday Tuesdays January Fri 3 We met on Sunday. " * 600
 
 
 def whatsapp_of(*lines: str) -> Callable[[], object]:
     return lambda: whatsapp.parse("\n".join(lines))
+
+
+def namesakes() -> None:
+    people = People()
+    for person in range(10000):
+        people.name(person, "Alex")
+
+
+def answers() -> list[dict[str, object]]:
+    return [
+        {**HI, "ts": str(n), "slackdump_thread_replies": [{**HI, "ts": f"{n}.5"}]}
+        for n in range(20000)
+    ]
+
+
+def deep() -> list[Item]:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("a/" * 900 + "chat.txt", "Al: hi")
+    return list(read_upload(packed.getvalue(), "a.zip"))
+
+
+def named(count: int) -> Chat:
+    return Chat("", "", [Message(None, f"Al{n} Bo{n} Cy{n}", "hi") for n in range(count)])
 
 
 def text_of(text: str) -> Callable[[], object]:
@@ -57,6 +87,14 @@ LONG: dict[str, Callable[[], object]] = {
     "captions": lambda: texts.MARKS.sub("", "<" * 50000),
     "comments": lambda: list(texts._sms("<smses>" + "<!--" * 50000 + "<!x", "")),
     "quotes of Skype": lambda: apps.SKYPE_QUOTE.sub("", "<quote " * 3000),
+    "namesakes": namesakes,
+    "answers in threads": lambda: slack.parse_file(answers(), ""),
+    "names with one prefix each": whatsapp_of(
+        *(f"{STAMP}Team{n}: {who}: {text}{m}" for n in range(2000)
+          for m, (who, text) in enumerate([("An", "a"), ("Bo", "b")] * 2))
+    ),
+    "folders in folders": deep,
+    "names to mask": lambda: anonymize(named(200), 1),
     "an id": lambda: stem(" " * 5000 + "\n"),
     "passwords": lambda: leaks._secret("-pwd" * 3000 + "://a:" * 3000, ()),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from data_prep.machine import bf16_is_faster
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
-from training import run_record
+from training import plugin, run_record
 from training.machine_checks import LORA_KERNELS
 from training.plugin import SummarizationPlugin
 
@@ -121,7 +121,9 @@ def test_stale_or_missing_data_end_training_with_one_line(
     assert stop.value.code == 2
     assert "summarization.instruction changed" in capsys.readouterr().err
     (recipe.data_dir / "manifest.json").unlink()
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANK", "1")  # also where another process alone meets it
+        patch.setattr(plugin, "WAIT", 0)
         SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
     assert "manifest.json: is missing; run `python -m data_prep" in capsys.readouterr().err
 

@@ -1,6 +1,0 @@
-"""Moved to `python -m chat.page`. To be removed with 0.2."""
-
-import sys
-
-print("error: this command is now `python -m chat.page`, with the same arguments", file=sys.stderr)
-sys.exit(2)
