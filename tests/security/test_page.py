@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, Prompt, bind, build, serve
+from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, bind, build, serve
+from chat.summarize import Prompt
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from eval.generate import Prediction
