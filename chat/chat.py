@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError, reading
-from data_prep.turns import as_turns
+from data_prep.turns import Turn, as_turns
 
 HEADERS = {"from", "to", "cc", "subject", "date", "sent", "reply-to", "message-id", "received"}
 LINE_END = re.compile("\r\n|\r|\n")
@@ -47,9 +47,8 @@ class Message:
 
     def line(self) -> str:
         """The turn as a dialogue has it, on one line: `Anna: hi`."""
-        text = " ".join(self.text.splitlines())
         speaker = " ".join(self.speaker.split())  # an export may hold anything
-        return f"{speaker}: {text}" if speaker else text
+        return Turn(speaker, self.text).line()
 
 
 @dataclass(frozen=True)

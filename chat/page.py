@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -35,7 +34,7 @@ from starlette.types import ASGIApp
 
 from chat.chat import Chat, dialogue_of, speakers_of
 from chat.read import read_upload
-from chat.summarize import GAP_HOURS, LEAST, Messages, cut_at_gaps, cut_to_fit
+from chat.summarize import GAP_HOURS, LEAST, Messages, Prompt, Prompts, cut_at_gaps, cut_to_fit
 from data_prep.clean import Cleaner
 from data_prep.errors import UserError, line_of, printable, run_cli
 from data_prep.formats import SourceRow
@@ -72,15 +71,6 @@ TICK = 0.1  # seconds between two looks at how far a summary is
 LOCAL = ("127.0.0.1", "localhost")
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A dialogue as data preparation makes it, its prompt's tokens, and broken control strings."""
-
-    example: Example
-    tokens: int
-    neutralized: int
-
-
 class Pair:
     """Both models of a recipe on one copy of the weights: the adapter is switched on and off."""
 
@@ -90,11 +80,11 @@ class Pair:
         decoding = recipe.summarization.decoding.model_copy(update={"engine": "hf"})
         self.decoding = resolve(decoding)
         self._summarizer = Summarizer(recipe, self.decoding)
-        self._neutralize = self._summarizer.encoder.neutralizer()
+        self._prompt = Prompts(recipe, self._summarizer)
+        self._prompt("")  # the recipe may name columns that no chat has
         engine: Any = self._summarizer.engine
         self._engine, self._peft = engine, engine.attach_beside(adapter)
         self._lock = Lock()  # the adapter is on or off for the whole process
-        self._prompt("")  # the recipe may name columns that no chat has
 
     def encode(self, dialogue: str) -> Prompt:
         """The prompt of a dialogue, cleaned and made harmless as data preparation does it.
@@ -119,19 +109,12 @@ class Pair:
             )
         return prompt
 
-    def _prompt(self, dialogue: str) -> Prompt:
-        block = self.recipe.summarization
-        text, neutralized = self._neutralize(dialogue)
-        example = Example.build("chat", text, "", block.instruction, system=block.system)
-        neutralized += self._neutralize.joins(example)
-        return Prompt(example, len(self._summarizer.encoder.prompt_ids(example)), neutralized)
-
     def cut(self, messages: Messages) -> list[Messages]:
         """The conversations of an export, in parts that `encode` takes."""
-        parts, count = cut_at_gaps(messages, GAP_HOURS), lambda text: self._prompt(text).tokens
-        if self.limit - count("") < LEAST:
+        parts, tokens = cut_at_gaps(messages, GAP_HOURS), self._prompt.tokens
+        if self.limit - tokens("") < LEAST:
             return parts
-        return [piece for part in parts for piece in cut_to_fit(part, count, self.limit)]
+        return [piece for part in parts for piece in cut_to_fit(part, tokens, self.limit)]
 
     def summarize(
         self, model: str, prompt: Prompt, watch: Callable[[str], None] = lambda text: None

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain, count, pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,35 @@ class Summarized(NamedTuple):
     summary: Prediction
 
 
+class Prompt(NamedTuple):
+    """A dialogue as a model is asked, the prompt's tokens, and broken control strings."""
+
+    example: Example
+    tokens: int
+    neutralized: int
+
+
+class Prompts:
+    """Makes the prompts of chats, in which no text is a control string."""
+
+    def __init__(self, recipe: Recipe, summarizer: Summarizer):
+        """`summarizer`: of the recipe."""
+        self._block, self._encoder = recipe.summarization, summarizer.encoder
+        self._neutralize = summarizer.encoder.neutralizer()
+
+    def __call__(self, dialogue: str, name: str = "chat") -> Prompt:
+        """The prompt of a dialogue; raises UserError where the instruction names other columns."""
+        text, broken = self._neutralize(dialogue)
+        block = self._block
+        example = Example.build(name, text, "", block.instruction, system=block.system)
+        broken += self._neutralize.joins(example)
+        return Prompt(example, len(self._encoder.prompt_ids(example)), broken)
+
+    def tokens(self, dialogue: str) -> int:
+        """How many tokens the prompt of a dialogue has."""
+        return self(dialogue).tokens
+
+
 class ChatSummarizer:
     """Cuts chats into parts and summarises them with a recipe's model."""
 
@@ -56,11 +85,11 @@ class ChatSummarizer:
         self.decoding = resolve(recipe.summarization.decoding)
         adapter = find_adapter(recipe) if model == "tuned" else None
         self.summarizer = Summarizer(recipe, self.decoding, adapter)
-        self._neutralize = self.summarizer.encoder.neutralizer()
+        self._prompt = Prompts(recipe, self.summarizer)
         length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
         length = min(length, positions(recipe.config) or length)
         self.most_tokens = length - new  # of a prompt
-        prompt = self._count("")
+        prompt = self._prompt.tokens("")
         if self.most_tokens - prompt < LEAST:
             raise UserError(
                 f"{recipe.path}: sequence_len {length} leaves {self.most_tokens - prompt} tokens "
@@ -78,7 +107,7 @@ class ChatSummarizer:
             pieces = cut_at_gaps(chat.messages, self.gap_hours)
             parts = [part for piece in pieces for part in self._cut(piece)]
             group.append((chat, parts))
-            prompts = sum(self._count(dialogue_of(part)) for part in parts)
+            prompts = sum(self._prompt.tokens(dialogue_of(part)) for part in parts)
             new = len(parts) * self.decoding.max_new_tokens
             tokens += (prompts + new) * self.decoding.num_beams
             if tokens >= self.decoding.batch_tokens:
@@ -102,7 +131,7 @@ class ChatSummarizer:
 
     def _run(self, dialogues: list[str]) -> list[Prediction]:
         """The summaries of dialogues, in their order."""
-        examples = [self._example(text, str(number)) for number, text in enumerate(dialogues)]
+        examples = [self._prompt(text, str(n)).example for n, text in enumerate(dialogues)]
         self.bar.total = (self.bar.total or 0) + len(examples)
         predictions: dict[str, Prediction] = {}
         for prediction in self.summarizer.summaries(examples):
@@ -110,19 +139,8 @@ class ChatSummarizer:
             self.bar.update()
         return [predictions[example.id] for example in examples]
 
-    def _example(self, dialogue: str, name: str = "") -> Example:
-        """A dialogue in which no text is a control string."""
-        text, _ = self._neutralize(dialogue)
-        block = self.recipe.summarization
-        example = Example.build(name, text, "", block.instruction, system=block.system)
-        self._neutralize.joins(example)
-        return example
-
-    def _count(self, dialogue: str) -> int:
-        return len(self.summarizer.encoder.prompt_ids(self._example(dialogue)))
-
     def _cut(self, messages: Messages) -> list[Messages]:
-        return cut_to_fit(messages, self._count, self.most_tokens)
+        return cut_to_fit(messages, self._prompt.tokens, self.most_tokens)
 
 
 def main() -> None:
@@ -134,9 +152,8 @@ def main() -> None:
         )
     recipe = load_recipe(args.recipe)
     errors: list[UserError] = []
-    chats = _chats(read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer), errors)
-    if args.anonymize:
-        chats = _anonymized(chats, errors)
+    items = read_all(args.inputs or ["-"], args.dialogue_field, sys.stdin.buffer)
+    chats = _chats(items, args.anonymize, errors)
     printed = 0
     for result in _summaries(chats, recipe, args, errors):
         record = _record(result)
@@ -148,21 +165,17 @@ def main() -> None:
         sys.exit(FAILED if printed else NOTHING)
 
 
-def _chats(items: Iterable[Item], errors: list[UserError]) -> Iterator[Chat]:
+def _chats(items: Iterable[Item], masked: bool, errors: list[UserError]) -> Iterator[Chat]:
     """The chats among the items; errors and notes go to stderr, and the errors into the list."""
+    numbers = count(1)
     for item in items:
-        if isinstance(item, Chat):
-            yield item
-        elif isinstance(item, UserError):
-            _report(item, errors)
-        else:
-            tqdm.write(f"note: {printable(item)}", file=sys.stderr)
-
-
-def _anonymized(chats: Iterator[Chat], errors: list[UserError]) -> Iterator[Chat]:
-    for number, chat in enumerate(chats, 1):
         try:
-            yield anonymize(chat, number)
+            if isinstance(item, UserError):
+                raise item
+            if isinstance(item, Chat):
+                yield anonymize(item, next(numbers)) if masked else item
+            else:
+                tqdm.write(f"note: {printable(item)}", file=sys.stderr)
         except UserError as error:
             _report(error, errors)
 
@@ -208,8 +221,8 @@ def _as_text(record: dict[str, Any]) -> str:
     lines = [name + " ".join(record["summary"].split())]
     for part in record["parts"] if len(record["parts"]) > 1 else []:
         when = f"{part['start']:.16} to {part['end']:.16}, " if part["start"] else ""
-        count = f"{part['messages']} message{'s' * (part['messages'] > 1)}"
-        lines.append(f"  {when.replace('T', ' ')}{count}: {' '.join(part['summary'].split())}")
+        number = f"{part['messages']} message{'s' * (part['messages'] > 1)}"
+        lines.append(f"  {when.replace('T', ' ')}{number}: {' '.join(part['summary'].split())}")
     return "\n".join(lines)
 
 
@@ -258,13 +271,13 @@ def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
     return [list(chain.from_iterable(threads.values())) for threads in parts if threads]
 
 
-def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> list[Messages]:
+def cut_to_fit(messages: Messages, tokens_of: Callable[[str], int], most: int) -> list[Messages]:
     """Parts of like size whose dialogues have `most` tokens at most, cut between messages.
 
-    `count` gives the tokens of a dialogue. A single message that has too many is halved between
+    `tokens_of` gives the tokens of a dialogue. A single message that has too many is halved between
     words, and keeps its speaker.
     """
-    tokens = count(dialogue_of(messages))
+    tokens = tokens_of(dialogue_of(messages))
     if tokens <= most:
         return [messages]
     if len(messages) > 1:  # shares with about equal text, each of one message at least
@@ -281,7 +294,7 @@ def cut_to_fit(messages: Messages, count: Callable[[str], int], most: int) -> li
         if not all(halves):
             return [messages]  # a single character cannot be cut
         pieces = [[replace(messages[0], text=half)] for half in halves]
-    return [part for piece in pieces for part in cut_to_fit(piece, count, most)]
+    return [part for piece in pieces for part in cut_to_fit(piece, tokens_of, most)]
 
 
 if __name__ == "__main__":

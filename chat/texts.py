@@ -10,14 +10,14 @@ import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
 
 import webvtt
 from dateutil import parser as dates
 
-from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
+from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word, utc
 from data_prep.errors import UserError
 
 _HALF = r"(?:[AaPp]\.?[Mm]\b\.?|오전|오후|上午|下午|午前|午後)"
@@ -314,10 +314,8 @@ def _captions(text: str, place: str) -> list[Message]:
     for cue in cues:
         webex = re.match(r'\d+ "(.+)"', cue.identifier or "")
         first, *voices = VOICE.split(cue.raw_text)
-        for name, part in [
-            (webex[1] if webex else "", first),
-            *zip(*[iter(voices)] * 2, strict=True),
-        ]:
+        voiced = zip(voices[::2], voices[1::2], strict=True)
+        for name, part in [(webex[1] if webex else "", first), *voiced]:
             for line in html.unescape(MARKS.sub("", part)).strip().split("\n"):
                 turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
                 said.append((turn[1], turn[2] or "") if turn else (name, line))
@@ -325,24 +323,22 @@ def _captions(text: str, place: str) -> list[Message]:
     said = [(name, line) for name, line in said if name or line.strip()]
     named = [name for name, _ in said if name]
     # subtitles of a film hold a colon too, but few speakers that come back
-    if 2 * len(named) > len(
-        said
-    ):  # what comes before the first of them is a sign such as `[music]`
+    if 2 * len(named) > len(said):  # before the first of them is a sign such as `[music]`
         said = said[[bool(name) for name, _ in said].index(True) :]
     if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
         raise UserError(
             f"{place}: its captions name no speakers; export them with names (`<v Name>text` or "
             "`Name: text`)"
         )
-    messages: list[Message] = []
+    turns: list[tuple[str, list[str]]] = []
     for name, line in said:
         if name:
-            messages.append(Message(None, html.unescape(name).strip(), line.strip()))
-        else:
-            messages[-1] = Message(
-                None, messages[-1].speaker, f"{messages[-1].text}\n{line}".strip()
-            )
-    return messages
+            turns.append((name, []))
+        turns[-1][1].append(line)
+    return [
+        Message(None, html.unescape(name).strip(), "\n".join(lines).strip())
+        for name, lines in turns
+    ]
 
 
 # ---- tables and XML
@@ -417,8 +413,7 @@ def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
             continue
         senders = [one.get("address", "") for one in entry.iter("addr") if one.get("type") == "137"]
         sender = senders[0] if "~" in address and senders else name  # ~: several people
-        time = datetime.fromtimestamp(int(get("date", "")) / 1000, UTC).replace(tzinfo=None)
-        message = Message(time, sender if kind == "1" else "Me", body)
+        message = Message(utc(int(get("date", "")) / 1000), sender if kind == "1" else "Me", body)
         chats.setdefault(address, []).append(message)
         names[address] = name
     for address, messages in chats.items():

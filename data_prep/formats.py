@@ -30,15 +30,8 @@ SPLIT_NAMES = {
     "valid": "validation", "dev": "validation", "development": "validation", "eval": "validation",
     "evaluation": "validation", "testing": "test",
 }  # fmt: skip
-WRAPPERS = (
-    "data",
-    "rows",
-    "examples",
-    "items",
-    "records",
-    "samples",
-    "dialogues",
-)  # as in SQuAD's {"version": ..., "data": [...]}
+# as in SQuAD's {"version": ..., "data": [...]}
+WRAPPERS = ("data", "rows", "examples", "items", "records", "samples", "dialogues")
 # A row of ten books; more is no dialogue. The time of ijson's parser grows with its square.
 MOST_BYTES, MOST_LEVELS = 10**7, 100
 MOST_UNPACKED = 10**10  # bytes of a gzipped file on the disk

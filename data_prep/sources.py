@@ -47,9 +47,8 @@ class Source:
         self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
         self.notes: dict[str, None] = {}  # what was guessed or left out, in order
         self._names, self._cut = {"id", "split", *names}, set(cut)
-        self._tables: dict[
-            str | None, Any
-        ] = {}  # the data set of each split, or of all of them (None)
+        # the data set of each split, or of all of them (None)
+        self._tables: dict[str | None, Any] = {}
         self._files: dict[str | None, list[Path]] = {}  # the same
         self._renamed: dict[tuple[str, ...], dict[str, str]] = {}  # columns to names, by header
         self._root = Path(source)  # shown as `source`: the same, or the folder of what is unpacked

@@ -26,13 +26,13 @@ from chat.page import (
     MOST_CHARACTERS,
     Gone,
     Pair,
-    Prompt,
     bind,
     build,
     example_rows,
     main,
     serve,
 )
+from chat.summarize import Prompt
 from data_prep.errors import UserError, run_cli
 from data_prep.prepare import prepare
 from data_prep.prompt import Example

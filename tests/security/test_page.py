@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, Prompt, bind, build, serve
+from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, bind, build, serve
+from chat.summarize import Prompt, Prompts
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from eval.generate import Prediction
@@ -245,13 +246,13 @@ def nested(levels: int) -> str:
 
 @pytest.mark.parametrize("path", ["/summary", "/chats"])
 def test_an_error_of_ours_is_one_line_too(
-    client: httpx.Client, pair: Pair, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str], path: str,
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    path: str,
 ) -> None:  # fmt: skip
     def fails(*_: object) -> None:
         raise KeyError("\ud800")
 
-    monkeypatch.setattr(pair, "_prompt", fails)
+    monkeypatch.setattr(Prompts, "__call__", fails)
     answer = client.post(path, content=BODY if path == "/summary" else b"A: hi\nB: yo",
                          headers=dict(POSTS)[path])  # fmt: skip
     assert answer.status_code == 200 and "KeyError: '\\ud800'" in last(answer)["error"]
