@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,14 @@ from data_prep.options import Options
 from data_prep.settings import Rouge
 from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
-from eval.baselines import System, lead, longest
+from eval.baselines import with_baselines
 from eval.html_report import page
 from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
 from eval.predictions import key_file
-from eval.report import HEADERS, aligned, cell, csv_lines, latex, markdown
+from eval.report import HEADERS, Cell, aligned, cell, forms, markdown, test_rows
 from eval.score import ROUGE_EXAMPLE, rouge_of, rouge_options
-from eval.scores import PRIMARY, Bootstrap, Score, Scores
+from eval.scores import PRIMARY, Bootstrap, Scores
 from eval.stats import outcome, paired_tests
 
 ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
@@ -38,7 +38,6 @@ SHORT = 32  # letters of a setting's value in the table
 # The recipe that a training kept may ask for another decoding than the evaluation's, and all runs
 # are scored alike.
 OF_EVALUATION = re.compile(r"summarization\.(decoding|rouge|language|training_rouge)\b.*")
-FACTS = ["words", "mistakes", "minutes", "memory (GB)"]
 
 
 @dataclass
@@ -88,31 +87,41 @@ class Comparison:
         """The scores of all runs, as `eval.score` gives them."""
         return self.analysis.scores
 
-    def table(self, bold: Callable[[str], str] = str) -> list[list[str]]:
-        """The table as rows of cells, its header first; `bold` marks the best of a metric."""
-        metrics = self.scores.metrics
-        rows = [["run", *self.settings, *(HEADERS[metric] for metric in metrics), *FACTS]]
+    def table(self) -> list[dict[str, Cell]]:
+        """The cells of each run and baseline by their titles; the best of a metric is bold."""
+        short = {key: shortened(values) for key, values in self.settings.items()}
+        rows = []
         for n, (name, system) in enumerate(self.scores.systems.items()):
-            own = [
-                shortened(values)[n] if self.runs[n:] else "-" for values in self.settings.values()
-            ]
-            cells = {m: interval(system.scores[m]) for m in metrics}
-            marked = [bold(text) if self.best[m] == name else text for m, text in cells.items()]
-            rows.append([name, *own, *marked, *self.facts(n)])
+            run = self.runs[n] if self.runs[n:] else None  # baselines follow the runs
+            row = {"run": Cell(name, {"run": name})}
+            for key, values in self.settings.items():
+                value, text = (values[n], short[key][n]) if run else ("-", "-")
+                row[key] = Cell(text, {key: "" if value == "-" else value})
+            for metric, score in system.scores.items():
+                row[HEADERS[metric]] = Cell.of_score(metric, score, self.best[metric] == name)
+            took = run.scores.training if run and run.scores and run.is_trained else None
+            mistakes = sum(map(bool, self.analysis.mistakes[name]))
+            for fact, value, form in (
+                ("words", system.style.words, ".1f"),
+                ("mistakes", mistakes, "d"),
+                ("minutes", took and took.minutes, ".2f"),
+                ("memory (GB)", took and took.peak_memory_gb, ".2f"),
+            ):
+                shown = "" if value is None else format(value, form)
+                row[fact] = Cell(shown or "-", {fact: shown})
+            rows.append(row)
         return rows
 
-    def facts(self, place: int) -> list[str]:
-        """The cells below FACTS of the system in this place; baselines follow the runs."""
-        name, system = list(self.scores.systems.items())[place]
-        run = self.runs[place] if self.runs[place:] else None
-        took = run.scores.training if run and run.scores and run.is_trained else None
-        numbers = [
-            (system.style.words, ".1f"),
-            (sum(map(bool, self.analysis.mistakes[name])), "d"),
-            (took and took.minutes, ".2f"),
-            (took and took.peak_memory_gb, ".2f"),
-        ]
-        return ["-" if value is None else format(value, form) for value, form in numbers]
+    def forms(self) -> dict[str, str]:
+        """The table as Markdown, with verdicts and tests, as CSV and as LaTeX."""
+        found = forms(self.table())
+        tests = [list(map(cell, row)) for row in self.tests()]
+        found["Markdown"] += f"\n{cell(' '.join(self.verdicts()))}\n\n{markdown(tests)}\n"
+        return found
+
+    def tests(self) -> list[list[str]]:
+        """A header, and a row for every two runs: the difference in ROUGE-L and the corrected p."""
+        return test_rows(self.scores, holm=self.p[PRIMARY])
 
     def verdicts(self) -> list[str]:
         """Which run is the best by which metrics, or which ones the tests cannot tell apart."""
@@ -152,9 +161,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     files = {run.name: run.file for run in found}
     systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
     names = list(systems)
-    if corpus.dialogues is not None:
-        systems["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
-        systems["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
+    systems = with_baselines(systems, corpus)
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
     with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
     analysis = analyse(
@@ -290,63 +297,12 @@ def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def interval(score: Score) -> str:
-    """`36.23 [35.04, 37.36]`."""
-    return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
-
-
 def shortened(values: list[str]) -> list[str]:
     """Each run's value on one line, long ones from shortly before the first letter that differs."""
     lines = [" ".join(text.split()) for text in values]
     start = max(0, len(os.path.commonprefix([text for text in lines if text != "-"])) - 8)
     pieces = [text if len(text) <= SHORT or not start else f"…{text[start:]}" for text in lines]
     return [text if len(text) <= SHORT else f"{text[: SHORT - 1]}…" for text in pieces]
-
-
-def as_csv(compared: Comparison) -> str:
-    """A line a run, every number in a column of its own."""
-    ends = [f"{metric}{end}" for metric in compared.scores.metrics for end in ("", "_low", "_high")]
-    rows: list[list[str | float]] = [["run", *compared.settings, *ends, *FACTS]]
-    for n, (name, system) in enumerate(compared.scores.systems.items()):
-        own = [values[n] if compared.runs[n:] else "-" for values in compared.settings.values()]
-        own = ["" if text == "-" else text for text in own]
-        numbers = [x for score in system.scores.values() for x in (score.f1, score.low, score.high)]
-        rows.append([name, *own, *numbers, *(fact.removeprefix("-") for fact in compared.facts(n))])
-    return csv_lines(rows)
-
-
-def as_latex(compared: Comparison) -> str:
-    """A `tabular` for LaTeX's package booktabs."""
-    return latex(compared.table(lambda text: f"\0{text}\0"))
-
-
-def as_markdown(compared: Comparison) -> str:
-    """The table and the tests, as `report.md` has them."""
-    rows = [
-        [re.sub("\0(.*?)\0", r"**\1**", cell(text)) for text in row]
-        for row in compared.table(lambda text: f"\0{text}\0")
-    ]
-    tests = [list(map(cell, row)) for row in test_rows(compared)]
-    parts = [markdown(rows), cell(" ".join(compared.verdicts())), markdown(tests)]
-    return "\n\n".join(parts) + "\n"
-
-
-def test_rows(compared: Comparison) -> list[list[str]]:
-    """A header, and a row for every two runs: the difference in ROUGE-L and the corrected p."""
-    header = [HEADERS[PRIMARY], "difference", "interval", "p (Holm)", "better", "worse", "equal"]
-    rows = [header]
-    for pair in compared.scores.comparisons:
-        test, p = pair.metrics[PRIMARY], compared.p[PRIMARY][pair.systems]
-        rows.append(
-            [
-                f"{pair.systems[1]} - {pair.systems[0]}",
-                f"{test.difference:+.2f}",
-                f"{test.low:+.2f} to {test.high:+.2f}",
-                f"{p:.4f}" if p >= 0.001 else "< 0.001",
-                *map(str, (pair.better, pair.worse, pair.equal)),
-            ]
-        )
-    return rows
 
 
 def html(compared: Comparison, folder: Path = Path()) -> str:
@@ -359,7 +315,6 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
                 files[f"{run.name}/{path.name}"] = link
     names, systems = compared.scores.models, compared.scores.systems
     best = max(names, key=lambda name: systems[name].scores[PRIMARY].f1)
-    texts = {"Markdown": as_markdown, "CSV": as_csv, "LaTeX": as_latex}
     return page(
         "compare.html.j2",
         compared.analysis,
@@ -367,8 +322,8 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
         best=best,
         p_of_best={n: compared.p_of(PRIMARY, n, best) for n in names if n != best},
         compared=compared,
-        facts=FACTS,
-        copies={name: text(compared) for name, text in texts.items()},
+        rows=compared.table(),
+        copies=compared.forms(),
         files=files,
     )
 
@@ -384,14 +339,14 @@ def main() -> None:
     check_outputs(*paths, inputs=read)
     compared = compare(args.runs, **{name: getattr(args, name) for name in names})
     written = {args.output: html(compared, args.output.parent)}
-    for path, text in ((args.csv, as_csv), (args.latex, as_latex), (args.markdown, as_markdown)):
-        if path:
-            written[path] = text(compared)
+    wanted = {"CSV": args.csv, "LaTeX": args.latex, "Markdown": args.markdown}
+    written |= {path: compared.forms()[form] for form, path in wanted.items() if path}
     with whole_files(Path(), *map(str, written)) as files:
         for path, content in written.items():
             files[str(path)].write(content)
-    print(aligned(compared.table()))
-    print(f"\n{aligned(test_rows(compared))}\n")
+    rows = [[one.text.strip("\0") for one in row.values()] for row in compared.table()]
+    print(aligned([list(compared.table()[0]), *rows]))
+    print(f"\n{aligned(compared.tests())}\n")
     notes = [f"note: {note}" for note in compared.scores.notes]
     print("\n".join([*notes, *compared.verdicts(), *map(str, written)]))
 
