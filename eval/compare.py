@@ -283,7 +283,7 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
         chosen.setdefault(key, next(iter(values.values())))
     language = chosen.pop("language", "en")
     fields = {name: value for name, value in chosen.items() if name in Rouge.model_fields}
-    return rouge_of(argparse.Namespace(**{**Rouge().model_dump(), **fields})), language
+    return rouge_of(**fields), language
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -34,6 +34,11 @@ class FieldNames:
     dialogue: str | None = None
     id: str | None = None
 
+    def of(self, kind: str) -> tuple[str, ...]:
+        """Under which names a field of this kind is looked for; case and blanks do not count."""
+        asked = getattr(self, kind)
+        return (asked.strip().lower(),) if asked else USUAL[kind]
+
 
 USUAL = {
     "prediction": ("prediction", "predict", "filtered_resps"),  # ours, LLaMA-Factory, lm-eval
@@ -53,17 +58,13 @@ class Record:
 
     def get(self, kind: str) -> Any:
         """The value of a field by its kind, a key of USUAL; None where it is missing."""
-        asked = getattr(self.names, kind)
-        for name in [asked] if asked else USUAL[kind]:
+        for name in self.names.of(kind):
             if self.fields.get(name) not in (None, []):
                 return self.fields[name]
         return None
 
     def __post_init__(self) -> None:
-        """Names of columns count without their case and the blanks around them."""
         self.fields = {str(k).strip().lower(): v for k, v in self.fields.items()}
-        lowered = {k: v and v.strip().lower() for k, v in vars(self.names).items()}
-        self.names = FieldNames(**lowered)
 
     @property
     def id(self) -> str:
@@ -75,12 +76,10 @@ class Record:
 
     def texts(self, kind: str) -> list[str]:
         """The texts of a field, one or several; raises UserError where it is missing or no text."""
-        asked = getattr(self.names, kind)
-        names = [asked] if asked else USUAL[kind]
-        value = self.get(kind)
+        names, value = self.names.of(kind), self.get(kind)
         if not any(name in self.fields for name in names):
             numbered = [n for n in self.fields if re.fullmatch(r"(summary|reference)_?\d+", n)]
-            if kind != "reference" or asked or not numbered:
+            if names != USUAL["reference"] or not numbered:
                 raise UserError(
                     f"{self.place}: has no field `{names[0]}` (found: {', '.join(self.fields)}); "
                     "name the right one with --prediction-field, --reference-field and the like, "
@@ -275,7 +274,7 @@ def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
     else:
         with reading(path, "check the path and the encoding"):
             text = path.read_text("utf-8-sig")
-        field = getattr(names, kind) or USUAL[kind][0]
+        field = names.of(kind)[0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
         if lines and all(line.strip()[:1] + line.strip()[-1:] == "{}" for line in lines):
             raise UserError(f"{path}: holds a JSON object in each line; name it .jsonl")

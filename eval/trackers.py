@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe
-from eval.adapter import CHECKPOINT, read_record
+from eval.adapter import read_record, run_folder
 from eval.scores import Scores
 
 TRACKED = "trackers.json"
@@ -100,9 +100,9 @@ def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logg
     name = "-".join(filter(None, (recipe.name, "eval", other, split)))
     # W&B allows no other sign in the name of an artifact
     name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
-    of_training = adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
     figures, systems = _figures(scores), scores.systems
-    training = read_record(of_training / TRACKED, TrainingRuns) if scores.adapter else None
+    runs = run_folder(adapter) / TRACKED
+    training = read_record(runs, TrainingRuns) if scores.adapter else None
     return Logged(
         recipe=recipe,
         name=name,
