@@ -48,7 +48,7 @@ class Corpus:
     over dialogues.
     """
 
-    references: References
+    references: Sequence[Sequence[str]]
     dialogues: Sequence[str] | None = None
     leaked: Sequence[bool] | None = None
     ids: Sequence[str] | None = None

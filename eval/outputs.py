@@ -17,8 +17,7 @@ from data_prep.formats import is_data, read_file
 from data_prep.turns import as_list
 from eval import signature
 from eval.baselines import BASELINES, Corpus, System
-from eval.language import Scoring
-from eval.markup import found
+from eval.language import Scoring, markup_in
 from eval.predictions import true_record
 
 
@@ -214,7 +213,7 @@ def _refuse_markup(rows: list[Row]) -> None:
             (row.prediction.place, row.prediction.text("prediction")),
             *((row.target.place, text) for text in row.references),
         ):
-            if mark := found(text):
+            if mark := markup_in(text):
                 marks.append((place, mark))
     if marks:
         place, mark = marks[0]

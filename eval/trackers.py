@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +64,13 @@ def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> N
     mode = config.get("wandb_mode") or os.environ.get("WANDB_MODE")
     # Axolotl too takes the name of a project or an experiment for `true` (axolotl.utils.wandb_,
     # axolotl.utils.mlflow_), and the recipe's keys before the environment.
-    trackers: dict[str, tuple[Any, Callable[[Logged], str]]] = {
-        "tensorboard": (config.get("use_tensorboard"), _tensorboard),
-        "wandb": (
-            (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled",
-            _wandb,
-        ),
-        "mlflow": (config.get("use_mlflow") or config.get("mlflow_experiment_name"), _mlflow),
-    }
-    for tracker, (is_on, log) in trackers.items():
+    wandb = (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled"
+    mlflow = config.get("use_mlflow") or config.get("mlflow_experiment_name")
+    for tracker, is_on, log in (
+        ("tensorboard", config.get("use_tensorboard"), _tensorboard),
+        ("wandb", wandb, _wandb),
+        ("mlflow", mlflow, _mlflow),
+    ):
         if not is_on:
             continue
         try:

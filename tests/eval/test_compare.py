@@ -20,7 +20,7 @@ from eval.compare import compare, holm, html, shortened
 from eval.metrics import METRICS
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, run_module
 from tests.eval.report_data import sample
 from tests.eval.test_score import jsonl
 from tests.run_records import NAME
@@ -187,11 +187,11 @@ def test_the_command_writes_every_form(two_results: list[Path], tmp_path: Path) 
     files = [tmp_path / f"t.{kind}" for kind in ("html", "csv", "tex", "md")]
     flags = ("--output", "--csv", "--latex", "--markdown")
     options = [part for pair in zip(flags, files, strict=True) for part in pair]
-    done = command("python", "-m", "eval.compare", *two_results, *options, cwd=Path.cwd())
+    done = run_module("eval.compare", *two_results, *options, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("run ") and "other - tiny_run" in done.stdout
     assert all(path.stat().st_size > 300 for path in files)
-    wrong = command("python", "-m", "eval.compare", two_results[0], "gone", cwd=Path.cwd())
+    wrong = run_module("eval.compare", two_results[0], "gone", cwd=Path.cwd())
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
 
 
