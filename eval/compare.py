@@ -70,26 +70,35 @@ class Run:
 
 @dataclass
 class Comparison:
-    """Runs on the same dialogues; `p` are Holm-corrected p-values by metric and pair of names.
-
-    `best`: by metric, the run that is better than each other one, or None where no run is.
-    """
+    """Runs on the same dialogues; `p` are Holm-corrected p-values by metric and pair of names."""
 
     runs: list[Run]
     analysis: Analysis
     p: dict[str, dict[tuple[str, str], float]]
-    best: dict[str, str | None]
     settings: dict[str, list[str]]  # those that differ: key, and the value of each run
-    against_baseline: str = ""
 
     @property
     def scores(self) -> Scores:
         """The scores of all runs, as `eval.score` gives them."""
         return self.analysis.scores
 
+    def alike(self, metric: str) -> tuple[str, list[str]]:
+        """The highest run by a metric, and the others that it cannot be told apart from."""
+        level = round(1 - self.scores.bootstrap.confidence, 12)
+        first = self.scores.highest(metric, [run.name for run in self.runs])
+        others = [run.name for run in self.runs if run.name != first]
+        return first, [name for name in others if self.p_of(metric, first, name) >= level]
+
+    @property
+    def best(self) -> dict[str, str | None]:
+        """By metric, the run that is better than each other one, or None where no run is."""
+        found = {metric: self.alike(metric) for metric in self.scores.metrics}
+        return {metric: None if near else first for metric, (first, near) in found.items()}
+
     def table(self) -> list[dict[str, Cell]]:
         """The cells of each run and baseline by their titles; the best of a metric is bold."""
         short = {key: shortened(values) for key, values in self.settings.items()}
+        best = self.best
         rows = []
         for n, (name, system) in enumerate(self.scores.systems.items()):
             run = self.runs[n] if self.runs[n:] else None  # baselines follow the runs
@@ -98,7 +107,7 @@ class Comparison:
                 value, text = (values[n], short[key][n]) if run else ("-", "-")
                 row[key] = Cell(text, {key: "" if value == "-" else value})
             for metric, score in system.scores.items():
-                row[HEADERS[metric]] = Cell.of_score(metric, score, self.best[metric] == name)
+                row[HEADERS[metric]] = Cell.of_score(metric, score, best[metric] == name)
             took = run.scores.training if run and run.scores and run.is_trained else None
             mistakes = sum(map(bool, self.analysis.mistakes[name]))
             for fact, value, form in (
@@ -125,21 +134,32 @@ class Comparison:
 
     def verdicts(self) -> list[str]:
         """Which run is the best by which metrics, or which ones the tests cannot tell apart."""
-        names, systems = [run.name for run in self.runs], self.scores.systems
-        level = round(1 - self.scores.bootstrap.confidence, 12)
+        others = len(self.runs) - 1
         said: dict[str, list[str]] = {}  # a sentence, and the metrics of which it holds
-        for metric, best in self.best.items():
-            if best:
-                others = "the other run" if len(names) == 2 else "every other run"
-                sentence = f"{best} is better than {others}"
-            else:
-                first = max(names, key=lambda name: systems[name].scores[metric].f1)
-                near = [n for n in names if n != first and self.p_of(metric, first, n) >= level]
+        for metric in self.scores.metrics:
+            first, near = self.alike(metric)
+            sentence = f"{first} is better than {'the' if others == 1 else 'every'} other run"
+            if near:
                 sentence = f"no run is the best: {first} cannot be told apart from "
-                sentence += "any other run" if len(near) == len(names) - 1 else ", ".join(near)
+                sentence += "any other run" if len(near) == others else ", ".join(near)
             said.setdefault(sentence, []).append(HEADERS[metric])
         found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
-        return [*found, *filter(None, [self.against_baseline])]
+        return found + self._against_baseline()
+
+    def _against_baseline(self) -> list[str]:
+        """Whether the run of the highest ROUGE-L beats the strongest baseline, if there is one."""
+        names, scores = [run.name for run in self.runs], self.scores
+        if not (baselines := [name for name in scores.systems if name not in names]):
+            return []
+        first, second = scores.highest(PRIMARY, baselines), scores.highest(PRIMARY, names)
+        values = [self.analysis.corpus.means(self.analysis.values[n]) for n in (first, second)]
+        test = paired_tests(*values, scores.bootstrap)[scores.metrics.index(PRIMARY)]
+        verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
+        verb = verbs[outcome(test, scores.bootstrap.confidence)]
+        return [
+            f"{second}, which has the highest ROUGE-L, {verb} the strongest baseline, {first} "
+            f"({test.difference:+.2f} points, p = {test.p:.2g})."
+        ]
 
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
@@ -179,35 +199,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
         for metric in analysis.scores.metrics
     }
     analysis.scores.date = datetime.now(UTC).date().isoformat()
-    compared = Comparison(found, analysis, p, {}, _differing([run.settings for run in found]))
-    level = round(1 - analysis.scores.bootstrap.confidence, 12)
-    for metric in analysis.scores.metrics:
-        best = max(names, key=lambda name: analysis.scores.systems[name].scores[metric].f1)
-        others = [name for name in names if name != best]
-        sure = all(compared.p_of(metric, best, name) < level for name in others)
-        compared.best[metric] = best if sure else None
-    compared.against_baseline = _against_baseline(analysis, names)
-    return compared
-
-
-def _against_baseline(analysis: Analysis, names: list[str]) -> str:
-    """Whether the run of the highest ROUGE-L beats the strongest baseline; "" without dialogues."""
-    systems, sure = analysis.scores.systems, analysis.scores.bootstrap.confidence
-
-    def highest(some: list[str]) -> str:
-        return max(some, key=lambda name: systems[name].scores[PRIMARY].f1)
-
-    if not (baselines := [name for name in systems if name not in names]):
-        return ""
-    first, second = highest(baselines), highest(names)
-    of_first, of_second = (analysis.corpus.means(analysis.values[name]) for name in (first, second))
-    column = analysis.scores.metrics.index(PRIMARY)
-    test = paired_tests(of_first, of_second, analysis.scores.bootstrap)[column]
-    verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
-    return (
-        f"{second}, which has the highest ROUGE-L, {verbs[outcome(test, sure)]} the strongest "
-        f"baseline, {first} ({test.difference:+.2f} points, p = {test.p:.2g})."
-    )
+    return Comparison(found, analysis, p, _differing([run.settings for run in found]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -313,8 +305,8 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
             if path.is_file():
                 link = quote(os.path.relpath(path, folder).replace(os.sep, "/"))
                 files[f"{run.name}/{path.name}"] = link
-    names, systems = compared.scores.models, compared.scores.systems
-    best = max(names, key=lambda name: systems[name].scores[PRIMARY].f1)
+    names = compared.scores.models
+    best = compared.scores.highest(PRIMARY, names)
     return page(
         "compare.html.j2",
         compared.analysis,

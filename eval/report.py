@@ -178,13 +178,10 @@ def conclusion(scores: Scores) -> str:
     main, base, sure = scores.main, scores.models[0], scores.bootstrap.confidence
     pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == main}
     baselines = [name for name in pairs if scores.systems[name].kind == "baseline"]
-
-    def strongest(metric: str) -> str:
-        return max(baselines, key=lambda name: scores.systems[name].scores[metric].f1)
-
     rivals = {base: base} if base in pairs else {}
     if baselines:
-        rivals[strongest(PRIMARY)] = f"the strongest baseline, {strongest(PRIMARY)},"
+        strongest = scores.highest(PRIMARY, baselines)
+        rivals[strongest] = f"the strongest baseline, {strongest},"
     sentence, verb = main, ""
     for name, words in rivals.items():
         test, before = pairs[name].metrics[PRIMARY], verb
@@ -201,7 +198,7 @@ def conclusion(scores: Scores) -> str:
         sentence += f"{again} {rest}"
     behind = []
     for metric in scores.metrics if baselines and verb != "falls behind" else ():
-        test = pairs[name := strongest(metric)].metrics[metric]
+        test = pairs[name := scores.highest(metric, baselines)].metrics[metric]
         if outcome(test, sure) == "worse":
             lost = signed(test.difference)
             behind.append(f"By {HEADERS[metric]} it falls behind {name} ({lost} points).")

@@ -346,7 +346,7 @@ def test_several_raters_of_a_dialogue_are_one_observation() -> None:
 
 
 def test_the_interval_excludes_50_percent_exactly_where_the_test_finds_a_difference() -> None:
-    for total in range(1, 40):
+    for total in (1, 5, 6, 8, 17, 39):
         for wins in range(total + 1):
             best = ["t"] * wins + ["b"] * (total - wins)
             rater = {str(n): Rating(frozenset(one)) for n, one in enumerate(best)}
