@@ -258,11 +258,14 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
     # before version 3 each line was a sentence, whatever the file says now
     lines = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
     scoring = {
-        name: {**(scores.rouge or lines).model_dump(), "language": scores.language}
+        name: {
+            **(scores.rouge or lines).model_dump(),
+            "language": scores.language,
+            "split": scores.split,
+            "number of dialogues": scores.examples,
+        }
         for name, scores in known.items()
     }
-    for name, scores in known.items():
-        scoring[name] |= {"split": scores.split, "number of dialogues": scores.examples}
     chosen = {name: value for name, value in given.items() if value is not None}
     for key in next(iter(scoring.values()), {}):
         values = {name: of[key] for name, of in scoring.items()}

@@ -140,10 +140,10 @@ def load(
     """
     for name in files.keys() & BASELINES.keys():
         raise UserError(f"{files[name]}: {name} is a baseline's name; write NAME={files[name]}")
-    records = {name: read_records(path, "prediction", names) for name, path in files.items()}
+    made = {name: read_records(path, "prediction", names) for name, path in files.items()}
     target = read_records(references, "reference", names) if references else None
     rows = {
-        name: join(records[name], target or records[name], path, references or path, by_order)
+        name: join(made[name], target or made[name], path, references or path, by_order)
         for name, path in files.items()
     }
     first = next(iter(files))
@@ -176,21 +176,20 @@ def load(
                 f"note: {files[first]} is by {both[0]} and {path} by {both[1]}: under the same "
                 "settings two engines differ by rounding alone"
             )
-    source = [row.target for row in rows[first]]
-    if not all(record.get("dialogue") for record in source):
-        source = [row.prediction for row in rows[first]]
-    known_to_all = all(record.get("dialogue") for record in source)
-    dialogues = [record.text("dialogue") for record in source] if known_to_all else None
-    corpus = Corpus([row.references for row in rows[first]], dialogues)
+    dialogues = None
+    for side in ("prediction", "target"):  # the references' own where both files have them
+        records = [getattr(row, side) for row in rows[first]]
+        if all(record.get("dialogue") for record in records):
+            dialogues = [record.text("dialogue") for record in records]
     ids = [row.prediction.id for row in rows[first]]
-    corpus.ids = ids if all(ids) else None
-    corpus.clusters = _clusters(rows[first], dialogues, systems)
-    if corpus.clusters:
+    clusters = _clusters(rows[first], dialogues, systems)
+    if clusters:
         print(
-            f"note: {len(ids)} rows are of {len(set(corpus.clusters))} dialogues: means, intervals "
+            f"note: {len(ids)} rows are of {len(set(clusters))} dialogues: means, intervals "
             "and tests are over dialogues"
         )
-    return systems, corpus
+    each = [row.references for row in rows[first]]
+    return systems, Corpus(each, dialogues, ids=ids if all(ids) else None, clusters=clusters)
 
 
 def _system(records: list[Record], known: dict[str, str]) -> System:
@@ -207,14 +206,9 @@ def _system(records: list[Record], known: dict[str, str]) -> System:
 
 
 def _refuse_markup(rows: list[Row]) -> None:
-    marks = []
-    for row in rows:
-        for place, text in (
-            (row.prediction.place, row.prediction.text("prediction")),
-            *((row.target.place, text) for text in row.references),
-        ):
-            if mark := markup_in(text):
-                marks.append((place, mark))
+    texts = [(row.prediction.place, row.prediction.text("prediction")) for row in rows]
+    texts += [(row.target.place, text) for row in rows for text in row.references]
+    marks = [(place, mark) for place, text in texts if (mark := markup_in(text))]
     if marks:
         place, mark = marks[0]
         raise UserError(
@@ -311,10 +305,9 @@ def join(
             )
         if not by_order:
             print(f"note: {path} and {target_path} are joined by order: they do not both have ids")
-        pairs = zip(records, targets, strict=True)
         return [
             Row(one, target, target.texts("reference"), target.id or target.place)
-            for one, target in pairs
+            for one, target in zip(records, targets, strict=True)
         ]
     made, wanted = _by_id(records), _by_id(targets)
     if made.keys() != wanted.keys():  # DialogSum: test_0_1, test_0_2 and test_0_3 are one dialogue
