@@ -6,6 +6,7 @@ Use: `analyse(with_baselines(systems, corpus), corpus).scores`, which is scores.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
@@ -73,13 +74,15 @@ def analyse(
     of_rouge = dict(zip(systems, np.split(scored_texts, len(systems)), strict=True))
     by_dialogue = {name: corpus.means(of) for name, of in values.items()}
 
-    mistakes, scored = {}, {}
+    mistakes: dict[str, list[list[str]]] = {}
+    scored = {}
     unknown = [None] * len(corpus.references)
     for name, system in systems.items():
         known = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
         mistakes[name] = []
-        for prediction, references, *facts in zip(system.predictions, *known, strict=True):
-            found = [diagnose(prediction, reference, *facts) for reference in references]
+        rows: Any = zip(system.predictions, *known, strict=True)
+        for prediction, several, *facts in rows:
+            found = [diagnose(prediction, reference, *facts) for reference in several]
             # of several references, what is a mistake by each of them
             by_all = [one for one in found[0] if all(one in others for others in found)]
             mistakes[name].append(by_all)

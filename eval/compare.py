@@ -110,13 +110,13 @@ class Comparison:
                 row[HEADERS[metric]] = Cell.of_score(metric, score, best[metric] == name)
             took = run.scores.training if run and run.scores and run.is_trained else None
             mistakes = sum(map(bool, self.analysis.mistakes[name]))
-            for fact, value, form in (
+            for fact, number, form in (
                 ("words", system.style.words, ".1f"),
                 ("mistakes", mistakes, "d"),
                 ("minutes", took and took.minutes, ".2f"),
                 ("memory (GB)", took and took.peak_memory_gb, ".2f"),
             ):
-                shown = "" if value is None else format(value, form)
+                shown = "" if number is None else format(number, form)
                 row[fact] = Cell(shown or "-", {fact: shown})
             rows.append(row)
         return rows
@@ -152,8 +152,9 @@ class Comparison:
         if not (baselines := [name for name in scores.systems if name not in names]):
             return []
         first, second = scores.highest(PRIMARY, baselines), scores.highest(PRIMARY, names)
-        values = [self.analysis.corpus.means(self.analysis.values[n]) for n in (first, second)]
-        test = paired_tests(*values, scores.bootstrap)[scores.metrics.index(PRIMARY)]
+        means, values = self.analysis.corpus.means, self.analysis.values
+        tests = paired_tests(means(values[first]), means(values[second]), scores.bootstrap)
+        test = tests[scores.metrics.index(PRIMARY)]
         verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
         verb = verbs[outcome(test, scores.bootstrap.confidence)]
         return [

@@ -83,7 +83,7 @@ class Cell:
     """A cell as it is shown, bold between two NUL, and its numbers by their columns in CSV."""
 
     text: str
-    numbers: dict[str, str | float | None]
+    numbers: Mapping[str, str | float | None]
 
     @classmethod
     def of_score(cls, metric: str, score: Score, bold: bool = False) -> "Cell":
