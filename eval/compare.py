@@ -182,7 +182,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     files = {run.name: run.file for run in found}
     systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
     names = list(systems)
-    systems = with_baselines(systems, corpus)
+    systems |= with_baselines({}, corpus)
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
     with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
     analysis = analyse(
