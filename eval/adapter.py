@@ -256,15 +256,18 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
     return [pair for key, item in parts for pair in flat(item, key)]
 
 
+def run_folder(adapter: Path) -> Path:
+    """The folder of the training that left an adapter, which may be a checkpoint's."""
+    return adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
+
+
 def run_of(folder: Path) -> RunRecord | None:
     """`run.json` of the training in `folder`, or of a checkpoint's; None: no such file.
 
     Raises UserError where the file is damaged.
     """
-    path = folder / RUN
-    if not path.exists() and CHECKPOINT.fullmatch(folder.name):
-        path = folder.parent / RUN
-    return read_record(path, RunRecord)
+    own = folder / RUN
+    return read_record(own if own.exists() else run_folder(folder) / RUN, RunRecord)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:

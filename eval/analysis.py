@@ -5,15 +5,16 @@ Use: `analyse(with_baselines(systems, corpus), corpus).scores`, which is scores.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from data_prep.settings import BertScore, Rouge
-from eval import markup, metrics, signature
+from eval import metrics, signature
 from eval.baselines import Corpus, System, default_pairs, models_of, style
 from eval.diagnosis import MISTAKES, diagnose, groups
-from eval.language import resolve, warnings
+from eval.language import markup_in, resolve, warnings, without_markup
 from eval.metrics import BERTSCORE, F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
 from eval.scores import PRIMARY, VERSION, Bootstrap, Comparison, Group, Score, Scores, SystemScores
 from eval.stats import bootstrap, in_percent, paired_tests
@@ -73,12 +74,18 @@ def analyse(
     of_rouge = dict(zip(systems, np.split(scored_texts, len(systems)), strict=True))
     by_dialogue = {name: corpus.means(of) for name, of in values.items()}
 
-    mistakes, scored = {}, {}
+    mistakes: dict[str, list[list[str]]] = {}
+    scored = {}
     unknown = [None] * len(corpus.references)
     for name, system in systems.items():
         known = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
-        rows = zip(system.predictions, *known, strict=True)
-        mistakes[name] = [_mistakes(*row) for row in rows]
+        mistakes[name] = []
+        rows: Any = zip(system.predictions, *known, strict=True)
+        for prediction, several, *facts in rows:
+            found = [diagnose(prediction, reference, *facts) for reference in several]
+            # of several references, what is a mistake by each of them
+            by_all = [one for one in found[0] if all(one in others for others in found)]
+            mistakes[name].append(by_all)
         scored[name] = SystemScores(
             kind=system.kind,
             signature=signature.line(fields | system.fields),
@@ -86,8 +93,8 @@ def analyse(
             scores=_means(by_dialogue[name], corpus.means(of_rouge[name]), names, settings),
             scores_without_leaked=_without_leaked(values[name], names, corpus),
             style=style(system.predictions, corpus.references, corpus.dialogues, scoring),
-            mean_tokens=_mean(system.tokens, 2),
-            stopped=_mean(system.stopped, 4),
+            mean_tokens=None if system.tokens is None else round(fmean(system.tokens), 2),
+            stopped=None if system.stopped is None else round(fmean(system.stopped), 4),
             mistakes=_counts(mistakes[name], system, corpus),
             seconds=system.seconds,
         )
@@ -128,11 +135,11 @@ def _strip(
     notes = []
     for name in models_of(systems):
         texts = systems[name].predictions
-        if not (count := sum(bool(markup.found(text)) for text in texts)):
+        if not (count := sum(bool(markup_in(text)) for text in texts)):
             continue
         held = f"{count} summaries of {name} held control tokens or think blocks"
         if wanted:
-            systems[name].predictions = [markup.stripped(text) for text in texts]
+            systems[name].predictions = [without_markup(text) for text in texts]
             systems[name].fields["stripped"] = str(count)
             empty = sum(not text for text in systems[name].predictions)
             ending = f", which leaves {empty} summaries empty" if empty else ""
@@ -140,14 +147,8 @@ def _strip(
         else:
             notes.append(f"{held}, which count as words; `summarization.rouge.strip: true` helps")
     if wanted:
-        corpus.references = [[markup.stripped(t) for t in texts] for texts in corpus.references]
+        corpus.references = [[without_markup(t) for t in texts] for texts in corpus.references]
     return notes, {"strip": "control+think"} if wanted else {}
-
-
-def _mistakes(prediction: str, references: Sequence[str], *known: Any) -> list[str]:
-    """Of several references, what is a mistake by each of them."""
-    found = [diagnose(prediction, reference, *known) for reference in references]
-    return [name for name in found[0] if all(name in others for others in found)]
 
 
 def compare_pairs(
@@ -207,7 +208,3 @@ def _counts(mistakes: list[list[str]], system: System, corpus: Corpus) -> dict[s
         name: None if name in unknown else sum(name in found for found in mistakes)
         for name in MISTAKES
     }
-
-
-def _mean(numbers: Sequence[float] | None, digits: int) -> float | None:
-    return None if numbers is None else round(float(np.mean(numbers)), digits)

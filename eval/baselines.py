@@ -39,12 +39,13 @@ class System:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(init=False)
+@dataclass
 class Corpus:
     """What the systems are scored on; all but the references may be unknown (`leaked`: flags).
 
-    `references`: of each row one or several. `clusters`: a name for the dialogue of each row, where
-    some rows share one; a mean, an interval and a test are over dialogues.
+    `references`: of each row a list; one that is none is the only one of its row. `clusters`: a
+    name for the dialogue of each row, where some rows share one; a mean, an interval and a test are
+    over dialogues.
     """
 
     references: Sequence[Sequence[str]]
@@ -53,17 +54,8 @@ class Corpus:
     ids: Sequence[str] | None = None
     clusters: Sequence[str] | None = None
 
-    def __init__(
-        self,
-        references: References,
-        dialogues: Sequence[str] | None = None,
-        leaked: Sequence[bool] | None = None,
-        ids: Sequence[str] | None = None,
-        clusters: Sequence[str] | None = None,
-    ):
-        """A reference that is no list is the only one of its row."""
-        self.references = [[text] if isinstance(text, str) else [*text] for text in references]
-        self.dialogues, self.leaked, self.ids, self.clusters = dialogues, leaked, ids, clusters
+    def __post_init__(self) -> None:
+        self.references = [[text] if isinstance(text, str) else [*text] for text in self.references]
 
     def means(self, values: Any) -> Any:
         """The mean of each dialogue's rows; `values` has a row an example in its first axis."""

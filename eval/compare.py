@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,14 +23,14 @@ from data_prep.options import Options
 from data_prep.settings import Rouge
 from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
-from eval.baselines import System, lead, longest
+from eval.baselines import with_baselines
 from eval.html_report import page
 from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
 from eval.predictions import key_file
-from eval.report import HEADERS, aligned, cell, csv_lines, latex, markdown
+from eval.report import HEADERS, Cell, aligned, cell, forms, markdown, test_rows
 from eval.score import ROUGE_EXAMPLE, rouge_of, rouge_options
-from eval.scores import PRIMARY, Bootstrap, Score, Scores
+from eval.scores import PRIMARY, Bootstrap, Scores
 from eval.stats import outcome, paired_tests
 
 ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
@@ -38,7 +38,6 @@ SHORT = 32  # letters of a setting's value in the table
 # The recipe that a training kept may ask for another decoding than the evaluation's, and all runs
 # are scored alike.
 OF_EVALUATION = re.compile(r"summarization\.(decoding|rouge|language|training_rouge)\b.*")
-FACTS = ["words", "mistakes", "minutes", "memory (GB)"]
 
 
 @dataclass
@@ -71,66 +70,97 @@ class Run:
 
 @dataclass
 class Comparison:
-    """Runs on the same dialogues; `p` are Holm-corrected p-values by metric and pair of names.
-
-    `best`: by metric, the run that is better than each other one, or None where no run is.
-    """
+    """Runs on the same dialogues; `p` are Holm-corrected p-values by metric and pair of names."""
 
     runs: list[Run]
     analysis: Analysis
     p: dict[str, dict[tuple[str, str], float]]
-    best: dict[str, str | None]
     settings: dict[str, list[str]]  # those that differ: key, and the value of each run
-    against_baseline: str = ""
 
     @property
     def scores(self) -> Scores:
         """The scores of all runs, as `eval.score` gives them."""
         return self.analysis.scores
 
-    def table(self, bold: Callable[[str], str] = str) -> list[list[str]]:
-        """The table as rows of cells, its header first; `bold` marks the best of a metric."""
-        metrics = self.scores.metrics
-        rows = [["run", *self.settings, *(HEADERS[metric] for metric in metrics), *FACTS]]
+    def alike(self, metric: str) -> tuple[str, list[str]]:
+        """The highest run by a metric, and the others that it cannot be told apart from."""
+        level = round(1 - self.scores.bootstrap.confidence, 12)
+        first = self.scores.highest(metric, [run.name for run in self.runs])
+        others = [run.name for run in self.runs if run.name != first]
+        return first, [name for name in others if self.p_of(metric, first, name) >= level]
+
+    @property
+    def best(self) -> dict[str, str | None]:
+        """By metric, the run that is better than each other one, or None where no run is."""
+        found = {metric: self.alike(metric) for metric in self.scores.metrics}
+        return {metric: None if near else first for metric, (first, near) in found.items()}
+
+    def table(self) -> list[dict[str, Cell]]:
+        """The cells of each run and baseline by their titles; the best of a metric is bold."""
+        short = {key: shortened(values) for key, values in self.settings.items()}
+        best = self.best
+        rows = []
         for n, (name, system) in enumerate(self.scores.systems.items()):
-            own = [
-                shortened(values)[n] if self.runs[n:] else "-" for values in self.settings.values()
-            ]
-            cells = {m: interval(system.scores[m]) for m in metrics}
-            marked = [bold(text) if self.best[m] == name else text for m, text in cells.items()]
-            rows.append([name, *own, *marked, *self.facts(n)])
+            run = self.runs[n] if self.runs[n:] else None  # baselines follow the runs
+            row = {"run": Cell(name, {"run": name})}
+            for key, values in self.settings.items():
+                value, text = (values[n], short[key][n]) if run else ("-", "-")
+                row[key] = Cell(text, {key: "" if value == "-" else value})
+            for metric, score in system.scores.items():
+                row[HEADERS[metric]] = Cell.of_score(metric, score, best[metric] == name)
+            took = run.scores.training if run and run.scores and run.is_trained else None
+            mistakes = sum(map(bool, self.analysis.mistakes[name]))
+            for fact, number, form in (
+                ("words", system.style.words, ".1f"),
+                ("mistakes", mistakes, "d"),
+                ("minutes", took and took.minutes, ".2f"),
+                ("memory (GB)", took and took.peak_memory_gb, ".2f"),
+            ):
+                shown = "" if number is None else format(number, form)
+                row[fact] = Cell(shown or "-", {fact: shown})
+            rows.append(row)
         return rows
 
-    def facts(self, place: int) -> list[str]:
-        """The cells below FACTS of the system in this place; baselines follow the runs."""
-        name, system = list(self.scores.systems.items())[place]
-        run = self.runs[place] if self.runs[place:] else None
-        took = run.scores.training if run and run.scores and run.is_trained else None
-        numbers = [
-            (system.style.words, ".1f"),
-            (sum(map(bool, self.analysis.mistakes[name])), "d"),
-            (took and took.minutes, ".2f"),
-            (took and took.peak_memory_gb, ".2f"),
-        ]
-        return ["-" if value is None else format(value, form) for value, form in numbers]
+    def forms(self) -> dict[str, str]:
+        """The table as Markdown, with verdicts and tests, as CSV and as LaTeX."""
+        found = forms(self.table())
+        tests = [list(map(cell, row)) for row in self.tests()]
+        found["Markdown"] += f"\n{cell(' '.join(self.verdicts()))}\n\n{markdown(tests)}\n"
+        return found
+
+    def tests(self) -> list[list[str]]:
+        """A header, and a row for every two runs: the difference in ROUGE-L and the corrected p."""
+        return test_rows(self.scores, holm=self.p[PRIMARY])
 
     def verdicts(self) -> list[str]:
         """Which run is the best by which metrics, or which ones the tests cannot tell apart."""
-        names, systems = [run.name for run in self.runs], self.scores.systems
-        level = round(1 - self.scores.bootstrap.confidence, 12)
+        others = len(self.runs) - 1
         said: dict[str, list[str]] = {}  # a sentence, and the metrics of which it holds
-        for metric, best in self.best.items():
-            if best:
-                others = "the other run" if len(names) == 2 else "every other run"
-                sentence = f"{best} is better than {others}"
-            else:
-                first = max(names, key=lambda name: systems[name].scores[metric].f1)
-                near = [n for n in names if n != first and self.p_of(metric, first, n) >= level]
+        for metric in self.scores.metrics:
+            first, near = self.alike(metric)
+            sentence = f"{first} is better than {'the' if others == 1 else 'every'} other run"
+            if near:
                 sentence = f"no run is the best: {first} cannot be told apart from "
-                sentence += "any other run" if len(near) == len(names) - 1 else ", ".join(near)
+                sentence += "any other run" if len(near) == others else ", ".join(near)
             said.setdefault(sentence, []).append(HEADERS[metric])
         found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
-        return [*found, *filter(None, [self.against_baseline])]
+        return found + self._against_baseline()
+
+    def _against_baseline(self) -> list[str]:
+        """Whether the run of the highest ROUGE-L beats the strongest baseline, if there is one."""
+        names, scores = [run.name for run in self.runs], self.scores
+        if not (baselines := [name for name in scores.systems if name not in names]):
+            return []
+        first, second = scores.highest(PRIMARY, baselines), scores.highest(PRIMARY, names)
+        means, values = self.analysis.corpus.means, self.analysis.values
+        tests = paired_tests(means(values[first]), means(values[second]), scores.bootstrap)
+        test = tests[scores.metrics.index(PRIMARY)]
+        verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
+        verb = verbs[outcome(test, scores.bootstrap.confidence)]
+        return [
+            f"{second}, which has the highest ROUGE-L, {verb} the strongest baseline, {first} "
+            f"({test.difference:+.2f} points, p = {test.p:.2g})."
+        ]
 
     def p_of(self, metric: str, one: str, other: str) -> float:
         """The corrected p-value of two runs, in either order."""
@@ -152,9 +182,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     files = {run.name: run.file for run in found}
     systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
     names = list(systems)
-    if corpus.dialogues is not None:
-        systems["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
-        systems["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
+    systems |= with_baselines({}, corpus)
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
     with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
     analysis = analyse(
@@ -172,35 +200,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
         for metric in analysis.scores.metrics
     }
     analysis.scores.date = datetime.now(UTC).date().isoformat()
-    compared = Comparison(found, analysis, p, {}, _differing([run.settings for run in found]))
-    level = round(1 - analysis.scores.bootstrap.confidence, 12)
-    for metric in analysis.scores.metrics:
-        best = max(names, key=lambda name: analysis.scores.systems[name].scores[metric].f1)
-        others = [name for name in names if name != best]
-        sure = all(compared.p_of(metric, best, name) < level for name in others)
-        compared.best[metric] = best if sure else None
-    compared.against_baseline = _against_baseline(analysis, names)
-    return compared
-
-
-def _against_baseline(analysis: Analysis, names: list[str]) -> str:
-    """Whether the run of the highest ROUGE-L beats the strongest baseline; "" without dialogues."""
-    systems, sure = analysis.scores.systems, analysis.scores.bootstrap.confidence
-
-    def highest(some: list[str]) -> str:
-        return max(some, key=lambda name: systems[name].scores[PRIMARY].f1)
-
-    if not (baselines := [name for name in systems if name not in names]):
-        return ""
-    first, second = highest(baselines), highest(names)
-    of_first, of_second = (analysis.corpus.means(analysis.values[name]) for name in (first, second))
-    column = analysis.scores.metrics.index(PRIMARY)
-    test = paired_tests(of_first, of_second, analysis.scores.bootstrap)[column]
-    verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
-    return (
-        f"{second}, which has the highest ROUGE-L, {verbs[outcome(test, sure)]} the strongest "
-        f"baseline, {first} ({test.difference:+.2f} points, p = {test.p:.2g})."
-    )
+    return Comparison(found, analysis, p, _differing([run.settings for run in found]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -259,11 +259,14 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
     # before version 3 each line was a sentence, whatever the file says now
     lines = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
     scoring = {
-        name: {**(scores.rouge or lines).model_dump(), "language": scores.language}
+        name: {
+            **(scores.rouge or lines).model_dump(),
+            "language": scores.language,
+            "split": scores.split,
+            "number of dialogues": scores.examples,
+        }
         for name, scores in known.items()
     }
-    for name, scores in known.items():
-        scoring[name] |= {"split": scores.split, "number of dialogues": scores.examples}
     chosen = {name: value for name, value in given.items() if value is not None}
     for key in next(iter(scoring.values()), {}):
         values = {name: of[key] for name, of in scoring.items()}
@@ -276,7 +279,7 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
         chosen.setdefault(key, next(iter(values.values())))
     language = chosen.pop("language", "en")
     fields = {name: value for name, value in chosen.items() if name in Rouge.model_fields}
-    return rouge_of(argparse.Namespace(**{**Rouge().model_dump(), **fields})), language
+    return rouge_of(**fields), language
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -290,63 +293,12 @@ def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
     return found
 
 
-def interval(score: Score) -> str:
-    """`36.23 [35.04, 37.36]`."""
-    return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
-
-
 def shortened(values: list[str]) -> list[str]:
     """Each run's value on one line, long ones from shortly before the first letter that differs."""
     lines = [" ".join(text.split()) for text in values]
     start = max(0, len(os.path.commonprefix([text for text in lines if text != "-"])) - 8)
     pieces = [text if len(text) <= SHORT or not start else f"…{text[start:]}" for text in lines]
     return [text if len(text) <= SHORT else f"{text[: SHORT - 1]}…" for text in pieces]
-
-
-def as_csv(compared: Comparison) -> str:
-    """A line a run, every number in a column of its own."""
-    ends = [f"{metric}{end}" for metric in compared.scores.metrics for end in ("", "_low", "_high")]
-    rows: list[list[str | float]] = [["run", *compared.settings, *ends, *FACTS]]
-    for n, (name, system) in enumerate(compared.scores.systems.items()):
-        own = [values[n] if compared.runs[n:] else "-" for values in compared.settings.values()]
-        own = ["" if text == "-" else text for text in own]
-        numbers = [x for score in system.scores.values() for x in (score.f1, score.low, score.high)]
-        rows.append([name, *own, *numbers, *(fact.removeprefix("-") for fact in compared.facts(n))])
-    return csv_lines(rows)
-
-
-def as_latex(compared: Comparison) -> str:
-    """A `tabular` for LaTeX's package booktabs."""
-    return latex(compared.table(lambda text: f"\0{text}\0"))
-
-
-def as_markdown(compared: Comparison) -> str:
-    """The table and the tests, as `report.md` has them."""
-    rows = [
-        [re.sub("\0(.*?)\0", r"**\1**", cell(text)) for text in row]
-        for row in compared.table(lambda text: f"\0{text}\0")
-    ]
-    tests = [list(map(cell, row)) for row in test_rows(compared)]
-    parts = [markdown(rows), cell(" ".join(compared.verdicts())), markdown(tests)]
-    return "\n\n".join(parts) + "\n"
-
-
-def test_rows(compared: Comparison) -> list[list[str]]:
-    """A header, and a row for every two runs: the difference in ROUGE-L and the corrected p."""
-    header = [HEADERS[PRIMARY], "difference", "interval", "p (Holm)", "better", "worse", "equal"]
-    rows = [header]
-    for pair in compared.scores.comparisons:
-        test, p = pair.metrics[PRIMARY], compared.p[PRIMARY][pair.systems]
-        rows.append(
-            [
-                f"{pair.systems[1]} - {pair.systems[0]}",
-                f"{test.difference:+.2f}",
-                f"{test.low:+.2f} to {test.high:+.2f}",
-                f"{p:.4f}" if p >= 0.001 else "< 0.001",
-                *map(str, (pair.better, pair.worse, pair.equal)),
-            ]
-        )
-    return rows
 
 
 def html(compared: Comparison, folder: Path = Path()) -> str:
@@ -357,9 +309,8 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
             if path.is_file():
                 link = quote(os.path.relpath(path, folder).replace(os.sep, "/"))
                 files[f"{run.name}/{path.name}"] = link
-    names, systems = compared.scores.models, compared.scores.systems
-    best = max(names, key=lambda name: systems[name].scores[PRIMARY].f1)
-    texts = {"Markdown": as_markdown, "CSV": as_csv, "LaTeX": as_latex}
+    names = compared.scores.models
+    best = compared.scores.highest(PRIMARY, names)
     return page(
         "compare.html.j2",
         compared.analysis,
@@ -367,8 +318,8 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
         best=best,
         p_of_best={n: compared.p_of(PRIMARY, n, best) for n in names if n != best},
         compared=compared,
-        facts=FACTS,
-        copies={name: text(compared) for name, text in texts.items()},
+        rows=compared.table(),
+        copies=compared.forms(),
         files=files,
     )
 
@@ -384,14 +335,14 @@ def main() -> None:
     check_outputs(*paths, inputs=read)
     compared = compare(args.runs, **{name: getattr(args, name) for name in names})
     written = {args.output: html(compared, args.output.parent)}
-    for path, text in ((args.csv, as_csv), (args.latex, as_latex), (args.markdown, as_markdown)):
-        if path:
-            written[path] = text(compared)
+    wanted = {"CSV": args.csv, "LaTeX": args.latex, "Markdown": args.markdown}
+    written |= {path: compared.forms()[form] for form, path in wanted.items() if path}
     with whole_files(Path(), *map(str, written)) as files:
         for path, content in written.items():
             files[str(path)].write(content)
-    print(aligned(compared.table()))
-    print(f"\n{aligned(test_rows(compared))}\n")
+    rows = [[one.text.strip("\0") for one in row.values()] for row in compared.table()]
+    print(aligned([list(compared.table()[0]), *rows]))
+    print(f"\n{aligned(compared.tests())}\n")
     notes = [f"note: {note}" for note in compared.scores.notes]
     print("\n".join([*notes, *compared.verdicts(), *map(str, written)]))
 

@@ -76,21 +76,22 @@ class HfEngine:
         else:
             use_all_cores()
             keep_freed_memory()
+        config = recipe.config
         try:
             self.model = AutoModelForCausalLM.from_pretrained(
-                recipe.config["base_model"],
-                **model_arguments(recipe.config),
+                config["base_model"],
+                **model_arguments(config),
                 dtype=getattr(torch, decoding.dtype),
                 device_map=self.device,
-                quantization_config=_quantization(recipe.config, decoding.dtype),
-                attn_implementation=attention(recipe.config),
+                quantization_config=_quantization(config, decoding.dtype),
+                attn_implementation=attention(config),
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
         self.model.generation_config = GenerationConfig()  # its own would add to the recipe's
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
             self.model.set_attn_implementation("eager")  # sdpa leaves it out (Gemma 2)
-        if recipe.config.get("resize_token_embeddings_to_32x"):
+        if config.get("resize_token_embeddings_to_32x"):
             vocabulary = -(-vocabulary // 32) * 32
         if vocabulary > self.model.get_input_embeddings().num_embeddings:  # as Axolotl does
             torch.manual_seed(0)

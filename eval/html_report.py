@@ -6,8 +6,11 @@ run but its own.
 
 import base64
 import hashlib
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.resources import files as package_files
 from itertools import groupby
@@ -18,11 +21,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from eval import charts
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.diagnosis import MISTAKES, speakers, unknown_places
-from eval.metrics import SIMILARITY
+from eval.metrics import SIMILARITY, Array
 from eval.report import (
     ABOUT_SIMILARITY,
     HEADERS,
@@ -41,11 +43,25 @@ SETTINGS = (
     r"|sample_packing|bf16|seed|summarization\.(source|train_rows)"
 )
 INVENTED = "in no turn of the dialogue"
+# `templates/report.css` styles the charts: the classes `first` (the base model), `last` (the tuned
+# one), `other` and `worse` are colours, which the page has twice, for light and dark.
+WIDTH = 380  # of a chart in units; the page shows a unit as about one pixel
+HEIGHT = 230  # of a chart with axes
+LINE = 24  # height of a bar with its gap; a text is 14 units high
+LETTER = 8  # mean width of a letter, generously, for what is placed after a text
+BIN = 5  # ROUGE points, the width of a bar of the histogram
+MARKED = 30  # points of a curve up to which each of them is marked
+SMOOTHED = 6  # points of a loss from which it is smoothed, over a tenth of them on either side
+TRAINING = {  # what training logs besides losses: name of the chart, and of the y axis
+    "learning_rate": ("rate", "learning rate"),
+    "tokens/train_per_sec_per_gpu": ("speed", "trained tokens/s of a process"),
+}
+Points = Sequence[Sequence[float]]  # [x, y] pairs
 
 
 def html_report(
     result: Analysis,
-    curves: Mapping[str, charts.Points],
+    curves: Mapping[str, Points],
     recipe_text: str | None,
     files: Sequence[str] = (),
 ) -> str:
@@ -60,7 +76,7 @@ def html_report(
         result,
         headline=_headline(scores),
         adapter_sentence=adapter_sentence(scores),
-        charts=charts.draw(result, curves),
+        charts=draw(result, curves),
         copies=copied(scores),
         files={name: name for name in files},
         settings={
@@ -196,3 +212,182 @@ def chat(dialogue: str) -> Markup:
         bold = rest and name[:-1].strip() in names
         lines.append(Markup("<b>{}</b>{}").format(name, rest[0]) if bold else escape(line))
     return Markup("\n").join(lines)
+
+
+# ---- the charts: bars, differences, training; each is one `<svg>` ----
+
+
+def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
+    """The charts that the data allow, by name."""
+    scores = result.scores
+    first, last = scores.models[0], scores.main
+    drawn = {"bars": _bars(scores)}
+    if first != last:
+        column = scores.metrics.index(PRIMARY)
+        values = 100 * (result.values[last] - result.values[first])[:, column]
+        title = f"ROUGE-L of {last} minus {first}, in points"
+        drawn["differences"] = _differences(values, title)
+    titles = {"loss": "training", "eval_loss": "validation"}
+    if losses := {titles[name]: curve for name, curve in curves.items() if name in titles}:
+        drawn["loss"] = _curves(losses, "loss", smoothed="training")
+    titles = {f"eval_{metric}": title for metric, title in HEADERS.items()}
+    if rouge := {titles[name]: curve for name, curve in curves.items() if name in titles}:
+        drawn["rouge"] = _curves(rouge, "validation")
+    for name, (chart, title) in TRAINING.items():
+        if name in curves:
+            drawn[chart] = _curves({"": curves[name]}, title)
+    return drawn
+
+
+def _bars(scores: Scores) -> Markup:
+    """Each system's ROUGE-L with its interval."""
+    left = LETTER * max(map(len, scores.systems)) + 10.0
+    rouge_l = {name: system.scores[PRIMARY] for name, system in scores.systems.items()}
+    unit = (WIDTH - left - 50) / max(1.0, *(score.high for score in rouge_l.values()))
+    parts, y = [_text(HEADERS[PRIMARY], 0, 14, "muted")], 18
+    for name, score in rouge_l.items():
+        y += LINE
+        low, high = left + score.low * unit, left + score.high * unit
+        whisker = f"M{low:.1f},{y - 7}H{high:.1f}m0,-4v8M{low:.1f},{y - 11}v8"
+        parts += [
+            _text(name, left - 8, y - 2, "end"),
+            _bar(_colour(scores, name), left, y - 16, score.f1 * unit, 18),
+            _path("rim", whisker),  # of the paper's colour, to show it on the bar too
+            _path("whisker", whisker),
+            _text(f"{score.f1:.2f}", high + 7, y - 2),
+        ]
+    return _svg(y + 6, "Bars of each system's ROUGE-L in percent, as in the table.", parts)
+
+
+def _differences(values: Array, title: str) -> Markup:
+    """Histogram of the examples' differences."""
+    counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
+    ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
+    frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
+    parts = frame.axes(title)
+    for start, count in counts.items():
+        (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
+        parts.append(_bar("worse" if start < 0 else "last", x, y, end - x, bottom - y))
+    mean = values.mean()
+    for classes, value in (("whisker", 0), ("whisker dashed", mean)):
+        x = frame.at(value, 0)[0]
+        parts.append(_path(classes, f"M{x:.1f},{frame.bottom}V{frame.top}"))
+    side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
+    parts.append(_text(f"mean {signed(mean)}", place, frame.top + 12, side))
+    label = (
+        f"Histogram of {len(values)} dialogues by {title}, from {min(values):.1f} to "
+        f"{max(values):.1f}, mean {mean:.2f}."
+    )
+    return _svg(HEIGHT, label, parts)
+
+
+def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = None) -> Markup:
+    """Lines of values by training step; a short one has its points marked.
+
+    The line of `smoothed` is smoothed, with its points behind it.
+    """
+    steps, values = zip(*(point for curve in series.values() for point in curve), strict=True)
+    margin = 0.05 * (max(values) - min(values)) or 0.1 * abs(max(values)) or 0.5
+    ends = (min(values) - margin, max(values) + margin)
+    frame = _Frame((min(0, *steps), max(1, *steps)), ends, ylabel)
+    colours = dict(zip(series, ("last", "first", "ink", "other") * len(series), strict=False))
+    parts = frame.axes("step")
+    for name, curve in series.items():
+        if name == smoothed and len(curve) >= SMOOTHED:
+            parts.append(frame.dots(curve, f"faint {colours[name]}"))
+            parts.append(frame.line(_smooth(curve), colours[name]))
+        else:
+            parts.append(frame.line(curve, colours[name]))
+            if len(curve) <= MARKED:
+                parts.append(frame.dots(curve, colours[name]))
+    if len(series) > 1:
+        parts += frame.legend(colours)
+    last = ", ".join(f"{name} {curve[-1][1]:.4g}".strip() for name, curve in series.items())
+    label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {last} at the end."
+    return _svg(HEIGHT, label, parts)
+
+
+def _smooth(curve: Points) -> Points:
+    """The weighted mean of each point and its neighbours; of the nearest the weight is highest."""
+    steps, values = np.transpose(np.array(curve, float))
+    weights = np.hanning(2 * max(1, len(values) // 10) + 3)
+    sums, ones = (np.convolve(of, weights, "same") for of in (values, np.ones(len(values))))
+    return np.stack([steps, sums / ones], axis=1).tolist()
+
+
+@dataclass
+class _Frame:
+    """Axes of a chart, each with its first and last value: grid, labels, lines and dots."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    ylabel: str
+    left, right, top, bottom = 56, WIDTH - 12, 26, HEIGHT - 46
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = np.interp(x, self.x, (self.left, self.right))
+        return float(across), float(np.interp(y, self.y, (self.bottom, self.top)))
+
+    def axes(self, xlabel: str) -> list[Markup]:
+        parts = [_text(self.ylabel, 0, 14, "muted")]
+        for value, label in _ticks(*self.y).items():
+            y = self.at(0, value)[1]
+            parts.append(_path("grid", f"M{self.left},{y:.1f}H{self.right}"))
+            parts.append(_text(label, self.left - 8, y + 5, "muted end"))
+        for value, label in _ticks(*self.x).items():
+            parts.append(_text(label, self.at(value, 0)[0], self.bottom + 20, "muted middle"))
+        middle = (self.left + self.right) / 2
+        return [*parts, _text(xlabel, middle, self.bottom + 40, "muted middle")]
+
+    def legend(self, colours: Mapping[str, str]) -> list[Markup]:
+        """Line and name of each series, right of the label of the y axis."""
+        parts, x = [], self.left + LETTER * len(self.ylabel)
+        for name, colour in colours.items():
+            parts += [_path(f"line {colour}", f"M{x},9h24"), _text(name, x + 30, 14)]
+            x += 46 + LETTER * len(name)
+        return parts
+
+    def line(self, points: Points, colour: str) -> Markup:
+        places = ("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+        return _path(f"line {colour}", "M" + "L".join(places))
+
+    def dots(self, points: Points, classes: str) -> Markup:
+        """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
+        places = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
+        return _path(f"dots {classes}", "".join(places))
+
+
+def _colour(scores: Scores, name: str) -> str:
+    return {scores.models[0]: "first", scores.main: "last"}.get(name, "other")
+
+
+def _ticks(low: float, high: float) -> dict[float, str]:
+    """Three to six round values between two values, each with its label."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step *= next(factor for factor in (1, 2, 5) if (high - low) / (step * factor) < 6)
+    values = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    texts = (  # 8e-4: a learning rate in full does not fit
+        f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
+        if 0 < value < 1e-3
+        else f"{value:.6g}"
+        for value in values
+    )
+    return {value: text.replace("-", "−") for value, text in zip(values, texts, strict=True)}
+
+
+def _svg(height: int, label: str, parts: Sequence[Markup]) -> Markup:
+    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>')
+    return svg.format(WIDTH, height, label, Markup("").join(parts))
+
+
+def _text(text: str, x: float, y: float, classes: str = "") -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(classes, x, y, text)
+
+
+def _bar(colour: str, x: float, y: float, width: float, height: float) -> Markup:
+    rect = Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
+    return rect.format(colour, x, y, width, height)
+
+
+def _path(classes: str, d: str) -> Markup:
+    return Markup('<path class="{}" d="{}"/>').format(classes, d)

@@ -17,8 +17,7 @@ from data_prep.formats import is_data, read_file
 from data_prep.turns import as_list
 from eval import signature
 from eval.baselines import BASELINES, Corpus, System
-from eval.language import Scoring
-from eval.markup import found
+from eval.language import Scoring, markup_in
 from eval.predictions import true_record
 
 
@@ -33,6 +32,11 @@ class FieldNames:
     reference: str | None = None
     dialogue: str | None = None
     id: str | None = None
+
+    def of(self, kind: str) -> tuple[str, ...]:
+        """Under which names a field of this kind is looked for; case and blanks do not count."""
+        asked = getattr(self, kind)
+        return (asked.strip().lower(),) if asked else USUAL[kind]
 
 
 USUAL = {
@@ -53,17 +57,13 @@ class Record:
 
     def get(self, kind: str) -> Any:
         """The value of a field by its kind, a key of USUAL; None where it is missing."""
-        asked = getattr(self.names, kind)
-        for name in [asked] if asked else USUAL[kind]:
+        for name in self.names.of(kind):
             if self.fields.get(name) not in (None, []):
                 return self.fields[name]
         return None
 
     def __post_init__(self) -> None:
-        """Names of columns count without their case and the blanks around them."""
         self.fields = {str(k).strip().lower(): v for k, v in self.fields.items()}
-        lowered = {k: v and v.strip().lower() for k, v in vars(self.names).items()}
-        self.names = FieldNames(**lowered)
 
     @property
     def id(self) -> str:
@@ -75,12 +75,10 @@ class Record:
 
     def texts(self, kind: str) -> list[str]:
         """The texts of a field, one or several; raises UserError where it is missing or no text."""
-        asked = getattr(self.names, kind)
-        names = [asked] if asked else USUAL[kind]
-        value = self.get(kind)
+        names, value = self.names.of(kind), self.get(kind)
         if not any(name in self.fields for name in names):
             numbered = [n for n in self.fields if re.fullmatch(r"(summary|reference)_?\d+", n)]
-            if kind != "reference" or asked or not numbered:
+            if names != USUAL["reference"] or not numbered:
                 raise UserError(
                     f"{self.place}: has no field `{names[0]}` (found: {', '.join(self.fields)}); "
                     "name the right one with --prediction-field, --reference-field and the like, "
@@ -142,10 +140,10 @@ def load(
     """
     for name in files.keys() & BASELINES.keys():
         raise UserError(f"{files[name]}: {name} is a baseline's name; write NAME={files[name]}")
-    records = {name: read_records(path, "prediction", names) for name, path in files.items()}
+    made = {name: read_records(path, "prediction", names) for name, path in files.items()}
     target = read_records(references, "reference", names) if references else None
     rows = {
-        name: join(records[name], target or records[name], path, references or path, by_order)
+        name: join(made[name], target or made[name], path, references or path, by_order)
         for name, path in files.items()
     }
     first = next(iter(files))
@@ -178,21 +176,20 @@ def load(
                 f"note: {files[first]} is by {both[0]} and {path} by {both[1]}: under the same "
                 "settings two engines differ by rounding alone"
             )
-    source = [row.target for row in rows[first]]
-    if not all(record.get("dialogue") for record in source):
-        source = [row.prediction for row in rows[first]]
-    known_to_all = all(record.get("dialogue") for record in source)
-    dialogues = [record.text("dialogue") for record in source] if known_to_all else None
-    corpus = Corpus([row.references for row in rows[first]], dialogues)
+    dialogues = None
+    for side in ("prediction", "target"):  # the references' own where both files have them
+        records = [getattr(row, side) for row in rows[first]]
+        if all(record.get("dialogue") for record in records):
+            dialogues = [record.text("dialogue") for record in records]
     ids = [row.prediction.id for row in rows[first]]
-    corpus.ids = ids if all(ids) else None
-    corpus.clusters = _clusters(rows[first], dialogues, systems)
-    if corpus.clusters:
+    clusters = _clusters(rows[first], dialogues, systems)
+    if clusters:
         print(
-            f"note: {len(ids)} rows are of {len(set(corpus.clusters))} dialogues: means, intervals "
+            f"note: {len(ids)} rows are of {len(set(clusters))} dialogues: means, intervals "
             "and tests are over dialogues"
         )
-    return systems, corpus
+    each = [row.references for row in rows[first]]
+    return systems, Corpus(each, dialogues, ids=ids if all(ids) else None, clusters=clusters)
 
 
 def _system(records: list[Record], known: dict[str, str]) -> System:
@@ -209,14 +206,9 @@ def _system(records: list[Record], known: dict[str, str]) -> System:
 
 
 def _refuse_markup(rows: list[Row]) -> None:
-    marks = []
-    for row in rows:
-        for place, text in (
-            (row.prediction.place, row.prediction.text("prediction")),
-            *((row.target.place, text) for text in row.references),
-        ):
-            if mark := found(text):
-                marks.append((place, mark))
+    texts = [(row.prediction.place, row.prediction.text("prediction")) for row in rows]
+    texts += [(row.target.place, text) for row in rows for text in row.references]
+    marks = [(place, mark) for place, text in texts if (mark := markup_in(text))]
     if marks:
         place, mark = marks[0]
         raise UserError(
@@ -275,7 +267,7 @@ def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
     else:
         with reading(path, "check the path and the encoding"):
             text = path.read_text("utf-8-sig")
-        field = getattr(names, kind) or USUAL[kind][0]
+        field = names.of(kind)[0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
         if lines and all(line.strip()[:1] + line.strip()[-1:] == "{}" for line in lines):
             raise UserError(f"{path}: holds a JSON object in each line; name it .jsonl")
@@ -313,10 +305,9 @@ def join(
             )
         if not by_order:
             print(f"note: {path} and {target_path} are joined by order: they do not both have ids")
-        pairs = zip(records, targets, strict=True)
         return [
             Row(one, target, target.texts("reference"), target.id or target.place)
-            for one, target in pairs
+            for one, target in zip(records, targets, strict=True)
         ]
     made, wanted = _by_id(records), _by_id(targets)
     if made.keys() != wanted.keys():  # DialogSum: test_0_1, test_0_2 and test_0_3 are one dialogue

@@ -78,37 +78,34 @@ class Ratings(BaseModel):
 
 def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> Ratings:
     """Every rater alone, all together, and how far they agree; `systems` is the key's."""
-    best: dict[Hashable, dict[str, Hashable]] = {}  # by dialogue: what each of its raters says
-    faithful: dict[Hashable, dict[str, Hashable]] = {}  # the same by dialogue and system
+    # by question and item (a dialogue, or a dialogue and a system): what each of its raters says
+    said: dict[str, dict[Hashable, dict[str, Hashable]]] = {"best": {}, "faithful": {}}
     for rater, ratings in raters.items():
         for name, rating in ratings.items():
             if rating.best:
-                best.setdefault(name, {})[rater] = rating.best
+                said["best"].setdefault(name, {})[rater] = rating.best
             for system, answer in rating.faithful.items():
-                faithful.setdefault((name, system), {})[rater] = answer
+                said["faithful"].setdefault((name, system), {})[rater] = answer
     agreement = []
-    alpha = {}
-    for question, items in (("best", best), ("faithful", faithful)):
-        alpha[question] = krippendorffs_alpha(
-            [list(answers.values()) for answers in items.values()]
-        )
-        for one, other in combinations(raters, 2):
-            both = [(of[one], of[other]) for of in items.values() if one in of and other in of]
+    for question, items in said.items():
+        for pair in combinations(raters, 2):
+            both = [(of[pair[0]], of[pair[1]]) for of in items.values() if {*pair} <= of.keys()]
             if both:
-                found = Agreement(
-                    question=question,
-                    raters=(one, other),
-                    items=len(both),
-                    percent=round(100 * sum(a == b for a, b in both) / len(both), 2),
-                    kappa=cohens_kappa(both),
+                percent = round(100 * sum(a == b for a, b in both) / len(both), 2)
+                kappa = cohens_kappa(both)
+                one = Agreement(
+                    question=question, raters=pair, items=len(both), percent=percent, kappa=kappa
                 )
-                agreement.append(found)
+                agreement.append(one)
     return Ratings(
         systems=systems,
         raters={name: _result([ratings], list(systems)) for name, ratings in raters.items()},
         together=_result(list(raters.values()), list(systems)),
         agreement=agreement,
-        alpha=alpha,
+        alpha={
+            question: krippendorffs_alpha([[*answers.values()] for answers in items.values()])
+            for question, items in said.items()
+        },
     )
 
 
@@ -134,11 +131,8 @@ def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
     for first, second in combinations(systems, 2):
         outcomes: Counter[int] = Counter()
         for rated in dialogues:
-            votes = [
-                (second in one.best) - (first in one.best)
-                for one in rated
-                if first in one.best or second in one.best
-            ]
+            votes = [(second in of.best) - (first in of.best) for of in rated
+                     if {first, second} & of.best]  # fmt: skip
             if votes:
                 outcomes[(sum(votes) > 0) - (sum(votes) < 0)] += 1
         wins, losses = outcomes[1], outcomes[-1]

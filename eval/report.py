@@ -3,13 +3,14 @@
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from data_prep.console import say
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
 from eval.metrics import BERTSCORE, SIMILARITY
-from eval.scores import PRIMARY, Scores
+from eval.scores import PRIMARY, Score, Scores
 from eval.stats import outcome, signed, verdict
 
 HEADERS = {
@@ -25,82 +26,109 @@ ABOUT_SIMILARITY = (
     "dialogues. It shows whether both have the same subject, not whether the summary is true."
 )
 SIDE_BY_SIDE = 10
+BOLD = re.compile("\0(.*?)\0")
 SHORT = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
 
 
 def table(scores: Scores) -> str:
     """Markdown table: each metric with its interval, a row a system, and the models' gain."""
-    rows = [
-        [
-            name,
-            *(f"{of.f1:.2f} [{of.low:.2f}, {of.high:.2f}]" for of in system.scores.values()),
-            _number(system.style.words, ".1f"),
-            _number(system.stopped, ".0%"),
-        ]
-        for name, system in scores.systems.items()
-    ]
+    return markdown(_score_rows(scores))
+
+
+def _score_rows(scores: Scores) -> list[list[str]]:
+    rows = [["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"]]
+    for name, system in scores.systems.items():
+        cells = map(interval, system.scores.values())
+        words, stopped = _number(system.style.words, ".1f"), _number(system.stopped, ".0%")
+        rows.append([name, *cells, words, stopped])
     for pair in scores.comparisons:
         if pair.systems == ("base", "tuned"):
             gains = [f"{test.difference:+.2f}" for test in pair.metrics.values()]
             rows.append(["tuned - base", *gains, "", ""])
-    return markdown([["system", *(HEADERS[m] for m in scores.metrics), "words", "stopped"], *rows])
+    return rows
 
 
 def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
     """Markdown table of the paired tests of one metric, a row a pair; of ROUGE-L with counts."""
-    titles = [HEADERS[metric], "difference", "interval", "p bootstrap", "p randomisation"]
-    rows = []
+    return markdown(test_rows(scores, metric))
+
+
+def test_rows(
+    scores: Scores, metric: str = PRIMARY, holm: Mapping[tuple[str, str], float] | None = None
+) -> list[list[str]]:
+    """The same as rows, a header first; `holm`: by pair the p to show instead of both tests'."""
+    counts = ["better", "worse", *(["equal"] if holm else [])] if metric == PRIMARY else []
+    titles = ["p (Holm)"] if holm else ["p bootstrap", "p randomisation"]
+    rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]
     for pair in scores.comparisons:
         test = pair.metrics[metric]
-        both_p = (test.p_bootstrap, test.p_randomization)
+        ps = [holm[pair.systems]] if holm else [test.p_bootstrap, test.p_randomization]
         row = [
             f"{pair.systems[1]} - {pair.systems[0]}",
             f"{test.difference:+.2f}",
             f"{test.low:+.2f} to {test.high:+.2f}",
-            *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in both_p),
+            *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in ps),
         ]
-        rows.append(row + ([str(pair.better), str(pair.worse)] if metric == PRIMARY else []))
-    return markdown([titles + (["better", "worse"] if metric == PRIMARY else []), *rows])
+        rows.append(row + [str(getattr(pair, count)) for count in counts])
+    return rows
+
+
+def interval(score: Score) -> str:
+    """`36.23 [35.04, 37.36]`."""
+    return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell as it is shown, bold between two NUL, and its numbers by their columns in CSV."""
+
+    text: str
+    numbers: Mapping[str, str | float | None]
+
+    @classmethod
+    def of_score(cls, metric: str, score: Score, bold: bool = False) -> "Cell":
+        """A score with its interval."""
+        text = f"\0{interval(score)}\0" if bold else interval(score)
+        ends = {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
+        return cls(text, ends)
 
 
 def copied(scores: Scores) -> dict[str, str]:
-    """The page's table of scores as Markdown, CSV (each number in a column) and LaTeX."""
+    """The page's table of scores in each form."""
     ahead = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
-    rows, numbers = [], []
+    rows = []
     for name, system in scores.systems.items():
-        cells = {"system": name}
-        exact: dict[str, str | float | None] = {"system": name}
+        cells = {"system": Cell(name, {"system": name})}
         for metric in metrics_in_order(scores):
-            score = system.scores[metric]
-            cells[HEADERS[metric]] = f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
-            exact |= {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
+            cells[HEADERS[metric]] = Cell.of_score(metric, system.scores[metric])
             if metric == PRIMARY and ahead:
                 test = ahead[name].metrics[PRIMARY] if name in ahead else None
-                cells[f"{scores.main} ahead by"] = f"{test.difference:+.2f}" if test else ""
-                cells["p"] = f"{test.p:.3f}" if test else ""
-                exact["ahead_by"] = test.difference if test else None
-                exact["p"] = test.p if test else None
-        rows.append(cells | {"words": _number(system.style.words, ".1f")})
-        numbers.append([*exact.values(), system.style.words])
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    escaped = [[cell(text) if text else "" for text in row] for row in table]
-    return {
-        "Markdown": markdown(escaped) + "\n",
-        "CSV": csv_lines([[*exact, "words"], *numbers]),
-        "LaTeX": latex(table),
-    }
+                difference, p = (test.difference, test.p) if test else (None, None)
+                text = _number(difference, "+.2f", "")
+                cells[f"{scores.main} ahead by"] = Cell(text, {"ahead_by": difference})
+                cells["p"] = Cell(_number(p, ".3f", ""), {"p": p})
+        words = system.style.words
+        rows.append(cells | {"words": Cell(_number(words, ".1f"), {"words": words})})
+    return forms(rows)
+
+
+def forms(rows: Sequence[Mapping[str, Cell]]) -> dict[str, str]:
+    """A table, its cells by their titles, as Markdown, CSV and LaTeX."""
+    texts = [list(rows[0]), *([one.text for one in row.values()] for row in rows)]
+    numbers = [
+        {name: value for one in row.values() for name, value in one.numbers.items()} for row in rows
+    ]
+    lines = io.StringIO()
+    file = csv.DictWriter(lines, numbers[0], lineterminator="\n")
+    file.writeheader()
+    file.writerows(numbers)
+    escaped = [[BOLD.sub(r"**\1**", cell(text)) if text else "" for text in row] for row in texts]
+    return {"Markdown": markdown(escaped) + "\n", "CSV": lines.getvalue(), "LaTeX": latex(texts)}
 
 
 def metrics_in_order(scores: Scores) -> list[str]:
     """The names of the metrics, PRIMARY first."""
     return sorted(scores.metrics, key=lambda metric: metric != PRIMARY)
-
-
-def csv_lines(rows: Sequence[Sequence[str | float | None]]) -> str:
-    """The rows as CSV."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
 
 
 def latex(rows: Sequence[Sequence[str]]) -> str:
@@ -111,7 +139,7 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
     def escaped(text: str) -> str:  # a row that begins with [ would be an option of \\
         text = re.sub(r"[\\~^<>|&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
         # the marks of bold survive the escaping, which a command would not
-        return re.sub("\0(.*?)\0", r"\\textbf{\1}", re.sub(r"^\[", "{[}", text))
+        return BOLD.sub(r"\\textbf{\1}", re.sub(r"^\[", "{[}", text))
 
     lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
     columns = "l" + "r" * (len(rows[0]) - 1)
@@ -125,13 +153,10 @@ def show(scores: Scores) -> None:
         say(f"note: {note}")
     if sentence := conclusion(scores):
         say(f"\n{sentence}", "bold")
-    for text in (table(scores), *_comparisons(scores)):
-        for title, short in SHORT.items():
-            text = text.replace(f" {title} ", f" {short} ", 1)
-        titles, *rows = (line[2:-2].split(" | ") for line in text.splitlines() if "|--" not in line)
-        rows = [[cell if title == HEADERS[PRIMARY] else cell.partition(" [")[0]
-                 for title, cell in zip(titles, row, strict=True)] for row in rows]  # fmt: skip
-        say(f"\n{aligned([titles, *rows])}")
+    for titles, *rows in (_score_rows(scores), *_tests(scores)):
+        rows = [[text if title == HEADERS[PRIMARY] else text.partition(" [")[0]
+                 for title, text in zip(titles, row, strict=True)] for row in rows]  # fmt: skip
+        say(f"\n{aligned([[SHORT.get(title, title) for title in titles], *rows])}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -153,13 +178,10 @@ def conclusion(scores: Scores) -> str:
     main, base, sure = scores.main, scores.models[0], scores.bootstrap.confidence
     pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == main}
     baselines = [name for name in pairs if scores.systems[name].kind == "baseline"]
-
-    def strongest(metric: str) -> str:
-        return max(baselines, key=lambda name: scores.systems[name].scores[metric].f1)
-
     rivals = {base: base} if base in pairs else {}
     if baselines:
-        rivals[strongest(PRIMARY)] = f"the strongest baseline, {strongest(PRIMARY)},"
+        strongest = scores.highest(PRIMARY, baselines)
+        rivals[strongest] = f"the strongest baseline, {strongest},"
     sentence, verb = main, ""
     for name, words in rivals.items():
         test, before = pairs[name].metrics[PRIMARY], verb
@@ -176,7 +198,7 @@ def conclusion(scores: Scores) -> str:
         sentence += f"{again} {rest}"
     behind = []
     for metric in scores.metrics if baselines and verb != "falls behind" else ():
-        test = pairs[name := strongest(metric)].metrics[metric]
+        test = pairs[name := scores.highest(metric, baselines)].metrics[metric]
         if outcome(test, sure) == "worse":
             lost = signed(test.difference)
             behind.append(f"By {HEADERS[metric]} it falls behind {name} ({lost} points).")
@@ -222,7 +244,7 @@ def report(result: Analysis) -> str:
     if SIMILARITY in scores.metrics:
         parts.append(ABOUT_SIMILARITY)
     if scores.comparisons:
-        parts += ["## Paired tests", *_comparisons(scores)]
+        parts += ["## Paired tests", *map(markdown, _tests(scores))]
     if leaked := leaked_table(scores):
         head = f"## Without the {scores.leaked} dialogues that are in the training source too"
         parts += [head, leaked]
@@ -264,9 +286,9 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _comparisons(scores: Scores) -> list[str]:
+def _tests(scores: Scores) -> list[list[list[str]]]:
     metrics = [name for name in (PRIMARY, SIMILARITY, BERTSCORE) if name in scores.metrics]
-    return [comparison_table(scores, metric) for metric in metrics if scores.comparisons]
+    return [test_rows(scores, metric) for metric in metrics if scores.comparisons]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -275,8 +297,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([header, "|---|" + "---:|" * (len(rows[0]) - 1), *lines])
 
 
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _number(value: float | None, form: str, unknown: str = "-") -> str:
+    return unknown if value is None else format(value, form)
 
 
 def cell(text: str) -> str:

@@ -5,6 +5,7 @@ import json
 import math
 import platform
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,19 +21,18 @@ from data_prep.recipe import Recipe
 from data_prep.recipe_file import YamlFile
 from eval.adapter import (
     ADAPTER,
-    CHECKPOINT,
     RECIPE,
     TRAINED_WITH,
     WITHOUT_EFFECT,
     TrainedWith,
     flat,
     read_record,
+    run_folder,
     shown,
     trained_otherwise,
 )
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.generate import Prediction
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
 from eval.report import report, show
@@ -67,10 +67,27 @@ def write_results(
         None if leaked is None else [row.id in set(leaked) for row in first],
         [row.id for row in first],
     )
-    systems = {name: _system(rows, records[name]) for name, rows in predictions.items()}
-    adapter = _adapter(recipe, given) if "tuned" in records else None
-    if adapter and adapter.signature:
-        systems["tuned"].fields["trained"] = adapter.signature
+    systems = {
+        name: System(
+            [row.prediction for row in rows],
+            tokens=[row.tokens for row in rows],
+            stopped=[row.stopped for row in rows],
+            seconds=records[name].seconds,
+            fields=generation_fields(records[name].key, records[name].versions),
+        )
+        for name, rows in predictions.items()
+    }
+    trained = given or recipe.output_dir
+    adapter = None
+    if "tuned" in records:
+        differs = trained_otherwise(recipe, trained)
+        adapter = EvaluatedAdapter(
+            folder=shown(trained),
+            trained_otherwise=None if differs is None else list(differs.values()),
+            signature="unknown" if differs is None else "+".join(differs),
+        )
+        if adapter.signature:
+            systems["tuned"].fields["trained"] = adapter.signature
     result = analyse(
         with_baselines(systems, corpus),
         corpus,
@@ -91,7 +108,6 @@ def write_results(
     scores.environment = environment()
     scores.commit = commit()
     scores.date = datetime.now(UTC).date().isoformat()
-    trained = given or recipe.output_dir
     curves = training_curves(trained) if adapter else {}
     scores.training = _training(trained) if adapter else None
     record = scores.model_dump_json(indent=2) + "\n"
@@ -101,28 +117,15 @@ def write_results(
         files["report.md"].write(report(result))
         names = [*NAMES[:2], *(f"predictions.{name}.jsonl" for name in records)]
         files["report.html"].write(html_report(result, curves, text, names))
-    written = [f"predictions.{name}.jsonl" for name in records] + list(NAMES)
-    say(f"written to {folder}: {', '.join(written)}")
+    say(f"written to {folder}: {', '.join([*names, NAMES[2]])}")
     show(scores)
-    log_scores(recipe, scores, folder, given or recipe.output_dir)
+    log_scores(recipe, scores, folder, trained)
     say(f"\nOpen {folder / 'report.html'}", "bold")
-
-
-def _adapter(recipe: Recipe, given: Path | None) -> EvaluatedAdapter:
-    folder = given or recipe.output_dir
-    differs = trained_otherwise(recipe, folder)
-    return EvaluatedAdapter(
-        folder=shown(folder),
-        trained_otherwise=None if differs is None else list(differs.values()),
-        signature="unknown" if differs is None else "+".join(differs),
-    )
 
 
 def _recipe_text(recipe: Recipe, given: Path | None) -> str:
     """The recipe as the adapter was trained with it, where that is known."""
-    if given and CHECKPOINT.fullmatch(given.name):
-        given = given.parent
-    own = given and given / RECIPE
+    own = given and run_folder(given) / RECIPE
     # a link in an adapter that came from elsewhere may lead to any file of this machine
     path = own if own and own.is_file() and not own.is_symlink() else recipe.path
     YamlFile(path)  # is bounded
@@ -144,8 +147,12 @@ def _settings(recipe_text: str) -> dict[str, Any]:
 
 def _training(folder: Path) -> Training:
     """What the records beside the adapter say, and how many numbers it has."""
-    took = Training(parameters=_parameters(folder))
-    folder = folder.parent if CHECKPOINT.fullmatch(folder.name) else folder
+    took = Training()
+    # from the header of the weights, which are not read
+    with suppress(OSError, SafetensorError), safe_open(folder / ADAPTER, "pt") as weights:
+        shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
+        took.parameters = sum(map(math.prod, shapes))
+    folder = run_folder(folder)
     if record := read_record(folder / TRAINED_WITH, TrainedWith):
         took.peak_memory_gb, took.machine = record.peak_memory_gb, record.machine
         took.steps = record.steps
@@ -155,26 +162,6 @@ def _training(folder: Path) -> Training:
         if "tokens/total" in entry:
             took.tokens = int(entry["tokens/total"])
     return took
-
-
-def _parameters(folder: Path) -> int | None:
-    """From the header of the weights, which are not read; None where there are none."""
-    try:
-        with safe_open(folder / ADAPTER, "pt") as weights:
-            names = weights.keys()
-            return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
-    except (OSError, SafetensorError):
-        return None
-
-
-def _system(rows: list[Prediction], record: FileRecord) -> System:
-    return System(
-        [row.prediction for row in rows],
-        tokens=[row.tokens for row in rows],
-        stopped=[row.stopped for row in rows],
-        seconds=record.seconds,
-        fields=generation_fields(record.key, record.versions),
-    )
 
 
 def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:

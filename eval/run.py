@@ -6,7 +6,7 @@ Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md an
 import argparse
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep.console import Bar, say, verbose
@@ -16,29 +16,12 @@ from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples, template_note
 from data_prep.recipe import DEFAULT_RECIPE, Recipe, load_recipe
 from data_prep.sources import sha256_of
-from eval.adapter import CHECKPOINT, find_adapter, merged_folder, shown
+from eval.adapter import find_adapter, merged_folder, run_folder, shown
 from eval.predictions import FileRecord, copy_predictions, finished_record, key_file
 from eval.scores import SUM, Scores
 
 SCORES = "scores.json"
 MODELS = ("base", "tuned", "merged")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated: models, dialogues (`data` is their hash and number), and where it goes.
-
-    `given` is the folder of another adapter than the one in the recipe's `output_dir`.
-    """
-
-    recipe: Recipe
-    models: list[str]
-    split: str
-    examples: list[Example]
-    data: str
-    folder: Path
-    given: Path | None
-    limit: int | None
 
 
 def main() -> None:
@@ -84,14 +67,14 @@ def evaluate(
         raise UserError("--adapter: has no effect without the tuned model; remove it or --models")
     data = f"{manifest.files[rows.name]}[:{len(examples)}]"
     folder = output or default_output(recipe, split, limit, given)
-    wanted = Evaluation(recipe, models, split, examples, data, folder, given, limit)
     adapter = find_adapter(recipe, given) if "tuned" in models else None
     if "merged" in models:
         merged_folder(recipe)
     names = [*NAMES, SUM, *(f"predictions.{name}.jsonl" for name in models)]
     check_outputs(*(folder / name for name in names))
     _check_folder(folder, recipe, given)
-    records = _predict(wanted, adapter)
+    own_result = default_output(recipe, split, limit)
+    records = _predict(recipe, models, split, examples, data, folder, own_result, adapter)
     if records is not None:  # None: another process of this run writes the report
         leaked = manifest.leaked.get(split)  # the training split itself has none
         with Bar("scoring"):
@@ -107,7 +90,7 @@ def default_output(
     """
     folder = Path("results") / recipe.name
     if given:
-        of_run = given.parent if CHECKPOINT.fullmatch(given.name) else given
+        of_run = run_folder(given)
         name = of_run.resolve().name
         folder /= f"adapter-{name}" if of_run == given else f"adapter-{name}-{given.name}"
     if split == "test" and limit is None:
@@ -143,11 +126,21 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
         tempfile.TemporaryFile(dir=folder).close()  # one without a name
 
 
-def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] | None:
+def _predict(
+    of: Recipe,
+    models: list[str],
+    split: str,
+    examples: list[Example],
+    data: str,
+    folder: Path,
+    own_result: Path,
+    adapter: Path | None,
+) -> dict[str, FileRecord] | None:
     """Make the predictions that are missing; the record of each, None in a second process.
 
-    A model that is not asked for is in the report too where its predictions are there. Those of
-    the base model are copied from the recipe's own result where they are the same.
+    `data`: hash and number of the dialogues; `own_result`: the folder without `--adapter`. A model
+    that is not asked for is in the report too where its predictions are there. Those of the base
+    model are copied from the recipe's own result where they are the same.
     """
     import torch
     from accelerate import PartialState
@@ -162,19 +155,15 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
     if not verbose():
         disable_progress_bar()  # of loading weights; ours says so
     if first:
-        models, of = ", ".join(wanted.models), f"{len(wanted.examples):,} {wanted.split} dialogues"
-        say(f"Evaluating {wanted.recipe.path} ({models}) on {of}", "bold")
-        if note := template_note(wanted.recipe):
+        dialogues = f"{len(examples):,} {split} dialogues"
+        say(f"Evaluating {of.path} ({', '.join(models)}) on {dialogues}", "bold")
+        if note := template_note(of):
             say(f"note: {note}")
-    decoding = resolve(
-        wanted.recipe.summarization.decoding, wanted.recipe, len(wanted.examples), adapter
-    )
-    own_result = default_output(wanted.recipe, wanted.split, wanted.limit)
+    decoding = resolve(of.summarization.decoding, of, len(examples), adapter)
     records: dict[str, FileRecord] = {}
     summarizer = None
     for name in MODELS:  # base before tuned, which is made of its weights
-        path, recipe = wanted.folder / f"predictions.{name}.jsonl", wanted.recipe
-        asked = name in wanted.models
+        path, recipe, asked = folder / f"predictions.{name}.jsonl", of, name in models
         of_model = adapter if name == "tuned" else None
         try:
             if name == "tuned" and not asked:
@@ -185,7 +174,7 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
             if asked:
                 raise
             continue
-        key = generation_key(recipe, name, decoding, wanted.data, of_model)
+        key = generation_key(recipe, name, decoding, data, of_model)
         if not asked:
             with suppress(UserError):
                 if record := finished_record(path, key):
@@ -204,8 +193,8 @@ def _predict(wanted: Evaluation, adapter: Path | None) -> dict[str, FileRecord] 
             with Bar(f"loading {name}", shown=first):
                 summarizer = summarizer or Summarizer(recipe, decoding, adapter)
                 summarizer.use(name)
-                batches = summarizer.batches(wanted.examples)
-            generate_file(path, key, wanted.examples, batches, summarizer.summarize, processes)
+                batches = summarizer.batches(examples)
+            generate_file(path, key, examples, batches, summarizer.summarize, processes)
             record = finished_record(path, key)
         if record:
             records[name] = record

@@ -69,7 +69,10 @@ def main() -> None:
     names = FieldNames(
         args.prediction_field, args.reference_field, args.dialogue_field, args.id_field
     )
-    rouge, files = rouge_of(args), named(args.predictions)
+    rouge = rouge_of(
+        tokenizer=args.tokenizer, stemmer=args.stemmer, lsum=args.lsum, strip=args.strip
+    )
+    files = named(args.predictions)
     read = [*files.values(), *map(key_file, files.values()), *filter(None, [args.references])]
     check_outputs(*filter(None, [args.output]), inputs=read)
     systems, corpus = load(files, args.references, names, args.force, args.strip, args.by_order)
@@ -131,18 +134,18 @@ def _language(code: str) -> str:
     return code
 
 
-def rouge_of(args: argparse.Namespace) -> "Rouge":
+def rouge_of(**settings: Any) -> "Rouge":
     """The settings that `rouge_options` asked for; raises UserError for one that cannot be."""
     from pydantic import ValidationError
 
     from data_prep.settings import Rouge
 
     try:
-        return Rouge(
-            tokenizer=args.tokenizer, stemmer=args.stemmer, lsum=args.lsum, strip=args.strip
-        )
+        return Rouge(**settings)
     except ValidationError as error:
-        raise UserError(f"--stemmer {args.stemmer}: {error.errors()[0]['ctx']['error']}") from error
+        raise UserError(
+            f"--stemmer {settings['stemmer']}: {error.errors()[0]['ctx']['error']}"
+        ) from error
 
 
 def _arguments() -> argparse.Namespace:

@@ -183,6 +183,10 @@ class Scores(BaseModel):
         """The names of the systems that are no baseline."""
         return [name for name, system in self.systems.items() if system.kind == "model"]
 
+    def highest(self, metric: str, names: list[str]) -> str:
+        """Which of these systems has the highest mean of a metric."""
+        return max(names, key=lambda name: self.systems[name].scores[metric].f1)
+
     @property
     def main(self) -> str:
         """The model that the reports are about: `tuned`, or else the last one."""

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from pydantic import BaseModel
 
 from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe
-from eval.adapter import CHECKPOINT, read_record
+from eval.adapter import read_record, run_folder
 from eval.scores import Scores
 
 TRACKED = "trackers.json"
@@ -65,15 +64,13 @@ def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> N
     mode = config.get("wandb_mode") or os.environ.get("WANDB_MODE")
     # Axolotl too takes the name of a project or an experiment for `true` (axolotl.utils.wandb_,
     # axolotl.utils.mlflow_), and the recipe's keys before the environment.
-    trackers: dict[str, tuple[Any, Callable[[Logged], str]]] = {
-        "tensorboard": (config.get("use_tensorboard"), _tensorboard),
-        "wandb": (
-            (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled",
-            _wandb,
-        ),
-        "mlflow": (config.get("use_mlflow") or config.get("mlflow_experiment_name"), _mlflow),
-    }
-    for tracker, (is_on, log) in trackers.items():
+    wandb = (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled"
+    mlflow = config.get("use_mlflow") or config.get("mlflow_experiment_name")
+    for tracker, is_on, log in (
+        ("tensorboard", config.get("use_tensorboard"), _tensorboard),
+        ("wandb", wandb, _wandb),
+        ("mlflow", mlflow, _mlflow),
+    ):
         if not is_on:
             continue
         try:
@@ -100,9 +97,9 @@ def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logg
     name = "-".join(filter(None, (recipe.name, "eval", other, split)))
     # W&B allows no other sign in the name of an artifact
     name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
-    of_training = adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
     figures, systems = _figures(scores), scores.systems
-    training = read_record(of_training / TRACKED, TrainingRuns) if scores.adapter else None
+    runs = run_folder(adapter) / TRACKED
+    training = read_record(runs, TrainingRuns) if scores.adapter else None
     return Logged(
         recipe=recipe,
         name=name,

@@ -14,9 +14,8 @@ import datasets
 import evaluate
 
 from data_prep.settings import Rouge
-from eval.language import resolve
+from eval.language import markup_in, resolve, without_markup
 from eval.language import warnings as language_warnings
-from eval.markup import found, stripped
 from eval.metrics import mean_f1, reference_lists, score  # From: -e .
 
 DESCRIPTION = """\
@@ -85,9 +84,9 @@ class SummaryRouge(evaluate.Metric):
     ) -> dict[str, float]:
         each, settings = reference_lists(predictions, references), Rouge(**rouge)
         if settings.strip:
-            predictions = [stripped(text) for text in predictions]
-            each = [[stripped(text) for text in texts] for texts in each]
-        elif marked := sum(bool(found(text)) for text in predictions):
+            predictions = [without_markup(text) for text in predictions]
+            each = [[without_markup(text) for text in texts] for texts in each]
+        elif marked := sum(bool(markup_in(text)) for text in predictions):
             warnings.warn(f"{marked} predictions hold control tokens: strip=True", stacklevel=2)
         scoring = resolve(settings, language, each)
         for note in language_warnings(scoring, {"the references": [t for ts in each for t in ts]}):

@@ -29,6 +29,9 @@ HYBRID = {"layer_types": ["linear_attention", "full_attention"] * 2, "linear_num
 DEEPSEEK = {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
             "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
             "v_head_dim": 16, "moe_intermediate_size": 32, "num_key_value_heads": 4}  # fmt: skip
+LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0,
+            "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+            "original_max_position_embeddings": 60}  # fmt: skip
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("mistral", {"sliding_window": None}),
     "Mistral, a window shorter than the prompt": ("mistral", {"sliding_window": 12}),
@@ -38,44 +41,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Phi-3": ("phi3", {}),
     "Mixtral": ("mixtral", {"num_local_experts": 4}),
     "Gemma 2": ("gemma2", {"head_dim": 16, "attn_implementation": "eager"}),
-    "GPT-OSS": (
-        "gpt_oss",
-        {
-            "num_local_experts": 4,
-            "head_dim": 16,
-            "sliding_window": 8,
-            "attn_implementation": "eager",
-        },
-    ),
-    "Qwen2-MoE": (
-        "qwen2_moe",
-        {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
-    ),
+    "GPT-OSS": ("gpt_oss", {"num_local_experts": 4, "head_dim": 16, "sliding_window": 8,
+                            "attn_implementation": "eager"}),
+    "Qwen2-MoE": ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 32,
+                                "shared_expert_intermediate_size": 32}),
     "DeepSeek-V3": ("deepseek_v3", DEEPSEEK),
     "Mamba2": ("mamba2", {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 8}),
     "a hybrid of linear attention (Qwen3-Next)": ("qwen3_next", HYBRID),
     "a state beside the cache (RecurrentGemma)": (
-        "recurrent_gemma",
-        {"attention_window_size": 16, "lru_width": 64},
-    ),
+        "recurrent_gemma", {"attention_window_size": 16, "lru_width": 64}),
     "attention by place (MPT)": (
-        "mpt",
-        {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128},
-    ),
-    "rotary embeddings that change with the length": (
-        "llama",
-        {
-            "rope_parameters": {
-                "rope_type": "longrope",
-                "rope_theta": 10000.0,
-                "factor": 8.0,
-                "short_factor": [1.0] * 8,
-                "long_factor": [4.0] * 8,
-                "original_max_position_embeddings": 60,
-            }
-        },
-    ),
-}
+        "mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}),
+    "rotary embeddings that change with the length": ("llama", {"rope_parameters": LONGROPE}),
+}  # fmt: skip
 NEW = 40
 
 

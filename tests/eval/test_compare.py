@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from data_prep.errors import UserError
 from data_prep.settings import Rouge
 from eval.analysis import compare_pairs
-from eval.compare import as_csv, as_latex, as_markdown, compare, holm, html, shortened
+from eval.compare import compare, holm, html, shortened
 from eval.metrics import METRICS
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, run_module
 from tests.eval.report_data import sample
 from tests.eval.test_score import jsonl
 from tests.run_records import NAME
@@ -58,7 +58,7 @@ def test_every_two_runs_are_tested_and_the_best_is_marked_where_the_tests_allow(
     same = compare([f"a={outputs(tmp_path, 'a', 9)}", f"b={outputs(tmp_path, 'b', 9)}"])
     assert set(same.best.values()) == {None} and "no run is the best" in same.verdicts()[0]
     assert "beats the strongest baseline, longest-3 (+" in same.verdicts()[-1]
-    assert "**" not in as_markdown(same) and "textbf" not in as_latex(same)
+    assert "**" not in same.forms()["Markdown"] and "textbf" not in same.forms()["LaTeX"]
 
 
 def test_long_settings_are_shown_from_where_they_differ() -> None:
@@ -80,8 +80,8 @@ def test_names_in_latex_and_markdown(tmp_path: Path) -> None:
     compared = compare(
         [f"{name}={outputs(tmp_path, str(n), n + 3)}" for n, name in enumerate(names)]
     )
-    assert "\n{[}a] \\textless{}b\\textgreater{} & " in as_latex(compared)
-    text = as_markdown(compared)
+    assert "\n{[}a] \\textless{}b\\textgreater{} & " in compared.forms()["LaTeX"]
+    text = compared.forms()["Markdown"]
     assert "<b>" not in text and len({line.count(" | ") for line in text.splitlines()[:4]}) <= 2
     page = html(compared, tmp_path)
     assert 'value="0:missing_speaker"' in page and "<b>" not in re.sub("<b>[A-Z]", "", page)
@@ -121,19 +121,18 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     lone = shutil.copy(base, two_results[0].parent / "lone.jsonl")
     assert compare([two_results[0], lone]).settings == {}  # nothing is known of the second
     assert compare([*two_results, lone]).settings["learning_rate"] == ["0.001", "0.5", "-"]
-    header, first, other, of_base = compared.table()[:4]
-    minutes, memory = header.index("minutes"), header.index("memory (GB)")
-    assert (first[minutes], other[minutes], of_base[minutes]) == ("1.39", "3.00", "-")
-    assert other[memory] == "1.25"
+    minutes = [row["minutes"].text for row in compared.table()[:3]]
+    assert minutes == ["1.39", "3.00", "-"]
+    assert compared.table()[1]["memory (GB)"].text == "1.25"
     record = Scores.read(two_results[0] / "scores.json")
     weights = load_file(f"outputs/{NAME}/adapter_model.safetensors").values()
     assert record.training and record.training.steps == 40
     assert record.training.parameters == sum(tensor.numel() for tensor in weights) > 0
     recorded = record.systems["tuned"].scores
     assert compared.scores.systems[NAME].scores == recorded
-    rows = list(csv.DictReader(as_csv(compared).splitlines()))
+    rows = list(csv.DictReader(compared.forms()["CSV"].splitlines()))
     assert float(rows[0]["rougeL"]) == recorded["rougeL"].f1 and rows[1]["learning_rate"] == "0.5"
-    text = as_latex(compared)
+    text = compared.forms()["LaTeX"]
     assert text.startswith("\\begin{tabular}{l") and "learning\\_rate" in text
     assert text.count(r"\\") == text.count("\n") - 5  # each row ends one line, the rules none
     page = html(compared, Path("results"))
@@ -142,7 +141,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     first_columns = ["run", "ROUGE-L", "p against tiny_run", "ROUGE-1"]
     assert re.findall(r'<th scope="col">(.*?)</th>', page)[:4] == first_columns
     assert f'href="{NAME}/report.html">{NAME}/report.html<' in page
-    for text in (as_markdown(compared), as_csv(compared), as_latex(compared)):
+    for text in compared.forms().values():
         assert f'data-text="{escape(text)}"' in page
     assert f'<time datetime="{datetime.now(UTC).date()}"' in page
 
@@ -188,11 +187,11 @@ def test_the_command_writes_every_form(two_results: list[Path], tmp_path: Path) 
     files = [tmp_path / f"t.{kind}" for kind in ("html", "csv", "tex", "md")]
     flags = ("--output", "--csv", "--latex", "--markdown")
     options = [part for pair in zip(flags, files, strict=True) for part in pair]
-    done = command("python", "-m", "eval.compare", *two_results, *options, cwd=Path.cwd())
+    done = run_module("eval.compare", *two_results, *options, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("run ") and "other - tiny_run" in done.stdout
     assert all(path.stat().st_size > 300 for path in files)
-    wrong = command("python", "-m", "eval.compare", two_results[0], "gone", cwd=Path.cwd())
+    wrong = run_module("eval.compare", two_results[0], "gone", cwd=Path.cwd())
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
 
 

@@ -15,8 +15,7 @@ from markupsafe import Markup
 
 from eval.analysis import analyse
 from eval.baselines import Corpus, System, with_baselines
-from eval.charts import draw
-from eval.html_report import chat, html_report, marked, picks
+from eval.html_report import chat, draw, html_report, marked, picks
 from eval.report import conclusion, copied
 from eval.results import training_curves
 from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data

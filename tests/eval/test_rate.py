@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from data_prep.errors import UserError
 from eval.rate import Key, as_text, main, read_sheet
 from eval.ratings import Rating, Ratings, cohens_kappa, evaluate, krippendorffs_alpha, tables
-from tests.conftest import command
+from tests.conftest import run_module
 from tests.eval.report_data import sample
 from tests.eval.test_score import jsonl
 
@@ -137,8 +137,10 @@ def test_no_cell_becomes_a_formula_a_number_or_a_date(text: str, cell: str) -> N
     assert as_text(text) == cell
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-8", "utf-16", "cp1252"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("encoding", "delimiter"),
+    [("utf-8-sig", ","), ("utf-8", ";"), ("utf-16", "\t"), ("cp1252", ";")],
+)
 def test_a_round_trip_of_awkward_texts(tmp_path: Path, encoding: str, delimiter: str) -> None:
     for name, text in (("one", "=SUM(A1)\n🎉"), ("two", "'quoted', é")):
         rows = [{"id": id_, "dialogue": AWKWARD, "prediction": text} for id_ in ("007", "-8")]
@@ -172,7 +174,7 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(results: Path, tmp_pat
     sheet, key = tmp_path / "ratings.csv", tmp_path / "ratings.key.json"
     rate("sheet", results, "--output", sheet)
     sheet.write_text("ratings of a week", "utf-8")
-    done = command("python", "-m", "eval.rate", "sheet", results, "--output", sheet)
+    done = run_module("eval.rate", "sheet", results, "--output", sheet)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--overwrite" in done.stderr
     assert sheet.read_text("utf-8") == "ratings of a week"
     sheet.rename(tmp_path / "sent.csv")
@@ -344,7 +346,7 @@ def test_several_raters_of_a_dialogue_are_one_observation() -> None:
 
 
 def test_the_interval_excludes_50_percent_exactly_where_the_test_finds_a_difference() -> None:
-    for total in range(1, 40):
+    for total in (1, 5, 6, 8, 17, 39):
         for wins in range(total + 1):
             best = ["t"] * wins + ["b"] * (total - wins)
             rater = {str(n): Rating(frozenset(one)) for n, one in enumerate(best)}

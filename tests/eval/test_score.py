@@ -14,13 +14,13 @@ from data_prep.errors import UserError
 from data_prep.settings import Decoding
 from eval.analysis import analyse
 from eval.baselines import lead
-from eval.markup import found, stripped
+from eval.language import markup_in, without_markup
 from eval.metrics import METRICS
 from eval.outputs import FieldNames, load
 from eval.score import score
 from eval.scores import Bootstrap, Scores
 from eval.stats import paired_tests
-from tests.conftest import PUBLISHED, SHARED, command, run_module
+from tests.conftest import PUBLISHED, SHARED, run_module
 from tests.eval.report_data import sample
 from tests.eval.test_predictions import generate
 from tests.eval.test_signature import key
@@ -142,8 +142,8 @@ def test_lead_3_and_a_published_bart_large_and_the_test_between_them(tmp_path: P
     bodies = re.split(r"^(?:dialogue|reference|candidate):\s*\n-+\n", text, flags=re.M)[1:]
     bart = [{"prediction": body.strip()} for body in bodies[2::3]]
     leads = [{"prediction": lead(r["dialogue"])} for r in json.loads(samsum.read_text("utf-8"))]
-    done = command(
-        "python", "-m", "eval.score", "--references", samsum, "--reference-field", "summary",
+    done = run_module(
+        "eval.score", "--references", samsum, "--reference-field", "summary", "--workers", 1,
         "--predictions", jsonl(tmp_path / "lead.jsonl", leads),
         jsonl(tmp_path / "bart.jsonl", bart), "--output", output,
     )  # fmt: skip
@@ -274,13 +274,18 @@ MARKED = {
 
 
 @pytest.mark.parametrize("form", MARKED)
-def test_control_tokens_and_think_blocks_are_refused_or_stripped(tmp_path: Path, form: str) -> None:
-    rows = [{"prediction": form.format(text), "reference": text} for text in THREE]
+def test_control_tokens_and_think_blocks_are_found_and_stripped(form: str) -> None:
+    text = form.format(THREE[0])
+    assert markup_in(text) == MARKED[form] and without_markup(text) == THREE[0]
+
+
+def test_summaries_that_hold_them_are_refused_or_scored_without(tmp_path: Path) -> None:
+    rows = [{"prediction": f"{text}<|im_end|>\n", "reference": text} for text in THREE]
     rows[1]["prediction"] = THREE[1]
     path = jsonl(tmp_path / "p.jsonl", rows)
     done = run_module("eval.score", "--predictions", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert f"row 1: holds `{MARKED[form]}`" in done.stderr and "(2 such texts)" in done.stderr
+    assert "row 1: holds `<|im_end|>`" in done.stderr and "(2 such texts)" in done.stderr
     means, printed = scored("--predictions", path, "--strip")
     assert means == dict.fromkeys(METRICS, 100.0)
     assert "note: 2 summaries of p held control tokens or think blocks, which were" in printed
@@ -289,11 +294,11 @@ def test_control_tokens_and_think_blocks_are_refused_or_stripped(tmp_path: Path,
 
 @pytest.mark.parametrize("text", ["I <3 you [1]", "<file_photo> think", "a < b > c", "</3 <br>"])
 def test_chat_text_is_no_control_token(text: str) -> None:
-    assert not found(text) and stripped(text) == text
+    assert not markup_in(text) and without_markup(text) == text
 
 
 def test_a_block_that_was_cut_off_leaves_nothing() -> None:
-    assert stripped("<think>She wants") == "" and stripped("Hi. <think>She") == "Hi."
+    assert without_markup("<think>She wants") == "" and without_markup("Hi. <think>She") == "Hi."
 
 
 def test_csv_with_semicolons_tabs_and_odd_line_ends(tmp_path: Path) -> None:
@@ -339,10 +344,16 @@ def dialogues_of_three(tmp_path: Path, name: str, form: str, change: bool) -> Pa
 
 
 @pytest.mark.parametrize("form", ["ids", "letters", "words", "in front", "same id", "dialogue"])
-def test_rows_of_one_dialogue_are_one_in_intervals_and_tests(tmp_path: Path, form: str) -> None:
+def test_rows_of_one_dialogue_are_known_by_many_signs(tmp_path: Path, form: str) -> None:
     files = {name: dialogues_of_three(tmp_path, name, form, name == "b") for name in ("a", "b")}
+    clusters = load(files, None, FieldNames())[1].clusters or []
+    places = {name: [n // 3 for n, one in enumerate(clusters) if one == name] for name in clusters}
+    assert list(places.values()) == [[n] * 3 for n in range(40)]
+
+
+def test_rows_of_one_dialogue_are_one_in_intervals_and_tests(tmp_path: Path) -> None:
+    files = {name: dialogues_of_three(tmp_path, name, "ids", name == "b") for name in ("a", "b")}
     systems, corpus = load(files, None, FieldNames())
-    assert corpus.clusters and len(set(corpus.clusters)) == 40
     result = analyse(systems, corpus, workers=1)
     means = {name: values.reshape(40, 3, -1).mean(axis=1) for name, values in result.values.items()}
     (pair,) = result.scores.comparisons

@@ -17,8 +17,7 @@ from chat.read import Item, read_upload
 from data_prep.errors import UserError
 from eval import metrics
 from eval.diagnosis import diagnose
-from eval.language import Scoring
-from eval.markup import stripped
+from eval.language import Scoring, without_markup
 from eval.metrics import score
 from eval.outputs import stem
 from scripts import leaks
@@ -66,7 +65,7 @@ LONG: dict[str, Callable[[], object]] = {
     "a sentence of 9,000 words": lambda: score(
         ["the cat sat on a mat " * 1500], ["a cat sat on the mat " * 1500], scoring=Scoring()
     ),
-    "think blocks in each other": lambda: stripped("<think>" * 30000 + "</think>" * 30000),
+    "think blocks in each other": lambda: without_markup("<think>" * 30000 + "</think>" * 30000),
     "weekdays": lambda: diagnose(DAYS, DAYS, "A: " + " ".join(f"w{n}" for n in range(9000))),
     "numbers in words": lambda: diagnose("five " * 5000, "x", "A: x"),
     **{f"quotes {s}": whatsapp_of(f"{STAMP}Al: {f'{s} ' * 12000}") for s in '"\u201e\u201c\xab'},
