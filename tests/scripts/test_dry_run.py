@@ -29,9 +29,7 @@ MAY_CHANGE = {  # model, data, size of the run, and what a CPU cannot do
 
 def test_a_dry_run_overrides_nothing_else() -> None:
     for path in GPU_RECIPES:
-        flags = list(overrides(load_recipe(path), Path("model")))
-        assert {flag.removeprefix("--") for flag in flags[::2]} <= MAY_CHANGE
-        assert len(flags) == 2 * len(set(flags[::2]))
+        assert overrides(load_recipe(path), Path("model")).keys() <= MAY_CHANGE
 
 
 def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
@@ -45,8 +43,8 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
     ids=lambda p: p.stem,
 )
 def test_it_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(words: list[str], env: dict[str, str], **_: bool) -> CompletedProcess[str]:
-        return forks.run(words, cwd=Path.cwd(), env=env)
+    def run(words: list[str], cwd: Path, env: dict[str, str], **_: bool) -> CompletedProcess[str]:
+        return forks.run(words, cwd=cwd, env=env)
 
     monkeypatch.setattr("scripts.dry_run.subprocess", SimpleNamespace(run=run))
     done = dry_run(path, tmp_path)
