@@ -46,7 +46,7 @@ from scripts.random_model import SAMSUM_ROWS, TEST_ROWS, TOKENS_A_ROW, rows_for
 from training.machine_checks import cpu_overrides
 from training.memory import count_weights
 
-ROWS, TINY_ROWS = 600, 120  # that are made, a GPU
+ROWS, TINY_ROWS = 600, 180  # that are made, a GPU: the steps must not reach the end of an epoch
 PLAIN_SECONDS = 20  # of generation one dialogue at a time, for each precision
 SPARE = 5  # seconds of the whole limit, kept for the table and the end
 LEAST = 45  # seconds that must remain for a variant to start
@@ -66,7 +66,6 @@ class Variant:
     """A training of a recipe with `overrides` of its keys; or `check` and `generation`.
 
     `card_gb`: memory of the card that the recipe is for, to which a larger one is limited.
-    `otherwise` names the variant to try where this one fails.
     """
 
     name: str
@@ -74,7 +73,6 @@ class Variant:
     recipe: Path = OURS
     overrides: dict[str, Any] = field(default_factory=dict)
     card_gb: float | None = None
-    otherwise: str | None = None
 
 
 NO_KERNELS = dict.fromkeys(
@@ -85,13 +83,13 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("check", "speed of the card, and its kernels against float64"),
-        Variant("ours", "mistral_samsum.yml as it is", card_gb=40, otherwise="ours uncapped"),
+        Variant("ours", "mistral_samsum.yml as it is", card_gb=40),
         # the notebook's paged optimizer takes CUDA managed memory, which can hang a GPU that others
         # use too; the arithmetic is the same
         Variant("notebook", "mistral_samsum_notebook.yml, its optimizer not paged", NOTEBOOK,
                 {"optimizer": "adamw_torch"}, card_gb=40),
         Variant("generation", f"{TEST_ROWS} test dialogues, ours and one at a time"),
-        Variant("qlora", "mistral_samsum_qlora.yml", QLORA, card_gb=16, otherwise="qlora uncapped"),
+        Variant("qlora", "mistral_samsum_qlora.yml", QLORA, card_gb=16),
         Variant("checkpointing", "layers computed twice",
                 overrides={"gradient_checkpointing": True}),
         Variant("no kernels", "neither LoRA's nor Liger's", overrides=NO_KERNELS),
@@ -99,12 +97,8 @@ VARIANTS = {
         Variant("no packing", "8 padded rows of similar length instead of a pack",
                 overrides={"sample_packing": False, "eval_sample_packing": False,
                            "group_by_length": True, "micro_batch_size": 8}),
-        Variant("ours uncapped", "mistral_samsum.yml on the whole card", otherwise="plain"),
-        Variant("plain", "no kernels, a mask, the whole card", overrides={**NO_KERNELS, **MASK}),
-        Variant("qlora uncapped", "mistral_samsum_qlora.yml on the whole card", QLORA),
     )
 }  # fmt: skip
-FALLBACKS = {variant.otherwise for variant in VARIANTS.values()}
 
 
 class Measured(BaseModel):
@@ -150,10 +144,7 @@ def main() -> None:
         place.mkdir(parents=True, exist_ok=True)
         bench = Bench(args, place)
         for name in names:
-            failed = bench.measure(VARIANTS[name])
-            while failed and (instead := VARIANTS[name].otherwise) and not args.width:
-                name = instead
-                failed = bench.measure(VARIANTS[name])
+            bench.measure(VARIANTS[name])
     print(table(bench.found))
     print(f"{args.output}: the same, with the environment")
 
@@ -173,8 +164,7 @@ def _arguments() -> argparse.Namespace:
         "--width 64 --variant-seconds 600 --limit-seconds 3600",
     )  # fmt: skip
     add = parser.add_argument
-    default = ",".join(name for name in VARIANTS if name not in FALLBACKS)
-    add("--variants", default=default, help="with commas (default: all)")
+    add("--variants", default=",".join(VARIANTS), help="with commas (default: all)")
     add("--steps", type=int, default=12, help="optimiser steps a training")
     add("--memory-cap", type=float, metavar="GB", help="as on a card of this size; 0: the whole "
         "card (default: the card that each recipe is for)")  # fmt: skip
@@ -211,8 +201,8 @@ class Bench:
         """Seconds of the whole limit."""
         return float(self.args.limit_seconds - SPARE - (time.monotonic() - self.start))
 
-    def measure(self, variant: Variant) -> str | None:
-        """Add a variant to the record, in the place of an earlier one of this card; why it failed.
+    def measure(self, variant: Variant) -> None:
+        """Add a variant to the record, in the place of an earlier one of this card.
 
         What is missing on this machine for one variant may not be needed for the next.
         """
@@ -247,7 +237,6 @@ class Bench:
             json.dump({"environment": environment(), "variants": rows}, file, indent=1)
         print(f"{variant.name} ({variant.what}): {row.failed or 'done'}, {row.seconds:.0f} s",
               flush=True)  # fmt: skip
-        return row.failed
 
     def folder(self, recipe: Recipe) -> Path:
         """The folder of the rows for a recipe; rows and random model are made once."""

@@ -66,19 +66,12 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("recipe", type=Path, help="its file")
     parser.add_argument("--processes", type=int, default=1, help="that train together")
-    whole = parser.add_argument_group("the whole way at the model's real size")
-    whole.add_argument("--full-size", action="store_true", help="prepare, train, evaluate, merge")
-    whole.add_argument(
-        "--keep",
-        type=Path,
-        metavar="FOLDER",
-        help="keep model and results there (default: they are removed)",
-    )
-    whole.add_argument(
-        "--width",
-        type=int,
-        help="of a small model instead, with two layers (default: the real model)",
-    )
+    add = parser.add_argument_group("the whole way at the model's real size").add_argument
+    add("--full-size", action="store_true", help="prepare, train, evaluate, merge")
+    add("--keep", type=Path, metavar="FOLDER", help="keep model and results there (default: they "
+        "are removed)")  # fmt: skip
+    add("--width", type=int, help="of a small model instead, with two layers (default: the real "
+        "model)")  # fmt: skip
     args, flags = parser.parse_known_args()
     if args.full_size and (flags or args.processes > 1):
         raise UserError("--full-size is one process, and takes no flags of the launch line")
@@ -86,10 +79,8 @@ def main() -> None:
         raise UserError("--keep and --width need --full-size")
     with tempfile.TemporaryDirectory() as temporary:
         if args.full_size:
-            full_size(
-                load_recipe(args.recipe), (args.keep or Path(temporary)).resolve(), args.width
-            )
-            return
+            folder = (args.keep or Path(temporary)).resolve()
+            return full_size(load_recipe(args.recipe), folder, args.width)
         done = dry_run(args.recipe, Path(temporary), args.processes, flags)
         if done.returncode:
             print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
@@ -207,25 +198,23 @@ def check_room(recipe: Recipe, folder: Path) -> None:
     `recipe`: the derived one, whose model is described in `folder` already.
     """
     weights = count_weights(recipe)
-    needed = BYTES_A_PARAMETER * weights.parameters + PROGRAM
-    there, free = psutil.virtual_memory().available, disk_usage(folder).free
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():
-        there = min(there, int(text))
-    lacks = []
-    if there < needed:
-        lacks.append(
-            f"about {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} GB are available (end "
-            "other programs, or use a larger machine)"
-        )
+    memory, limit = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():  # of a container
+        memory = min(memory, int(text))
     saved = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
     # bf16: the model and the merged one; adapter and optimiser state of a checkpoint and of the end
-    wanted = 4 * weights.parameters - saved + 16 * weights.adapter
-    if free < wanted:
-        lacks.append(
-            f"{wanted / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free at {folder} (free "
-            "the space, or choose a folder on another disk with --keep)"
-        )
+    disk = 4 * weights.parameters - saved + 16 * weights.adapter
+    needs = (
+        ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM, memory,
+         "end other programs, or use a larger machine"),
+        ("disk", disk, disk_usage(folder).free,
+         "free the space, or choose a folder on another disk with --keep"),
+    )  # fmt: skip
+    lacks = [
+        f"{needed / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are available ({fix})"
+        for what, needed, free, fix in needs
+        if free < needed
+    ]
     if lacks:
         raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
 
