@@ -4,25 +4,22 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from scripts.bench_cpu import main
+from scripts.bench_cpu import main, one_by_one
 from tests.conftest import command, derived_recipe
 from tests.run_records import NAME
 
 
 def figures(line: str) -> list[float]:
     return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", line)]
-
-
-def generation(run: Path, *flags: str) -> list[str]:
-    done = command("python", "-m", "scripts.bench_cpu", f"{NAME}.yml", *flags, cwd=run)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
 
 
 @pytest.mark.slow
@@ -44,24 +41,37 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
 
 @pytest.mark.slow
 def test_generation_next_to_the_plain_way(run: Path) -> None:
-    flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32")
-    _, ours, _, _, plain, verdict = generation(run, *flags)[-6:]
+    flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32", "--output", "bench.json")
+    done = command("python", "-m", "scripts.bench_cpu", f"{NAME}.yml", *flags, cwd=run)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, ours, _, _, plain, verdict = done.stdout.splitlines()[-6:]
     assert ours.startswith("tuned, hf, float32: 3 dialogues in ")
     assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
     assert re.fullmatch(r"  hf, float32: ratio \d+\.\d; [0-3] of 3 the same", verdict)
-
-
-@pytest.mark.slow
-def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
-    flags = ("--steps", "0", "--models", "base", "--dialogues", "0", "--dtype", "bfloat16")
-    more = ("--plain-dtype", "float32,bfloat16", "--plain-seconds", "0", "--output", "bench.json")
-    lines = generation(run, *flags, *more)
     ways = json.loads((run / "bench.json").read_text("utf-8"))
-    assert [(way["way"], way["dtype"]) for way in ways] == [
-        ("hf", "bfloat16"), ("plain", "float32"), ("plain", "bfloat16"),
+    assert [(way["way"], way["model"]) for way in ways] == [
+        ("hf", "base"), ("hf", "tuned"), ("plain", "base"), ("plain", "tuned"),
     ]  # fmt: skip
-    assert ways[0]["dialogues"] > 1 and ways[1]["dialogues"] == 1
-    assert " of 1 the same" in lines[-1]
+    for way in ways:
+        assert way["tokens"] == pytest.approx(way["tokens_per_second"] * way["seconds"])
+        assert "predictions" not in way
+
+
+@pytest.mark.parametrize(("seconds", "dialogues"), [(0, 1), (None, 3)])
+def test_the_plain_way_ends_when_its_time_is_up(seconds: float | None, dialogues: int) -> None:
+    """`generate` gives the prompt and its first token again, which only the new one may reach."""
+    model: Any = SimpleNamespace(
+        device="cpu", generate=lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :1]], 1)
+    )
+    ours: Any = SimpleNamespace(
+        ends=[2],
+        encoder=SimpleNamespace(prompt_ids=lambda example: [example, 7]),
+        read_output=lambda example, new: (example, new),
+    )
+    examples: Any = [11, 12, 13]
+    found: Any = list(one_by_one(model, examples, ours, 5, seconds))
+    assert len(found) == dialogues
+    assert dict(found).items() <= {11: [11], 12: [12], 13: [13]}.items()
 
 
 @pytest.mark.parametrize(
