@@ -12,7 +12,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,6 @@ from data_prep.errors import run_cli, whole_file
 from data_prep.options import Options
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-PACKAGES = ("torch", "triton", "axolotl", "transformers", "accelerate", "peft", "datasets",
-            "bitsandbytes", "liger-kernel", "numpy", "numba")  # fmt: skip
 
 
 def main() -> None:
@@ -31,12 +28,10 @@ def main() -> None:
     parser = Options("scripts.bench_check", __doc__.splitlines()[0], "--output outputs/check.json")
     parser.add_argument("--output", type=Path, help="a JSON file of the figures (default: none)")
     output = parser.parse_args().output
-    checks: dict[str, Callable[[], dict[str, Any]]] = {
-        "packages": packages, "speed": speed, "nf4": nf4
-    }  # fmt: skip
+    checks: dict[str, Callable[[], dict[str, Any]]] = {"speed": speed, "nf4": nf4}
     if DEVICE == "cuda":
-        checks |= {"card": card, "varlen attention": varlen_attention,
-                   "Triton kernels": triton_kernels, "8-bit Adam": adam}  # fmt: skip
+        checks |= {"varlen attention": varlen_attention, "Triton kernels": triton_kernels,
+                   "8-bit Adam": adam}  # fmt: skip
     found = {}
     for name, check in checks.items():
         start = time.perf_counter()
@@ -53,40 +48,17 @@ def main() -> None:
     sys.exit(1 if any("failed" in figures for figures in found.values()) else 0)
 
 
-def packages() -> dict[str, Any]:
-    """Versions of what the figures depend on."""
-    there = {dist.name.lower(): dist.version for dist in distributions()}
-    return {name: there.get(name, "missing") for name in PACKAGES}
-
-
-def card() -> dict[str, Any]:
-    """What the driver says of it."""
-    properties = torch.cuda.get_device_properties(0)
-    return {"name": properties.name, "GB": properties.total_memory / 1e9,
-            "free GB": torch.cuda.mem_get_info()[0] / 1e9, "CUDA": torch.version.cuda}  # fmt: skip
-
-
 def speed() -> dict[str, Any]:
-    """Operations a second of a bf16 matrix product; GB/s read and written by a copy."""
-    return {"product": product_speed(torch.bfloat16), "copy GB/s": copy_speed() / 1e9}
-
-
-def product_speed(dtype: torch.dtype) -> float:
-    """Operations a second of a matrix product.
+    """Operations a second of a bf16 matrix product; GB/s read and written by a copy.
 
     Of random numbers: on constant ones a GPU switches fewer bits, draws less power and is faster.
     """
     width = 8192 if DEVICE == "cuda" else 512  # an old CPU does 0.3 GFLOP a second in bf16
-    a, b = torch.randn(2, width, width, device=DEVICE).to(dtype)
-    return 2 * width**3 / _least_seconds(lambda: a @ b)
-
-
-def copy_speed() -> float:
-    """Bytes a second, read and written by a copy that no cache can hold."""
-    size = 1 << 32 if DEVICE == "cuda" else 1 << 29
-    one = torch.empty(size, dtype=torch.uint8, device=DEVICE)
-    other = torch.empty_like(one)
-    return 2 * size / _least_seconds(lambda: other.copy_(one))
+    a, b = torch.randn(2, width, width, device=DEVICE).to(torch.bfloat16)
+    size = 1 << 32 if DEVICE == "cuda" else 1 << 29  # bytes, more than a cache holds
+    one, other = torch.empty(2, size, dtype=torch.uint8, device=DEVICE)
+    copy = 2 * size / _least_seconds(lambda: other.copy_(one))
+    return {"product": 2 * width**3 / _least_seconds(lambda: a @ b), "copy GB/s": copy / 1e9}
 
 
 def _least_seconds(work: Callable[[], object]) -> float:

@@ -6,30 +6,48 @@ Training: Axolotl trains the recipe as it is. After each of its steps a bare PyT
 forward and backward on a batch of as many tokens without padding, with the same weights in the same
 precision, so that a machine whose speed drifts treats both alike. Useful tokens are those of the
 rows, padding left out; Axolotl's time is a whole step: data, forward, backward, optimiser, logging.
-Generation: see scripts/bench_generate.py; it needs a trained adapter, or `--models base`. Prepare
-the data first.
+
+Generation: all ways summarise the same test dialogues, spread evenly over the split. `plain` is the
+notebook's way: one dialogue at a time, unsorted, the adapter beside the weights. In float32 the
+summaries that differ are due to batching and merging alone. `--steps 0` measures generation on a
+GPU too, as scripts/bench_gpu.py does.
+
+Prepare the data first; `tuned` needs a trained adapter.
 """
 
+import argparse
 import copy
+import gc
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from axolotl.integrations.base import BasePlugin
+from peft import PeftModel
+from pydantic import BaseModel, Field
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import UserError, run_cli, whole_file
 from data_prep.options import Options
-from data_prep.recipe import load_recipe
-from scripts.bench_generate import ENGINES, compare_generation
+from data_prep.prepare import check_prepared
+from data_prep.prompt import Example, read_examples
+from data_prep.recipe import Recipe, load_recipe
+from eval.adapter import find_adapter
+from eval.generate import Prediction, Summarizer, resolve
+from scripts.bench_check import DEVICE
 
-WARM_UP = 3  # steps left out: kernels are compiled, memory is fetched
+UNTIMED_STEPS = 3  # kernels are compiled in them, memory is fetched
+UNTIMED = 8  # dialogues, or tokens of the plain way: a GPU loads its kernels in them
+ENGINES = ("hf", "vllm")
 RESULT = "BENCH_CPU_RESULT"
 
 
@@ -38,29 +56,33 @@ def main() -> None:
     parser = Options(
         "scripts.bench_cpu", __doc__.splitlines()[0],
         "recipes/smollm2_samsum.yml --steps 24 --dialogues 40 --models both",
-        "--steps 0 --models base --dtype bfloat16,float32 --engines hf --plain-seconds 60",
+        "--steps 0 --models base --dtype bfloat16,float32 --engines hf --plain-dtype float32 "
+        "--plain-seconds 60 --output outputs/generation.json",
     )  # fmt: skip
     add = parser.add_argument
     add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"), help="its file")
-    add("--steps", type=int, default=24, help=f"of training: 0, or above {WARM_UP}")
+    add("--steps", type=int, default=24, help=f"of training: 0, or above {UNTIMED_STEPS}")
     add("--dialogues", type=int, default=40, help="of the test split, 0 for all")
     add("--models", default="both", help="of generation: base, tuned, both, or none")
     add("--dtype", default="auto", help="auto, bfloat16, float32, or several with commas")
     add("--engines", default="hf", help=f"several of {','.join(ENGINES)}")
+    add("--plain-dtype", default="float32", help="of the plain way")
     add("--plain-seconds", type=float,
         help="then plain generation ends (default: with the last dialogue)")  # fmt: skip
+    add("--output", type=Path, help="JSON of generation (default: none)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
-    if 0 < args.steps <= WARM_UP:
-        raise UserError(f"--steps: {args.steps}; use 0 for no training, or more than {WARM_UP}")
+    if 0 < args.steps <= UNTIMED_STEPS:
+        raise UserError(f"--steps: {args.steps}; use 0, or more than {UNTIMED_STEPS}")
+    if wrong := set(args.engines.split(",")) - set(ENGINES):
+        raise UserError(f"--engines: {', '.join(wrong)}; choose from {', '.join(ENGINES)}")
     if args.steps:
         compare_training(args.recipe, args.steps)
     if args.models != "none":
-        models = args.models.replace("both", "base,tuned").split(",")
-        compare_generation(
-            recipe, models, args.dialogues, args.dtype.split(","), ["float32"],
-            args.plain_seconds, engines=args.engines.split(","),
-        )  # fmt: skip
+        compare_generation(recipe, args)
+
+
+# ---- training ----
 
 
 def compare_training(path: Path, steps: int) -> None:
@@ -81,7 +103,7 @@ def compare_training(path: Path, steps: int) -> None:
         )  # fmt: skip
         if not result.is_file():
             raise UserError(f"{path}: the training failed: {done.stderr[-3000:]}")
-        timed = json.loads(result.read_text("utf-8"))[WARM_UP:]
+        timed = json.loads(result.read_text("utf-8"))[UNTIMED_STEPS:]
     useful = sum(step["useful"] for step in timed)
     axolotl = useful / sum(step["axolotl_s"] for step in timed)
     bare = useful / sum(step["bare_s"] for step in timed)
@@ -96,18 +118,30 @@ class BarePlugin(BasePlugin):
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Axolotl calls it once, before training: wrap `training_step`."""
         steps: list[dict[str, float]] = []
-        step_of_trainer, bare_step = trainer.training_step, _bare_step(trainer, bool(cfg.bf16))
+        step_of_trainer, model = trainer.training_step, copy.deepcopy(trainer.model).train()
+        generator = torch.Generator().manual_seed(0)
         end = time.perf_counter()
+
+        def bare(rows: int, length: int) -> float:
+            """Seconds of forward and backward of random tokens."""
+            ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
+            start = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(cfg.bf16)):
+                loss = model(input_ids=ids, labels=ids).loss
+            loss.backward()
+            elapsed = time.perf_counter() - start
+            model.zero_grad()
+            return elapsed
 
         def timed(model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
             nonlocal end
             lengths = inputs["attention_mask"].sum(dim=1)
             loss = step_of_trainer(model, inputs, *args, **kwargs)
-            now = time.perf_counter()
-            bare_s = bare_step(len(lengths), round(lengths.float().mean().item()))
+            axolotl_s = time.perf_counter() - end
+            bare_s = bare(len(lengths), round(lengths.float().mean().item()))
             steps.append(
                 {"useful": lengths.sum().item(), "processed": inputs["input_ids"].numel(),
-                 "axolotl_s": now - end, "bare_s": bare_s}
+                 "axolotl_s": axolotl_s, "bare_s": bare_s}
             )  # fmt: skip
             Path(os.environ[RESULT]).write_text(json.dumps(steps), "utf-8")
             end = time.perf_counter()
@@ -116,22 +150,123 @@ class BarePlugin(BasePlugin):
         trainer.training_step = timed
 
 
-def _bare_step(trainer: Any, low_precision: bool) -> Any:
-    """A function that times forward and backward of `rows` x `length` random tokens."""
-    model = copy.deepcopy(trainer.model).train()
-    generator = torch.Generator().manual_seed(0)
+# ---- generation ----
 
-    def step(rows: int, length: int) -> float:
-        ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
-        start = time.perf_counter()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low_precision):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        elapsed = time.perf_counter() - start
-        model.zero_grad()
-        return elapsed
 
-    return step
+class Way(BaseModel):
+    """The speed of one way; `peak_gb` is a GPU's memory, 0 on a CPU."""
+
+    way: str
+    model: str
+    dtype: str
+    dialogues: int
+    seconds: float
+    tokens: int
+    dialogues_per_second: float
+    tokens_per_second: float
+    peak_gb: float
+    predictions: dict[str, str] = Field(exclude=True)  # by id
+
+
+def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
+    """Time the engines in each precision and then the plain way; print what is the same.
+
+    Writes `--output` after each way. Raises UserError where the recipe is not prepared or an engine
+    is not installed.
+    """
+    check_prepared(recipe)
+    examples = read_examples(recipe.data_dir / "test.jsonl")
+    count = args.dialogues or len(examples)
+    if not 1 <= count <= len(examples):
+        raise UserError(f"--dialogues: {count}; choose 1 to {len(examples)}, or 0 for all")
+    examples = [examples[n * len(examples) // count] for n in range(count)]
+    ways: list[Way] = []
+    for now in time_ways(recipe, args, examples):
+        print(
+            f"{now.model}, {now.way}, {now.dtype}: {now.dialogues} dialogues in {now.seconds:.1f} "
+            f"s, {now.dialogues_per_second:.2f} dialogues/s, {now.tokens_per_second:.0f} tokens/s",
+            flush=True,
+        )
+        ways.append(now)
+        if args.output:
+            with whole_file(args.output) as file:
+                json.dump([way.model_dump() for way in ways], file, indent=1)
+        if now.way != "plain":
+            continue
+        for other in ways:
+            if other.model == now.model and other.way != "plain":
+                same = len(now.predictions.items() & other.predictions.items())
+                ratio = other.dialogues_per_second / now.dialogues_per_second
+                print(f"  {other.way}, {other.dtype}: ratio {ratio:.1f}; "
+                      f"{same} of {now.dialogues} the same")  # fmt: skip
+
+
+def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example]) -> Iterator[Way]:
+    """Each engine, precision and model; the model of the plain way is loaded after them."""
+    models = args.models.replace("both", "base,tuned").split(",")
+    adapter = find_adapter(recipe) if "tuned" in models else None
+    for dtype in args.dtype.split(","):
+        for engine in args.engines.split(","):
+            asked = {"dtype": dtype, "engine": engine}
+            decoding = resolve(recipe.summarization.decoding.model_copy(update=asked))
+            ours = Summarizer(recipe, decoding, adapter)
+            for model in models:
+                ours.use(model)
+                if DEVICE == "cuda" or engine == "vllm":  # which loads with its first prompts
+                    list(ours.summaries(examples[:UNTIMED]))
+                yield measure(engine, model, decoding.dtype, ours.summaries(examples))
+            ours.engine = None  # type: ignore[assignment]  # its memory goes to what follows
+            gc.collect()
+    for dtype in args.plain_dtype.split(","):
+        plain: Any = AutoModelForCausalLM.from_pretrained(
+            recipe.config["base_model"], dtype=getattr(torch, dtype), device_map=DEVICE
+        ).eval()
+        new = decoding.max_new_tokens
+        for model in models:
+            if model == "tuned":
+                plain = PeftModel.from_pretrained(plain, str(adapter)).eval()
+            if DEVICE == "cuda":
+                list(one_by_one(plain, examples[:1], ours, UNTIMED, None))
+            predictions = one_by_one(plain, examples, ours, new, args.plain_seconds)
+            yield measure("plain", model, dtype, predictions)
+        del plain
+        gc.collect()
+
+
+def measure(way: str, model: str, dtype: str, predictions: Iterator[Prediction]) -> Way:
+    """Time the generation of `predictions`."""
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    found = list(predictions)
+    seconds = time.perf_counter() - start
+    tokens = sum(prediction.tokens for prediction in found)
+    return Way(
+        way=way, model=model, dtype=dtype, dialogues=len(found), seconds=seconds, tokens=tokens,
+        dialogues_per_second=len(found) / seconds, tokens_per_second=tokens / seconds,
+        peak_gb=torch.cuda.max_memory_reserved() / 1e9 if DEVICE == "cuda" else 0.0,
+        predictions={prediction.id: prediction.prediction for prediction in found},
+    )  # fmt: skip
+
+
+def one_by_one(
+    model: Any, examples: list[Example], ours: Summarizer, limit: int, seconds: float | None
+) -> Iterator[Prediction]:
+    """The plain way: a call of `generate` for each dialogue, in random order, until time is up."""
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=limit, eos_token_id=ours.ends, pad_token_id=ours.ends[0]
+    )
+    start = time.perf_counter()
+    for example in random.Random(0).sample(examples, len(examples)):
+        ids = torch.tensor([ours.encoder.prompt_ids(example)], device=model.device)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+            )
+        yield ours.read_output(example, output[0, ids.shape[1] :].tolist())  # waits for the GPU
+        if seconds is not None and time.perf_counter() - start > seconds:
+            break
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
     python -m scripts.bench_gpu                       # all variants, in their order of value
     python -m scripts.bench_gpu --variants check,ours,notebook --memory-cap 40
     python -m scripts.bench_gpu --keep /dev/shm/bench --limit-seconds 460 --variant-seconds 120
-    torchrun is started by itself where there are several GPUs; --gpus 1 asks for one
 
-`check` compares the kernels with float64. Each training is Axolotl's own for some steps, on the
-recipe's model with random weights (speed and memory do not depend on their values), with Mistral's
-real tokenizer, on rows as long as SAMSum's; `generation` compares ours with one dialogue at a time.
-`results/bench_gpu.json` is written after every variant, and the same call again measures what is
-missing for this card and these settings. A variant that runs out of memory keeps its row; one that
-exceeds a limit is ended with all its processes. On a CPU, `--width 64` makes the
-model tiny, which runs all of this and measures nothing of interest.
+`check` compares the kernels with float64. Each training is Axolotl's own launch line for some
+steps, on the recipe's model with random weights (speed and memory do not depend on their values),
+with Mistral's real tokenizer, on rows as long as SAMSum's; `generation` compares ours with one
+dialogue at a time. `results/bench_gpu.json` is written after every variant, and a later call adds
+to it. A variant that runs out of memory keeps its row; one that exceeds a limit is ended with all
+its processes. On a CPU, `--width 64` makes the model tiny, which runs all of this and measures
+nothing of interest.
 """
 
 import argparse
@@ -25,43 +24,91 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas
 import psutil
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from axolotl.integrations.base import BasePlugin
+from pydantic import BaseModel, ValidationError
+from transformers import TrainerCallback
 
 from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.machine import usage
 from data_prep.options import Options
-from data_prep.recipe import load_recipe
+from data_prep.recipe import Recipe, load_recipe
 from eval.results import environment
-from scripts import bench_variants as variants
-from scripts.bench_plugin import CAP, RESULT
-from scripts.bench_variants import FALLBACKS, OURS, ROOT, VARIANTS, Variant
-from training.plan import with_defaults
+from scripts.dry_run import ROOT, child_environment, training_command
+from scripts.random_model import SAMSUM_ROWS, TEST_ROWS, TOKENS_A_ROW, rows_for
+from training.machine_checks import cpu_overrides
+from training.memory import count_weights
 
-COLUMNS = (
-    ("variant", "variant"), ("tokens/s", "tokens_per_second"), ("trained/s", "trained_per_second"),
-    ("rows/s", "rows_per_second"), ("s a step", "seconds_per_step"), ("allocated GB", "allocated"),
-    ("reserved GB", "reserved"), ("MFU", "mfu"), ("full run", "minutes"),
-)  # fmt: skip
+ROWS, TINY_ROWS = 600, 180  # that are made, a GPU: the steps must not reach the end of an epoch
+PLAIN_SECONDS = 20  # of generation one dialogue at a time, for each precision
 SPARE = 5  # seconds of the whole limit, kept for the table and the end
+LEAST = 45  # seconds that must remain for a variant to start
 MODEL_SECONDS = 600  # of making the random model, which no variant's limit counts
-NO_MEMORY = "out of memory"
+WARM_UP = 2  # steps that are not timed: kernels are compiled and tuned, memory is fetched
+RESULT, CAP = "BENCH_GPU_RESULT", "BENCH_GPU_CAP_GB"
+OURS, QLORA, NOTEBOOK = (
+    ROOT / f"recipes/mistral_samsum{end}.yml" for end in ("", "_qlora", "_notebook")
+)
+
+
+# ---- what is measured ----
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A training of a recipe with `overrides` of its keys; or `check` and `generation`.
+
+    `card_gb`: memory of the card that the recipe is for, to which a larger one is limited.
+    """
+
+    name: str
+    what: str
+    recipe: Path = OURS
+    overrides: dict[str, Any] = field(default_factory=dict)
+    card_gb: float | None = None
+
+
+NO_KERNELS = dict.fromkeys(
+    ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel", "liger_rms_norm", "liger_rope"), False
+)
+MASK = {"sdpa_varlen": False}  # Axolotl then masks a whole pack, and does not call varlen_attn
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        Variant("check", "speed of the card, and its kernels against float64"),
+        Variant("ours", "mistral_samsum.yml as it is", card_gb=40),
+        # the notebook's paged optimizer takes CUDA managed memory, which can hang a GPU that others
+        # use too; the arithmetic is the same
+        Variant("notebook", "mistral_samsum_notebook.yml, its optimizer not paged", NOTEBOOK,
+                {"optimizer": "adamw_torch"}, card_gb=40),
+        Variant("generation", f"{TEST_ROWS} test dialogues, ours and one at a time"),
+        Variant("qlora", "mistral_samsum_qlora.yml", QLORA, card_gb=16),
+        Variant("checkpointing", "layers computed twice",
+                overrides={"gradient_checkpointing": True}),
+        Variant("no kernels", "neither LoRA's nor Liger's", overrides=NO_KERNELS),
+        Variant("mask", "a mask over the pack instead of varlen attention", overrides=MASK),
+        Variant("no packing", "8 padded rows of similar length instead of a pack",
+                overrides={"sample_packing": False, "eval_sample_packing": False,
+                           "group_by_length": True, "micro_batch_size": 8}),
+    )
+}  # fmt: skip
 
 
 class Measured(BaseModel):
     """A variant of `results/bench_gpu.json`; what failed or was not measured is None.
 
-    `settings` are what must be the same for it to be measured again or not: card, model, rows,
-    steps, memory cap, overrides. `seconds` is the whole of it, launch and imports included. GB are
-    peaks of one process; `mfu` is the share of the card's own matrix rate; `minutes` those of the
-    full run on SAMSum. `figures` are those of `check` and `generation`.
+    `settings` are what the figures depend on: card, model, steps, memory cap, overrides. `seconds`
+    is the whole of it, launch and imports included. GB are peaks of one process; `mfu` is the share
+    of the card's own matrix rate; `minutes` those of the full run on SAMSum. `figures` are those of
+    `check` and `generation`.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     variant: str
     what: str
@@ -69,21 +116,66 @@ class Measured(BaseModel):
     seconds: float = 0.0
     failed: str | None = None
     tokens_per_second: float | None = None
-    trained_per_second: float | None = None
-    rows_per_second: float | None = None
     seconds_per_step: float | None = None
     allocated: float | None = None
     reserved: float | None = None
-    operations_a_token: float | None = None
-    matrix_rate: float | None = None
     mfu: float | None = None
     minutes: float | None = None
     figures: Any = None
 
-    @property
-    def is_final(self) -> bool:
-        """Whether it tells something of the card; another failure is tried again."""
-        return self.failed in (None, NO_MEMORY)
+
+COLUMNS = ["variant", "tokens_per_second", "seconds_per_step", "allocated", "reserved", "mfu",
+           "minutes", "failed"]  # fmt: skip
+
+
+def main() -> None:
+    """Run every variant that is asked for; print and write what was found."""
+    args = _arguments()
+    names = args.variants.split(",")
+    if unknown := set(names) - VARIANTS.keys():
+        raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
+    if not torch.cuda.is_available() and args.width is None:
+        raise UserError("no GPU is here; `--width 64` tries the benchmark on a CPU")
+    args.output = args.output.absolute()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the variant too
+    with tempfile.TemporaryDirectory() as temporary:
+        place = (args.keep or Path(temporary)).absolute()
+        place.mkdir(parents=True, exist_ok=True)
+        bench = Bench(args, place)
+        for name in names:
+            bench.measure(VARIANTS[name])
+    print(table(bench.found))
+    print(f"{args.output}: the same, with the environment")
+
+
+def table(found: list[Measured]) -> str:
+    """The trainings of the record, for a terminal."""
+    trainings = (row for row in found if row.variant not in ("check", "generation"))
+    rows = [row.model_dump(exclude_none=True) for row in trainings]
+    frame = pandas.DataFrame(rows, columns=COLUMNS)
+    return str(frame.to_string(index=False, na_rep="-", float_format="{:,.2f}".format))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = Options(
+        "scripts.bench_gpu", __doc__.splitlines()[0], "--output results/bench_gpu.json",
+        "--variants check,ours --steps 6 --memory-cap 24 --keep /scratch",
+        "--width 64 --variant-seconds 600 --limit-seconds 3600",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("--variants", default=",".join(VARIANTS), help="with commas (default: all)")
+    add("--steps", type=int, default=12, help="optimiser steps a training")
+    add("--memory-cap", type=float, metavar="GB", help="as on a card of this size; 0: the whole "
+        "card (default: the card that each recipe is for)")  # fmt: skip
+    add("--width", type=int, help="a model of this width, for a try on a CPU (default: the real "
+        "one)")  # fmt: skip
+    add("--keep", type=Path, metavar="FOLDER", help="model and rows (15 GB) stay there for more "
+        "(default: they are removed)")  # fmt: skip
+    add("--variant-seconds", type=float, default=1800, help="a process of a variant at most")
+    add("--limit-seconds", type=float, default=86400, help="all at most")
+    add("--output", type=Path, default=Path("results/bench_gpu.json"), help="the figures")
+    return parser.parse_args()
 
 
 class Bench:
@@ -92,102 +184,76 @@ class Bench:
     def __init__(self, args: argparse.Namespace, place: Path):
         """Read the record of an earlier call, if there is one."""
         self.args, self.place, self.start = args, place, time.monotonic()
-        gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
-        self.gpus, self.model = max(1, gpus), place / f"model-{args.width or 'whole'}"
-        self.rows, self.also = args.rows * self.gpus, {}
-        for text in args.set:
-            key, equals, value = text.partition("=")
-            if not (key and equals):
-                raise UserError(f"--set: {text!r} is not of the form key=value")
-            self.also[key] = yaml.safe_load(value)
-        self.found: list[Measured] = []  # of the record
-        self.asked: list[Measured] = []  # of this call
+        self.gpus = max(1, torch.cuda.device_count())
+        self.model, self.result = place / f"model-{args.width or 'whole'}", place / "result.json"
+        self.found: list[Measured] = []
         if args.output.is_file():
             try:
-                record = json.loads(args.output.read_text("utf-8"))
-                self.found = [Measured(**row) for row in record["variants"]]
+                rows = json.loads(args.output.read_text("utf-8"))["variants"]
+                self.found = [Measured(**row) for row in rows]
             except (ValueError, LookupError, TypeError, ValidationError) as error:
                 raise UserError(
                     f"{args.output}: is no record of this benchmark; move it, or choose another "
                     "--output"
                 ) from error
 
-    def left(self, at_most: float | None = None) -> float:
-        """Seconds that the next process may take; of a variant's unless `at_most` is given."""
-        whole = self.args.limit_seconds - SPARE - (time.monotonic() - self.start)
-        return float(min(whole, at_most or self.args.variant_seconds))
+    def left(self) -> float:
+        """Seconds of the whole limit."""
+        return float(self.args.limit_seconds - SPARE - (time.monotonic() - self.start))
 
-    def measure(self, name: str) -> None:
-        """One variant, unless the record holds it; where it fails, the one to try instead."""
-        variant = VARIANTS[name]
-        settings = self.settings(variant)
-        for row in self.found:
-            if row.variant == name and row.settings == settings and row.is_final:
-                print(f"{name}: measured already, see {self.args.output}", flush=True)
-                return self.asked.append(row)
-        row = Measured(variant=name, what=variant.what, settings=settings)
-        begin = time.monotonic()
-        if self.left() < variant.least and self.args.width is None:
-            row.failed = f"not started: {self.left():.0f} s remained"
-        else:
-            kinds = {"check": self.check, "generation": self.generate}
-            try:
-                kinds.get(name, self.train)(variant, row)
-            except (OSError, ValueError, LookupError) as error:  # the others may work
-                traceback.print_exc()
-                row.failed = f"{type(error).__name__}: {error}"[:200]
-        row.seconds = time.monotonic() - begin
-        self.found = [r for r in self.found if (r.variant, r.settings) != (name, settings)] + [row]
-        self.asked.append(row)
-        rows = [one.model_dump(exclude_none=True) for one in self.found]
-        record = {"environment": environment(), "variants": rows}
-        with whole_file(self.args.output) as file:
-            json.dump(record, file, indent=1)
-        speed = row.tokens_per_second
-        said = row.failed or (f"{speed:,.0f} tokens/s" if speed else "done")
-        print(f"{name} ({variant.what}): {said}, {row.seconds:.0f} s", flush=True)
-        if row.failed and variant.otherwise and not self.args.width:
-            self.measure(variant.otherwise)
+    def measure(self, variant: Variant) -> None:
+        """Add a variant to the record, in the place of an earlier one of this card.
 
-    def settings(self, variant: Variant) -> dict[str, Any]:
-        """What a figure of this variant depends on, the machine included."""
-        cap = self.args.memory_cap if self.args.memory_cap is not None else variant.card_gb
+        What is missing on this machine for one variant may not be needed for the next.
+        """
+        args, start = self.args, time.monotonic()
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-        found = {"card": card, "gpus": self.gpus, "width": self.args.width}
-        if variant.name != "check":
-            overrides = {**self.also, **variant.overrides}
-            found |= {"rows": self.rows, "cap_gb": cap or None, "overrides": overrides}
-            found["steps"] = self.args.steps * variant.steps
-        return found
+        cap = variant.card_gb if args.memory_cap is None else args.memory_cap
+        settings = {"card": card, "gpus": self.gpus, "width": args.width, "steps": args.steps,
+                    "cap_gb": cap or None, "overrides": variant.overrides}  # fmt: skip
+        row = Measured(variant=variant.name, what=variant.what, settings=settings)
+        self.found = [
+            other
+            for other in self.found
+            if (other.variant, other.settings["card"]) != (variant.name, card)
+        ]
+        try:
+            if self.left() < LEAST:
+                row.failed = f"not started: {self.left():.0f} s remained"
+            elif variant.name == "check":
+                check = [sys.executable, "-m", "scripts.bench_check", "--output", str(self.result)]
+                row.failed, row.figures = self.run(check, self.place)
+            elif variant.name == "generation":
+                self.generate(variant, row)
+            else:
+                self.train(variant, row)
+        except (OSError, ValueError, LookupError) as error:
+            traceback.print_exc()
+            row.failed = f"{type(error).__name__}: {error}"[:200]
+        row.seconds = time.monotonic() - start
+        self.found.append(row)
+        rows = [one.model_dump(exclude_none=True) for one in self.found]
+        with whole_file(self.args.output) as file:
+            json.dump({"environment": environment(), "variants": rows}, file, indent=1)
+        print(f"{variant.name} ({variant.what}): {row.failed or 'done'}, {row.seconds:.0f} s",
+              flush=True)  # fmt: skip
 
-    def folder(self, variant: Variant) -> Path:
-        """The folder of the rows for a variant's recipe; rows and random model are made once."""
+    def folder(self, recipe: Recipe) -> Path:
+        """The folder of the rows for a recipe; rows and random model are made once."""
         if not self.model.is_dir():  # a folder of this name is whole
             partial = self.model.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            command = [sys.executable, "-m", "scripts.random_model", str(OURS)]
-            command.append(str(partial))
+            command = [sys.executable, "-m", "scripts.random_model", str(OURS), str(partial)]
             command += ["--width", str(self.args.width)] if self.args.width else []
-            if failed := self.run(command, self.place, {}, MODEL_SECONDS):
+            if failed := self.run(command, self.place, at_most=MODEL_SECONDS)[0]:
                 raise UserError(f"the random model could not be made: {failed}")
             partial.replace(self.model)
-        return variants.rows_for(load_recipe(variant.recipe), self.model, self.place, self.rows)
-
-    def check(self, variant: Variant, row: Measured) -> None:
-        """Kernels and speed of the card; what is wrong fails the row, the figures stay."""
-        result = self.place / "check.json"
-        result.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "scripts.bench_check", "--output", str(result)]
-        failed = self.run(command, self.place, {})
-        row.figures = json.loads(result.read_text("utf-8")) if result.is_file() else {}
-        wrong = [name for name, figures in row.figures.items() if "failed" in figures]
-        row.failed = f"{', '.join(wrong)}: {row.figures[wrong[0]]['failed']}" if wrong else failed
+        rows = self.gpus * (TINY_ROWS if self.args.width else ROWS)
+        return rows_for(recipe, self.model, self.place, rows)
 
     def generate(self, variant: Variant, row: Measured) -> None:
         """Dialogues a second: ours in bf16; one at a time in fp32, as the notebook, and in bf16."""
-        folder = self.folder(variant)
-        result = folder / "generation.json"
-        result.unlink(missing_ok=True)
+        folder = self.folder(load_recipe(variant.recipe))
         config = yaml.safe_load(OURS.read_text("utf-8"))
         block = config["summarization"]
         config["base_model"] = str(self.model)
@@ -196,68 +262,84 @@ class Bench:
             block["decoding"] |= {"max_new_tokens": 8, "batch_tokens": 4096}
         path = folder / OURS.name
         path.write_text(yaml.safe_dump(config), "utf-8")
-        command = [sys.executable, "-m", "scripts.bench_generate", str(path), "--output"]
-        command += [str(result), "--plain-seconds", str(self.args.plain_seconds)]
-        row.failed = self.run(command, folder, {})
-        if result.is_file():  # what was over before a limit was reached counts
-            row.figures = json.loads(result.read_text("utf-8"))
-            for way in row.figures:
-                print("  " + ", ".join(f"{k} {_cell(k, v)}" for k, v in way.items()), flush=True)
+        command = [sys.executable, "-m", "scripts.bench_cpu", str(path), "--steps", "0"]
+        command += ["--dialogues", "0", "--models", "base", "--dtype", "bfloat16"]
+        command += ["--plain-dtype", "float32,bfloat16", "--output", str(self.result)]
+        command += ["--plain-seconds", str(1 if self.args.width else PLAIN_SECONDS)]
+        row.failed, row.figures = self.run(command, folder)
 
     def train(self, variant: Variant, row: Measured) -> None:
-        """Some steps through Axolotl's launch line."""
-        stem = variant.name.replace(" ", "_")
-        folder = self.folder(variant)
-        recipe, changed = variants.training(variant, self.model, folder, self.also)
-        result, outputs = folder / f"{stem}.json", folder / "outputs" / stem
-        result.unlink(missing_ok=True)
+        """Some steps through Axolotl's launch line, whose flags are all that differs."""
+        recipe = load_recipe(variant.recipe)
+        folder = self.folder(recipe)
+        changed = dict(variant.overrides)
+        if not torch.cuda.is_available():
+            changed |= cpu_overrides({**recipe.config, **changed})
+            changed |= {"bf16": False} if recipe.config.get("bf16") else {}
+        outputs = folder / "outputs" / variant.name.replace(" ", "_")
         shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume a run that was cut
-        row.operations_a_token = variants.operations_a_token(recipe)
-        for other in self.found:  # the rate of a matrix product, as `check` has timed it here
-            if other.variant == "check" and other.settings["card"] == row.settings["card"]:
-                row.matrix_rate = ((other.figures or {}).get("speed") or {}).get("product")
-        steps = row.settings["steps"]
-        command = variants.training_command(recipe, changed, folder, stem, steps, self.gpus)
-        env = {RESULT: str(result), CAP: str(row.settings["cap_gb"] or "")}
-        row.failed = self.run(command, folder, env)
-        if row.failed is None and not result.is_file():
-            row.failed = "ended without a result"
+        flags = {
+            "base_model": self.model,
+            "summarization__source": folder / "source",
+            "summarization__train_rows": "all",
+            "plugins": json.dumps([*recipe.config["plugins"], "scripts.bench_gpu.BenchPlugin"]),
+            "max_steps": self.args.steps, "eval_strategy": "no", "save_strategy": "no",
+            "logging_steps": 1, "output_dir": outputs, **changed,
+        }  # fmt: skip
+        command = training_command(recipe, flags, self.gpus)
+        row.failed, figures = self.run(command, folder, str(row.settings["cap_gb"] or ""))
         if row.failed:
             return
-        for key, value in json.loads(result.read_text("utf-8")).items():
+        for key, value in figures.items():
             setattr(row, key, value)
-        assert row.tokens_per_second and row.operations_a_token
-        rows = recipe.summarization.train_rows
-        epochs = float(with_defaults(recipe.config)["num_epochs"])
-        tokens = (variants.ROWS if rows == "all" else rows) * variants.TOKENS_A_ROW * epochs
-        row.minutes = tokens / row.tokens_per_second / 60
-        if row.matrix_rate:
-            done = row.tokens_per_second * row.operations_a_token
-            row.mfu = done / row.matrix_rate / self.gpus
+        block, speed = recipe.summarization, figures["tokens_per_second"]
+        rows = SAMSUM_ROWS if block.train_rows == "all" else block.train_rows
+        row.minutes = rows * TOKENS_A_ROW * recipe.config["num_epochs"] / speed / 60
+        here = {**recipe.config, **changed, "base_model": str(self.model)}
+        operations = operations_a_token(replace(recipe, config=here))
+        here_too = [other for other in self.found if other.settings["card"] == row.settings["card"]]
+        checks = [other.figures or {} for other in here_too if other.variant == "check"]
+        if checks and (rate := checks[0].get("speed", {}).get("product")):
+            row.mfu = speed * operations / rate / self.gpus
 
     def run(
-        self, command: list[str], folder: Path, more: dict[str, str], at_most: float | None = None
-    ) -> str | None:
-        """Run a process of a variant within its limits; why it failed, in a line.
+        self, command: list[str], folder: Path, cap: str = "", at_most: float | None = None
+    ) -> tuple[str | None, Any]:
+        """Run a process within the limits: why it failed, in a line, and what `result` then holds.
 
-        Its output is in the log, that of a failure beside the record too.
+        That is there for what was over before a limit was reached too. The output of a failure is
+        kept beside the record.
         """
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1",
-               "PYTHONPATH": path, **more}  # fmt: skip
-        limit, log = self.left(at_most), self.place / "variant.log"
+        log = self.place / "variant.log"
+        self.result.unlink(missing_ok=True)
+        env = child_environment() | {RESULT: str(self.result), CAP: cap}
+        limit = min(self.left(), at_most or self.args.variant_seconds)
         code = run_within(command, folder, env, log, limit)
+        figures = json.loads(self.result.read_text("utf-8")) if self.result.is_file() else None
         if code == 0:
-            return None
+            return None, figures
         text = log.read_text("utf-8", "replace")
         shutil.copyfile(log, self.args.output.with_suffix(".failed.log"))
         if code is None:
-            return f"over the limit of {limit:.0f} s"
+            return f"over the limit of {limit:.0f} s", figures
         if "memory ran out" in text or "OutOfMemoryError" in text:
-            return NO_MEMORY
-        lines = [line for line in text.splitlines() if "rror" in line] or [text[-200:] or "?"]
+            return "out of memory", figures
         print(text[-3000:], file=sys.stderr)
-        return next((line for line in lines if line.startswith("error:")), lines[-1])[:200]
+        lines = [line for line in text.splitlines() if "rror" in line] or [text[-200:] or "?"]
+        return next((x for x in lines if x.startswith("error:")), lines[-1])[:200], figures
+
+
+def operations_a_token(recipe: Recipe) -> float:
+    """Floating-point operations of training for each token, attention aside.
+
+    Twice the weights forward and twice backward, and of the adapter once more for its gradients;
+    checkpointing computes the layers again.
+    """
+    weights = count_weights(recipe)
+    operations = 4 * (weights.linear + weights.head) + 6 * weights.adapter
+    if recipe.config.get("gradient_checkpointing"):
+        operations += 2 * (weights.linear + weights.adapter)
+    return operations
 
 
 def run_within(
@@ -291,83 +373,74 @@ def run_within(
             psutil.wait_procs(tree, timeout=10)
 
 
-def main() -> None:
-    """Run every variant that is asked for; print and write what was found."""
-    args = _arguments()
-    names = args.variants.split(",")
-    if unknown := set(names) - VARIANTS.keys():
-        raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
-    if not torch.cuda.is_available() and args.width is None:
-        raise UserError("no GPU is here; `--width 64` tries the benchmark on a CPU")
-    for name in ("limit_seconds", "variant_seconds"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name.replace('_', '-')}: {getattr(args, name)} is not above 0")
-    args.output = args.output.absolute()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the variant too
-    with tempfile.TemporaryDirectory() as temporary:
-        place = (args.keep or Path(temporary)).absolute()
-        place.mkdir(parents=True, exist_ok=True)
-        bench = Bench(args, place)
-        for name in names:
-            bench.measure(name)
-    print(table(bench.asked))
-    print(f"{args.output}: the same, with the environment")
+# ---- in the training's process ----
 
 
-def table(found: list[Measured]) -> str:
-    """Markdown of all trainings; what a failed one has not is `-`."""
-    lines = ["| " + " | ".join(head for head, _ in COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    for row in found:
-        if row.variant in ("check", "generation"):
-            continue
-        cells = [_cell(key, getattr(row, key)) for _, key in COLUMNS]
-        note = f" ({row.failed})" if row.failed else ""
-        lines.append("| " + " | ".join([cells[0] + note, *cells[1:]]) + " |")
-    speeds = {row.variant: row.tokens_per_second for row in found if row.tokens_per_second}
-    ours = speeds.get("ours") or speeds.get("ours uncapped")
-    if ours and "notebook" in speeds:
-        times = ours / speeds["notebook"]
-        lines.append(f"\nours: {times:.1f} times the notebook's settings in tokens/s")
-    return "\n".join(lines)
+class BenchPlugin(BasePlugin):
+    """An Axolotl plugin that caps memory before the model is loaded, and times the steps."""
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Axolotl calls it before loading: limit memory to that of a smaller card."""
+        if os.environ.get(CAP) and torch.cuda.is_available():
+            whole = torch.cuda.get_device_properties(0).total_memory
+            share = min(1.0, float(os.environ[CAP]) * 1e9 / whole)
+            torch.cuda.set_per_process_memory_fraction(share)
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Axolotl calls it before training: count the tokens, and time the optimiser's steps."""
+        clock, step = Clock(), trainer.training_step
+        padding = trainer.processing_class.pad_token_id
+
+        def counted(model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+            clock.tokens += int((inputs["input_ids"] != padding).sum())
+            return step(model, inputs, *args, **kwargs)
+
+        trainer.training_step = counted
+        trainer.add_callback(clock)
 
 
-def _cell(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key == "mfu":
-        return f"{value:.0%}"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
-    return str(value)
+class Clock(TrainerCallback):
+    """Time and tokens of all steps after the first ones; peak memory of all steps."""
+
+    tokens = 0
+    start = seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give back what loading left in the cache (of NF4: the layers in bf16).
+
+        Peak memory counts from here, and over the first steps too: `group_by_length` puts the
+        longest batch there.
+        """
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock at the end of the warm-up, and stop it with every later step."""
+        now = _now()
+        if state.global_step == WARM_UP:
+            self.tokens, self.start = 0, now
+        self.seconds = now - self.start
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write what was measured, of all processes together."""
+        tokens = torch.tensor(self.tokens, device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(tokens)
+        if state.is_world_process_zero:
+            figures = {"tokens_per_second": tokens.item() / self.seconds,
+                       "seconds_per_step": self.seconds / (state.global_step - WARM_UP),
+                       "reserved": usage().peak_memory_gb}  # fmt: skip
+            if torch.cuda.is_available():
+                figures["allocated"] = torch.cuda.max_memory_allocated() / 1e9
+            Path(os.environ[RESULT]).write_text(json.dumps(figures), "utf-8")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = Options(
-        "scripts.bench_gpu", __doc__.splitlines()[0], "--output results/bench_gpu.json",
-        "--variants check,ours --steps 6 --rows 200 --gpus 1 --memory-cap 24 --keep /scratch",
-        "--width 64 --set sequence_len=512 --plain-seconds 5 --variant-seconds 600 "
-        "--limit-seconds 3600",
-    )  # fmt: skip
-    add = parser.add_argument
-    default = ",".join(name for name in VARIANTS if name not in FALLBACKS)
-    add("--variants", default=default, help="with commas (default: all)")
-    add("--steps", type=int, default=12, help="optimiser steps a training")
-    add("--rows", type=int, default=600, help="training rows to make, a GPU")
-    add("--gpus", type=int, help="how many (default: all that are here)")
-    add("--memory-cap", type=float, metavar="GB", help="as on a card of this size; 0: the whole "
-        "card (default: the card that each recipe is for)")  # fmt: skip
-    add("--width", type=int, help="a model of this width, for a try on a CPU (default: the real "
-        "one)")  # fmt: skip
-    add("--set", action="append", default=[], metavar="KEY=VALUE",
-        help="of all trainings, also several times (default: none)")  # fmt: skip
-    add("--keep", type=Path, metavar="FOLDER", help="model and rows (15 GB) stay there for more "
-        "(default: they are removed)")  # fmt: skip
-    add("--plain-seconds", type=float, default=20, help="of generation one dialogue at a time")
-    add("--variant-seconds", type=float, default=1800, help="a process of a variant at most")
-    add("--limit-seconds", type=float, default=86400, help="all at most")
-    add("--output", type=Path, default=Path("results/bench_gpu.json"), help="the figures")
-    return parser.parse_args()
+def _now() -> float:
+    """The clock, once the GPU has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -35,15 +35,11 @@ def main() -> None:
     run_cli(app)
 
 
-def _run(module: str, args: list[str]) -> None:
-    sys.argv = [module, *args]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
 def _add(name: str, module: str, text: str) -> None:
     @app.command(name, help=text, context_settings=AS_IS)
     def command(context: typer.Context) -> None:
-        _run(module, context.args)
+        sys.argv = [module, *context.args]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 _add("prepare", "data_prep", "Make rows for Axolotl of SAMSum or your own data.")

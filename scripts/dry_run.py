@@ -16,12 +16,13 @@ the whole way by the documented commands, from preparing to merging; docs/full_s
 took.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from shutil import disk_usage
@@ -35,11 +36,11 @@ from data_prep.hub import check_weights
 from data_prep.options import Options
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from scripts.random_model import describe, save
+from scripts.random_model import describe, on_source, save
 from training.machine_checks import cpu_overrides
 from training.memory import count_weights
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 SAMPLE = ROOT / "data_prep/sample"
 WIDTH = 64
 SIZE = {"max_steps": 2, "sequence_len": 512, "logging_steps": 1}
@@ -65,19 +66,12 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("recipe", type=Path, help="its file")
     parser.add_argument("--processes", type=int, default=1, help="that train together")
-    whole = parser.add_argument_group("the whole way at the model's real size")
-    whole.add_argument("--full-size", action="store_true", help="prepare, train, evaluate, merge")
-    whole.add_argument(
-        "--keep",
-        type=Path,
-        metavar="FOLDER",
-        help="keep model and results there (default: they are removed)",
-    )
-    whole.add_argument(
-        "--width",
-        type=int,
-        help="of a small model instead, with two layers (default: the real model)",
-    )
+    add = parser.add_argument_group("the whole way at the model's real size").add_argument
+    add("--full-size", action="store_true", help="prepare, train, evaluate, merge")
+    add("--keep", type=Path, metavar="FOLDER", help="keep model and results there (default: they "
+        "are removed)")  # fmt: skip
+    add("--width", type=int, help="of a small model instead, with two layers (default: the real "
+        "model)")  # fmt: skip
     args, flags = parser.parse_known_args()
     if args.full_size and (flags or args.processes > 1):
         raise UserError("--full-size is one process, and takes no flags of the launch line")
@@ -85,10 +79,8 @@ def main() -> None:
         raise UserError("--keep and --width need --full-size")
     with tempfile.TemporaryDirectory() as temporary:
         if args.full_size:
-            full_size(
-                load_recipe(args.recipe), (args.keep or Path(temporary)).resolve(), args.width
-            )
-            return
+            folder = (args.keep or Path(temporary)).resolve()
+            return full_size(load_recipe(args.recipe), folder, args.width)
         done = dry_run(args.recipe, Path(temporary), args.processes, flags)
         if done.returncode:
             print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
@@ -99,46 +91,40 @@ def main() -> None:
 
 
 def dry_run(
-    path: Path, folder: Path, processes: int = 1, flags: list[str] | None = None
+    path: Path, folder: Path, processes: int = 1, flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Prepare the sample and train on it in `folder`; the finished launch line.
 
     Raises UserError for a recipe that is wrong, or whose model is not known to random_model.py.
     """
-    recipe = load_recipe(path)
-    model = folder / "model"
+    recipe, model = load_recipe(path), folder / "model"
     save(recipe.config["base_model"], model, WIDTH)
-    block = recipe.summarization.model_copy(update={"source": str(SAMPLE), "train_rows": "all"})
-    config = {**recipe.config, "base_model": str(model), **SIZE}
-    bin_dir, before = Path(sys.executable).parent, Path.cwd()
-    launch = [str(bin_dir / "accelerate"), "launch"]
+    here = on_source(recipe, model, SAMPLE)
+    with contextlib.chdir(folder):  # so that the recipe's relative paths are in there
+        prepare(replace(here, config={**here.config, **SIZE}))
+    command = [*training_command(recipe, overrides(recipe, model), processes), *flags]
+    env = child_environment() | ({"ACCELERATE_USE_CPU": "true"} if processes > 1 else {})
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def overrides(recipe: Recipe, model: Path) -> dict[str, Any]:
+    """Every key that the launch line replaces: model, data, size, and what a CPU cannot do."""
+    data = {"summarization__source": SAMPLE, "summarization__train_rows": "all"}
+    slow = {"bf16": False} if recipe.config.get("bf16") else {}  # on many CPUs
+    return {"base_model": model, **data, **SIZE, **cpu_overrides(recipe.config), **slow}
+
+
+def training_command(recipe: Recipe, overrides: dict[str, Any], processes: int) -> list[str]:
+    """The recipe's launch line, with a flag for each key that is replaced."""
+    launcher = [str(BIN / "accelerate"), "launch"]
     if processes > 1:
-        launch = [str(bin_dir / "torchrun"), "--nproc-per-node", str(processes)]
-    launch += ["-m", "axolotl.cli.train", str(before / path), *overrides(recipe, model)]
-    environment = _environment()
-    if processes > 1:
-        environment["ACCELERATE_USE_CPU"] = "true"
-    os.chdir(folder)  # so that the recipe's relative paths are in there
-    try:
-        prepare(replace(recipe, config=config, summarization=block))
-        command = [*launch, *(flags or [])]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-    finally:
-        os.chdir(before)
+        launcher = [str(BIN / "torchrun"), "--nproc-per-node", str(processes)]
+    flags = [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    return [*launcher, "-m", "axolotl.cli.train", str(recipe.path.absolute()), *flags]
 
 
-def overrides(recipe: Recipe, model: Path) -> Iterator[str]:
-    """Every flag of the launch line: model, data, size, and what a CPU cannot do."""
-    yield from ("--base_model", str(model))
-    yield from ("--summarization__source", str(SAMPLE), "--summarization__train_rows", "all")
-    settings = {**SIZE, **cpu_overrides(recipe.config)}
-    if recipe.config.get("bf16"):
-        settings["bf16"] = False  # slow on many CPUs
-    for key, value in settings.items():
-        yield from (f"--{key}", str(value))
-
-
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
+    """For a process in any folder: it finds our modules, asks no hub, and shows all output."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, VERBOSE: "1"}
     return {**os.environ, **own}
@@ -192,7 +178,7 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
         with log.open("w", encoding="utf-8") as out:
             command = [sys.executable, *words]
             process = subprocess.Popen(
-                command, cwd=folder, env=_environment(), stdout=out, stderr=subprocess.STDOUT
+                command, cwd=folder, env=child_environment(), stdout=out, stderr=subprocess.STDOUT
             )
         try:
             _, status, usage = os.wait4(process.pid, 0)  # of its children too
@@ -212,25 +198,23 @@ def check_room(recipe: Recipe, folder: Path) -> None:
     `recipe`: the derived one, whose model is described in `folder` already.
     """
     weights = count_weights(recipe)
-    needed = BYTES_A_PARAMETER * weights.parameters + PROGRAM
-    there, free = psutil.virtual_memory().available, disk_usage(folder).free
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():
-        there = min(there, int(text))
-    lacks = []
-    if there < needed:
-        lacks.append(
-            f"about {needed / 1e9:.1f} GB of memory, and {there / 1e9:.1f} GB are available (end "
-            "other programs, or use a larger machine)"
-        )
+    memory, limit = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():  # of a container
+        memory = min(memory, int(text))
     saved = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
     # bf16: the model and the merged one; adapter and optimiser state of a checkpoint and of the end
-    wanted = 4 * weights.parameters - saved + 16 * weights.adapter
-    if free < wanted:
-        lacks.append(
-            f"{wanted / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free at {folder} (free "
-            "the space, or choose a folder on another disk with --keep)"
-        )
+    disk = 4 * weights.parameters - saved + 16 * weights.adapter
+    needs = (
+        ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM, memory,
+         "end other programs, or use a larger machine"),
+        ("disk", disk, disk_usage(folder).free,
+         "free the space, or choose a folder on another disk with --keep"),
+    )  # fmt: skip
+    lacks = [
+        f"{needed / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are available ({fix})"
+        for what, needed, free, fix in needs
+        if free < needed
+    ]
     if lacks:
         raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
 

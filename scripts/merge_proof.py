@@ -145,22 +145,17 @@ def prove(
         )
     exceeded = [check.what for check in checks if not check.holds]
     proof = Proof(
-        recipe=recipe.name,
-        good=not exceeded,
-        exceeded=exceeded,
-        checks=checks,
-        compared=compared,
-        made_of=recorded(folder).made_of,
-        environment=environment(),
-        commit=commit(),
-    ).sealed()
+        recipe=recipe.name, good=not exceeded, exceeded=exceeded, checks=checks, compared=compared,
+        made_of=recorded(folder).made_of, environment=environment(), commit=commit(),
+    ).sealed()  # fmt: skip
     with whole_file(folder / PROOF) as file:
         file.write(proof.model_dump_json(indent=1) + "\n")
     return proof
 
 
-def _check(what: str, found: str, bound: str, holds: bool) -> Check:
-    return Check(what=what, found=found, bound=bound, holds=holds)
+def _check(what: str, found: str, bound: str, wrong: list[str]) -> Check:
+    named = f" ({listed(wrong)})" if wrong else ""
+    return Check(what=what, found=found + named, bound=bound, holds=not wrong)
 
 
 # ---- prompt and end token ----
@@ -189,19 +184,21 @@ def check_prompts(
 
     own: Any = AutoTokenizer.from_pretrained(folder)
     more = recipe.config.get("chat_template_kwargs") or {}
-    same = sum(
-        own.apply_chat_template(
+    different = [
+        example.id
+        for example in examples
+        if encoder.prompt_ids(example)
+        != own.apply_chat_template(
             example.messages[:-1], add_generation_prompt=True, return_dict=True, **more
         )["input_ids"]
-        == encoder.prompt_ids(example)
-        for example in examples
-    )
-    end, stops = end_token(encoder, examples[0]), stop_tokens(folder)
-    prompts, ends = "its own chat template gives training's ids", "stops at training's end token"
-    return [
-        _check(prompts, f"{same} of {len(examples)}", "all", same == len(examples)),
-        _check(ends, f"{end} in {stops}", f"{end} among them", end in stops),
     ]
+    same = f"{len(examples) - len(different)} of {len(examples)}"
+    end, stops = end_token(encoder, examples[0]), stop_tokens(folder)
+    return [
+        _check("its own chat template gives training's ids", same, "all", different),
+        Check(what="stops at training's end token", found=f"{end} in {stops}",
+              bound=f"{end} among them", holds=end in stops),
+    ]  # fmt: skip
 
 
 # ---- weights ----
@@ -265,33 +262,16 @@ def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
             names |= of_file
     misplaced = [*sorted(plain.keys() ^ names), *wrong_shape]
     far = [name for name, d in changed.items() if not d.steps <= STEPS]  # NaN too
-    others = [name for name, d in changed.items() if not d.other_change <= OTHER_CHANGE]
-    most, right = max((d.steps for d in changed.values()), default=0.0), len(changed) - len(others)
+    right = {name for name, d in changed.items() if d.other_change <= OTHER_CHANGE}
+    others = [f"{name}.weight" for name in layers if f"{name}.weight" not in right]
+    steps = f"{max((d.steps for d in changed.values()), default=0.0):.2f} steps"
+    within, whole = f"at most {STEPS:g} rounding step", f"{len(right)} of {len(layers)}"
     return [
-        _check(
-            f"changed matrices ({dtype}): greatest difference",
-            f"{most:.2f} steps{_in(far)}",
-            f"at most {STEPS:g} rounding step",
-            not far,
-        ),
-        _check(
-            "matrices with the adapter's change",
-            f"{right} of {len(layers)}{_in(others)}",
-            "all",
-            right == len(layers),
-        ),
-        _check("other tensors that differ", f"{len(other)}{_in(other)}", "0", not other),
-        _check(
-            "tensors missing, added or of another shape",
-            f"{len(misplaced)}{_in(misplaced)}",
-            "0",
-            not misplaced,
-        ),
+        _check(f"changed matrices ({dtype}): greatest difference", steps, within, far),
+        _check("matrices with the adapter's change", whole, "all", others),
+        _check("other tensors that differ", f"{len(other)}", "0", other),
+        _check("tensors missing, added or of another shape", f"{len(misplaced)}", "0", misplaced),
     ]
-
-
-def _in(names: list[str]) -> str:
-    return f" ({listed(names)})" if names else ""
 
 
 def _merged_name(name: str) -> str:

@@ -3,15 +3,13 @@
     python -m scripts.offline_bundle outputs/bundle --python 3.12 --have freeze.txt \
         --recipe recipes/smollm2_samsum.yml --part-size 60MiB
 
-`freeze.txt` is that machine's `pip freeze`: what it has and that fits is not carried, PyTorch with
-CUDA above all. Packages are those of pyproject.toml with all that they need, or the lines of a
-`--requirements` file alone. Copy the folder there and run `python3 bundle/unpack.py TARGET`.
-Wheels are kept in `<folder>.wheels`, so that the same call again downloads nothing. docs/gpu.md has
-the calls for a GPU that is lent for minutes.
+`freeze.txt` is that machine's `pip list --format=freeze`: what it has and that fits is not carried,
+PyTorch with CUDA above all. Packages are those of pyproject.toml with all that they need, or the
+lines of a `--requirements` file alone. Copy the folder there and run `python3 bundle/unpack.py
+TARGET`. docs/gpu.md has the calls for a GPU that is lent for minutes.
 """
 
 import argparse
-import hashlib
 import json
 import re
 import shutil
@@ -20,11 +18,9 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-import urllib.parse
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.utils import canonicalize_name
 
@@ -32,6 +28,8 @@ from data_prep.errors import UserError, run_cli
 from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from scripts.unpack_bundle import CODE, sha256_of
+
+Files = list[tuple[str, Path]]  # with their names in the bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 GLIBC = 28  # 2.28 of 2018: Debian 10, RHEL 8 and later; wheels for a newer one are not taken
@@ -52,29 +50,27 @@ def main() -> None:
     size = part_size(args.part_size)
     if missing := [path for path in (*args.model, *args.data, *args.recipe) if not path.exists()]:
         raise UserError(f"{missing[0]}: not there")
-    if args.requirements:
-        lines = args.requirements.read_text("utf-8").splitlines()
-        wanted = [text for line in lines if (text := line.partition("#")[0].strip())]
-    else:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-        wanted = project["dependencies"]
-    have = installed_there(args.have.read_text("utf-8")) if args.have else {}
-    cache = args.folder.with_name(f"{args.folder.name}.wheels")
-    if not args.requirements:
-        wanted = resolve(wanted, args.python, have, cache)
-    packages = download(wanted, args.python, cache)
-    carried = download(args.carry, args.python, cache) if args.carry else []
     left_out = [*LEFT_OUT]
     if args.cuda:
         left_out.append(rf"bitsandbytes/libbitsandbytes_(?!cuda{args.cuda.replace('.', '')}|cpu)")
-    with tempfile.TemporaryDirectory(dir=cache) as temporary:
-        folder = Path(temporary)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.folder.parent) as temporary:
+        work = Path(temporary)
+        if args.requirements:
+            lines = args.requirements.read_text("utf-8").splitlines()
+            wanted = [text for line in lines if (text := line.partition("#")[0].strip())]
+        else:
+            have = installed_there(args.have.read_text("utf-8")) if args.have else set()
+            project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+            wanted = resolve(project["dependencies"], args.python, have, work)
+        packages = download(wanted, args.python, work / "packages")
+        carried = download(args.carry, args.python, work / "carried") if args.carry else []
+        code = checkout(work / CODE)
         contents = {
-            "packages": [trimmed(path, left_out, folder, args.smallest) for path in packages],
-            "code": files_of(checkout(folder / CODE), CODE),
-            "data": chosen(args.data, "data", args.recipe, "source", folder / CODE),
-            "models": chosen(args.model, "models", args.recipe, "base_model", folder / CODE),
-            "wheels": [trimmed(path, left_out, folder, args.smallest) for path in carried],
+            "packages": [trimmed(path, left_out, work, args.smallest) for path in packages],
+            "code": files_of(code, CODE),
+            **data_and_models(args, code),
+            "wheels": [trimmed(path, left_out, work, args.smallest) for path in carried],
         }
         write(args.folder, args.python, contents, size, args.smallest)
 
@@ -82,74 +78,57 @@ def main() -> None:
 # ---- wheels ----
 
 
-def installed_there(freeze: str) -> dict[str, str]:
-    """Names and versions in the output of `pip freeze`."""
-    found = {}
-    for line in freeze.splitlines():
-        if match := re.match(r"([\w.-]+)==([\w.+!-]+)", line.strip()):
-            found[match[1]] = match[2]
-        elif match := re.match(r"([\w.-]+) @ .*/[\w.]+-(\d[\w.+!%]*?)-\S*\.whl", line.strip()):
-            found[match[1]] = urllib.parse.unquote(match[2])  # a local wheel: its name tells
-    if not found:
-        raise UserError("--have: no line of the form name==version; it is what `pip freeze` prints")
-    return found
+def installed_there(listed: str) -> set[str]:
+    """`name==version` of each line of `pip list --format=freeze`, as the registry knows them."""
+    pairs = re.findall(r"^([\w.-]+)==([\w.!-]+)", listed, re.M)  # without a build such as +cu130
+    if not pairs:
+        raise UserError("--have: no line of the form name==version; write it with `pip list "
+                        "--format=freeze`")  # fmt: skip
+    return {f"{canonicalize_name(name)}=={version}" for name, version in pairs}
 
 
-def resolve(wanted: list[str], python: str, have: dict[str, str], cache: Path) -> list[str]:
+def resolve(wanted: list[str], python: str, have: set[str], work: Path) -> list[str]:
     """The requirements (`name==version`) that a machine with the packages of `have` lacks."""
     try:
         from uv import find_uv_bin  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("uv is missing; run `pip install uv`") from error
-    # uv prefers the versions of its output file, where they fit. The registry does not know a
-    # build such as 2.11.0+cu130
-    there = {canonicalize_name(name): version.partition("+")[0] for name, version in have.items()}
-    answer = cache / f"resolved-{_digest([wanted, python, there])}.txt"
-    cache.mkdir(parents=True, exist_ok=True)
-    if not answer.is_file():
-        with tempfile.TemporaryDirectory() as temporary:
-            asked, lines = Path(temporary) / "wanted.in", Path(temporary) / "resolved.txt"
-            asked.write_text("\n".join(wanted), "utf-8")
-            lines.write_text("".join(f"{n}=={v}\n" for n, v in there.items()), "utf-8")
-            uv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
-            uv += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
-            run([*uv, str(asked), "-o", str(lines)], f"a list of packages for Python {python}")
-            shutil.move(lines, answer)
-    pins = [line.split(" ;")[0].strip() for line in answer.read_text("utf-8").splitlines()]
-    return sorted(set(pins) - {f"{name}=={version}" for name, version in there.items()})
+    asked, pins = work / "wanted.in", work / "resolved.txt"
+    asked.write_text("\n".join(wanted), "utf-8")
+    pins.write_text("\n".join(have), "utf-8")  # uv prefers its output file's versions that fit
+    uv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    uv += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
+    run([*uv, str(asked), "-o", str(pins)], f"a list of packages for Python {python}")
+    lines = pins.read_text("utf-8").splitlines()
+    return sorted({line.split(" ;")[0].strip() for line in lines} - have)
 
 
-def download(wanted: list[str], python: str, cache: Path) -> list[Path]:
+def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
     """The wheels of these packages, without what they need in turn.
 
     What has no wheel at the registry is built here, and refused where that compiles something.
     """
-    folder = cache / _digest([wanted, python, PLATFORMS])
-    done = folder / "done"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()
     pip = [sys.executable, "-m", "pip"]
     command = [*pip, "download", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
     command += ["--python-version", python, "--find-links", str(folder), "--dest", str(folder)]
     command += [flag for name in PLATFORMS for flag in ("--platform", name)]
-    built: set[str] = set()
-    while wanted and not done.is_file():
-        print(f"downloading {len(wanted)} packages to {folder}", flush=True)
+    print(f"downloading {len(wanted)} packages", flush=True)
+    built = set[str]()
+    while wanted:
         ran = subprocess.run([*command, *wanted], capture_output=True, text=True)
         if ran.returncode == 0:
-            done.touch()
             break
         source = re.search(r"satisfies the requirement ([^\s;(]+)", ran.stderr)
         if source is None or source[1] in built:
             errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
             raise UserError(f"pip cannot download the packages for Python {python}: {errors[-1]}")
         built.add(source[1])
-        before = set(folder.glob("*.whl"))
         make = [*pip, "wheel", "--quiet", "--no-deps", "-w", str(folder), source[1]]
         run(make, f"a wheel of {source[1]}")
-        for wheel in set(folder.glob("*.whl")) - before:
-            if not wheel.name.endswith("-none-any.whl"):
-                wheel.unlink()
-                raise UserError(f"{source[1]}: has no wheel, and one made here fits no other CPU")
+        # pip downloads all or nothing: so far the folder holds what was built
+        if any(not wheel.name.endswith("-none-any.whl") for wheel in folder.glob("*.whl")):
+            raise UserError(f"{source[1]}: has no wheel, and one made here fits no other CPU")
     return sorted(folder.glob("*.whl"))
 
 
@@ -182,10 +161,6 @@ def run(command: list[str], what: str) -> str:
     return ran.stdout
 
 
-def _digest(question: list[object]) -> str:
-    return hashlib.sha256(json.dumps(question).encode()).hexdigest()[:16]
-
-
 # ---- code, data, models ----
 
 
@@ -205,7 +180,7 @@ def checkout(code: Path) -> Path:
     return code
 
 
-def files_of(path: Path, into: str) -> list[tuple[str, Path]]:
+def files_of(path: Path, into: str) -> Files:
     """All files of a folder, or one file, with their names in the bundle."""
     if path.is_file():
         return [(into, path)]
@@ -215,94 +190,80 @@ def files_of(path: Path, into: str) -> list[tuple[str, Path]]:
     return [(f"{into}/{file.relative_to(path).as_posix()}", file) for file in files]
 
 
-def chosen(
-    folders: list[Path], kind: str, recipes: list[Path], key: str, code: Path
-) -> list[tuple[str, Path]]:
-    """`--data` or `--model` folders, what recipes name of that kind, and the recipes with data.
+def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
+    """What `--data` and `--model` name and what the recipes name, and the recipes with the data.
 
     Each goes where the recipe looks for it: a relative path within the project stays as it is.
     """
 
-    def place(path: Path) -> str:
+    def place(path: Path, kind: str) -> str:
         inside = not path.is_absolute() and ".." not in path.parts
         return path.as_posix() if inside else f"{kind}/{path.name}"
 
-    found = {path: place(path) for path in folders}
-    for file in recipes:
+    found = {kind: {path: place(path, kind) for path in given}
+             for kind, given in (("data", args.data), ("models", args.model))}  # fmt: skip
+    for file in args.recipe:
         recipe = load_recipe(file)
-        block = recipe.summarization
-        named = Path(block.source if key == "source" else str(recipe.config["base_model"]))
-        if named.exists() and not (code / named).exists():
-            found[named] = place(named)
-        elif not (code / named).exists() and place(named) not in found.values():
-            print(f"note: {file}: {key} {named} is not on this disk and not in the bundle; "
-                  f"`hf download {named} --local-dir {kind}/NAME`, and carry that")  # fmt: skip
-        if key == "source" and not (code / "recipes" / file.name).is_file():
-            found[file] = f"recipes/{file.name}"
-    return [item for path, into in found.items() for item in files_of(path, f"{CODE}/{into}")]
+        named = {"data": recipe.summarization.source, "models": str(recipe.config["base_model"])}
+        for kind, path in ((kind, Path(name)) for kind, name in named.items()):
+            if (code / path).exists():
+                continue
+            if path.exists():
+                found[kind][path] = place(path, kind)
+            elif place(path, kind) not in found[kind].values():
+                print(f"note: {file}: {path} is not on this disk and not in the bundle; "
+                      f"`hf download {path} --local-dir {kind}/NAME`, and carry that")  # fmt: skip
+        if not (code / "recipes" / file.name).is_file():
+            found["data"][file] = f"recipes/{file.name}"
+    return {
+        kind: [item for path, into in some.items() for item in files_of(path, f"{CODE}/{into}")]
+        for kind, some in found.items()
+    }
 
 
 # ---- the parts ----
 
 
-def write(
-    folder: Path,
-    python: str,
-    contents: dict[str, list[tuple[str, Path]]],
-    size: int,
-    smallest: bool,
-) -> None:
+def write(folder: Path, python: str, contents: dict[str, Files], size: int, smallest: bool) -> None:
     """Write parts, manifest and unpack.py into `folder`, in place of an earlier bundle.
 
-    The tars of all contents, one after the other, are cut into parts of at most `size` bytes.
+    Each content is a tar, cut into parts of at most `size` bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():  # of an earlier call, one that was stopped included
-        if not re.fullmatch(r"part\.\d+|unpack\.py|manifest\.json|stream", path.name):
+        if not re.fullmatch(r"[a-z]+\.\d{3}|unpack\.py|manifest\.json|stream", path.name):
             raise UserError(f"{folder} holds something else; name a new or an empty folder")
         path.unlink()
     stream, packed = folder / "stream", []
-    parts: list[dict[str, str | int]] = []
     for name, files in contents.items():
-        if files:
-            begin = stream.stat().st_size if stream.is_file() else 0
-            # weights are as good as random: xz would make them little smaller in hours
-            compression = "xz" if smallest and name != "models" else ""
-            pack(files, stream, compression)
-            length = stream.stat().st_size - begin
-            packed.append(
-                {"name": name, "offset": begin, "size": length, "compression": compression}
-            )
-            print(f"{name}: {len(files)} files, {length / 1e6:,.1f} MB", flush=True)
-    with stream.open("rb") as whole:
-        while data := whole.read(size):
-            path = folder / f"part.{len(parts):03d}"
-            path.write_bytes(data)
-            parts.append({"name": path.name, "size": len(data), "sha256": sha256_of(path)})
-            print(f"{path}: {len(data):,} bytes")
-    stream.unlink()
+        if not files:
+            continue
+        # weights are as good as random: xz would make them little smaller in hours
+        mode: Literal["w:xz", "w"] = "w:xz" if smallest and name != "models" else "w"
+        with tarfile.open(stream, mode) as tar:
+            for place, file in sorted(files):
+                info = tarfile.TarInfo(place)  # without owner and time on this machine
+                info.mtime, info.size = EPOCH, file.stat().st_size
+                info.mode = 0o644 | file.stat().st_mode & 0o111
+                with file.open("rb") as data:
+                    tar.addfile(info, data)
+        parts: list[dict[str, str | int]] = []
+        with stream.open("rb") as whole:
+            while piece := whole.read(size):
+                path = folder / f"{name}.{len(parts):03d}"
+                path.write_bytes(piece)
+                parts.append({"name": path.name, "size": len(piece), "sha256": sha256_of(path)})
+                print(f"{path}: {len(piece):,} bytes", flush=True)
+        stream.unlink()
+        packed.append({"name": name, "parts": parts})
     manifest = {
         "python": python,
         "commit": run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], "git rev-parse").strip(),
         "install": [path.name for _, path in contents["packages"]],
         "contents": packed,
-        "parts": parts,
     }
     shutil.copyfile(ROOT / "scripts/unpack_bundle.py", folder / "unpack.py")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
     print(f"copy {folder} there, and run: python{python} {folder.name}/unpack.py TARGET")
-
-
-def pack(files: Iterable[tuple[str, Path]], stream: Path, compression: str) -> None:
-    """Append a tar of `files`, without owners and times of this machine."""
-    mode: Literal["w|xz", "w|"] = "w|xz" if compression else "w|"
-    with stream.open("ab") as out, tarfile.open(fileobj=out, mode=mode) as tar:
-        for place, file in sorted(files):
-            info = tarfile.TarInfo(place)
-            info.mtime, info.size = EPOCH, file.stat().st_size
-            info.mode = 0o644 | file.stat().st_mode & 0o111
-            with file.open("rb") as data:
-                tar.addfile(info, data)
 
 
 def part_size(text: str) -> int:
@@ -321,27 +282,23 @@ def _arguments() -> argparse.Namespace:
         "outputs/bundle --requirements scripts/bundle_minimal.txt --carry numba==0.62.1 "
         "--cuda 13.0 --part-size 1GiB",
     )  # fmt: skip
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-    def several(flag: str, what: str, kind: type = Path, name: str | None = None) -> None:
-        what += ", also several times (default: none)"
-        parser.add_argument(flag, type=kind, action="append", default=[], help=what, metavar=name)
-
-    parser.add_argument("folder", type=Path, help="where the bundle goes")
-    parser.add_argument("--python", default=here, help="that machine's")
-    have = "that machine's `pip freeze` (default: nothing is installed there)"
-    parser.add_argument("--have", type=Path, metavar="FILE", help=have)
-    only = "these packages alone (default: pyproject.toml's and what they need)"
-    parser.add_argument("--requirements", type=Path, metavar="FILE", help=only)
-    several("--carry", "a wheel that is not installed there", str, "NAME==VERSION")
-    cuda = "leave out libraries for other versions of CUDA (default: none is left out)"
-    parser.add_argument("--cuda", metavar="VERSION", help=cuda)
-    several("--recipe", "with the model and data folders that it names")
-    several("--model", "a model folder")
-    several("--data", "a folder or file of data")
-    parser.add_argument("--part-size", default="60MiB", help="bytes a part at most")
-    smallest = "half the size, for a minute of xz each 100 MB"
-    parser.add_argument("--smallest", action="store_true", help=smallest)
+    add: Any = parser.add_argument
+    several = {"action": "append", "default": [], "type": Path}
+    add("folder", type=Path, help="where the bundle goes")
+    add("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="that machine's")
+    add("--have", type=Path, metavar="FILE",
+        help="that machine's packages (default: nothing is installed there)")  # fmt: skip
+    add("--requirements", type=Path, metavar="FILE",
+        help="these packages alone (default: pyproject.toml's and what they need)")  # fmt: skip
+    add("--carry", action="append", default=[], metavar="NAME==VERSION",
+        help="a wheel that is not installed there, also several times (default: none)")  # fmt: skip
+    add("--cuda", metavar="VERSION",
+        help="leave out libraries for others (default: none is left out)")  # fmt: skip
+    add("--recipe", **several, help="with the model and data that it names (default: none)")
+    add("--model", **several, help="a model folder (default: none)")
+    add("--data", **several, help="a folder or file of data (default: none)")
+    add("--part-size", default="60MiB", help="bytes a part at most")
+    add("--smallest", action="store_true", help="half the size, for a minute of xz each 100 MB")
     return parser.parse_args()
 
 

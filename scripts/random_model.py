@@ -5,11 +5,17 @@
 
 Speed and memory do not depend on the values of weights, so that the first is for measurements
 (scripts/bench_gpu.py) and the second, two layers of width 64, for dry runs (scripts/dry_run.py).
-The numbers are those of each model's published `config.json`. Mistral's tokenizer is the real one,
+`rows_for` makes rows as long as SAMSum's, without its text, for the same measurements. The numbers
+are those of each model's published `config.json`. Mistral's tokenizer is the real one,
 which mistral-common carries; the others' vocabularies are on the hub, so that Mistral's pieces are
 used for them, with the control tokens of the model's own template.
 """
 
+import contextlib
+import json
+import random
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +23,9 @@ import torch
 
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.options import Options
-from data_prep.recipe import load_recipe
+from data_prep.prepare import prepare
+from data_prep.prompt import Example, TokenCounter
+from data_prep.recipe import Recipe, load_recipe
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "mistralai/Mistral-7B-Instruct-v0.2": {
@@ -45,6 +53,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
+SAMSUM_ROWS, TOKENS_A_ROW = 14_637, 216.6  # decontaminated, with Mistral's tokenizer
+TEST_ROWS = 819  # of SAMSum
+# Tokens of a row: a log-normal distribution, fitted to SAMSum's with Mistral's tokenizer, and cut
+# at its longest row; a test compares them.
+MEDIAN, SPREAD, LONGEST = 185, 0.56, 1200
+SUMMARY = 0.12  # of a row's tokens
+WORDS = ["the", "we", "you", "meet", "station", "tomorrow", "at", "seven", "dinner", "sure",
+         "maybe", "bring", "photos", "train", "late", "see", "there", "great", "wait",
+         "call"]  # fmt: skip
 LAYERS = 2  # of a model of another width than the published one
 HEAD = 16
 SHARD = "5GB"  # as the hub's copy of Mistral: what is read shard by shard must not read all at once
@@ -69,33 +86,25 @@ def main() -> None:
                         "published model's width and layers)")  # fmt: skip
     args = parser.parse_args()
     base_model = str(load_recipe(args.recipe).config["base_model"])
-    parameters = save(base_model, args.target, args.width, torch.bfloat16)  # as all are published
+    parameters = save(base_model, args.target, args.width)
     print(f"{args.target}: {parameters:,} random parameters")
 
 
-def save(
-    base_model: str, target: Path, width: int | None = None, dtype: torch.dtype | None = None
-) -> int:
+def save(base_model: str, target: Path, width: int | None = None) -> int:
     """Save model and tokenizer into a folder; how many parameters it has.
 
-    `width` is that of the hidden states, the published one unless given; `dtype` is bf16 for the
-    published width and fp32 for another, unless given. Raises UserError for a model whose
-    published numbers are not known here.
+    In bf16 and of the published width, or in fp32 and of hidden states of `width`. Raises UserError
+    for a model whose published numbers are not known here.
     """
     from transformers import AutoModelForCausalLM
 
     config = describe(base_model, target, width)
     torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device(device):
-        dtype = dtype or (torch.float32 if width else torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        dtype = torch.float32 if width else torch.bfloat16
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(target, max_shard_size=SHARD)
-    parameters = int(model.num_parameters())
-    del model
-    if torch.cuda.is_available():  # the GPU belongs to whoever loads it next
-        torch.cuda.empty_cache()
-    return parameters
+    return int(model.num_parameters())
 
 
 def describe(base_model: str, target: Path, width: int | None = None) -> Any:
@@ -144,6 +153,56 @@ def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
     if controls is None:
         return LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, add_bos_token=True)
     return LlamaTokenizer(vocab=vocab, merges=merges, legacy=False, add_bos_token=False, **controls)
+
+
+# ---- rows ----
+
+
+def on_source(recipe: Recipe, model: Path, source: Path) -> Recipe:
+    """The recipe with this base model, and all rows of this source."""
+    block = recipe.summarization.model_copy(update={"source": str(source), "train_rows": "all"})
+    config = {**recipe.config, "base_model": str(model)}
+    return replace(recipe, config=config, summarization=block)
+
+
+def row_lengths(count: int, seed: int = 0) -> list[int]:
+    """Tokens of each row, prompt and summary together."""
+    rng = random.Random(seed)
+    found: list[int] = []
+    while len(found) < count:
+        tokens = round(MEDIAN * rng.lognormvariate(0, SPREAD))
+        if tokens <= LONGEST:
+            found.append(tokens)
+    return found
+
+
+def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
+    """The folder in which the recipe's data are: `count` random training rows, made once.
+
+    A row's words are random ones of `WORDS`, each of which is a token of Mistral's.
+    """
+    folder = place / f"{recipe.name}-{count}"
+    if list((folder / "data").glob("*/manifest.json")):
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped while it made them
+    source = folder / "source"
+    source.mkdir(parents=True)
+    here = on_source(recipe, model, source)
+    empty = Example.build("0", "", "", recipe.summarization.instruction)
+    fixed = TokenCounter(here).count([empty])[0]
+    sizes = {"train": count, "validation": 64, "test": min(count, TEST_ROWS)}
+    for split, size in sizes.items():
+        rng, lines = random.Random(split), []
+        for number, tokens in enumerate(row_lengths(size, size)):
+            words = rng.choices(WORDS, k=max(8, tokens - fixed))
+            cut = max(3, round(SUMMARY * len(words)))
+            dialogue, summary = f"Ann: {' '.join(words[cut:])}", " ".join(words[:cut])
+            row = {"id": f"{split}{number}", "dialogue": dialogue, "summary": summary}
+            lines.append(json.dumps(row))
+        (source / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    with contextlib.chdir(folder):  # so that the recipe's relative paths are in there
+        prepare(here)
+    return folder
 
 
 if __name__ == "__main__":

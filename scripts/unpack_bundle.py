@@ -1,7 +1,7 @@
 """Unpack a bundle of scripts/offline_bundle.py on a machine without network, and check it there.
 
     python3 bundle/unpack.py TARGET                             all of it
-    python3 bundle/unpack.py TARGET --only packages,code        what the first copied parts hold
+    python3 bundle/unpack.py TARGET --only packages,code        as far as it was copied
     . TARGET/env.sh                                             then: `python -m data_prep ...`
 
 The bundle holds this file as `unpack.py`. It needs Python 3.11 or later with pip, and nothing else.
@@ -68,7 +68,7 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
     path = bundle / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        made_for, contents, parts = (manifest[key] for key in ("python", "contents", "parts"))
+        made_for, contents = manifest["python"], manifest["contents"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -81,10 +81,10 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
     done, this = target / ".unpacked", sha256_of(path)
     before = done.read_text("utf-8").splitlines() if done.is_file() else []
     todo = [c for c in contents if c["name"] in wanted and f"{this} {c['name']}" not in before]
-    check_parts(bundle, parts, todo)
+    check_parts(bundle, [part for content in todo for part in content["parts"]])
     target.mkdir(parents=True, exist_ok=True)
     for content in todo:
-        extract(bundle, parts, content, target)
+        extract([bundle / part["name"] for part in content["parts"]], target)
         if content["name"] == "code" and shutil.which("git"):
             # git sees that the files are those of the commit, so that scores.json can name it
             git = ["git", "-c", f"safe.directory={target / CODE}", "-C", str(target / CODE)]
@@ -101,18 +101,15 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
     print(f"ready: . {target / 'env.sh'}")
 
 
-def check_parts(bundle: Path, parts: list[dict], contents: list[dict]) -> None:
-    """Every part that `contents` need is there and whole; all that are not are named."""
-    wrong, start = [], 0
+def check_parts(bundle: Path, parts: list[dict]) -> None:
+    """Every part is there and whole; all that are not are named."""
+    wrong = []
     for part in parts:
-        end = start + part["size"]
-        if any(c["offset"] < end and start < c["offset"] + c["size"] for c in contents):
-            path = bundle / part["name"]
-            if not path.is_file():
-                wrong.append(f"{part['name']} is missing")
-            elif path.stat().st_size != part["size"] or sha256_of(path) != part["sha256"]:
-                wrong.append(f"{part['name']} is damaged ({path.stat().st_size} bytes)")
-        start = end
+        path = bundle / part["name"]
+        if not path.is_file():
+            wrong.append(f"{part['name']} is missing")
+        elif path.stat().st_size != part["size"] or sha256_of(path) != part["sha256"]:
+            wrong.append(f"{part['name']} is damaged ({path.stat().st_size} bytes)")
     if wrong:
         raise Failure(f"{bundle}: {', '.join(wrong)}; copy it again")
 
@@ -123,17 +120,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def extract(bundle: Path, parts: list[dict], content: dict, target: Path) -> None:
-    """Join what the parts hold of one tar, and unpack it."""
-    begin, end, start = content["offset"], content["offset"] + content["size"], 0
+def extract(parts: list[Path], target: Path) -> None:
+    """Join the parts of a tar, and unpack it."""
     with tempfile.TemporaryFile(dir=target) as whole:
         for part in parts:
-            first, last = max(begin, start), min(end, start + part["size"])
-            if first < last:
-                with (bundle / part["name"]).open("rb") as file:
-                    file.seek(first - start)
-                    whole.write(file.read(last - first))
-            start += part["size"]
+            with part.open("rb") as file:
+                shutil.copyfileobj(file, whole)
         whole.seek(0)
         with tarfile.open(fileobj=whole) as tar:
             if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3

@@ -24,8 +24,7 @@ MODULES = [
     if re.search(r"= (argparse\.ArgumentParser|Options)\(", path.read_text("utf-8"))
 ]
 EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of a line of the epilog
-INTERNAL = {"scripts.bench_check", "scripts.bench_generate", "scripts.pictures",
-            "scripts.unpack_bundle"}  # fmt: skip
+INTERNAL = {"scripts.bench_check", "scripts.unpack_bundle"}
 
 
 class Found(Exception):

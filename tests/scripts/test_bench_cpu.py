@@ -2,25 +2,24 @@
 
 import json
 import re
-from importlib.util import find_spec
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
+from data_prep.errors import UserError
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
+from scripts.bench_cpu import main, one_by_one
 from tests.conftest import command, derived_recipe
 from tests.run_records import NAME
 
 
 def figures(line: str) -> list[float]:
     return [float(found) for found in re.findall(r"\d+(?:\.\d+)?", line)]
-
-
-def generation(run: Path, module: str, *flags: str) -> list[str]:
-    done = command("python", "-m", module, f"{NAME}.yml", *flags, cwd=run)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout.splitlines()
 
 
 @pytest.mark.slow
@@ -42,35 +41,46 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
 
 @pytest.mark.slow
 def test_generation_next_to_the_plain_way(run: Path) -> None:
-    flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32")
-    _, ours, _, _, plain, verdict = generation(run, "scripts.bench_cpu", *flags)[-6:]
+    flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32", "--output", "bench.json")
+    done = command("python", "-m", "scripts.bench_cpu", f"{NAME}.yml", *flags, cwd=run)
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, ours, _, _, plain, verdict = done.stdout.splitlines()[-6:]
     assert ours.startswith("tuned, hf, float32: 3 dialogues in ")
     assert plain.startswith("tuned, plain, float32: 3 dialogues in ")
     assert re.fullmatch(r"  hf, float32: ratio \d+\.\d; [0-3] of 3 the same", verdict)
-
-
-@pytest.mark.slow
-def test_the_plain_way_ends_when_its_time_is_up(run: Path) -> None:
-    flags = ("--plain-seconds", "0", "--output", "bench.json")
-    lines = generation(run, "scripts.bench_generate", *flags)
     ways = json.loads((run / "bench.json").read_text("utf-8"))
-    assert [(way["way"], way["dtype"]) for way in ways] == [
-        ("hf", "bfloat16"), ("plain", "float32"), ("plain", "bfloat16"),
+    assert [(way["way"], way["model"]) for way in ways] == [
+        ("hf", "base"), ("hf", "tuned"), ("plain", "base"), ("plain", "tuned"),
     ]  # fmt: skip
-    assert ways[0]["dialogues"] > 1 and ways[1]["dialogues"] == 1
-    assert " of 1 the same" in lines[-1]
+    for way in ways:
+        assert way["tokens"] == pytest.approx(way["tokens_per_second"] * way["seconds"])
+        assert "predictions" not in way
 
 
-@pytest.mark.skipif(find_spec("ctranslate2") is not None, reason="CTranslate2 is installed")
-def test_no_engine_that_is_installed(run: Path) -> None:
-    done = command(
-        "python", "-m", "scripts.bench_cpu", f"{NAME}.yml", "--steps", "0", "--models", "base",
-        "--dialogues", "2", "--dtype", "float32", "--engines", "ctranslate2", cwd=run,
-    )  # fmt: skip
-    assert done.returncode == 2 and "--engines: none of ctranslate2 is" in done.stderr
-    assert "run `python -m pip install ctranslate2`" in done.stdout
+@pytest.mark.parametrize(("seconds", "dialogues"), [(0, 1), (None, 3)])
+def test_the_plain_way_ends_when_its_time_is_up(seconds: float | None, dialogues: int) -> None:
+    """`generate` gives the prompt and its first token again, which only the new one may reach."""
+    model: Any = SimpleNamespace(
+        device="cpu", generate=lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :1]], 1)
+    )
+    ours: Any = SimpleNamespace(
+        ends=[2],
+        encoder=SimpleNamespace(prompt_ids=lambda example: [example, 7]),
+        read_output=lambda example, new: (example, new),
+    )
+    examples: Any = [11, 12, 13]
+    found: Any = list(one_by_one(model, examples, ours, 5, seconds))
+    assert len(found) == dialogues
+    assert dict(found).items() <= {11: [11], 12: [12], 13: [13]}.items()
 
 
-def test_too_few_steps_are_refused() -> None:
-    done = command("python", "-m", "scripts.bench_cpu", "--steps", 3)
-    assert done.returncode == 2 and "--steps: 3" in done.stderr
+@pytest.mark.parametrize(
+    ("flag", "value"), [("--steps", "3"), ("--engines", "hf,other"), ("--dialogues", "9999")]
+)
+def test_wrong_calls_are_refused(
+    run: Path, monkeypatch: pytest.MonkeyPatch, flag: str, value: str
+) -> None:
+    given = ["bench_cpu", f"{NAME}.yml", "--steps", "0", flag, value]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(UserError, match=f"{flag}: {value.removeprefix('hf,')}; "):
+        main()

@@ -12,15 +12,8 @@ from tests.conftest import command
 NAMES = [info.name or info.callback.__name__ for info in app.registered_commands if info.callback]
 HEAVY = {"torch", "transformers", "axolotl", "datasets", "pandas", "scipy", "matplotlib"}
 QUICK = {"data_prep": HEAVY, "eval.run": HEAVY, "eval.score": HEAVY}
-MODULES = [
-    "data_prep",
-    "eval.run",
-    "eval.score",
-    "eval.compare",
-    "training.preflight",
-    "chat.summarize",
-]
-MODULES += ["chat.page", "scripts.merge", "scripts.publish"]
+MODULES = ["data_prep", "eval.run", "eval.score", "eval.compare", "training.preflight",
+           "chat.summarize", "chat.page", "scripts.merge", "scripts.publish"]  # fmt: skip
 SCRIPT = Path(sys.executable).with_name("samsum-lora")
 
 

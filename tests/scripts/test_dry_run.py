@@ -29,9 +29,7 @@ MAY_CHANGE = {  # model, data, size of the run, and what a CPU cannot do
 
 def test_a_dry_run_overrides_nothing_else() -> None:
     for path in GPU_RECIPES:
-        flags = list(overrides(load_recipe(path), Path("model")))
-        assert {flag.removeprefix("--") for flag in flags[::2]} <= MAY_CHANGE
-        assert len(flags) == 2 * len(set(flags[::2]))
+        assert overrides(load_recipe(path), Path("model")).keys() <= MAY_CHANGE
 
 
 def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
@@ -45,8 +43,8 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
     ids=lambda p: p.stem,
 )
 def test_it_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(words: list[str], env: dict[str, str], **_: bool) -> CompletedProcess[str]:
-        return forks.run(words, cwd=Path.cwd(), env=env)
+    def run(words: list[str], cwd: Path, env: dict[str, str], **_: bool) -> CompletedProcess[str]:
+        return forks.run(words, cwd=cwd, env=env)
 
     monkeypatch.setattr("scripts.dry_run.subprocess", SimpleNamespace(run=run))
     done = dry_run(path, tmp_path)
@@ -116,6 +114,6 @@ def test_too_little_memory_and_disk_are_said_before_anything_large_is_made(
     with pytest.raises(UserError) as refused:
         dry_run_module.full_size(load_recipe(ROOT / "recipes/mistral_samsum.yml"), tmp_path, None)
     said = str(refused.value)
-    assert "about 21.1 GB of memory, and 8.6 GB are available" in said
-    assert re.search(r"(29|30)\.\d GB of disk, and 1.0 GB are free", said), said
+    assert "21.1 GB of memory, and 8.6 GB are available" in said
+    assert re.search(r"(29|30)\.\d GB of disk, and 1.0 GB are available", said), said
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.glob("*.log"))

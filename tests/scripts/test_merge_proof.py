@@ -106,6 +106,11 @@ def other_shape(weights: Weights, base: Weights) -> None:
     weights[NORM] = weights[NORM][:-1].clone()
 
 
+@pytest.fixture(scope="module")
+def right(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Any:
+    return merge(tmp_path_factory.mktemp("right"), tiny_smollm2)
+
+
 @pytest.mark.parametrize(
     ("spoil", "broken", "found"),
     [
@@ -119,17 +124,17 @@ def other_shape(weights: Weights, base: Weights) -> None:
     ],
 )
 def test_spoilt_merges(
+    right: tuple[Recipe, Path, Path],
     tmp_path: Path,
-    tiny_smollm2: Path,
     spoil: Callable[[Weights, Weights], None],
     broken: set[int],
     found: str,
 ) -> None:
-    recipe, adapter, merged = merge(tmp_path, tiny_smollm2)
+    recipe, adapter, merged = right
     weights = load_file(merged / "model.safetensors")
-    spoil(weights, load_file(tmp_path / "base/model.safetensors"))
-    save_file(weights, merged / "model.safetensors")
-    checks = check_weights(recipe, adapter, merged)
+    spoil(weights, load_file(merged.parent / "base/model.safetensors"))
+    save_file(weights, tmp_path / "model.safetensors")
+    checks = check_weights(recipe, adapter, tmp_path)
     assert {place for place, check in enumerate(checks) if not check.holds} == broken
     assert all(found in checks[place].found for place in broken)
 

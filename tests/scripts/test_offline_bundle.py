@@ -55,6 +55,7 @@ def make(tmp_path: Path, name: str = "bundle", smallest: bool = False) -> Path:
         "code": files_of(checkout(work / CODE), CODE),
         "data": files_of(ROOT / "data_prep/sample", f"{CODE}/data/sample"),
     }
+    bundle.mkdir()
     write(bundle, HERE, contents, 200 * KIB, smallest)
     return bundle
 
@@ -76,7 +77,10 @@ def test_it_is_unpacked_installed_and_knows_its_commit(bundle: Path, tmp_path: P
     assert done.returncode == 0, done.stderr
     code, python = tmp_path / "node" / CODE, tmp_path / "node/venv/bin/python"
     ask = "import greet, torch, data_prep; print(greet.WORD, greet.__file__, data_prep.__file__)"
-    asked = subprocess.run([python, "-c", ask], capture_output=True, text=True, cwd=tmp_path)
+    env = {"PATH": os.environ["PATH"]}  # and no PYTHONPATH
+    asked = subprocess.run(
+        [python, "-c", ask], capture_output=True, text=True, env=env, cwd=tmp_path
+    )
     word, greet, data_prep = asked.stdout.split()
     assert word == "hello" and greet.startswith(str(tmp_path / "node/venv"))
     assert data_prep == str(code / "data_prep/__init__.py")
@@ -87,22 +91,22 @@ def test_it_is_unpacked_installed_and_knows_its_commit(bundle: Path, tmp_path: P
     status = subprocess.run([*git, "status", "--short"], capture_output=True, text=True).stdout
     assert head.strip() == json.loads((bundle / "manifest.json").read_text())["commit"]
     assert status in ("", "?? data/\n")  # as in the repository, whose .gitignore names it
-    env = (tmp_path / "node/env.sh").read_text("utf-8")
-    assert f"cd {code}" in env and "PIP_NO_INDEX=1" in env
+    sourced = (tmp_path / "node/env.sh").read_text("utf-8")
+    assert f"cd {code}" in sourced and "PIP_NO_INDEX=1" in sourced
 
 
 def test_no_path_of_this_machine(bundle: Path) -> None:
     names = sorted(path.name for path in bundle.iterdir())
-    assert len(names) > 5 and names[0] == "manifest.json" and names[-1] == "unpack.py"
+    assert {"code.001", "data.000", "manifest.json", "packages.000", "unpack.py"} < {*names}
     assert not any(str(ROOT).encode() in (bundle / name).read_bytes() for name in names)
 
 
 def test_the_smallest_holds_the_same(bundle: Path, tmp_path: Path) -> None:
     small = make(tmp_path, "small", smallest=True)
-    size = sum(path.stat().st_size for path in small.glob("part.*"))
-    assert size < 0.7 * sum(path.stat().st_size for path in bundle.glob("part.*"))
-    for one, name in ((small, "small-node"), (bundle, "node")):
-        assert unpack(one, tmp_path / name).returncode == 0
+    size = sum(path.stat().st_size for path in small.glob("*.0*"))
+    assert size < 0.7 * sum(path.stat().st_size for path in bundle.glob("*.0*"))
+    assert unpack(small, tmp_path / "small-node").returncode == 0
+    assert unpack(bundle, tmp_path / "node", "--only", "code").returncode == 0
     for path in (tmp_path / "node" / CODE / "data_prep").rglob("*.py"):
         other = tmp_path / "small-node" / path.relative_to(tmp_path / "node")
         assert path.read_bytes() == other.read_bytes()
@@ -120,13 +124,13 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 def test_what_is_damaged_or_missing_is_named_before_anything_is_written(
     copied: Path, tmp_path: Path
 ) -> None:
-    flipped = bytearray((copied / "part.001").read_bytes())
+    flipped = bytearray((copied / "code.001").read_bytes())
     flipped[1000] ^= 1
-    (copied / "part.001").write_bytes(flipped)
-    (copied / "part.002").unlink()
+    (copied / "code.001").write_bytes(flipped)
+    (copied / "code.002").unlink()
     done = unpack(copied, tmp_path / "node")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "part.001 is damaged (204800 bytes), part.002 is missing" in done.stderr
+    assert "code.001 is damaged (204800 bytes), code.002 is missing" in done.stderr
     assert not (tmp_path / "node").exists()
     (copied / "manifest.json").write_text("{", "utf-8")
     done = unpack(copied, tmp_path / "node")
@@ -134,7 +138,7 @@ def test_what_is_damaged_or_missing_is_named_before_anything_is_written(
 
 
 def test_contents_may_come_one_after_the_other(copied: Path, tmp_path: Path) -> None:
-    last = sorted(copied.glob("part.*"))[-1]
+    last = copied / "data.000"
     later = last.read_bytes()
     last.unlink()
     assert unpack(copied, tmp_path / "node", "--only", "packages").returncode == 0
@@ -168,12 +172,11 @@ def test_left_out_files_are_out_of_the_record_too(tmp_path: Path) -> None:
     assert trimmed(wheel, ["other/"], tmp_path, False)[1] == wheel  # the registry's own bytes
 
 
-def test_a_freeze_is_read_as_pip_writes_it() -> None:
-    freeze = (
-        "# a comment\ntorch==2.11.0+cu130\n-e git+https://host/x#egg=x\n"
-        "numpy @ file:///opt/wheels/numpy-2.5.2-cp312-cp312-manylinux_2_28_x86_64.whl#sha256=0\n"
-    )
-    assert installed_there(freeze) == {"torch": "2.11.0+cu130", "numpy": "2.5.2"}
+def test_the_other_machine_s_packages() -> None:
+    assert installed_there("torch==2.11.0+cu130\nNumPy==2.5.2\n") == {
+        "torch==2.11.0",
+        "numpy==2.5.2",
+    }
     with pytest.raises(UserError, match="--have: no line of the form name==version"):
         installed_there("Package Version\n")
 
@@ -193,30 +196,22 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_registry_for_another_python_and_again_without_it(tmp_path: Path) -> None:
-    """A source package is built, a compiled one downloaded for Python 3.12; once."""
+def test_from_the_registry_for_another_python(tmp_path: Path) -> None:
+    """A source package is built, a compiled one downloaded for Python 3.12."""
     (tmp_path / "wanted.txt").write_text("rouge_score==0.1.2  # sdist\nijson>=3.3\n", "utf-8")
     flags = [tmp_path / "bundle", "--python", "3.12", "--requirements", tmp_path / "wanted.txt"]
-    call = ["python", "-m", "scripts.offline_bundle", *flags]
-    done = command(*call)
+    done = command("python", "-m", "scripts.offline_bundle", *flags)
     if "onnection" in done.stderr or "no such file or directory" in done.stderr.lower():
         pytest.skip("no package registry can be reached")
     assert done.returncode == 0, done.stderr
     names = json.loads((tmp_path / "bundle/manifest.json").read_text("utf-8"))["install"]
     ijson, rouge = sorted(names)
     assert rouge == "rouge_score-0.1.2-py3-none-any.whl" and "cp312" in ijson
-    done = command("env", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=", *call)
-    assert done.returncode == 0 and "downloading" not in done.stdout
-    assert json.loads((tmp_path / "bundle/manifest.json").read_text("utf-8"))["install"] == names
 
 
 @pytest.mark.slow
 def test_what_the_other_machine_has_and_fits_is_not_carried(tmp_path: Path) -> None:
-    have = {
-        "NumPy": "2.1.0+local",
-        "absl-py": "2.1.0",
-        "six": "1.9.0",
-    }  # rouge-score asks six>=1.14
+    have = {"numpy==2.1.0", "absl-py==2.1.0", "six==1.9.0"}  # rouge-score asks six>=1.14
     try:
         lacks = resolve(["rouge_score==0.1.2"], "3.12", have, tmp_path)
     except UserError as error:
