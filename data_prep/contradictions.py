@@ -1,16 +1,31 @@
 """Settings that Axolotl silently takes and that do not do what they say, or not together.
 
-Each function checks one of them. A value of the wrong type is not checked here: data_prep/strict.py
+Each function checks one of them. A value of the wrong type is not checked here: data_prep/recipe.py
 has named it already.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.recipe_file import Problem
-
 Config = dict[str, Any]
+Loc = tuple[Any, ...]  # the way to a value: ("datasets", 0, "path")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong at `loc`, and how to `fix` it where `what` does not say so.
+
+    `lacks` are the keys whose absence it complains of; `meant` is the key that an unknown one
+    probably means. What is lacking only because it is misspelt is one problem, not two.
+    """
+
+    loc: Loc
+    what: str
+    fix: str = ""
+    lacks: tuple[Loc, ...] = ()
+    meant: Loc | None = None
 
 
 def contradictions(config: Config) -> Iterator[Problem]:

@@ -18,8 +18,7 @@ from typing import Any
 from data_prep.prepare import prepare
 from data_prep.prompt import Example, TokenCounter
 from data_prep.recipe import Recipe, load_recipe
-from training.machine_checks import cpu_overrides
-from training.memory import count_weights
+from training.machine_checks import count_weights, cpu_overrides
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS, TOKENS_A_ROW = 14_637, 216.6  # of SAMSum decontaminated, with Mistral's tokenizer

@@ -1,13 +1,18 @@
-"""Whether this machine can train a recipe: a GPU where one is needed, its driver, its packages.
+"""Whether this machine can train a recipe: a GPU, its driver, packages, memory.
 
 Checked before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
 traceback.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data_prep.hub import empty_model
+from data_prep.recipe import Recipe
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
@@ -24,7 +29,7 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
 
     Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
-    does so (`check_flash_attn_available`), and data_prep.strict passes its words on.
+    does so (`check_flash_attn_available`), and data_prep.recipe passes its words on.
     """
     import torch
 
@@ -122,3 +127,135 @@ def _flags(settings: dict[str, Any]) -> str:
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---- memory: the least that a training needs, and what to change when it ran out ----
+# The least is arithmetic. What autograd keeps for the backward pass comes on top; it depends on
+# kernels and attention, so that the training's first steps measure it.
+
+NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: and a byte for 64 of them, four for 256 of these
+# Losses that never hold a float32 copy of all logits.
+FRUGAL_LOSSES = ("cut_cross_entropy", "chunked_cross_entropy", "liger_cross_entropy",
+                 "liger_fused_linear_cross_entropy")  # fmt: skip
+LOGIT = 8  # bytes: transformers' loss keeps its log-softmax and makes a gradient, both in float32
+# Keys under which a process does not hold all weights, so that no bound is known.
+PLACED_ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "device_map", "layer_offloading",
+                    "tensor_parallel_size", "ple_cpu_offload", "quantize_moe_experts")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Counts of a base model's weights and of its adapter's."""
+
+    parameters: int  # all of the base model
+    linear: int  # those in linear layers but the output layer: what quantisation shrinks
+    head: int  # those of the output layer
+    vocabulary: int
+    adapter: int  # those that are trained
+
+
+def count_weights(recipe: Recipe) -> Weights:
+    """Build the model and its adapter without memory (on PyTorch's `meta` device), and count.
+
+    Raises UserError where the model's configuration cannot be read.
+    """
+    import torch
+    from axolotl.loaders.adapter import load_lora
+    from axolotl.utils.dict import DictDefault
+    from peft import get_peft_model
+
+    model = empty_model(recipe)
+    head = model.get_output_embeddings()
+    parameters = model.num_parameters()
+    linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    with_dropout = {"lora_dropout": 0.0, **recipe.config}  # Axolotl's default, which PEFT needs
+    settings: Any = load_lora(model, DictDefault(with_dropout), config_only=True)[1]
+    settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
+    with torch.device("meta"):
+        adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()
+    return Weights(parameters, linear, head.weight.numel(), head.weight.shape[0], adapter)
+
+
+@dataclass(frozen=True)
+class LeastMemory:
+    """Bytes that a process holds at the peak of a step whatever the kernels, in lines too."""
+
+    total: float
+    lines: list[str]
+
+
+def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
+    """The least memory of a training process; None where no bound is known.
+
+    `largest_batch`: tokens that a process computes in one pass. Raises UserError where the model's
+    configuration cannot be read.
+    """
+    config = recipe.config
+    lora = config.get("adapter") in ("lora", "qlora")
+    if not lora or any(config.get(key) not in (None, False, 1) for key in PLACED_ELSEWHERE):
+        return None
+    weights = count_weights(recipe)
+    number = 2 if config.get("bf16") or config.get("fp16") else 4
+    each = NF4 if config.get("load_in_4bit") else 1 if config.get("load_in_8bit") else number
+    base = weights.linear * each + (weights.parameters - weights.linear) * number
+    optimizer, trained = str(config.get("optimizer")), 8  # bytes: float32 weight and gradient
+    if "adam" in optimizer and "paged" not in optimizer:  # those may be in the host's memory
+        trained += 2 if "8bit" in optimizer else 0 if "4bit" in optimizer else 8
+    logit = 0 if any(map(config.get, FRUGAL_LOSSES)) else LOGIT
+    parts = {
+        "weights": base,
+        "adapter": weights.adapter * trained,
+        "logits": largest_batch * weights.vocabulary * logit,
+    }
+    total = sum(parts.values())
+    sums = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    lines = [
+        f"at least {total / 1e9:.1f} GB a process = {sums}; training measures the rest",
+        f"weights {weights.parameters:,} x {base / weights.parameters:.2g} bytes; adapter "
+        f"{weights.adapter:,} x {trained} bytes; logits {largest_batch:,} tokens x "
+        f"{weights.vocabulary:,} x {logit} bytes",
+    ]
+    return LeastMemory(total, lines)
+
+
+def too_small(recipe: Recipe, least: LeastMemory, gpu: str, size: float) -> str:
+    """What to say of a GPU of `size` bytes, fewer than the least."""
+    return (
+        f"{recipe.path}: needs at least {least.total / 1e9:.1f} GB on a GPU, and {gpu} has "
+        f"{size / 1e9:.1f} GB; {what_to_change(recipe.config)}"
+    )
+
+
+def out_of_memory(recipe: Recipe, error: BaseException) -> str:
+    """One line for memory that ran out, with what to change."""
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    wanted = f" ({asked[1]} more were wanted)" if asked else ""
+    return f"{recipe.path}: memory ran out{wanted}; {what_to_change(recipe.config)}"
+
+
+def what_to_change(config: dict[str, Any]) -> str:
+    """The three cheapest changes that save memory and that the recipe does not have already."""
+    found = []
+    micro = int(config.get("micro_batch_size") or 1)
+    accumulation = int(config.get("gradient_accumulation_steps") or 1)
+    if micro > 1:
+        factor = 2 if micro % 2 == 0 else micro
+        found.append(
+            f"`micro_batch_size: {micro // factor}` with `gradient_accumulation_steps: "
+            f"{accumulation * factor}` (the same batch)"
+        )
+    if not config.get("gradient_checkpointing"):
+        found.append("`gradient_checkpointing: true` (slower by about a third)")
+    if not config.get("load_in_4bit"):
+        found.append("`adapter: qlora` with `load_in_4bit: true` (a quarter of the weights' bytes)")
+    length = int(config.get("sequence_len") or 512)
+    found.append(f"`sequence_len: {length // 2}` (preflight says how many rows are then too long)")
+    if "8bit" not in str(config.get("optimizer")):
+        found.append("`optimizer: adamw_8bit` (10 bytes an adapter weight instead of 16)")
+    found.append("a smaller `lora_r`")
+    steps = "; ".join(f"{number}. {text}" for number, text in enumerate(found[:3], 1))
+    return f"change, in this order, and start again: {steps}"

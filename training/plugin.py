@@ -35,22 +35,13 @@ from data_prep.machine import (
     use_all_cores,
 )
 from data_prep.prepare import check_prepared
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, find_problems
 from data_prep.settings import Summarization
-from data_prep.strict import find_problems
 from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
-from training.checkpoints import (
-    cache_folder,
-    free_name,
-    newest_whole,
-    set_aside_cut_caches,
-    set_aside_others,
-)
-from training.machine_checks import LORA_KERNELS, machine_problems
-from training.memory import Progress, out_of_memory
+from training.machine_checks import LORA_KERNELS, machine_problems, out_of_memory
 from training.preflight import Report, check_recipe
-from training.resume import ExactResume
+from training.resume import ExactResume, Progress
 
 # Commands that need a trained adapter. Axolotl itself loads it only where `lora_model_dir` names
 # it: without that, `evaluate` scores and `inference` asks a fresh, untrained adapter.
@@ -171,9 +162,9 @@ class SummarizationPlugin(BasePlugin):
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
         files, self._prepared = check_prepared(recipe).files, recipe
-        cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
+        cfg["dataset_prepared_path"] = str(run_record.cache_folder(recipe, files))
         if is_first_process():
-            set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
+            run_record.set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
         return dict(files)
 
     def _choose_start(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
@@ -209,9 +200,9 @@ class SummarizationPlugin(BasePlugin):
                     f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
                 )
             raise SystemExit(0)
-        chosen = newest_whole(folder, processes)
+        chosen = run_record.newest_whole(folder, processes)
         if is_first_process():
-            for line in set_aside_others(folder, chosen, processes):
+            for line in run_record.set_aside_others(folder, chosen, processes):
                 say(line, error=True)
             if chosen:
                 say(f"resuming from {chosen}", error=True)
@@ -230,7 +221,7 @@ class SummarizationPlugin(BasePlugin):
             except UserError:
                 cache = Path(cfg["dataset_prepared_path"])
                 if is_first_process() and cache.exists():
-                    cache.rename(free_name(cache.with_name(f"set-aside-{cache.name}")))
+                    cache.rename(run_record.free_name(cache.with_name(f"set-aside-{cache.name}")))
                 raise
         set_seed(42 if cfg["seed"] is None else cfg["seed"])
 

@@ -15,8 +15,9 @@ from data_prep import console
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, command, derived_recipe, launch
-from training.memory import NF4, Progress, count_weights, least_memory, what_to_change
+from training.machine_checks import NF4, count_weights, least_memory, what_to_change
 from training.plugin import end_in_one_line, explain
+from training.resume import Progress
 
 CUDA = "CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of 39.39 GiB"
 

@@ -14,7 +14,7 @@ from eval.adapter import ADAPTER, TRAINED_WITH, finished, read_record, settings_
 from eval.trackers import TRACKED, TrainingRuns
 from tests.conftest import ROOT, derived_recipe
 from training import run_record
-from training.checkpoints import cache_folder, set_aside_cut_caches
+from training.run_record import cache_folder, set_aside_cut_caches
 
 FILES = {"train.jsonl": "aaaa", "validation.jsonl": "bbbb", "test.jsonl": "cccc"}
 

@@ -14,7 +14,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests import forks
 from tests.conftest import LAUNCH, ROOT, derived_recipe, launch, train
-from training.checkpoints import checkpoints, newest_whole
+from training.run_record import checkpoints, newest_whole
 
 pytestmark = pytest.mark.slow
 SMALL = {
