@@ -222,14 +222,6 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
     return LeastMemory(total, lines)
 
 
-def too_small(recipe: Recipe, least: LeastMemory, gpu: str, size: float) -> str:
-    """What to say of a GPU of `size` bytes, fewer than the least."""
-    return (
-        f"{recipe.path}: needs at least {least.total / 1e9:.1f} GB on a GPU, and {gpu} has "
-        f"{size / 1e9:.1f} GB; {what_to_change(recipe.config)}"
-    )
-
-
 def out_of_memory(recipe: Recipe, error: BaseException) -> str:
     """One line for memory that ran out, with what to change."""
     asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))

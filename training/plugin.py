@@ -188,8 +188,7 @@ class SummarizationPlugin(BasePlugin):
             cfg["resume_from_checkpoint"] = self._checkpoint(folder, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
-            run_record.write_run(folder, settings, precision)
-            run_record.write_recipe(folder, text)
+            run_record.write_run(folder, settings, precision, text)
 
     def _checkpoint(self, folder: Path, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""

@@ -4,8 +4,6 @@ Recipe, data, prompt, lengths, steps, memory, output folder. Training does the s
 Exit code 2, with a numbered list, where something is wrong.
 """
 
-import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,7 +30,7 @@ from data_prep.recipe import (
 )
 from eval.adapter import finished, settings_of
 from training import run_record
-from training.machine_checks import least_memory, machine_problems, too_small
+from training.machine_checks import least_memory, machine_problems, what_to_change
 from training.plan import count_tokens, evaluation_problems, length_problems, overlong_lines, plan
 from training.prompt_checks import EncodedRow, check_parity
 
@@ -60,14 +58,26 @@ class Report:
 
 def main() -> None:
     """Print what preflight finds; end with 2 where that is a problem."""
-    args = _arguments()
+    parser = Options(
+        "training.preflight", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml",
+        "recipes/mistral_samsum.yml --gpu-memory 24 --no-sample",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
+    add("--gpu-memory", type=float, metavar="GB", help="of the card that will train it (default: "
+        "of the one here, if there is one)")  # fmt: skip
+    add("--no-sample", action="store_true", help="do not print a row of the data")
+    args = parser.parse_args()
     config = YamlFile(args.recipe).data
     config = config if isinstance(config, dict) else read_yaml(args.recipe)
     for line in foreign_code(config):  # before it runs, which is right below
         print(f"{'code':<8}{line}", flush=True)
     report, processes = Report(), run_record.processes()
-    recipe = _strict(args.recipe, config, report)
-    if recipe:
+    report.problems += find_problems(args.recipe, config)
+    if not report.problems:
+        known = f"every key is one of Axolotl {version('axolotl')}'s or ours, and has an effect"
+        report.say("recipe", f"{args.recipe}: {known}")
+        recipe = load_recipe(args.recipe)
         check_recipe(recipe, report, processes, args.gpu_memory)
         if not report.problems:
             _check_output(recipe, report, processes)
@@ -75,7 +85,7 @@ def main() -> None:
             lacks = machine_problems(recipe.path, recipe.config)
             report.say("machine", *(lacks or ["this one has what the recipe asks for"]))
         if report.example and not args.no_sample:
-            report.say("sample", *sample(recipe, report.example, args.color))
+            report.say("sample", *sample(recipe, report.example))
     report.show()
     if report.problems:
         sys.stdout.flush()
@@ -83,23 +93,6 @@ def main() -> None:
             print(f"{number}. {problem}", file=sys.stderr)
         sys.exit(2)
     print("ready: nothing wrong found")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = Options(
-        "training.preflight", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml",
-        "recipes/mistral_samsum.yml --gpu-memory 24 --no-sample",
-        "recipes/smollm2_samsum.yml --color", "recipes/smollm2_samsum.yml --no-color",
-    )  # fmt: skip
-    add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
-    add("--gpu-memory", type=float, metavar="GB", help="of the card that will train it (default: "
-        "of the one here, if there is one)")  # fmt: skip
-    add("--no-sample", action="store_true", help="do not print a row of the data")
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    add("--color", action=argparse.BooleanOptionalAction, default=color,
-        help="mark trained tokens by colour instead of [[ ]]")  # fmt: skip
-    return parser.parse_args()
 
 
 def foreign_code(config: dict[str, Any]) -> Iterator[str]:
@@ -113,16 +106,6 @@ def foreign_code(config: dict[str, Any]) -> Iterator[str]:
         yield f"`trust_remote_code:` runs the code that {base!r} brings, here and in every command"
     if "/" in attention:
         yield f"`attn_implementation:` runs the code of the hub's {attention!r} in training"
-
-
-def _strict(path: Path, config: dict[str, Any], report: Report) -> Recipe | None:
-    """The recipe, where nothing in it is wrong by itself."""
-    report.problems += find_problems(path, config)
-    if report.problems:
-        return None
-    known = f"every key is one of Axolotl {version('axolotl')}'s or ours, and has an effect"
-    report.say("recipe", f"{path}: {known}")
-    return load_recipe(path)
 
 
 def check_recipe(
@@ -180,7 +163,10 @@ def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: floa
     if gpu_memory is None and torch.cuda.is_available():
         card, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     if size and least.total > size:
-        report.problems.append(too_small(recipe, least, card, size))
+        report.problems.append(
+            f"{recipe.path}: needs at least {least.total / 1e9:.1f} GB on a GPU, and {card} has "
+            f"{size / 1e9:.1f} GB; {what_to_change(recipe.config)}"
+        )
 
 
 def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
@@ -204,15 +190,14 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     report.say("output", f"{folder}: {found}")
 
 
-def sample(recipe: Recipe, row: EncodedRow, color: bool) -> Iterator[str]:
+def sample(recipe: Recipe, row: EncodedRow) -> Iterator[str]:
     """Lines of one row as the model sees it, what the loss covers marked."""
     tokenizer = PromptEncoder(recipe).tokenizer
-    on, off = ("\033[1;32m", "\033[0m") if color else ("[[", "]]")
     trained = [label != -100 for label in row.labels]
     text = ""
     for marked, run in groupby(zip(trained, row.ids, strict=True), lambda pair: pair[0]):
         part = tokenizer.decode([token for _, token in run], skip_special_tokens=False)
-        text += f"{on}{part}{off}" if marked else part
+        text += f"[[{part}]]" if marked else part
     yield f"{sum(trained)} of {len(row.ids)} tokens are trained on, marked:"
     yield from text.split("\n")
 

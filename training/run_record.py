@@ -107,11 +107,15 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def write_run(folder: Path, settings: dict[str, Any], precision: dict[str, Any]) -> None:
-    """Record what a training starts with."""
+def write_run(
+    folder: Path, settings: dict[str, Any], precision: dict[str, Any], recipe: str
+) -> None:
+    """Record what a training starts with; `recipe`: the text of it to keep."""
     with whole_file(folder / RUN) as file:
         record = RunRecord(settings=settings, precision=precision).sealed()
         file.write(record.model_dump_json(indent=1))
+    with whole_file(folder / RECIPE) as file:
+        file.write(recipe)
 
 
 def precision_of(folder: Path) -> dict[str, Any]:
@@ -134,12 +138,6 @@ def recipe_text(path: Path, asked: dict[str, Any]) -> str:
         head = f"# {path.name} as it was trained, with what the command line set.\n"
         text = head + yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
     return text
-
-
-def write_recipe(folder: Path, text: str) -> None:
-    """Keep the recipe beside `run.json`."""
-    with whole_file(folder / RECIPE) as file:
-        file.write(text)
 
 
 def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
@@ -190,23 +188,22 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
 
     A training writes dozens of files there, and `TRAIN_AGAIN` moves everything in it aside.
     """
-    folder = Path(str(config["output_dir"]))
-    why = _unfit(folder) or _mixed(folder.resolve(), config) or _foreign(folder)
-    return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
-
-
-def _unfit(folder: Path) -> str:
-    place, here = folder.resolve(), Path.cwd().resolve()
+    folder, here, home = Path(str(config["output_dir"])), Path.cwd().resolve(), Path.home()
+    place = folder.resolve()
     above = next(p for p in (place, *place.parents) if p.exists())
+    why = _mixed(place, config)
     if folder.exists() and not folder.is_dir():
-        return "is a file"
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        return f"cannot be made: {above} is not a folder that can be written"
-    if CHECKPOINT.fullmatch(place.name):
-        return "is named like a checkpoint"
-    if place in (here, *here.parents, Path.home()):
-        return "is the folder in which this command runs, one above it, or your home"
-    return ""
+        why = "is a file"
+    elif not above.is_dir() or not os.access(above, os.W_OK):
+        why = f"cannot be made: {above} is not a folder that can be written"
+    elif CHECKPOINT.fullmatch(place.name):
+        why = "is named like a checkpoint"
+    elif place in (here, *here.parents, home):
+        why = "is the folder in which this command runs, one above it, or your home"
+    elif not why and folder.is_dir() and not holds_a_run(folder):
+        names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
+        why = f"holds files that are not a training's ({', '.join(names[:3])})" if names else ""
+    return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
 
 
 def _mixed(place: Path, config: Mapping[str, Any]) -> str:
@@ -227,13 +224,6 @@ def _mixed(place: Path, config: Mapping[str, Any]) -> str:
         if other and used.is_dir() and used in place.parents:
             return f"is in the {name} folder {other}"
     return ""
-
-
-def _foreign(folder: Path) -> str:
-    if not folder.is_dir() or holds_a_run(folder):
-        return ""
-    names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
-    return f"holds files that are not a training's ({', '.join(names[:3])})" if names else ""
 
 
 # ---- what a killed process leaves half-written ----

@@ -74,7 +74,7 @@ def test_a_precision_of_the_recipe_or_of_an_earlier_start_is_kept(recipe: Recipe
     SummarizationPlugin().register(cfg)
     assert cfg["bf16"] is kept and cfg["fp16"] is None
     for measured in (True, False):
-        run_record.write_run(recipe.output_dir, {}, {"bf16": measured})
+        run_record.write_run(recipe.output_dir, {}, {"bf16": measured}, "")
         cfg = as_axolotl_gives_it(recipe)
         assert cfg["bf16"] == "auto"
         SummarizationPlugin().register(cfg)
