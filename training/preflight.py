@@ -31,7 +31,7 @@ from data_prep.recipe import (
 from eval.adapter import finished, settings_of
 from training import run_record
 from training.machine_checks import least_memory, machine_problems, what_to_change
-from training.plan import count_tokens, evaluation_problems, length_problems, overlong_lines, plan
+from training.plan import check_lengths, count_tokens, evaluation_problems, plan
 from training.prompt_checks import EncodedRow, check_parity
 
 OURS = (OUR_PLUGIN, OLD_NAME)
@@ -148,8 +148,9 @@ def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: floa
     import torch
 
     lengths = count_tokens(recipe)
-    report.say("length", *overlong_lines(recipe, lengths))
-    report.problems += [*length_problems(recipe, lengths), *evaluation_problems(recipe)]
+    lines, problems = check_lengths(recipe, lengths)
+    report.say("length", *lines)
+    report.problems += [*problems, *evaluation_problems(recipe)]
     if report.problems:
         return
     work = plan(recipe, lengths["train"], processes)

@@ -153,11 +153,6 @@ class TrainingRougeCallback(TrainerCallback):
         return Summarizer(self.recipe, self.decoding, engine=engine)
 
 
-def bound(recipe: Recipe) -> int:
-    """The most new tokens that one evaluation generates: dialogues x max_new_tokens."""
-    return recipe.summarization.training_rouge.dialogues * decoding_of(recipe).max_new_tokens
-
-
 def decoding_of(recipe: Recipe) -> Decoding:
     """The recipe's decoding as training uses it: transformers' engine, a length of its own."""
     decoding, most = recipe.summarization.decoding, recipe.summarization.training_rouge

@@ -267,5 +267,3 @@ def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
             prepare(recipe)
         assert (own.read_text("utf-8"), manifest.read_text("utf-8")) == ("{}\n", text)
     prepare(recipe, overwrite=True)
-    manifest.write_text("{", "utf-8")  # with rows of data_prep a damaged one is made again
-    prepare(recipe)

@@ -18,8 +18,9 @@ needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is 
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, smollm2: Path) -> Recipe:
-    recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "plugin"))
+def recipe(tmp_path: Path, tiny_smollm2: Path) -> Recipe:
+    path = derived_recipe("smollm2_samsum", tmp_path, "plugin", base_model=str(tiny_smollm2))
+    recipe = load_recipe(path)
     prepare(recipe)
     return recipe
 
