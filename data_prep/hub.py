@@ -148,15 +148,16 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
     missing = [file for file in wanted if not (folder / file).is_file()]
     broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
-    again = "copy the folder again" if local else f"run `hf download {name} --force-download`"
+    problem, again = "", "copy the folder again"
     if broken:
-        return [f"{recipe.path}: base_model {name}: {broken[0]} is cut short; {again}"], ""
-    if missing and (local or constants.HF_HUB_OFFLINE):
-        if not local:
-            again = f"run `hf download {name}` where there is a network"
+        problem = f"{broken[0]} is cut short"
+        again = again if local else f"run `hf download {name} --force-download`"
+    elif missing and (local or constants.HF_HUB_OFFLINE):
         many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-        problem = f"{recipe.path}: base_model {name}: half of a download: {many} missing; {again}"
-        return [problem], ""
+        problem = f"half of a download: {many} missing"
+        again = again if local else f"run `hf download {name}` where there is a network"
+    if problem:
+        return [f"{recipe.path}: base_model {name}: {problem}; {again}"], ""
     if missing:
         return [], f"{name}: training downloads {len(missing)} of {len(wanted)} files of weights"
     if not wanted:

@@ -6,7 +6,6 @@ traceback.
 
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +22,6 @@ CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in 
 }  # fmt: skip
 TRITON = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
 AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
-
-
-def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
-    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
-
-    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
-    does so (`check_flash_attn_available`), and data_prep.recipe passes its words on.
-    """
-    import torch
-
-    return list((_gpu if torch.cuda.is_available() else _without_gpu)(path, config))
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -68,18 +56,49 @@ def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    if config.get("deepspeed"):
-        yield (
-            f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
-            "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
+def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
+    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
+
+    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
+    does so (`check_flash_attn_available`), and data_prep.recipe passes its words on.
+    """
+    import torch
+
+    found: list[str] = []
+    if not torch.cuda.is_available():
+        if config.get("deepspeed"):
+            found.append(
+                f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
+                "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
+            )
+        if instead := cpu_overrides(config):
+            keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
+            found.append(
+                f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
+                f"`{_flags(instead)}`"
+            )
+        return found
+    major, minor = torch.cuda.get_device_capability()
+    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
+    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
+    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
+        found.append(
+            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
+            "; install a build for a newer CUDA"
         )
-    if instead := cpu_overrides(config):
-        keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
-        yield (
-            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
+    if major < AMPERE and (instead := old_card_overrides(config)):
+        found.append(
+            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
+            "no FlashAttention, from which PyTorch's varlen attention is made; add "
             f"`{_flags(instead)}`"
         )
+    wanted = [key for key in TRITON if config.get(key)]
+    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        found.append(
+            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
+            f"gcc, or set {', '.join(wanted)} to false"
+        )
+    return found
 
 
 def _why_no_gpu() -> str:
@@ -94,31 +113,6 @@ def _why_no_gpu() -> str:
         words = str(error).split(" Please")[0].splitlines()[0].rstrip(".")
         return f"PyTorch {torch.__version__} says: {words}; `nvidia-smi` shows driver and cards"
     return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
-
-
-def _gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
-    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
-    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
-        yield (
-            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
-            "; install a build for a newer CUDA"
-        )
-    if major < AMPERE and (instead := old_card_overrides(config)):
-        yield (
-            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
-            "no FlashAttention, from which PyTorch's varlen attention is made; add "
-            f"`{_flags(instead)}`"
-        )
-    wanted = [key for key in TRITON if config.get(key)]
-    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        yield (
-            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
-            f"gcc, or set {', '.join(wanted)} to false"
-        )
 
 
 def _flags(settings: dict[str, Any]) -> str:
@@ -154,14 +148,21 @@ class Weights:
     adapter: int  # those that are trained
 
 
+def lora_settings(config: dict[str, Any], model: Any) -> Any:
+    """PEFT's settings of the recipe's adapter, as Axolotl makes them."""
+    from axolotl.loaders.adapter import load_lora
+    from axolotl.utils.dict import DictDefault
+
+    with_dropout = {"lora_dropout": 0.0, **config}  # Axolotl's default, which PEFT needs
+    return load_lora(model, DictDefault(with_dropout), config_only=True)[1]
+
+
 def count_weights(recipe: Recipe) -> Weights:
     """Build the model and its adapter without memory (on PyTorch's `meta` device), and count.
 
     Raises UserError where the model's configuration cannot be read.
     """
     import torch
-    from axolotl.loaders.adapter import load_lora
-    from axolotl.utils.dict import DictDefault
     from peft import get_peft_model
 
     model = empty_model(recipe)
@@ -172,8 +173,7 @@ def count_weights(recipe: Recipe) -> Weights:
         for module in model.modules()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
-    with_dropout = {"lora_dropout": 0.0, **recipe.config}  # Axolotl's default, which PEFT needs
-    settings: Any = load_lora(model, DictDefault(with_dropout), config_only=True)[1]
+    settings = lora_settings(recipe.config, model)
     settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
     with torch.device("meta"):
         adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()

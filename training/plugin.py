@@ -88,7 +88,7 @@ class SummarizationPlugin(BasePlugin):
         quiet = command in ("train", "preprocess") and not console.verbose()
         if quiet:
             console.mute()
-        drop_flags(command, yaml.safe_load(path.read_text("utf-8")), cfg)
+        drop_flags(yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         # merge-lora reads the recipe twice, the second time with what the merge overrides; in a
         # recipe this key switches nothing off
@@ -285,23 +285,17 @@ def axolotl_command() -> str:
     return name.replace("_", "-")
 
 
-def flags_of(command: str) -> set[str]:
-    """Names of the flags that Axolotl's command adds to the recipe's keys by itself."""
-    from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    classes: dict[str, type] = {"preprocess": PreprocessCliArgs, "evaluate": EvaluateCliArgs}
-    fields = dataclasses.fields(classes.get(command, TrainerCliArgs))
-    own = {"inference"} if command == "inference" else set()
-    return ({field.name for field in fields} | own) - AxolotlInputConfig.model_fields.keys()
-
-
-def drop_flags(command: str, in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
-    """Take out of the configuration what Axolotl's command added; a key of the file stays.
+def drop_flags(in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
+    """Take the flags that Axolotl's command added out of the configuration; the file's keys stay.
 
     The command has read them from its command line before; as keys, no schema knows them.
     """
-    for name in flags_of(command):
+    from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    commands = (EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs)
+    flags = {field.name for command in commands for field in dataclasses.fields(command)}
+    for name in (flags | {"inference"}) - AxolotlInputConfig.model_fields.keys():
         if name in cfg and name not in in_file:
             del cfg[name]
 

@@ -30,8 +30,8 @@ from data_prep.recipe import (
 )
 from eval.adapter import finished, settings_of
 from training import run_record
-from training.machine_checks import least_memory, machine_problems, what_to_change
-from training.plan import check_lengths, count_tokens, evaluation_problems, plan
+from training.machine_checks import least_memory, lora_settings, machine_problems, what_to_change
+from training.plan import check_lengths, count_tokens, evaluation_problems, plan, with_defaults
 from training.prompt_checks import EncodedRow, check_parity
 
 OURS = (OUR_PLUGIN, OLD_NAME)
@@ -209,8 +209,6 @@ def sample(recipe: Recipe, row: EncodedRow) -> Iterator[str]:
 # What each kind of attention needs of a model's class; `eager` needs nothing.
 ATTENTION = {"sdpa": "_supports_sdpa", "flash": "_supports_flash_attn",
              "flex": "_supports_flex_attn"}  # fmt: skip
-OLD_ATTENTION = {"flash_attention": "flash_attention_2", "sdp_attention": "sdpa",
-                 "flex_attention": "flex_attention"}  # fmt: skip
 # Rows of tokens that no training text held keep one direction, as in "Fishing for Magikarp" (Land
 # and Bartolo, 2024). SmolLM2-135M-Instruct: above 0.9999 for those, 0.991 for the end token, that
 # only the last stage of its training held, at most 0.974 for 2,000 other tokens.
@@ -233,8 +231,7 @@ def check_model(recipe: Recipe, tokenizer: Any, end: int) -> tuple[list[str], li
 
 
 def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
-    chosen = str(config.get("attn_implementation") or "")
-    chosen = chosen or next((new for old, new in OLD_ATTENTION.items() if config.get(old)), "")
+    chosen = str(with_defaults(config).get("attn_implementation") or "")
     needs = next((needs for kind, needs in ATTENTION.items() if chosen.startswith(kind)), None)
     if needs and not getattr(model, needs, True):
         other = "sdpa" if model._supports_sdpa else "eager"
@@ -253,14 +250,11 @@ def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
 def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
     """Sentences on what LoRA changes, and the problem of names that match nothing."""
     import torch
-    from axolotl.loaders.adapter import load_lora
-    from axolotl.utils.dict import DictDefault
     from peft.tuners.tuners_utils import check_target_module_exists
 
     if config.get("adapter") not in ("lora", "qlora"):
         return [], []
-    with_dropout = {"lora_dropout": 0.0, **config}  # Axolotl's default, which PEFT needs
-    settings: Any = load_lora(model, DictDefault(with_dropout), config_only=True)[1]
+    settings = lora_settings(config, model)
     targets, modules = settings.target_modules or [], dict(model.named_modules())
     if isinstance(targets, str):  # a regular expression
         found = [name for name in modules if check_target_module_exists(settings, name)]
