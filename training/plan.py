@@ -1,7 +1,7 @@
 """Steps, tokens and batches of a recipe, by Axolotl's own arithmetic.
 
 from training.plan import count_tokens, plan
-print(plan(recipe, count_tokens(recipe)["train"]))
+print(plan(recipe, count_tokens(recipe, PromptEncoder(recipe))["train"]))
 """
 
 import math
@@ -145,7 +145,7 @@ def _steps(
     return steps or math.ceil(epochs * steps_per_epoch)  # with none the trainer counts for itself
 
 
-def count_tokens(recipe: Recipe) -> dict[str, list[int]]:
+def count_tokens(recipe: Recipe, encoder: PromptEncoder) -> dict[str, list[int]]:
     """Tokens of every row of `train` and `validation`, as training sees them, over-long ones too.
 
     Raises UserError where the tokenizer or the rows cannot be read.
@@ -162,7 +162,7 @@ def count_tokens(recipe: Recipe) -> dict[str, list[int]]:
         counts[split] = [count for chunk in chunks for count in counter.count(chunk)]
         if split == "train" and rows:
             shortest = min(counts[split])
-            ids, _ = PromptEncoder(recipe).training_ids(rows[counts[split].index(shortest)])
+            ids, _ = encoder.training_ids(rows[counts[split].index(shortest)])
             tail = shortest - len(ids)
     return {split: [count - tail for count in numbers] for split, numbers in counts.items()}
 
@@ -212,9 +212,9 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
     return lines, problems
 
 
-def evaluation_problems(recipe: Recipe) -> Iterator[str]:
+def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
     """References that no summary can match, and prompts that the model cannot read."""
-    encoder, in_training = PromptEncoder(recipe), recipe.summarization.training_rouge
+    in_training = recipe.summarization.training_rouge
     most = recipe.summarization.decoding.max_new_tokens
     test = read_examples(recipe.data_dir / "test.jsonl")
     validation = read_examples(recipe.data_dir / "validation.jsonl")

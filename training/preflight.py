@@ -32,7 +32,7 @@ from eval.adapter import finished, settings_of
 from training import run_record
 from training.machine_checks import least_memory, lora_settings, machine_problems, what_to_change
 from training.plan import check_lengths, count_tokens, evaluation_problems, plan, with_defaults
-from training.prompt_checks import EncodedRow, check_parity
+from training.prompt_checks import Parity, check_parity
 
 OURS = (OUR_PLUGIN, OLD_NAME)
 
@@ -43,7 +43,7 @@ class Report:
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    example: EncodedRow | None = None
+    parity: Parity | None = None
 
     def say(self, topic: str, *texts: str) -> None:
         """Add lines under a topic."""
@@ -84,8 +84,8 @@ def main() -> None:
             # what this machine lacks is no problem: a recipe is often checked on another one
             lacks = machine_problems(recipe.path, recipe.config)
             report.say("machine", *(lacks or ["this one has what the recipe asks for"]))
-        if report.example and not args.no_sample:
-            report.say("sample", *sample(recipe, report.example))
+        if report.parity and not args.no_sample:
+            report.say("sample", *sample(report.parity))
     report.show()
     if report.problems:
         sys.stdout.flush()
@@ -131,26 +131,28 @@ def check_recipe(
 
         parity = check_parity(recipe)
         report.problems += parity.problems
-        report.example = parity.example
+        report.parity = parity
         report.say("prompt", *parity.checked, f"a turn ends on {parity.end}")
-        if parity.encoder and parity.example and not report.problems:
+        if not report.problems:
             end = parity.example.trained[-1]
             report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
             report.say("adapter", *lines)
         if not report.problems:
-            _check_work(recipe, report, processes, gpu_memory)
+            _check_work(recipe, report, parity.encoder, processes, gpu_memory)
     except UserError as error:
         report.problems.append(" ".join(str(error).split()))
 
 
-def _check_work(recipe: Recipe, report: Report, processes: int, gpu_memory: float | None) -> None:
+def _check_work(
+    recipe: Recipe, report: Report, encoder: PromptEncoder, processes: int, gpu_memory: float | None
+) -> None:
     """Lengths, steps, and the least memory."""
     import torch
 
-    lengths = count_tokens(recipe)
+    lengths = count_tokens(recipe, encoder)
     lines, problems = check_lengths(recipe, lengths)
     report.say("length", *lines)
-    report.problems += [*problems, *evaluation_problems(recipe)]
+    report.problems += [*problems, *evaluation_problems(recipe, encoder)]
     if report.problems:
         return
     work = plan(recipe, lengths["train"], processes)
@@ -191,9 +193,9 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     report.say("output", f"{folder}: {found}")
 
 
-def sample(recipe: Recipe, row: EncodedRow) -> Iterator[str]:
+def sample(parity: Parity) -> Iterator[str]:
     """Lines of one row as the model sees it, what the loss covers marked."""
-    tokenizer = PromptEncoder(recipe).tokenizer
+    row, tokenizer = parity.example, parity.encoder.tokenizer
     trained = [label != -100 for label in row.labels]
     text = ""
     for marked, run in groupby(zip(trained, row.ids, strict=True), lambda pair: pair[0]):

@@ -148,10 +148,10 @@ class Parity:
     """What the checks of some rows found; `problems` is empty where all is well."""
 
     problems: list[str]  # one line each; of those that several rows have, the first row's
-    end: str = ""  # the token that ends a turn, and on which generation stops
-    checked: tuple[str, ...] = ()  # sentences: what was right in all of them
-    example: EncodedRow | None = None  # the shortest of them
-    encoder: PromptEncoder | None = None
+    end: str  # the token that ends a turn, and on which generation stops
+    checked: list[str]  # sentences: what was right in all of them
+    example: EncodedRow  # the shortest of them
+    encoder: PromptEncoder
 
 
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
@@ -174,8 +174,8 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     if len(ends) > 1:
         problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
-    shortest = min(encoded, key=lambda row: len(row.ids), default=None)
-    return Parity(problems, end, tuple(checked), shortest, encoder)
+    shortest = min(encoded, key=lambda row: len(row.ids))
+    return Parity(problems, end, checked, shortest, encoder)
 
 
 def _encoded(encoder: PromptEncoder, rows: list[Example]) -> list[EncodedRow]:

@@ -35,7 +35,7 @@ def prepared(of: str, folder: Path, model: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def counts(recipe: Recipe) -> dict[str, list[int]]:
-    return count_tokens(recipe)
+    return count_tokens(recipe, PromptEncoder(recipe))
 
 
 def with_keys(recipe: Recipe, **keys: Any) -> Recipe:
@@ -46,7 +46,7 @@ def with_keys(recipe: Recipe, **keys: Any) -> Recipe:
 def test_lengths_are_those_of_training(name: str, request: pytest.FixtureRequest) -> None:
     recipe = request.getfixturevalue(name)
     encoder = PromptEncoder(recipe)
-    for split, numbers in count_tokens(recipe).items():
+    for split, numbers in count_tokens(recipe, encoder).items():
         rows = read_examples(recipe.data_dir / f"{split}.jsonl")
         assert numbers == [len(encoder.training_ids(row)[0]) for row in rows]
 
