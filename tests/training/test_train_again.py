@@ -117,7 +117,6 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.longest
 def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
