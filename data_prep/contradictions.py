@@ -55,27 +55,28 @@ def _ranges(config: Config) -> Iterator[Problem]:
 def _switches(config: Config) -> Iterator[Problem]:
     adapter, four_bit = config.get("adapter"), is_on(config.get("load_in_4bit"))
     code, both = config.get("trust_remote_code"), is_on(config.get("lora_target_linear"))
-    for key, wrong, what, fix, *lacks in (
+    cases: list[tuple[str, Any, str, str, tuple[Loc, ...]]] = [
         ("load_in_4bit", adapter == "lora" and four_bit,
          "`adapter: lora` with `load_in_4bit: true` trains a model that is not quantised",
-         "write `adapter: qlora`, or remove `load_in_4bit`"),
+         "write `adapter: qlora`, or remove `load_in_4bit`", ()),
         ("adapter", adapter == "qlora" and not four_bit,
          "`adapter: qlora` without `load_in_4bit: true` is plain LoRA",
-         "set `load_in_4bit: true`, or write `adapter: lora`", ("load_in_4bit",)),
+         "set `load_in_4bit: true`, or write `adapter: lora`", (("load_in_4bit",),)),
         ("lora_target_linear", both and config.get("lora_target_modules"),
          "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
-         "keep one of the two"),
+         "keep one of the two", ()),
         ("save_only_model", is_on(config.get("save_only_model")),
          "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run that "
-         "was interrupted cannot resume as it was", "remove it"),
+         "was interrupted cannot resume as it was", "remove it", ()),
         # packages read the text `false` as true
         ("trust_remote_code", code is not None and type(code) is not bool,
-         f"`trust_remote_code` is {code!r}", "write true or false, without quotes"),
+         f"`trust_remote_code` is {code!r}", "write true or false, without quotes", ()),
         ("output_dir", config.get("output_dir") is None, "`output_dir` is missing", "set it",
-         ("output_dir",)),
-    ):  # fmt: skip
+         (("output_dir",),)),
+    ]  # fmt: skip
+    for key, wrong, what, fix, lacks in cases:
         if wrong:
-            yield Problem((key,), what, fix, lacks=tuple(lacks))
+            yield Problem((key,), what, fix, lacks=lacks)
 
 
 def _packing(config: Config) -> Iterator[Problem]:

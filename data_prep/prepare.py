@@ -156,14 +156,11 @@ class _Preparation:
                     if length > limit:
                         self._list("overlong", split=split, id=row.id, tokens=length)
         if not counts.written:
+            cut = f", or cut it from train: `summarization.{split}_rows: 0.1`"
+            cut = "" if split == "train" else cut
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
-                f"({counts.read} read); check the source and summarization.cleaning"
-                + (
-                    f", or cut it from train: `summarization.{split}_rows: 0.1`"
-                    if split != "train"
-                    else ""
-                )
+                f"({counts.read} read); check the source and summarization.cleaning{cut}"
             )
         self.hashes[f"{split}.jsonl"] = written.hexdigest()
 
@@ -209,9 +206,8 @@ class _Preparation:
             while found < wanted and (one := next(smallest_first, None)):
                 self.cut[one] = split
                 found += counted[one]
-            self.source.notes[f"{split}: {found} rows cut from train by a hash of the dialogue"] = (
-                None
-            )
+            note = f"{split}: {found} rows cut from train by a hash of the dialogue"
+            self.source.notes[note] = None
             if split in self.source.splits:
                 self.source.notes[f"the source's own split `{split}` is not read"] = None
         if len(self.cut) == len(counted):
@@ -232,7 +228,7 @@ class _Preparation:
         """Each row that is kept, as an example with its first summary, and all its summaries."""
         wanted = self.settings.train_rows if split == "train" else "all"
         source = "train" if split in self.shares else split
-        rows = self.source.rows(source)
+        rows: Iterator[SourceRow] = self.source.rows(source)
         if self.shares and source == "train":
             rows = (row for row in rows if self.cut.get(self._digest(row), "train") == split)
         if isinstance(wanted, int):
@@ -267,6 +263,16 @@ class _Preparation:
 
     def _manifest(self) -> Manifest:
         self.source.check_unchanged()
+        tokens = TokenStatistics(tokenizer=None, why=self.no_counter)
+        if self.counter:
+            tokens = TokenStatistics(
+                tokenizer=self.counter.name,
+                special_tokens=sorted(self.counter.special_tokens),
+                sequence_len=self.recipe.config.get("sequence_len"),
+                train=_lengths(self.tokens["train"]),
+                validation=_lengths(self.tokens["validation"]),
+                test=_lengths(self.tokens["test"]),
+            )
         packages = ["datasets", "transformers", "tokenizers", "axolotl"]
         if any(name.endswith(".7z") for name in self.source.file_hashes):
             packages.append("py7zr")
@@ -283,7 +289,7 @@ class _Preparation:
             overlaps=self.clean.overlaps(),
             leaked=self.clean.leaked(),
             neutralized={name: self.neutralized[name] for name in ("rows", "strings")},
-            tokens=self._token_statistics(),
+            tokens=tokens,
             files=self.hashes,
             versions={name: version(name) for name in packages},
         ).sealed()
@@ -301,16 +307,6 @@ class _Preparation:
             if 2 * (count := found.pop(name, 0)) > written:
                 found[note] = count
         return [*self.source.notes, *(f"{note}: {count}" for note, count in found.items() if count)]
-
-    def _token_statistics(self) -> TokenStatistics:
-        if not self.counter:
-            return TokenStatistics(tokenizer=None, why=self.no_counter)
-        return TokenStatistics(
-            tokenizer=self.counter.name,
-            special_tokens=sorted(self.counter.special_tokens),
-            sequence_len=self.recipe.config.get("sequence_len"),
-            **{split: _lengths(counted) for split, counted in self.tokens.items()},
-        )
 
 
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:

@@ -141,7 +141,8 @@ class SummarizationPlugin(BasePlugin):
             cfg[kernel] = False
         if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
             before = run_record.precision_of(Path(cfg["output_dir"]))  # a measurement may flip
-            cfg["bf16"], cfg["fp16"] = before.get("bf16", bf16_is_faster()), False
+            cfg["bf16"] = before["bf16"] if "bf16" in before else bf16_is_faster()
+            cfg["fp16"] = False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Before the data are read: the rest of preflight, then where to resume from."""

@@ -14,7 +14,6 @@ import yaml
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests import forks
 from tests.conftest import ROOT, derived_recipe
 from training.plugin import axolotl_command, drop_flags
 
@@ -22,11 +21,9 @@ BIN = Path(sys.executable).parent
 
 
 def axolotl(folder: Path, *args: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    """Run Axolotl's own command in `folder`: a fork, where nothing has to be typed into it."""
+    """Run Axolotl's own command in `folder`."""
     path = os.pathsep.join([str(BIN), os.environ["PATH"]])
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
-    if not stdin:
-        return forks.run(["python", "-m", "axolotl.cli.main", *args], cwd=folder, env=env)
     return subprocess.run(
         [str(BIN / "axolotl"), *map(str, args)], cwd=folder, env=env, input=stdin,
         capture_output=True, text=True, timeout=600,
