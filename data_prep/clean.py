@@ -54,11 +54,11 @@ class Cleaner:
     def __call__(self, split: str, row_id: str, row: SourceRow) -> Cleaned:
         """Clean a row, and say whether it is to be dropped."""
         dialogue, summaries = self._dialogue(row), self._summaries(row)
-        columns = {
-            name: self._text(row, name, _as_text(self._value(row, name, in_prompt=True)))
-            for name in self._settings.prompt_columns
-        }
-        for name in columns:
+        columns: dict[str, str] = {}
+        for name in self._settings.prompt_columns:
+            value = self._value(row, name, in_prompt=True)
+            value = plain(value) if isinstance(value, int | float | list) else value
+            columns[name] = self._text(row, name, value)
             self.notes[f"empty `{name}` in the prompt"] += not columns[name].strip()
         reason = ""
         if self._steps.drop_empty:
@@ -104,7 +104,12 @@ class Cleaner:
                 )
             value = [list(map(plain, pair)) for pair in zip(speakers, value, strict=True)]
         if value is None or isinstance(value, str):
-            return self._turn_ends(self._text(row, column, value))
+            text = self._text(row, column, value)
+            if self._steps.normalize_newlines and "\n" not in text:
+                text, count = TURN_ENDS.subn("\n", text)
+                note = "dialogues whose turns ended in <br>, a spelled-out \\n or the like"
+                self.notes[note] += count > 0
+            return text
         turns = as_turns(value, keys.speaker, keys.text)
         if turns is None:
             raise UserError(
@@ -114,15 +119,6 @@ class Cleaner:
             )
         self.notes[f"dialogues that are lists of {shape(value, keys.speaker, keys.text)}"] += 1
         return self._text(row, column, "\n".join(map(Turn.line, turns)))
-
-    def _turn_ends(self, dialogue: str) -> str:
-        if not self._steps.normalize_newlines or "\n" in dialogue:
-            return dialogue
-        dialogue, count = TURN_ENDS.subn("\n", dialogue)
-        self.notes["dialogues whose turns ended in <br>, a spelled-out \\n or the like"] += (
-            count > 0
-        )
-        return dialogue
 
     def _summaries(self, row: SourceRow) -> list[str]:
         """Those of every summary column; each holds a text or a list of them."""
@@ -209,11 +205,6 @@ class Cleaner:
 def _kind(value: object) -> str:
     kinds = {"dict": "an object", "list": "a list"}
     return kinds.get(type(value).__name__, type(value).__name__)
-
-
-def _as_text(value: object) -> object:
-    """A value as a prompt shows it: numbers and lists as text."""
-    return plain(value) if isinstance(value, int | float | list) else value
 
 
 def value_at(columns: dict[str, Any], name: str) -> Any:

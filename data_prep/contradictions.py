@@ -1,16 +1,31 @@
 """Settings that Axolotl silently takes and that do not do what they say, or not together.
 
-Each function checks one of them. A value of the wrong type is not checked here: data_prep/strict.py
+Each function checks one of them. A value of the wrong type is not checked here: data_prep/recipe.py
 has named it already.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.recipe_file import Problem
-
 Config = dict[str, Any]
+Loc = tuple[Any, ...]  # the way to a value: ("datasets", 0, "path")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong at `loc`, and how to `fix` it where `what` does not say so.
+
+    `lacks` are the keys whose absence it complains of; `meant` is the key that an unknown one
+    probably means. What is lacking only because it is misspelt is one problem, not two.
+    """
+
+    loc: Loc
+    what: str
+    fix: str = ""
+    lacks: tuple[Loc, ...] = ()
+    meant: Loc | None = None
 
 
 def contradictions(config: Config) -> Iterator[Problem]:
@@ -39,39 +54,29 @@ def _ranges(config: Config) -> Iterator[Problem]:
 
 def _switches(config: Config) -> Iterator[Problem]:
     adapter, four_bit = config.get("adapter"), is_on(config.get("load_in_4bit"))
-    if adapter == "lora" and four_bit:
-        yield Problem(
-            ("load_in_4bit",),
-            "`adapter: lora` with `load_in_4bit: true` trains a model that is not quantised",
-            "write `adapter: qlora`, or remove `load_in_4bit`",
-        )
-    if adapter == "qlora" and not four_bit:
-        yield Problem(
-            ("adapter",),
-            "`adapter: qlora` without `load_in_4bit: true` is plain LoRA",
-            "set `load_in_4bit: true`, or write `adapter: lora`",
-            lacks=(("load_in_4bit",),),
-        )
-    if is_on(config.get("lora_target_linear")) and config.get("lora_target_modules"):
-        yield Problem(
-            ("lora_target_linear",),
-            "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
-            "keep one of the two",
-        )
-    if is_on(config.get("save_only_model")):
-        yield Problem(
-            ("save_only_model",),
-            "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run "
-            "that was interrupted cannot resume as it was",
-            "remove it",
-        )
-    code = config.get("trust_remote_code")
-    if code is not None and type(code) is not bool:  # packages read the text `false` as true
-        what, fix = f"`trust_remote_code` is {code!r}", "write true or false, without quotes"
-        yield Problem(("trust_remote_code",), what, fix)
-    if config.get("output_dir") is None:
-        what = "`output_dir` is missing"
-        yield Problem(("output_dir",), what, "set it", lacks=(("output_dir",),))
+    code, both = config.get("trust_remote_code"), is_on(config.get("lora_target_linear"))
+    cases: list[tuple[str, Any, str, str, tuple[Loc, ...]]] = [
+        ("load_in_4bit", adapter == "lora" and four_bit,
+         "`adapter: lora` with `load_in_4bit: true` trains a model that is not quantised",
+         "write `adapter: qlora`, or remove `load_in_4bit`", ()),
+        ("adapter", adapter == "qlora" and not four_bit,
+         "`adapter: qlora` without `load_in_4bit: true` is plain LoRA",
+         "set `load_in_4bit: true`, or write `adapter: lora`", (("load_in_4bit",),)),
+        ("lora_target_linear", both and config.get("lora_target_modules"),
+         "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
+         "keep one of the two", ()),
+        ("save_only_model", is_on(config.get("save_only_model")),
+         "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run that "
+         "was interrupted cannot resume as it was", "remove it", ()),
+        # packages read the text `false` as true
+        ("trust_remote_code", code is not None and type(code) is not bool,
+         f"`trust_remote_code` is {code!r}", "write true or false, without quotes", ()),
+        ("output_dir", config.get("output_dir") is None, "`output_dir` is missing", "set it",
+         (("output_dir",),)),
+    ]  # fmt: skip
+    for key, wrong, what, fix, lacks in cases:
+        if wrong:
+            yield Problem((key,), what, fix, lacks=lacks)
 
 
 def _packing(config: Config) -> Iterator[Problem]:

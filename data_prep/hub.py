@@ -116,22 +116,22 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
         fix = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
         return "no such folder", fix
     again = f"`hf download {base_model}`"
-    for link in chain:
-        if isinstance(link, errors.GatedRepoError):
-            page = f"https://huggingface.co/{base_model}"
-            fix = f"accept its licence at {page}, then `hf auth login`, or set HF_TOKEN"
-            return "it is gated, and this account has no access", fix
-        if isinstance(link, errors.RepositoryNotFoundError):
-            fix = "correct the name; where it is private, `hf auth login`"
-            return "the hub knows no such model, or it is private", fix
-        if isinstance(link, errors.RevisionNotFoundError):
-            return "the hub knows no such revision", "correct `revision_of_model`"
-        if isinstance(link, SafetensorError):
-            return "its weights are cut short in the hub's cache", f"run {again} --force-download"
-        if isinstance(link, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            fix = f"run {again} where there is a network, unset HF_HUB_OFFLINE, or name a folder"
-            return "the hub is offline, and its cache lacks files of it", fix
-    return None
+    offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    known: list[tuple[Any, str, str]] = [
+        (errors.GatedRepoError, "it is gated, and this account has no access",
+         f"accept its licence at https://huggingface.co/{base_model}, then `hf auth login`, or set "
+         "HF_TOKEN"),
+        (errors.RepositoryNotFoundError, "the hub knows no such model, or it is private",
+         "correct the name; where it is private, `hf auth login`"),
+        (errors.RevisionNotFoundError, "the hub knows no such revision",
+         "correct `revision_of_model`"),
+        (SafetensorError, "its weights are cut short in the hub's cache",
+         f"run {again} --force-download"),
+        (offline, "the hub is offline, and its cache lacks files of it",
+         f"run {again} where there is a network, unset HF_HUB_OFFLINE, or name a folder"),
+    ]  # fmt: skip
+    found = ((what, fix) for link in chain for kind, what, fix in known if isinstance(link, kind))
+    return next(found, None)
 
 
 def check_weights(recipe: Recipe) -> tuple[list[str], str]:
@@ -148,15 +148,16 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
     missing = [file for file in wanted if not (folder / file).is_file()]
     broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
-    again = "copy the folder again" if local else f"run `hf download {name} --force-download`"
+    problem, again = "", "copy the folder again"
     if broken:
-        return [f"{recipe.path}: base_model {name}: {broken[0]} is cut short; {again}"], ""
-    if missing and (local or constants.HF_HUB_OFFLINE):
-        if not local:
-            again = f"run `hf download {name}` where there is a network"
+        problem = f"{broken[0]} is cut short"
+        again = again if local else f"run `hf download {name} --force-download`"
+    elif missing and (local or constants.HF_HUB_OFFLINE):
         many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-        problem = f"{recipe.path}: base_model {name}: half of a download: {many} missing; {again}"
-        return [problem], ""
+        problem = f"half of a download: {many} missing"
+        again = again if local else f"run `hf download {name}` where there is a network"
+    if problem:
+        return [f"{recipe.path}: base_model {name}: {problem}; {again}"], ""
     if missing:
         return [], f"{name}: training downloads {len(missing)} of {len(wanted)} files of weights"
     if not wanted:

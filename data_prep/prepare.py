@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -22,8 +21,8 @@ from data_prep.clean import Cleaner, digest, value_at
 from data_prep.console import track
 from data_prep.errors import UserError, reading, whole_files
 from data_prep.formats import SourceRow
-from data_prep.prompt import Example, Neutralizer, TokenCounter, read_examples
-from data_prep.recipe import Recipe
+from data_prep.prompt import Example, Neutralizer, TokenCounter
+from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Summarization
 from data_prep.sources import Sealed, Source, sha256_of
 
@@ -114,16 +113,12 @@ class _Preparation:
         shares = (("test", self.settings.test_rows), ("validation", self.settings.validation_rows))
         self.shares = {split: share for split, share in shares if share is not None}
         self.cut: dict[bytes, str] = {}  # the split of a dialogue that is cut from train
+        # of the manifest, as JSON: a corpus may have many such rows
+        self.lists: dict[str, list[str]] = {"overlong": [], "dropped": []}
 
     def run(self) -> Manifest:
-        folder = self.recipe.data_dir
         names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
-        with (
-            whole_files(folder, *names) as files,
-            # lists that may be as long as the corpus wait on the disk, one entry a line
-            tempfile.TemporaryFile("w+", encoding="utf-8") as self.overlong,
-            tempfile.TemporaryFile("w+", encoding="utf-8") as self.dropped,
-        ):
+        with whole_files(self.recipe.data_dir, *names) as files:
             if self.shares:
                 self._divide()
             for split in READING_ORDER:
@@ -131,12 +126,9 @@ class _Preparation:
             manifest = self._manifest()
             file = files["manifest.json"]
             file.write(manifest.model_dump_json(indent=2)[:-2])
-            for name, entries in (("overlong", self.overlong), ("dropped", self.dropped)):
-                entries.seek(0)
-                file.write(f',\n  "{name}": [')
-                for number, line in enumerate(entries):
-                    file.write((",\n    " if number else "\n    ") + line.rstrip("\n"))
-                file.write("]")
+            for name, entries in self.lists.items():  # an entry a line
+                lines = ",".join(f"\n    {entry}" for entry in entries)
+                file.write(f',\n  "{name}": [{lines}]')
             file.write("\n}\n")
         return manifest
 
@@ -144,7 +136,7 @@ class _Preparation:
         counts = SplitCounts()
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
-        written = hashlib.sha256()
+        written, limit = hashlib.sha256(), sequence_len(self.recipe.config)
         with closing(self._examples(split, counts)) as rows:  # closes the bar on an error
             while chunk := list(itertools.islice(rows, CHUNK)):
                 for row in chunk if split != "train" else []:
@@ -158,27 +150,22 @@ class _Preparation:
                 written.update(text.encode("utf-8"))
                 out.write(text)
                 counts.written += len(chunk)
-                self._count_tokens(split, chunk)
+                lengths = self.counter.count(chunk) if self.counter else []
+                for row, length in zip(chunk, lengths, strict=False):
+                    self.tokens[split][length] += 1
+                    if length > limit:
+                        self._list("overlong", split=split, id=row.id, tokens=length)
         if not counts.written:
+            cut = f", or cut it from train: `summarization.{split}_rows: 0.1`"
+            cut = "" if split == "train" else cut
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
-                f"({counts.read} read); check the source and summarization.cleaning"
-                + (
-                    f", or cut it from train: `summarization.{split}_rows: 0.1`"
-                    if split != "train"
-                    else ""
-                )
+                f"({counts.read} read); check the source and summarization.cleaning{cut}"
             )
         self.hashes[f"{split}.jsonl"] = written.hexdigest()
 
-    def _count_tokens(self, split: str, rows: list[Example]) -> None:
-        if self.counter is None:
-            return
-        limit = self.recipe.config.get("sequence_len") or 512  # Axolotl's default
-        for row, length in zip(rows, self.counter.count(rows), strict=True):
-            self.tokens[split][length] += 1
-            if length > limit:
-                _append(self.overlong, {"split": split, "id": row.id, "tokens": length})
+    def _list(self, name: str, **entry: str | int) -> None:
+        self.lists[name].append(json.dumps(entry, ensure_ascii=False))
 
     def _examples(self, split: str, counts: SplitCounts) -> Generator[Example]:
         """The examples of a split: in training one a summary, in evaluation one a dialogue.
@@ -219,9 +206,8 @@ class _Preparation:
             while found < wanted and (one := next(smallest_first, None)):
                 self.cut[one] = split
                 found += counted[one]
-            self.source.notes[f"{split}: {found} rows cut from train by a hash of the dialogue"] = (
-                None
-            )
+            note = f"{split}: {found} rows cut from train by a hash of the dialogue"
+            self.source.notes[note] = None
             if split in self.source.splits:
                 self.source.notes[f"the source's own split `{split}` is not read"] = None
         if len(self.cut) == len(counted):
@@ -238,20 +224,13 @@ class _Preparation:
             dialogue = row.columns
         return digest(json.dumps(dialogue, sort_keys=True, default=str))
 
-    def _rows(self, split: str) -> Iterator[SourceRow]:
-        """The rows of a split, of the source or cut from its train."""
-        if not self.shares:
-            yield from self.source.rows(split)
-        else:
-            for row in self.source.rows("train" if split in self.shares else split):
-                if split not in (*self.shares, "train") \
-                        or self.cut.get(self._digest(row), "train") == split:  # fmt: skip
-                    yield row
-
     def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[Example, list[str]]]:
         """Each row that is kept, as an example with its first summary, and all its summaries."""
         wanted = self.settings.train_rows if split == "train" else "all"
-        rows = self._rows(split)
+        source = "train" if split in self.shares else split
+        rows: Iterator[SourceRow] = self.source.rows(source)
+        if self.shares and source == "train":
+            rows = (row for row in rows if self.cut.get(self._digest(row), "train") == split)
         if isinstance(wanted, int):
             rows = itertools.islice(rows, wanted)
         for number, row in enumerate(track(rows, split, "rows")):
@@ -261,7 +240,7 @@ class _Preparation:
             dialogue, summaries, columns, reason = self.clean(split, row_id, row)
             if reason:
                 counts.dropped[reason] += 1
-                _append(self.dropped, {"split": split, "id": row_id, "reason": reason})
+                self._list("dropped", split=split, id=row_id, reason=reason)
                 continue
             texts = [self.neutralize(text) for text in (dialogue, *columns.values(), *summaries)]
             dialogue, *others = (text for text, _ in texts)
@@ -284,6 +263,16 @@ class _Preparation:
 
     def _manifest(self) -> Manifest:
         self.source.check_unchanged()
+        tokens = TokenStatistics(tokenizer=None, why=self.no_counter)
+        if self.counter:
+            tokens = TokenStatistics(
+                tokenizer=self.counter.name,
+                special_tokens=sorted(self.counter.special_tokens),
+                sequence_len=self.recipe.config.get("sequence_len"),
+                train=_lengths(self.tokens["train"]),
+                validation=_lengths(self.tokens["validation"]),
+                test=_lengths(self.tokens["test"]),
+            )
         packages = ["datasets", "transformers", "tokenizers", "axolotl"]
         if any(name.endswith(".7z") for name in self.source.file_hashes):
             packages.append("py7zr")
@@ -300,7 +289,7 @@ class _Preparation:
             overlaps=self.clean.overlaps(),
             leaked=self.clean.leaked(),
             neutralized={name: self.neutralized[name] for name in ("rows", "strings")},
-            tokens=self._token_statistics(),
+            tokens=tokens,
             files=self.hashes,
             versions={name: version(name) for name in packages},
         ).sealed()
@@ -319,25 +308,12 @@ class _Preparation:
                 found[note] = count
         return [*self.source.notes, *(f"{note}: {count}" for note, count in found.items() if count)]
 
-    def _token_statistics(self) -> TokenStatistics:
-        if not self.counter:
-            return TokenStatistics(tokenizer=None, why=self.no_counter)
-        return TokenStatistics(
-            tokenizer=self.counter.name,
-            special_tokens=sorted(self.counter.special_tokens),
-            sequence_len=self.recipe.config.get("sequence_len"),
-            train=_lengths(self.tokens["train"]),
-            validation=_lengths(self.tokens["validation"]),
-            test=_lengths(self.tokens["test"]),
-        )
-
 
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
     """Write the prepared splits and return the manifest.
 
     `overwrite`: also where another recipe prepared the rows that are there, or they were edited.
-    Raises UserError for
-    any input that cannot be used; earlier files then stay as they were.
+    Raises UserError for any input that cannot be used; earlier files then stay as they were.
     """
     source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
     if source.exists() and (
@@ -359,51 +335,30 @@ def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
 
 def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
     """The manifest names the recipe that made the rows; without one they are a user's."""
-    folder, manifest = recipe.data_dir, recipe.data_dir / "manifest.json"
+    folder, manifest, held = recipe.data_dir, recipe.data_dir / "manifest.json", ""
     if manifest.is_file():
         try:
             saved = json.loads(manifest.read_text("utf-8"))
-            name = str(saved["recipe"])
-            same = not _changed_settings(recipe, saved["settings"])
+            held = f"rows that recipe {saved['recipe']} prepared"
             config = recipe.config  # whose tokenizer says which strings are control
-            tokenizer = config.get("tokenizer_config") or config["base_model"]
-            same &= saved["tokens"]["tokenizer"] == str(tokenizer)
-        except (ValueError, LookupError, TypeError):  # damaged: what made it is not known
-            name, same = "", _has_our_rows(folder)
-        if name == recipe.name or same:  # the same rows, as for a recipe that a training kept
-            edited = _edited(folder, saved["files"]) if name else []
-            if not edited:
-                return
-            held = f"{edited[0]}, which was edited since data_prep wrote it"
-        else:
-            by = f"rows that recipe {name} prepared"
-            held = by if name else "files that data_prep did not write"
+            tokenizer = str(config.get("tokenizer_config") or config["base_model"])
+            same = saved["tokens"]["tokenizer"] == tokenizer  # as for a recipe that a training kept
+            if saved["recipe"] == recipe.name or (
+                same and not _changed_settings(recipe, saved["settings"])
+            ):
+                there = {n: known for n, known in saved["files"].items() if (folder / n).is_file()}
+                edited = [n for n, known in there.items() if sha256_of(folder / n) != known]
+                held = f"{edited[0]}, which was edited since data_prep wrote it" if edited else ""
+        except (ValueError, LookupError, TypeError, AttributeError):
+            held = "files that data_prep did not write, or a damaged manifest.json"
     elif any((folder / f"{split}.jsonl").exists() for split in READING_ORDER):
         held = "files that data_prep did not write"
-    else:
-        return
-    raise UserError(
-        f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
-        f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} --overwrite`"
-    )
-
-
-def _edited(folder: Path, files: dict[str, str]) -> list[str]:
-    """Names of prepared files whose hash is another than the manifest's."""
-    there = {name: saved for name, saved in files.items() if (folder / name).is_file()}
-    return [name for name, saved in there.items() if sha256_of(folder / name) != saved]
-
-
-def _has_our_rows(folder: Path) -> bool:
-    """Whether the rows in a folder have the form that data_prep writes."""
-    try:
-        return all(read_examples(folder / f"{split}.jsonl") for split in READING_ORDER)
-    except UserError:
-        return False
-
-
-def _append(file: IO[str], entry: dict[str, str | int]) -> None:
-    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    if held:
+        raise UserError(
+            f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
+            f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} "
+            "--overwrite`"
+        )
 
 
 def _lengths(counted: Counter[int]) -> Lengths:
@@ -437,11 +392,11 @@ def check_prepared(recipe: Recipe) -> Manifest:
 
     Raises UserError that says what differs and how to fix it.
     """
-    again = f"run `python -m data_prep {recipe.path}`"
-    path = recipe.data_dir / "manifest.json"
-    with reading(path, again):
+    again, path = f"run `python -m data_prep {recipe.path}`", recipe.data_dir / "manifest.json"
+    overwrite = f"{again[:-1]} --overwrite`"
+    with reading(path, overwrite if path.exists() else again):
         manifest = Manifest.model_validate_json(path.read_bytes())
-    manifest.check(path, again)
+    manifest.check(path, overwrite)
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
             f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
@@ -449,8 +404,5 @@ def check_prepared(recipe: Recipe) -> Manifest:
     for name, saved in manifest.files.items():
         file = recipe.data_dir / name
         if not file.is_file() or sha256_of(file) != saved:
-            raise UserError(
-                f"{file}: missing or changed since it was prepared; run `python -m data_prep "
-                f"{recipe.path} --overwrite`"
-            )
+            raise UserError(f"{file}: missing or changed since it was prepared; {overwrite}")
     return manifest

@@ -174,7 +174,25 @@ def _is_mark(text: str) -> bool:
     return bool(re.search(r"[^\w\s]", text) and re.search(r"[^\W_]", text))
 
 
-class PromptEncoder:
+class _Tokenizer:
+    """What both readers of a recipe's tokenizer know; `template` is the chat template's text."""
+
+    tokenizer: Any
+    template: str
+    recipe: Recipe
+
+    @cached_property
+    def special_tokens(self) -> set[str]:
+        """Every string that is control to the tokenizer as the recipe extends it."""
+        return control_strings(self.tokenizer, self.recipe.config, self.template)
+
+    def neutralizer(self) -> Neutralizer:
+        """What breaks every control string of this tokenizer in a text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return Neutralizer(self.special_tokens, getattr(backend, "normalizer", None))
+
+
+class PromptEncoder(_Tokenizer):
     """Token ids of rows through Axolotl's own chat-template strategy: what training sees."""
 
     def __init__(self, recipe: Recipe):
@@ -205,31 +223,18 @@ class PromptEncoder:
             if "lora_modules_to_save" in str(error):  # Axolotl's, for `tokens` that are not trained
                 raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
-        self._recipe = recipe
+        self.recipe = recipe
         with self._template_errors():
             self._strategy = chat_template.load(self.tokenizer, cfg, recipe.config["datasets"][0])
-
-    @property
-    def template(self) -> str:
-        """The chat template's text."""
-        return str(self._strategy.prompter.chat_template)
-
-    @cached_property
-    def _control_strings(self) -> set[str]:
-        template = self._strategy.prompter.chat_template
-        return control_strings(self.tokenizer, self._recipe.config, template)
+        self.template = str(self._strategy.prompter.chat_template)
 
     @cached_property
     def _control_ids(self) -> set[int]:
         """Ids of the control strings, without the one that stands for unknown signs."""
         vocabulary = self.tokenizer.get_vocab()
-        strings = self._control_strings | WELL_KNOWN_CONTROLS
+        strings = self.special_tokens | WELL_KNOWN_CONTROLS
         unknown = self.tokenizer(RARE, add_special_tokens=False)["input_ids"]
         return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown)
-
-    def neutralizer(self) -> Neutralizer:
-        """What breaks every control string of this tokenizer in a text."""
-        return Neutralizer(self._control_strings, _normalizer(self.tokenizer))
 
     def check_neutral(self, examples: list[Example]) -> None:
         """Raise UserError where text of an example is control to this tokenizer or the model.
@@ -238,7 +243,7 @@ class PromptEncoder:
         make of it, and by the strings, of which some are plain text to the tokenizer. That happens
         to rows that were prepared for, or without, another tokenizer.
         """
-        name, block = self.tokenizer.name_or_path, self._recipe.summarization
+        name, block = self.tokenizer.name_or_path, self.recipe.summarization
         neutralize, columns = self.neutralizer(), dict.fromkeys(block.prompt_columns, "a")
         bare = Example.build("", "a", "a", block.instruction, columns, block.system)
         if self._first_control([bare], neutralize):
@@ -304,11 +309,7 @@ class PromptEncoder:
         try:
             yield
         except TEMPLATE_ERRORS as error:
-            raise template_refusal(self._recipe, error, self._text) from error
-
-
-def _normalizer(tokenizer: Any) -> Any:
-    return getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+            raise template_refusal(self.recipe, error, self._text) from error
 
 
 def _plain(row: Example) -> Example:
@@ -377,44 +378,39 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
-    """Of the chat template's text, and of the prompt that it writes `today`.
-
-    None where there is no tokenizer: whoever loads the model says why.
-    """
-    try:
-        counter = TokenCounter(recipe)
-        text = counter.template + ("\0" + counter.rendered() if today else "")
-    except UserError:
-        raise
-    except Exception:  # hub clients and templates raise unrelated types
+    """Of the chat template's text, and of the prompt that it writes `today`; None without one."""
+    counter = _counter(recipe)
+    if counter is None:
         return None
+    text = counter.template + ("\0" + counter.rendered() if today else "")
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def template_note(recipe: Recipe) -> str:
-    """That the chat template writes today's date, and how to fix one; empty where it does not.
-
-    Also where the tokenizer cannot be loaded, which is said elsewhere.
-    """
-    try:
-        counter = TokenCounter(recipe)
-        dated = TODAY in counter.rendered(strftime_now=lambda _: TODAY)
-        fixed = dated and TODAY not in counter.rendered(
-            strftime_now=lambda _: TODAY, date_string="26 Jul 2024"
-        )
-    except UserError:
-        raise
-    except Exception:  # hub clients and templates raise unrelated types
+    """That the chat template writes today's date, and how to fix one; empty where it does not."""
+    counter = _counter(recipe)
+    if counter is None or TODAY not in counter.rendered(strftime_now=lambda _: TODAY):
         return ""
     fix = "`chat_template_kwargs: {date_string: 26 Jul 2024}`"
-    fix = fix if fixed else "a copy of it with a fixed date, named by `chat_template_jinja`"
-    return dated * (
+    if TODAY in counter.rendered(strftime_now=lambda _: TODAY, date_string="26 Jul 2024"):
+        fix = "a copy of it with a fixed date, named by `chat_template_jinja`"
+    return (
         "the chat template writes today's date, so that another day has another prompt and another "
         f"signature; fix the date in the recipe: {fix}"
     )
 
 
-class TokenCounter:
+def _counter(recipe: Recipe) -> "TokenCounter | None":
+    """None where there is no tokenizer: whoever loads the model says why."""
+    try:
+        return TokenCounter(recipe)
+    except UserError:
+        raise
+    except Exception:  # hub clients raise unrelated types
+        return None
+
+
+class TokenCounter(_Tokenizer):
     """Token counts of whole rows with the recipe's tokenizer, light enough for data preparation.
 
     Loads `tokenizer.json` alone, from the model's folder or the hub's cache; Axolotl's own loader
@@ -431,15 +427,13 @@ class TokenCounter:
 
         config = recipe.config
         self.name = str(config.get("tokenizer_config") or config["base_model"])
-        self._tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(
             self.name, revision=config.get("revision_of_model") or "main"
         )
         for name, token in (config.get("special_tokens") or {}).items():
-            setattr(self._tokenizer, name, token)
-        self.template = get_chat_template_from_config(
-            config, config["datasets"][0], self._tokenizer
-        )
-        self._recipe = recipe
+            setattr(self.tokenizer, name, token)
+        self.template = get_chat_template_from_config(config, config["datasets"][0], self.tokenizer)
+        self.recipe = recipe
         system = recipe.summarization.system or ""
         if system.strip() not in self.rendered():
             raise UserError(
@@ -447,36 +441,27 @@ class TokenCounter:
                 "text out; put it at the start of summarization.instruction"
             )
 
-    @cached_property
-    def special_tokens(self) -> set[str]:
-        """Every string that is control to the tokenizer as the recipe extends it."""
-        return control_strings(self._tokenizer, self._recipe.config, self.template)
-
-    def neutralizer(self) -> Neutralizer:
-        """What breaks every control string of this tokenizer in a text."""
-        return Neutralizer(self.special_tokens, _normalizer(self._tokenizer))
-
     def rendered(self, **variables: object) -> str:
         """What the chat template writes now around a user turn, `variables` given to it."""
-        system = self._recipe.summarization.system
+        system = self.recipe.summarization.system
         messages = Example.build("", "-", "-", "{dialogue}", system=system).messages
         return self._texts([messages], **variables)[0]
 
     def _texts(self, rows: list[list[dict[str, str]]], **variables: object) -> list[str]:
         """What the chat template makes of each row's turns; raises UserError where it refuses."""
         render = partial(
-            self._tokenizer.apply_chat_template, chat_template=self.template, tokenize=False,
-            **{**(self._recipe.config.get("chat_template_kwargs") or {}), **variables},
+            self.tokenizer.apply_chat_template, chat_template=self.template, tokenize=False,
+            **{**(self.recipe.config.get("chat_template_kwargs") or {}), **variables},
         )  # fmt: skip
         try:
             return list(render(rows))
         except TEMPLATE_ERRORS as error:
-            raise template_refusal(self._recipe, error, render) from error
+            raise template_refusal(self.recipe, error, render) from error
 
     def count(self, examples: list[Example]) -> list[int]:
         """Tokens of each example: prompt, summary and end of turn."""
         texts = self._texts([example.messages for example in examples])
-        backend = self._tokenizer.backend_tokenizer
+        backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()  # tokenizer.json may ask for both, and training does not
         backend.no_padding()
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]

@@ -17,8 +17,7 @@ from safetensors import SafetensorError, safe_open
 from data_prep.console import say
 from data_prep.errors import whole_files
 from data_prep.machine import cpu_name
-from data_prep.recipe import Recipe
-from data_prep.recipe_file import YamlFile
+from data_prep.recipe import Recipe, YamlFile
 from eval.adapter import (
     ADAPTER,
     RECIPE,

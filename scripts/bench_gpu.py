@@ -43,8 +43,7 @@ from data_prep.recipe import Recipe, load_recipe
 from eval.results import environment
 from scripts.dry_run import ROOT, child_environment, training_command
 from scripts.random_model import SAMSUM_ROWS, TEST_ROWS, TOKENS_A_ROW, rows_for
-from training.machine_checks import cpu_overrides
-from training.memory import count_weights
+from training.machine_checks import count_weights, cpu_overrides
 
 ROWS, TINY_ROWS = 600, 180  # that are made, a GPU: the steps must not reach the end of an epoch
 PLAIN_SECONDS = 20  # of generation one dialogue at a time, for each precision

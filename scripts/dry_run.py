@@ -37,8 +37,7 @@ from data_prep.options import Options
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from scripts.random_model import describe, on_source, save
-from training.machine_checks import cpu_overrides
-from training.memory import count_weights
+from training.machine_checks import count_weights, cpu_overrides
 
 ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 SAMPLE = ROOT / "data_prep/sample"

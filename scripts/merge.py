@@ -42,7 +42,7 @@ from scripts.merge_proof import (
     stop_tokens,
 )
 from training import run_record
-from training.checkpoints import free_name
+from training.run_record import free_name
 
 PROMPTS = 16  # validation rows whose prompts are compared
 WORDS = 2000  # characters of Axolotl's output, shown where it fails

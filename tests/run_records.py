@@ -63,7 +63,7 @@ def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
     state = {"global_step": 40, "log_history": history}
     (folder / "trainer_state.json").write_text(json.dumps(state), "utf-8")
     settings = settings_of(recipe.config, files, 1)
-    run_record.write_run(folder, settings, {"bf16": True, "fp16": False})
+    run_record.write_run(folder, settings, {"bf16": True, "fp16": False}, "")
     run_record.write_trained_with(folder, recipe, 40)
 
 

@@ -1,13 +1,17 @@
-"""Whether this machine can train a recipe: a GPU where one is needed, its driver, its packages.
+"""Whether this machine can train a recipe: a GPU, its driver, packages, memory.
 
 Checked before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
 traceback.
 """
 
+import re
 import shutil
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from data_prep.hub import empty_model
+from data_prep.recipe import Recipe
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
@@ -18,17 +22,6 @@ CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in 
 }  # fmt: skip
 TRITON = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
 AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
-
-
-def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
-    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
-
-    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
-    does so (`check_flash_attn_available`), and data_prep.strict passes its words on.
-    """
-    import torch
-
-    return list((_gpu if torch.cuda.is_available() else _without_gpu)(path, config))
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -63,18 +56,49 @@ def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _without_gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    if config.get("deepspeed"):
-        yield (
-            f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
-            "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
+def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
+    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
+
+    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
+    does so (`check_flash_attn_available`), and data_prep.recipe passes its words on.
+    """
+    import torch
+
+    found: list[str] = []
+    if not torch.cuda.is_available():
+        if config.get("deepspeed"):
+            found.append(
+                f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
+                "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
+            )
+        if instead := cpu_overrides(config):
+            keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
+            found.append(
+                f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
+                f"`{_flags(instead)}`"
+            )
+        return found
+    major, minor = torch.cuda.get_device_capability()
+    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
+    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
+    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
+        found.append(
+            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
+            "; install a build for a newer CUDA"
         )
-    if instead := cpu_overrides(config):
-        keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
-        yield (
-            f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
+    if major < AMPERE and (instead := old_card_overrides(config)):
+        found.append(
+            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
+            "no FlashAttention, from which PyTorch's varlen attention is made; add "
             f"`{_flags(instead)}`"
         )
+    wanted = [key for key in TRITON if config.get(key)]
+    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        found.append(
+            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
+            f"gcc, or set {', '.join(wanted)} to false"
+        )
+    return found
 
 
 def _why_no_gpu() -> str:
@@ -91,34 +115,139 @@ def _why_no_gpu() -> str:
     return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
 
 
-def _gpu(path: Path, config: dict[str, Any]) -> Iterator[str]:
-    import torch
-
-    major, minor = torch.cuda.get_device_capability()
-    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
-    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
-    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
-        yield (
-            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
-            "; install a build for a newer CUDA"
-        )
-    if major < AMPERE and (instead := old_card_overrides(config)):
-        yield (
-            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
-            "no FlashAttention, from which PyTorch's varlen attention is made; add "
-            f"`{_flags(instead)}`"
-        )
-    wanted = [key for key in TRITON if config.get(key)]
-    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        yield (
-            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
-            f"gcc, or set {', '.join(wanted)} to false"
-        )
-
-
 def _flags(settings: dict[str, Any]) -> str:
     return " ".join(f"--{key} {_yaml(value)}" for key, value in settings.items())
 
 
 def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---- memory: the least that a training needs, and what to change when it ran out ----
+# The least is arithmetic. What autograd keeps for the backward pass comes on top; it depends on
+# kernels and attention, so that the training's first steps measure it.
+
+NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: and a byte for 64 of them, four for 256 of these
+# Losses that never hold a float32 copy of all logits.
+FRUGAL_LOSSES = ("cut_cross_entropy", "chunked_cross_entropy", "liger_cross_entropy",
+                 "liger_fused_linear_cross_entropy")  # fmt: skip
+LOGIT = 8  # bytes: transformers' loss keeps its log-softmax and makes a gradient, both in float32
+# Keys under which a process does not hold all weights, so that no bound is known.
+PLACED_ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "device_map", "layer_offloading",
+                    "tensor_parallel_size", "ple_cpu_offload", "quantize_moe_experts")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Counts of a base model's weights and of its adapter's."""
+
+    parameters: int  # all of the base model
+    linear: int  # those in linear layers but the output layer: what quantisation shrinks
+    head: int  # those of the output layer
+    vocabulary: int
+    adapter: int  # those that are trained
+
+
+def lora_settings(config: dict[str, Any], model: Any) -> Any:
+    """PEFT's settings of the recipe's adapter, as Axolotl makes them."""
+    from axolotl.loaders.adapter import load_lora
+    from axolotl.utils.dict import DictDefault
+
+    with_dropout = {"lora_dropout": 0.0, **config}  # Axolotl's default, which PEFT needs
+    return load_lora(model, DictDefault(with_dropout), config_only=True)[1]
+
+
+def count_weights(recipe: Recipe) -> Weights:
+    """Build the model and its adapter without memory (on PyTorch's `meta` device), and count.
+
+    Raises UserError where the model's configuration cannot be read.
+    """
+    import torch
+    from peft import get_peft_model
+
+    model = empty_model(recipe)
+    head = model.get_output_embeddings()
+    parameters = model.num_parameters()
+    linear = sum(
+        module.weight.numel()
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    )
+    settings = lora_settings(recipe.config, model)
+    settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
+    with torch.device("meta"):
+        adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()
+    return Weights(parameters, linear, head.weight.numel(), head.weight.shape[0], adapter)
+
+
+@dataclass(frozen=True)
+class LeastMemory:
+    """Bytes that a process holds at the peak of a step whatever the kernels, in lines too."""
+
+    total: float
+    lines: list[str]
+
+
+def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
+    """The least memory of a training process; None where no bound is known.
+
+    `largest_batch`: tokens that a process computes in one pass. Raises UserError where the model's
+    configuration cannot be read.
+    """
+    config = recipe.config
+    lora = config.get("adapter") in ("lora", "qlora")
+    if not lora or any(config.get(key) not in (None, False, 1) for key in PLACED_ELSEWHERE):
+        return None
+    weights = count_weights(recipe)
+    number = 2 if config.get("bf16") or config.get("fp16") else 4
+    each = NF4 if config.get("load_in_4bit") else 1 if config.get("load_in_8bit") else number
+    base = weights.linear * each + (weights.parameters - weights.linear) * number
+    optimizer, trained = str(config.get("optimizer")), 8  # bytes: float32 weight and gradient
+    if "adam" in optimizer and "paged" not in optimizer:  # those may be in the host's memory
+        trained += 2 if "8bit" in optimizer else 0 if "4bit" in optimizer else 8
+    logit = 0 if any(map(config.get, FRUGAL_LOSSES)) else LOGIT
+    parts = {
+        "weights": base,
+        "adapter": weights.adapter * trained,
+        "logits": largest_batch * weights.vocabulary * logit,
+    }
+    total = sum(parts.values())
+    sums = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    lines = [
+        f"at least {total / 1e9:.1f} GB a process = {sums}; training measures the rest",
+        f"weights {weights.parameters:,} x {base / weights.parameters:.2g} bytes; adapter "
+        f"{weights.adapter:,} x {trained} bytes; logits {largest_batch:,} tokens x "
+        f"{weights.vocabulary:,} x {logit} bytes",
+    ]
+    return LeastMemory(total, lines)
+
+
+def out_of_memory(recipe: Recipe, error: BaseException) -> str:
+    """One line for memory that ran out, with what to change."""
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    wanted = f" ({asked[1]} more were wanted)" if asked else ""
+    return f"{recipe.path}: memory ran out{wanted}; {what_to_change(recipe.config)}"
+
+
+def what_to_change(config: dict[str, Any]) -> str:
+    """The three cheapest changes that save memory and that the recipe does not have already."""
+    found = []
+    micro = int(config.get("micro_batch_size") or 1)
+    accumulation = int(config.get("gradient_accumulation_steps") or 1)
+    if micro > 1:
+        factor = 2 if micro % 2 == 0 else micro
+        found.append(
+            f"`micro_batch_size: {micro // factor}` with `gradient_accumulation_steps: "
+            f"{accumulation * factor}` (the same batch)"
+        )
+    if not config.get("gradient_checkpointing"):
+        found.append("`gradient_checkpointing: true` (slower by about a third)")
+    if not config.get("load_in_4bit"):
+        found.append("`adapter: qlora` with `load_in_4bit: true` (a quarter of the weights' bytes)")
+    length = int(config.get("sequence_len") or 512)
+    found.append(f"`sequence_len: {length // 2}` (preflight says how many rows are then too long)")
+    if "8bit" not in str(config.get("optimizer")):
+        found.append("`optimizer: adamw_8bit` (10 bytes an adapter weight instead of 16)")
+    found.append("a smaller `lora_r`")
+    steps = "; ".join(f"{number}. {text}" for number, text in enumerate(found[:3], 1))
+    return f"change, in this order, and start again: {steps}"

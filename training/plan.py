@@ -1,7 +1,7 @@
 """Steps, tokens and batches of a recipe, by Axolotl's own arithmetic.
 
 from training.plan import count_tokens, plan
-print(plan(recipe, count_tokens(recipe)["train"]))
+print(plan(recipe, count_tokens(recipe, PromptEncoder(recipe))["train"]))
 """
 
 import math
@@ -145,7 +145,7 @@ def _steps(
     return steps or math.ceil(epochs * steps_per_epoch)  # with none the trainer counts for itself
 
 
-def count_tokens(recipe: Recipe) -> dict[str, list[int]]:
+def count_tokens(recipe: Recipe, encoder: PromptEncoder) -> dict[str, list[int]]:
     """Tokens of every row of `train` and `validation`, as training sees them, over-long ones too.
 
     Raises UserError where the tokenizer or the rows cannot be read.
@@ -162,65 +162,59 @@ def count_tokens(recipe: Recipe) -> dict[str, list[int]]:
         counts[split] = [count for chunk in chunks for count in counter.count(chunk)]
         if split == "train" and rows:
             shortest = min(counts[split])
-            ids, _ = PromptEncoder(recipe).training_ids(rows[counts[split].index(shortest)])
+            ids, _ = encoder.training_ids(rows[counts[split].index(shortest)])
             tail = shortest - len(ids)
     return {split: [count - tail for count in numbers] for split, numbers in counts.items()}
 
 
-def overlong_lines(recipe: Recipe, counts: dict[str, list[int]]) -> list[str]:
-    """How many rows of each split are too long, and what Axolotl does with them.
+def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
+    """A line a split on its rows that are too long, and what is wrong with them.
 
+    Wrong are rows that training would lose, cut, or read at positions that the model never learnt.
     `counts` as `count_tokens` gives them. Raises UserError where they end the training.
     """
-    strategy = recipe.config.get("excess_length_strategy") or "drop"
-    lines = []
-    for split, numbers in counts.items():
-        _, limit = _limit(recipe.config, split)
-        rows = sum(n > limit for n in numbers)
-        line = f"{split}: none of {len(numbers):,} rows has more than {limit:,} tokens"
-        if rows:
-            line = (
-                f"{split}: {rows:,} of {len(numbers):,} rows have more than {limit:,} tokens (the "
-                f"longest {max(numbers):,}): {EFFECTS[strategy]} "
-                f"(excess_length_strategy: {strategy})"
-            )
-        if rows and strategy == "raise":
-            raise UserError(f"{recipe.path}: {line}")
-        lines.append(line)
-    return lines
-
-
-def length_problems(recipe: Recipe, counts: dict[str, list[int]]) -> Iterator[str]:
-    """Rows that training would lose, cut, or read at positions that the model never learnt.
-
-    `counts` as `count_tokens` gives them.
-    """
     config, reach = recipe.config, positions(recipe.config)
-    cuts = config.get("excess_length_strategy") == "truncate"
-    model = f"the {reach} positions of {config['base_model']}"
+    strategy = config.get("excess_length_strategy") or "drop"
+    cuts, model = strategy == "truncate", f"the {reach} positions of {config['base_model']}"
+    lines, problems = [], []
     for split, numbers in counts.items():
-        key, limit = _limit(config, split)
+        key, limit = "sequence_len", sequence_len(config)
+        if split == "validation" and config.get("eval_sequence_len"):
+            key, limit = "eval_sequence_len", config["eval_sequence_len"]
         of, most = f"of {len(numbers):,} rows", int(MOST_DROPPED * len(numbers))
         over, beyond = (sum(n > least for n in numbers) for least in (limit, reach or math.inf))
+        where = f"{split}: {over:,} {of} have more than {limit:,} tokens"
+        if not over:
+            lines.append(f"{split}: none {of} has more than {limit:,} tokens")
+        else:
+            lines.append(
+                f"{where} (the longest {max(numbers):,}): {EFFECTS[strategy]} "
+                f"(excess_length_strategy: {strategy})"
+            )
+        if over and strategy == "raise":
+            raise UserError(f"{recipe.path}: {lines[-1]}")
         enough = max(numbers) if cuts else sorted(numbers)[-most - 1]
         fix = f"set `{key}: {enough}` or more"
         if cuts and over <= most:
             fix = "remove that key, which leaves them out"
         elif reach and enough > reach:
             fix = f"{beyond:,} exceed {model} too: {SHORTEN}"
-        where = f"{recipe.path}: {split}: {over:,} {of} have more than {limit:,} tokens"
         if cuts and over:
-            yield f"{where}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
+            what = f"{where}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
         elif over > most:
-            yield f"{where}, and would be left out; {fix}"
+            what = f"{where}, and would be left out; {fix}"
         elif reach and limit > reach and beyond:
             fix = f"set `{key}: {reach}`, which leaves them out" if beyond <= most else SHORTEN
-            yield f"{recipe.path}: {split}: {beyond:,} {of} exceed {model}; {fix}"
+            what = f"{split}: {beyond:,} {of} exceed {model}; {fix}"
+        else:
+            continue
+        problems.append(f"{recipe.path}: {what}")
+    return lines, problems
 
 
-def evaluation_problems(recipe: Recipe) -> Iterator[str]:
+def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
     """References that no summary can match, and prompts that the model cannot read."""
-    encoder, in_training = PromptEncoder(recipe), recipe.summarization.training_rouge
+    in_training = recipe.summarization.training_rouge
     most = recipe.summarization.decoding.max_new_tokens
     test = read_examples(recipe.data_dir / "test.jsonl")
     validation = read_examples(recipe.data_dir / "validation.jsonl")
@@ -237,10 +231,3 @@ def evaluation_problems(recipe: Recipe) -> Iterator[str]:
     for rows, new in ((test, most), (sampled, in_training.max_new_tokens or most)):
         prompts = [len(encoder.prompt_ids(row)) for row in rows]
         yield from beyond_positions(recipe, rows, prompts, new)
-
-
-def _limit(config: dict[str, Any], split: str) -> tuple[str, int]:
-    """The key, and its value, of the most tokens that a row of a split may have."""
-    if split == "validation" and config.get("eval_sequence_len"):
-        return "eval_sequence_len", config["eval_sequence_len"]
-    return "sequence_len", sequence_len(config)

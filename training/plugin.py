@@ -36,22 +36,13 @@ from data_prep.machine import (
     use_all_cores,
 )
 from data_prep.prepare import check_prepared
-from data_prep.recipe import Recipe
+from data_prep.recipe import Recipe, find_problems
 from data_prep.settings import Summarization
-from data_prep.strict import find_problems
 from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
-from training.checkpoints import (
-    cache_folder,
-    free_name,
-    newest_whole,
-    set_aside_cut_caches,
-    set_aside_others,
-)
-from training.machine_checks import LORA_KERNELS, machine_problems
-from training.memory import Progress, out_of_memory
+from training.machine_checks import LORA_KERNELS, machine_problems, out_of_memory
 from training.preflight import Report, check_recipe
-from training.resume import ExactResume
+from training.resume import ExactResume, Progress
 
 # Commands that need a trained adapter. Axolotl itself loads it only where `lora_model_dir` names
 # it: without that, `evaluate` scores and `inference` asks a fresh, untrained adapter.
@@ -99,7 +90,7 @@ class SummarizationPlugin(BasePlugin):
         quiet = command in ("train", "preprocess") and not console.verbose()
         if quiet:
             console.mute()
-        drop_flags(command, yaml.safe_load(path.read_text("utf-8")), cfg)
+        drop_flags(yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         # merge-lora reads the recipe twice, the second time with what the merge overrides; in a
         # recipe this key switches nothing off
@@ -152,7 +143,8 @@ class SummarizationPlugin(BasePlugin):
             cfg[kernel] = False
         if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
             before = run_record.precision_of(Path(cfg["output_dir"]))  # a measurement may flip
-            cfg["bf16"], cfg["fp16"] = before.get("bf16", bf16_is_faster()), False
+            cfg["bf16"] = before["bf16"] if "bf16" in before else bf16_is_faster()
+            cfg["fp16"] = False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         """Before the data are read: the rest of preflight, then where to resume from."""
@@ -173,9 +165,9 @@ class SummarizationPlugin(BasePlugin):
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
         files, self._prepared = check_prepared(recipe).files, recipe
-        cfg["dataset_prepared_path"] = str(cache_folder(recipe, files))
+        cfg["dataset_prepared_path"] = str(run_record.cache_folder(recipe, files))
         if is_first_process():
-            set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
+            run_record.set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
         return dict(files)
 
     def _choose_start(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
@@ -199,8 +191,7 @@ class SummarizationPlugin(BasePlugin):
             cfg["resume_from_checkpoint"] = self._checkpoint(folder, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
-            run_record.write_run(folder, settings, precision)
-            run_record.write_recipe(folder, text)
+            run_record.write_run(folder, settings, precision, text)
 
     def _checkpoint(self, folder: Path, processes: int) -> str | None:
         """The newest whole checkpoint; ends the process where the run is finished already."""
@@ -211,9 +202,9 @@ class SummarizationPlugin(BasePlugin):
                     f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
                 )
             raise SystemExit(0)
-        chosen = newest_whole(folder, processes)
+        chosen = run_record.newest_whole(folder, processes)
         if is_first_process():
-            for line in set_aside_others(folder, chosen, processes):
+            for line in run_record.set_aside_others(folder, chosen, processes):
                 say(line, error=True)
             if chosen:
                 say(f"resuming from {chosen}", error=True)
@@ -232,7 +223,7 @@ class SummarizationPlugin(BasePlugin):
             except UserError:
                 cache = Path(cfg["dataset_prepared_path"])
                 if is_first_process() and cache.exists():
-                    cache.rename(free_name(cache.with_name(f"set-aside-{cache.name}")))
+                    cache.rename(run_record.free_name(cache.with_name(f"set-aside-{cache.name}")))
                 raise
         set_seed(42 if cfg["seed"] is None else cfg["seed"])
 
@@ -297,23 +288,17 @@ def axolotl_command() -> str:
     return name.replace("_", "-")
 
 
-def flags_of(command: str) -> set[str]:
-    """Names of the flags that Axolotl's command adds to the recipe's keys by itself."""
-    from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
-    from axolotl.utils.schemas.config import AxolotlInputConfig
-
-    classes: dict[str, type] = {"preprocess": PreprocessCliArgs, "evaluate": EvaluateCliArgs}
-    fields = dataclasses.fields(classes.get(command, TrainerCliArgs))
-    own = {"inference"} if command == "inference" else set()
-    return ({field.name for field in fields} | own) - AxolotlInputConfig.model_fields.keys()
-
-
-def drop_flags(command: str, in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
-    """Take out of the configuration what Axolotl's command added; a key of the file stays.
+def drop_flags(in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
+    """Take the flags that Axolotl's command added out of the configuration; the file's keys stay.
 
     The command has read them from its command line before; as keys, no schema knows them.
     """
-    for name in flags_of(command):
+    from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    commands = (EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs)
+    flags = {field.name for command in commands for field in dataclasses.fields(command)}
+    for name in (flags | {"inference"}) - AxolotlInputConfig.model_fields.keys():
         if name in cfg and name not in in_file:
             del cfg[name]
 

@@ -66,13 +66,13 @@ class RowChecks:
     def run(self, rows: list[EncodedRow]) -> tuple[list[str], list[str]]:
         """Problems, one line a check that failed, and a sentence for each that every row passed."""
         checks: dict[Callable[[EncodedRow], str], str] = {
-            self.prefix: "the ids that evaluation sends are the exact start of training's ids",
-            self.one_bos: "no BOS is doubled, and none is missing",
-            self.prompt_without_loss: "the prompt is not in the loss",
-            self.loss: "the loss covers the summary and the turn's end, where generation stops",
+            self._prefix: "the ids that evaluation sends are the exact start of training's ids",
+            self._one_bos: "no BOS is doubled, and none is missing",
+            self._prompt_without_loss: "the prompt is not in the loss",
+            self._loss: "the loss covers the summary and the turn's end, where generation stops",
         }
         if self.mistral and any("[INST]" in self._text(row.prompt) for row in rows):
-            checks[self.as_mistral_common] = "the ids equal those of mistral-common's own encoder"
+            checks[self._as_mistral_common] = "the ids equal those of mistral-common's own encoder"
         problems, checked = [], []
         for check, sentence in checks.items():
             wrong = [(row.row.id, text) for row in rows if (text := check(row))]
@@ -81,12 +81,11 @@ class RowChecks:
                 problems.append(f"{self.recipe.path}: row {wrong[0][0]}: {wrong[0][1]}{others}")
             elif rows:
                 checked.append(f"{len(rows)} rows: {sentence}")
-            if wrong and check == self.prefix:
+            if wrong and check == self._prefix:
                 break  # it is unknown where the prompt ends, and the other checks need that
         return problems, checked
 
-    def prefix(self, row: EncodedRow) -> str:
-        """Evaluation's ids are the exact start of training's."""
+    def _prefix(self, row: EncodedRow) -> str:
         if row.ids[: len(row.prompt)] == row.prompt:
             return ""
         return (
@@ -94,8 +93,7 @@ class RowChecks:
             f"from token {_parting(row.prompt, row.ids)} on); {self.fix_template}"
         )
 
-    def one_bos(self, row: EncodedRow) -> str:
-        """One BOS, at the start, where the tokenizer adds it to a text; never two side by side."""
+    def _one_bos(self, row: EncodedRow) -> str:
         doubled = any(a == b == self.bos for a, b in zip(row.ids, row.ids[1:], strict=False))
         count = row.ids.count(self.bos)
         if not doubled and not (self.adds_bos and (count != 1 or row.ids[0] != self.bos)):
@@ -106,13 +104,11 @@ class RowChecks:
             f"{self.fix_template}"
         )
 
-    def prompt_without_loss(self, row: EncodedRow) -> str:
-        """No token of the prompt has a label."""
+    def _prompt_without_loss(self, row: EncodedRow) -> str:
         count = sum(label != -100 for label in row.labels[: len(row.prompt)])
         return f"{count} tokens of the prompt are in the loss; {self.fix_loss}" if count else ""
 
-    def loss(self, row: EncodedRow) -> str:
-        """The loss covers the summary and the turn's end, on which generation stops."""
+    def _loss(self, row: EncodedRow) -> str:
         trained, summary = row.trained, row.row.summary.strip()
         if not trained:
             return f"nothing of the summary is in the loss; {self.fix_loss}"
@@ -131,8 +127,7 @@ class RowChecks:
             return f"the turn ends on {token!r}, on which generation does not stop; {FIX_END}"
         return ""
 
-    def as_mistral_common(self, row: EncodedRow) -> str:
-        """The ids are those of mistral-common's own encoder."""
+    def _as_mistral_common(self, row: EncodedRow) -> str:
         assert self.mistral is not None
         theirs = self.mistral(row.row.messages)
         if theirs == row.ids:
@@ -153,10 +148,10 @@ class Parity:
     """What the checks of some rows found; `problems` is empty where all is well."""
 
     problems: list[str]  # one line each; of those that several rows have, the first row's
-    end: str = ""  # the token that ends a turn, and on which generation stops
-    checked: tuple[str, ...] = ()  # sentences: what was right in all of them
-    example: EncodedRow | None = None  # the shortest of them
-    encoder: PromptEncoder | None = None
+    end: str  # the token that ends a turn, and on which generation stops
+    checked: list[str]  # sentences: what was right in all of them
+    example: EncodedRow  # the shortest of them
+    encoder: PromptEncoder
 
 
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
@@ -179,8 +174,8 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     if len(ends) > 1:
         problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
-    shortest = min(encoded, key=lambda row: len(row.ids), default=None)
-    return Parity(problems, end, tuple(checked), shortest, encoder)
+    shortest = min(encoded, key=lambda row: len(row.ids))
+    return Parity(problems, end, checked, shortest, encoder)
 
 
 def _encoded(encoder: PromptEncoder, rows: list[Example]) -> list[EncodedRow]:

@@ -1,4 +1,4 @@
-"""A callback that makes an interrupted training end in the very bytes of an uninterrupted one.
+"""Callbacks of a training: one makes an interrupted one end in the bytes of an uninterrupted one.
 
 What transformers (5.x) does not keep by itself: the order of the rows in a later epoch (drawn from
 a random state that a restart does not have), the loss summed since the last log, the patience of
@@ -15,7 +15,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from transformers.trainer_callback import EarlyStoppingCallback, ExportableState
 
-from data_prep.console import say
+from data_prep.console import Bar, say
+from data_prep.machine import usage
 
 LOSS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
 
@@ -136,3 +137,55 @@ def _any_process(flag: bool, args: Any) -> bool:
     flags = torch.tensor([flag], dtype=torch.int32, device=args.device)
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
     return bool(flags.item())
+
+
+class Progress(TrainerCallback):
+    """Shows how far a training is, how long the rest takes, its losses and its peak memory."""
+
+    def __init__(self, bar: Bar | None = None) -> None:
+        """`bar`: the one that is shown until the first step."""
+        self.bar = bar
+        self.validation: Bar | None = None
+        self.losses: dict[str, str] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it once everything is loaded."""
+        if self.bar:
+            self.bar.__exit__()
+        steps, first = state.max_steps, state.is_world_process_zero
+        self.bar = Bar("training", steps, "steps", state.global_step, first).__enter__()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it after each optimiser step."""
+        if self.bar:
+            self.bar.step(note=self._measured())
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it with the losses."""
+        for key, words in (("loss", "loss"), ("eval_loss", "validation")):
+            if key in kwargs["logs"]:
+                self.losses[key] = f"{words} {float(kwargs['logs'][key]):.3f}"
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it after each batch of an evaluation."""
+        if not self.validation:
+            batches, first = len(kwargs["eval_dataloader"]), state.is_world_process_zero
+            self.validation = Bar("validating", batches, "batches", shown=first).__enter__()
+        self.validation.step()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it after an evaluation."""
+        if self.validation:
+            self.validation.__exit__()
+            self.validation = None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The trainer calls it after the last step; the adapter is saved after it."""
+        if self.bar:
+            self.bar.__exit__()
+            self.bar.step(0, self._measured())
+            if state.is_world_process_zero:
+                say(f"trained {self.bar.state()}: {args.output_dir}")
+
+    def _measured(self) -> str:
+        return ", ".join([*self.losses.values(), f"peak {usage().peak_memory_gb:.1f} GB"])

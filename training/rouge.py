@@ -91,8 +91,12 @@ class TrainingRougeCallback(TrainerCallback):
         """Generate, score and log; the figures are the same on every process."""
         predictions, seconds = self._generate()
         references = [row.references or [row.summary] for row in self.rows]
-        figures = figures_of(predictions, references, self._scoring) | {
-            "eval_summary_seconds": seconds
+        texts = [one.prediction for one in predictions]
+        scores = mean_f1(score(texts, references, scoring=self._scoring))
+        figures = {f"eval_{metric}": scores[metric] for metric in METRICS} | {
+            "eval_summary_tokens": fmean(one.tokens for one in predictions),
+            "eval_stopped": fmean(one.stopped for one in predictions),  # by itself: 0 to 1
+            "eval_summary_seconds": seconds,
         }
         if metrics is not None:
             metrics.update(figures)
@@ -100,7 +104,13 @@ class TrainingRougeCallback(TrainerCallback):
         if state.is_world_process_zero:
             self.seconds += seconds
             share = self.seconds / (time.perf_counter() - self.began)
-            say(f"step {state.global_step}: {_line(figures, len(predictions), share)}")
+            rouge = "/".join(f"{figures[f'eval_{metric}']:.1f}" for metric in METRICS)
+            say(
+                f"step {state.global_step}: ROUGE {rouge} on {len(predictions)} validation "
+                f"dialogues, {figures['eval_summary_tokens']:.1f} tokens, "
+                f"{100 * figures['eval_stopped']:.0f} % stopped; {seconds:.1f} s, "
+                f"{100 * share:.0f} % of training so far"
+            )
             first = [texts[0] for texts in references]
             shown = list(zip(predictions, first, strict=True))[: self.examples]
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
@@ -143,11 +153,6 @@ class TrainingRougeCallback(TrainerCallback):
         return Summarizer(self.recipe, self.decoding, engine=engine)
 
 
-def bound(recipe: Recipe) -> int:
-    """The most new tokens that one evaluation generates: dialogues x max_new_tokens."""
-    return recipe.summarization.training_rouge.dialogues * decoding_of(recipe).max_new_tokens
-
-
 def decoding_of(recipe: Recipe) -> Decoding:
     """The recipe's decoding as training uses it: transformers' engine, a length of its own."""
     decoding, most = recipe.summarization.decoding, recipe.summarization.training_rouge
@@ -160,36 +165,19 @@ def decoding_of(recipe: Recipe) -> Decoding:
     return decoding.model_copy(update={"engine": "hf", "max_new_tokens": length})
 
 
-def figures_of(
-    predictions: list[Prediction], references: list[list[str]], scoring: Scoring | None = None
-) -> dict[str, float]:
-    """What is logged: mean F1 in percent, tokens, and the share (0 to 1) that stopped by itself."""
-    texts = [one.prediction for one in predictions]
-    scores = mean_f1(score(texts, references, scoring=scoring))
-    return {f"eval_{metric}": scores[metric] for metric in METRICS} | {
-        "eval_summary_tokens": fmean(one.tokens for one in predictions),
-        "eval_stopped": fmean(one.stopped for one in predictions),
-    }
-
-
-def _line(figures: dict[str, float], dialogues: int, share: float) -> str:
-    rouge = "/".join(f"{figures[f'eval_{metric}']:.1f}" for metric in METRICS)
-    return (
-        f"ROUGE {rouge} on {dialogues} validation dialogues, "
-        f"{figures['eval_summary_tokens']:.1f} tokens, {100 * figures['eval_stopped']:.0f} % "
-        f"stopped; {figures['eval_summary_seconds']:.1f} s, {100 * share:.0f} % of training so far"
-    )
-
-
 def log_examples(
     callbacks: Iterable[TrainerCallback], step: int, examples: list[tuple[Prediction, str]]
 ) -> None:
     """Send results and their references to each tracker among the trainer's callbacks."""
     if not examples:
         return
+    markdown = "\n\n".join(
+        f"### {one.id}\n\nreference: {reference}\n\nprediction: {one.prediction}"
+        for one, reference in examples
+    )
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
-            callback.tb_writer.add_text(NAME, as_markdown(examples), step)
+            callback.tb_writer.add_text(NAME, markdown, step)
         elif isinstance(callback, WandbCallback):
             import wandb
 
@@ -199,15 +187,7 @@ def log_examples(
         elif isinstance(callback, MLflowCallback):
             import mlflow
 
-            mlflow.log_text(as_markdown(examples), f"summaries/step-{step:06}.md")
-
-
-def as_markdown(examples: list[tuple[Prediction, str]]) -> str:
-    """A heading for each dialogue, its reference and its summary."""
-    return "\n\n".join(
-        f"### {one.id}\n\nreference: {reference}\n\nprediction: {one.prediction}"
-        for one, reference in examples
-    )
+            mlflow.log_text(markdown, f"summaries/step-{step:06}.md")
 
 
 @contextmanager
@@ -216,13 +196,18 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
 
     That is each module's `training` (dropout), the attention and the random states. Gradient
     checkpointing and `config.use_cache` are neither touched nor in the way: transformers
-    checkpoints in training mode only, and our settings ask for the cache themselves.
+    checkpoints in training mode only, and our settings ask for the cache themselves. Under FSDP2
+    the outermost module's embeddings and head are gathered, for generation goes past it, to the
+    model inside PEFT's; the layers gather their own weights.
     """
     bare = without_peft(model)
     training = [(module, module.training) for module in model.modules()]
     attention, own = bare.config._attn_implementation, bare.generation_config
-    with _same_random_states(), _whole_root(model):
+    python, numpy, sharded = random.getstate(), np.random.get_state(), isinstance(model, FSDPModule)
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
+            if sharded:
+                model.unshard()
             model.eval()
             use_grouped_attention(bare)
             bare.generation_config = GenerationConfig()
@@ -230,6 +215,10 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         finally:
             bare.set_attn_implementation(attention)
             bare.generation_config = own
+            if sharded:
+                model.reshard()
+            random.setstate(python)
+            np.random.set_state(numpy)
             for module, flag in training:
                 module.training = flag
             if torch.cuda.is_available():  # what generation held is of no use to training
@@ -254,33 +243,3 @@ def holds_whole_model(trainer: Any) -> bool:
     """
     alone = trainer.accelerator.num_processes == 1
     return alone or isinstance(trainer.model_wrapped, DistributedDataParallel)
-
-
-@contextmanager
-def _same_random_states() -> Iterator[None]:
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
-        if gpus:
-            torch.cuda.set_rng_state_all(gpus)
-
-
-@contextmanager
-def _whole_root(model: torch.nn.Module) -> Iterator[None]:
-    """Under FSDP2, gather what the outermost module keeps sharded: embeddings and head.
-
-    Generation goes past it, to the model inside PEFT's; the layers gather their own weights.
-    """
-    if not isinstance(model, FSDPModule):
-        yield
-        return
-    model.unshard()
-    try:
-        yield
-    finally:
-        model.reshard()

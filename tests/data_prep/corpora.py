@@ -4,11 +4,9 @@ import csv
 import gzip
 import io
 import json
-import os
 import subprocess
-import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import pyarrow.parquet
 
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, derived_recipe, run_module, small_tokenizer
+from tests.conftest import derived_recipe, run_module, small_tokenizer
 
 Columns = dict[str, Any]
 FILES = {"train": "train", "validation": "val", "test": "test"}
@@ -105,21 +103,9 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def run_data_prep(
-    recipe: Path, preexec_fn: Callable[[], None] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run `python -m data_prep RECIPE` in the repository's root; with limits in its own process."""
-    if not preexec_fn:
-        return run_module("data_prep.__main__", recipe)
-    return subprocess.run(
-        [sys.executable, "-m", "data_prep", str(recipe)],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        preexec_fn=preexec_fn,
-    )
+def run_data_prep(recipe: Path) -> subprocess.CompletedProcess[str]:
+    """What `python -m data_prep RECIPE` does in the repository's root, in this process."""
+    return run_module("data_prep.__main__", recipe)
 
 
 def error_line(stderr: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from data_prep.strict import find_problems
+from data_prep.recipe import find_problems
 from tests.conftest import ROOT
 
 BASE = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")

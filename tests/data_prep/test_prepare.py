@@ -3,7 +3,6 @@
 import hashlib
 import json
 import resource
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -186,10 +185,6 @@ def test_source_in_the_output_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert outputs(source) == before
 
 
-def limit_file_size(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
 # What no longer fits: the train rows; or, once all rows are written, only the manifest.
 DISK_FULL = {
     "train.jsonl": (chats(train=3000), 100_000),
@@ -203,7 +198,12 @@ def test_disk_full(tmp_path: Path, file: str) -> None:
     recipe = recipe_for(tmp_path, chats(train=1))
     prepare(recipe)
     earlier = outputs(recipe.data_dir)
-    done = run_data_prep(recipe_for(tmp_path, corpus).path, limit_file_size(size))
+    path, limits = recipe_for(tmp_path, corpus).path, resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        done = run_data_prep(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert outputs(recipe.data_dir) == earlier
     assert done.returncode == 2
     line = error_line(done.stderr)
@@ -267,5 +267,3 @@ def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
             prepare(recipe)
         assert (own.read_text("utf-8"), manifest.read_text("utf-8")) == ("{}\n", text)
     prepare(recipe, overwrite=True)
-    manifest.write_text("{", "utf-8")  # with rows of data_prep a damaged one is made again
-    prepare(recipe)

@@ -18,7 +18,7 @@ from data_prep.prompt import (
     read_examples,
 )
 from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import derived_recipe
+from tests.conftest import derived_recipe, small_tokenizer
 
 
 @pytest.fixture(scope="module", params=["smollm2", "mistral"])
@@ -137,10 +137,10 @@ def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
         read_examples(path)
 
 
-def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path, smollm2: Path) -> None:
+def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path) -> None:
     """Qwen3's `<think>` is an added token that is not called special; so are a recipe's own."""
     model = tmp_path / "model"
-    shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(small_tokenizer(), model)
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
     texts = ("<think>", "   ", "\n\n", "\u2581\u2581", "thinking", "---")
     for number, text in enumerate(texts, 60_000):
@@ -160,9 +160,9 @@ def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path, smollm2: 
     assert neutralize(text)[0] == expected
 
 
-def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path, smollm2: Path) -> None:
+def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path) -> None:
     model = tmp_path / "model"
-    shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(small_tokenizer(), model)
     recipe = load_recipe(
         derived_recipe("smollm2_samsum", tmp_path, "recipe", base_model=str(model))
     )

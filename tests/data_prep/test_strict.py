@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from data_prep.recipe import load_recipe
-from data_prep.strict import find_problems, read_yaml
+from data_prep.recipe import find_problems, load_recipe, read_yaml
 from tests.conftest import ROOT
 from tests.data_prep.broken_recipes import BROKEN
 from tests.data_prep.recipe_edits import (

@@ -14,7 +14,7 @@ NO_KEY = "zzz_no_such_key"
 def axolotls_keys() -> dict[str, Any]:
     """Every key that Axolotl describes in its JSON schema, with null for each value.
 
-    A way to the keys that data_prep.strict does not take: blocks are dicts, lists have one item.
+    A way to the keys that data_prep.recipe does not take: blocks are dicts, lists have one item.
     """
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from pydantic.json_schema import GenerateJsonSchema

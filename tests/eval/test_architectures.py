@@ -15,7 +15,7 @@ from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from eval.hf_engine import HfEngine, Settings, generate, use_grouped_attention
 from tests.conftest import derived_recipe
-from training.model_checks import check_model
+from training.preflight import check_model
 
 SMALL: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,

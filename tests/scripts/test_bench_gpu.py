@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
-from data_prep.recipe import load_recipe
-from data_prep.strict import find_problems
+from data_prep.recipe import find_problems, load_recipe
 from scripts.bench_check import error_of, within_rows
 from scripts.bench_gpu import (
     OURS,

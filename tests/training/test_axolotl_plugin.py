@@ -6,7 +6,6 @@ import pytest
 import torch
 from axolotl.utils.dict import DictDefault
 
-from data_prep.machine import bf16_is_faster
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
@@ -18,8 +17,9 @@ needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is 
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, smollm2: Path) -> Recipe:
-    recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "plugin"))
+def recipe(tmp_path: Path, tiny_smollm2: Path) -> Recipe:
+    path = derived_recipe("smollm2_samsum", tmp_path, "plugin", base_model=str(tiny_smollm2))
+    recipe = load_recipe(path)
     prepare(recipe)
     return recipe
 
@@ -69,12 +69,13 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
 
 @needs_cpu
 def test_a_precision_of_the_recipe_or_of_an_earlier_start_is_kept(recipe: Recipe) -> None:
-    cfg = as_axolotl_gives_it(recipe)
-    cfg["bf16"] = kept = not bf16_is_faster()
-    SummarizationPlugin().register(cfg)
-    assert cfg["bf16"] is kept and cfg["fp16"] is None
+    for kept in (True, False):
+        cfg = as_axolotl_gives_it(recipe)
+        cfg["bf16"] = kept
+        SummarizationPlugin().register(cfg)
+        assert cfg["bf16"] is kept and cfg["fp16"] is None
     for measured in (True, False):
-        run_record.write_run(recipe.output_dir, {}, {"bf16": measured})
+        run_record.write_run(recipe.output_dir, {}, {"bf16": measured}, "")
         cfg = as_axolotl_gives_it(recipe)
         assert cfg["bf16"] == "auto"
         SummarizationPlugin().register(cfg)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from training.checkpoints import newest_whole, set_aside_others, what_is_broken
+from training.run_record import newest_whole, set_aside_others, what_is_broken
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from data_prep.strict import find_problems
+from data_prep.recipe import find_problems
 from tests.conftest import ROOT
 
 FOLDER = ROOT / "recipes/distributed"

@@ -14,7 +14,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
 from tests import forks
 from tests.conftest import LAUNCH, derived_recipe, train
-from training.checkpoints import checkpoints, newest_whole
+from training.run_record import checkpoints, newest_whole
 
 KILLS = 3
 SMALL: dict[str, Any] = {

@@ -17,7 +17,7 @@ from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Decoding
 from eval.generate import Summarizer
 from tests.conftest import command, derived_recipe
-from training.plan import length_problems
+from training.plan import check_lengths
 from training.preflight import Report, check_recipe
 
 SENTENCE = "Ola: the bus is late again, take tram 9 and bring the keys. "
@@ -188,5 +188,5 @@ def test_the_least_length_that_keeps_enough_rows(
 ) -> None:  # without a tokenizer: from counts alone
     recipe = prepared(tmp_path, short_model, {s: [SHORT] for s in ("train", "validation", "test")})
     counts = {"train": [300, 310, 320, 330, *range(101, 107)], "validation": [100]}
-    (problem,) = length_problems(recipe, counts)
+    _, (problem,) = check_lengths(recipe, counts)
     assert problem.endswith("and would be left out; set `sequence_len: 310` or more"), problem

@@ -11,7 +11,7 @@ from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from transformers.utils import is_flash_attn_2_available
 
-from data_prep.strict import find_problems
+from data_prep.recipe import find_problems
 from tests.conftest import ROOT, launch
 from training.machine_checks import cpu_overrides, machine_problems, old_card_overrides
 

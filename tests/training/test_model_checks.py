@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
-from training.model_checks import check_model, looks_untrained
+from training.preflight import check_model, looks_untrained
 
 END = 2  # SmolLM2's <|im_end|>
 SMALL: dict[str, Any] = {

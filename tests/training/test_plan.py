@@ -11,7 +11,7 @@ from data_prep.prepare import prepare
 from data_prep.prompt import PromptEncoder, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import derived_recipe
-from training.plan import count_tokens, overlong_lines, plan
+from training.plan import check_lengths, count_tokens, plan
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def prepared(of: str, folder: Path, model: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def counts(recipe: Recipe) -> dict[str, list[int]]:
-    return count_tokens(recipe)
+    return count_tokens(recipe, PromptEncoder(recipe))
 
 
 def with_keys(recipe: Recipe, **keys: Any) -> Recipe:
@@ -46,7 +46,7 @@ def with_keys(recipe: Recipe, **keys: Any) -> Recipe:
 def test_lengths_are_those_of_training(name: str, request: pytest.FixtureRequest) -> None:
     recipe = request.getfixturevalue(name)
     encoder = PromptEncoder(recipe)
-    for split, numbers in count_tokens(recipe).items():
+    for split, numbers in count_tokens(recipe, encoder).items():
         rows = read_examples(recipe.data_dir / f"{split}.jsonl")
         assert numbers == [len(encoder.training_ids(row)[0]) for row in rows]
 
@@ -83,7 +83,7 @@ def test_overlong_rows_are_counted_and_left_out(
     limit = sorted(counts["train"])[-5]
     short = with_keys(recipe, sequence_len=limit)
     longer = sum(count > limit for count in counts["train"])
-    train = overlong_lines(short, counts)[0]
+    train = check_lengths(short, counts)[0][0]
     assert longer and f"train: {longer} of 160 rows" in train and "left out" in train
     assert f"{160 - longer} rows" in plan(short, counts["train"]).lines[0]
     with pytest.raises(UserError, match="no training row fits into sequence_len 4"):
@@ -92,12 +92,12 @@ def test_overlong_rows_are_counted_and_left_out(
 
 def test_what_axolotl_does_with_overlong_rows_is_said(recipe: Recipe) -> None:
     counts = {"train": [10, 20, 30, 31], "validation": [40, 50]}
-    train, validation = overlong_lines(with_keys(recipe, sequence_len=29), counts)
+    train, validation = check_lengths(with_keys(recipe, sequence_len=29), counts)[0]
     assert "2 of 4 rows have more than 29 tokens (the longest 31): left out" in train
     assert "2 of 2 rows" in validation
     keys = {"sequence_len": 30, "eval_sequence_len": 64, "excess_length_strategy": "truncate"}
-    cut, none = overlong_lines(with_keys(recipe, **keys), counts)
+    cut, none = check_lengths(with_keys(recipe, **keys), counts)[0]
     assert "1 of 4 rows" in cut and "cut at their end" in cut
     assert "none of 2 rows has more than 64 tokens" in none
     with pytest.raises(UserError, match="4 rows .* end training before its first step"):
-        overlong_lines(with_keys(recipe, **keys | {"excess_length_strategy": "raise"}), counts)
+        check_lengths(with_keys(recipe, **keys | {"excess_length_strategy": "raise"}), counts)

@@ -19,8 +19,8 @@ from training.prompt_checks import EncodedRow, RowChecks, check_parity, spread
 
 
 @pytest.fixture(scope="module")
-def smollm2_recipe(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    return prepared("smollm2", tmp_path_factory.mktemp("smollm2"), smollm2)
+def smollm2_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Recipe:
+    return prepared("smollm2", tmp_path_factory.mktemp("smollm2"), tiny_smollm2)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,12 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
         else:
             config[key] = value
     return replace(recipe, config=config)
+
+
+def of_a_copy(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recipe, Path]:
+    """The recipe with a copy of its model, and where that is."""
+    model = Path(shutil.copytree(recipe.config["base_model"], folder / "model"))
+    return changed(recipe, {"base_model": str(model), **changes}), model
 
 
 def jinja(
@@ -174,23 +180,26 @@ def test_validation_set_with_another_prompt_is_named(smollm2_recipe: Recipe) -> 
     assert "datasets[0].chat_template is None, test_datasets[0].chat_template is 'chat" in problem
 
 
-def test_rows_that_end_on_different_tokens_are_named(tmp_path: Path, tiny_mistral: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tiny_mistral, model)
-    settings = json.dumps({"eos_token_id": [2, 0]})
-    (model / "generation_config.json").write_text(settings, "utf-8")
+def test_rows_that_end_on_different_tokens_are_named(
+    tmp_path: Path, mistral_recipe: Recipe
+) -> None:
     ends = "{% if m.content|length is odd %}<unk>{% else %}</s>{% endif %}"
     changes = {**jinja(end=ends), "eot_tokens": ["</s>", "<unk>"]}
-    (problem,) = check_parity(changed(prepared("mistral", tmp_path, model), changes)).problems
+    recipe, model = of_a_copy(mistral_recipe, tmp_path, **changes)
+    settings = json.dumps({"eos_token_id": [2, 0]})
+    (model / "generation_config.json").write_text(settings, "utf-8")
+    (problem,) = check_parity(recipe).problems
     assert "rows end on different tokens" in problem
 
 
-def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2: Path) -> None:
-    recipe = prepared("smollm2", tmp_path, smollm2)
-    path = recipe.data_dir / "train.jsonl"
+def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2_recipe: Recipe) -> None:
+    shutil.copytree(smollm2_recipe.data_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "train.jsonl"
     rows = read_examples(path)
     rows[77].messages[0]["content"] += "<|im_end|>"
     path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")
+    recipe = changed(smollm2_recipe, {"datasets__path": str(path)})
+    recipe.config["test_datasets"] = smollm2_recipe.config["test_datasets"]
     (problem,) = check_parity(recipe, sample=4).problems
     assert f"row {rows[77].id}: holds a special token of" in problem
 
@@ -201,10 +210,9 @@ def test_a_template_that_refuses_the_turns_is_a_user_error(mistral_recipe: Recip
         check_parity(changed(mistral_recipe, refuses))
 
 
-def test_missing_rows_are_a_user_error(tmp_path: Path, smollm2: Path) -> None:
-    path = derived_recipe("smollm2_samsum", tmp_path, "x", base_model=str(smollm2))
+def test_missing_rows_are_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train.jsonl: missing; run `python -m data_prep`"):
-        check_parity(load_recipe(path))
+        check_parity(load_recipe(derived_recipe("smollm2_samsum", tmp_path, "x")))
 
 
 def test_a_blank_outside_the_loss_is_no_problem(mistral_recipe: Recipe) -> None:
@@ -226,22 +234,21 @@ def test_spread_holds_first_last_and_longest() -> None:
     assert spread(rows[:5], 8) == rows[:5]
 
 
-def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2: Path) -> None:
+def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2_recipe: Recipe) -> None:
     """The tokenizer's own EOS is another one, and the model's settings name none."""
-    model = tmp_path / "model"
-    shutil.copytree(smollm2, model)
+    recipe, model = of_a_copy(
+        smollm2_recipe, tmp_path, special_tokens={"eos_token": "<|endoftext|>"}
+    )
     (model / "generation_config.json").write_text("{}", "utf-8")
-    recipe = prepared("smollm2", tmp_path, model)
-    recipe = changed(recipe, {"special_tokens": {"eos_token": "<|endoftext|>"}})
     assert "name the token that ends a turn" in check_parity(recipe).problems[0]
     parity = check_parity(changed(recipe, {"eot_tokens": ["<|im_end|>"]}))
     assert (parity.problems, parity.end) == ([], "<|im_end|>")
 
 
-def test_a_tokenizer_without_a_chat_template_is_named(tmp_path: Path, smollm2: Path) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(smollm2, model)
-    recipe = prepared("smollm2", tmp_path, model)
+def test_a_tokenizer_without_a_chat_template_is_named(
+    tmp_path: Path, smollm2_recipe: Recipe
+) -> None:
+    recipe, model = of_a_copy(smollm2_recipe, tmp_path)
     (model / "chat_template.jinja").unlink()
     recipe.config.pop("chat_template", None)
     for template in (None, "tokenizer_default"):

@@ -14,7 +14,7 @@ from eval.adapter import ADAPTER, TRAINED_WITH, finished, read_record, settings_
 from eval.trackers import TRACKED, TrainingRuns
 from tests.conftest import ROOT, derived_recipe
 from training import run_record
-from training.checkpoints import cache_folder, set_aside_cut_caches
+from training.run_record import cache_folder, set_aside_cut_caches
 
 FILES = {"train.jsonl": "aaaa", "validation.jsonl": "bbbb", "test.jsonl": "cccc"}
 
@@ -31,7 +31,7 @@ def settings(recipe: Recipe, processes: int = 1, **changes: Any) -> dict[str, An
 
 def changed(recipe: Recipe, **changes: Any) -> str:
     """What is said of a run of the recipe that continues with `changes`; empty where it may."""
-    run_record.write_run(recipe.output_dir, settings(recipe), {})
+    run_record.write_run(recipe.output_dir, settings(recipe), {}, "")
     try:
         run_record.check_same_run(recipe.output_dir, settings(recipe, **changes))
     except UserError as error:
@@ -141,7 +141,7 @@ def test_the_run_of_mlflow_is_recorded_once_it_has_ended(
 def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for start in (1, 2):
-        run_record.write_run(folder, {"start": start}, {})
+        run_record.write_run(folder, {"start": start}, {}, "")
         (folder / "debug.log").write_text("open", "utf-8")
         aside = run_record.set_aside(folder)
         assert [path.name for path in folder.iterdir()] == ["debug.log"]
@@ -255,10 +255,10 @@ def test_a_folder_that_a_training_or_a_sweep_has_left_is_no_foreign_one(
 
 def test_the_recipe_is_kept_as_it_was_trained(recipe: Recipe) -> None:
     folder, asked = recipe.output_dir, {**recipe.config, "axolotl_config_path": recipe.path}
-    run_record.write_recipe(folder, run_record.recipe_text(recipe.path, asked))
+    run_record.write_run(folder, {}, {}, run_record.recipe_text(recipe.path, asked))
     assert (folder / "recipe.yml").read_text("utf-8") == recipe.path.read_text("utf-8")
     asked |= {"learning_rate": 0.0005, "auto_resume_from_checkpoints": False}  # this start's own
-    run_record.write_recipe(folder, run_record.recipe_text(recipe.path, asked))
+    run_record.write_run(folder, {}, {}, run_record.recipe_text(recipe.path, asked))
     kept = load_recipe(folder / "recipe.yml")
     assert kept.config == {**recipe.config, "learning_rate": 0.0005}
     assert (folder / "recipe.yml").read_text("utf-8").startswith("# record.yml as it was trained")

@@ -14,7 +14,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests import forks
 from tests.conftest import LAUNCH, ROOT, derived_recipe, launch, train
-from training.checkpoints import checkpoints, newest_whole
+from training.run_record import checkpoints, newest_whole
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -117,7 +117,6 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-@pytest.mark.longest
 def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:

@@ -17,7 +17,7 @@ from data_prep.recipe import Recipe
 from eval.generate import Summarizer
 from eval.metrics import METRICS, mean_f1, score
 from tests.training.rouge_trainer import DIALOGUES, TOKENS, figures_in, rouge_recipe, trainer_of
-from training.rouge import TrainingRougeCallback, bound, decoding_of, undisturbed, without_peft
+from training.rouge import TrainingRougeCallback, decoding_of, undisturbed, without_peft
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +27,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> R
 
 def random_numbers() -> list[float]:
     return [random.random(), float(np.random.rand()), torch.rand(1).item()]
-
-
-def test_bound_is_dialogues_times_tokens(recipe: Recipe) -> None:
-    assert bound(recipe) == DIALOGUES * TOKENS
-    assert decoding_of(recipe).batch_tokens == 500
 
 
 def test_more_dialogues_than_validation_has_are_refused(recipe: Recipe) -> None:
@@ -45,7 +40,7 @@ def test_a_length_below_the_least_is_refused(recipe: Recipe) -> None:
     least = recipe.summarization.decoding.model_copy(update={"min_new_tokens": 20})
     block = recipe.summarization.model_copy(update={"decoding": least})
     with pytest.raises(UserError, match=r"max_new_tokens is 16, below decoding.min_new_tokens, 20"):
-        bound(Recipe(recipe.path, recipe.config, block))
+        decoding_of(Recipe(recipe.path, recipe.config, block))
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,4 +1,4 @@
-"""Generated ROUGE in training as it is launched: in two processes, under FSDP2, by Axolotl."""
+"""Generated ROUGE in training in two processes, and under FSDP2."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from data_prep.prepare import prepare
-from data_prep.recipe import Recipe, load_recipe
-from tests.conftest import ROOT, command, derived_recipe, train
-from tests.training.rouge_trainer import figures_in, rouge_recipe
+from data_prep.recipe import Recipe
+from tests.conftest import ROOT, command
+from tests.training.rouge_trainer import rouge_recipe
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +96,3 @@ def test_generation_under_fsdp2(tiny_mistral: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = command("torchrun", "--nproc-per-node", 2, script, tiny_mistral)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-@pytest.mark.slow
-def test_figures_reach_the_trainers_log(tmp_path: Path, tiny_smollm2: Path) -> None:
-    """Through Axolotl's launch line; test_training_rouge.py compares the losses."""
-    path = derived_recipe(
-        "smollm2_samsum", tmp_path, "run", base_model=str(tiny_smollm2), bf16=False,
-        max_steps=6, eval_strategy="steps", eval_steps=2, save_steps=2, logging_steps=1,
-        summarization__training_rouge={"dialogues": 4, "max_new_tokens": 8},
-    )  # fmt: skip
-    prepare(load_recipe(path))
-    train(path)
-    history = json.loads((tmp_path / "output/trainer_state.json").read_text("utf-8"))["log_history"]
-    assert [entry["step"] for entry in figures_in(history)] == [2, 4, 6]
