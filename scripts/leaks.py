@@ -44,6 +44,9 @@ TOKENS = (
     r"ya29\.[\w.-]{20,}",
     r"Q~[\w.~-]{31,34}",
     r"sk-(?:(?:proj|ant|admin|svcacct|or)-[\w-]{20,}|[A-Za-z0-9]{20,})",
+    r"T3BlbkFJ[A-Za-z0-9]{20}",  # inside each key of OpenAI
+    r":_authToken=\s*(?:npm_|[A-Fa-f0-9-]{36})",
+    r"eyJ[\w=-]{10,500}\.[\w=-]{8}",  # a JWT
     r"-----BEGIN [A-Z ]*PRIVATE KEY",
 )
 # Of older W&B keys (40 hex digits), of AWS and Azure (40 and 88 letters, digits, `+` and `/`), of
@@ -69,10 +72,19 @@ CALLED = re.compile(
     r"|l[öo]senord|парол[ья])\b(?: +(?=[:=]))?|密码|パスワード|비밀번호"
 )
 KEYWORDS = keyword.KeywordDetector()
+# The library's patterns with bounds: as they are, 4,000 letters of `pwd` took 15 seconds
+WORDS = {
+    re.compile(
+        kind.pattern.replace(r"\w*", r"\w{0,30}").replace(r"[^\v\'\"]*", r"[^\v\'\"]{0,400}"),
+        kind.flags,
+    ): group
+    for kind, group in keyword.CONFIG_DENYLIST_REGEX_TO_GROUP.items()
+}
 GUESSES = ("EntropyString", "IPPublicDetector", "BasicAuthDetector", "KeywordDetector")
+SLOW = ("NpmDetector", "OpenAIDetector", "JwtTokenDetector")  # by the square: TOKENS has theirs
 KINDS: Any = get_mapping_from_secret_type_to_class()  # of Slack, GitLab, JWT, Stripe, Azure, ...
 PROSE = re.compile(r"(?i)(?<![\w-])secret: (?=[a-z]+(?: [a-z]+){2})")  # `Secret: they are made up`
-DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUESSES)]
+DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUESSES + SLOW)]
 
 # ---- paths ----
 
@@ -211,11 +223,12 @@ def _is_public(scheme: str, host: str) -> bool:
 
 def _secret(text: str, known: Collection[str]) -> str:
     """The first that looks like a secret; empty where nothing does."""
+    text = re.sub(" {3,}", "  ", text)  # of which IBM's patterns take the square
     secrets = [word for word in RANDOM.findall(text) if word.lower() not in known and _drawn(word)]
     secrets += [found[0] for kind in (*TOKENS, PASSWORD) for found in re.finditer(kind, text)]
     for line in CALLED.sub("password", text).splitlines():
         line = PROSE.sub("", line) if set(line) & set(":=;") else ""
-        secrets += KEYWORDS.analyze_string(line, keyword.CONFIG_DENYLIST_REGEX_TO_GROUP)
+        secrets += KEYWORDS.analyze_string(line, WORDS)
     secrets += [secret for kind in DETECTORS for secret in kind.analyze_string(text)]
     return "".join(map(str, secrets[:1]))
 

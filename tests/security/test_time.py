@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -95,7 +96,9 @@ LONG: dict[str, Callable[[], object]] = {
     "folders in folders": deep,
     "names to mask": lambda: anonymize(named(200), 1),
     "an id": lambda: stem(" " * 5000 + "\n"),
-    "passwords": lambda: leaks._secret("-pwd" * 3000 + "://a:" * 3000, ()),
+    **{f"secrets {s}": partial(leaks._secret, s * (30000 // len(s)) + e, ())
+       for s, e in [("-pwd", ""), ("://a:", ""), ("/", ""), ("http://nas/", ""), ("pwd", ";"),
+                    ("`a", ":"), ("sk-", ""), ("eyJ", ""), (" ", "pwd" + " " * 30000 + "=")]},
 }  # fmt: skip
 
 
