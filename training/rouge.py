@@ -203,11 +203,12 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
     bare = without_peft(model)
     training = [(module, module.training) for module in model.modules()]
     attention, own = bare.config._attn_implementation, bare.generation_config
-    python, numpy, sharded = random.getstate(), np.random.get_state(), isinstance(model, FSDPModule)
+    python, numpy = random.getstate(), np.random.get_state()
+    sharded = model if isinstance(model, FSDPModule) else None
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
             if sharded:
-                model.unshard()
+                sharded.unshard()
             model.eval()
             use_grouped_attention(bare)
             bare.generation_config = GenerationConfig()
@@ -216,7 +217,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
             bare.set_attn_implementation(attention)
             bare.generation_config = own
             if sharded:
-                model.reshard()
+                sharded.reshard()
             random.setstate(python)
             np.random.set_state(numpy)
             for module, flag in training:

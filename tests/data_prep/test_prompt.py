@@ -71,8 +71,8 @@ def test_mistral_prompt_equals_mistral_commons_own(recipe: Recipe) -> None:
 
 def test_token_counter_agrees_with_training(recipe: Recipe) -> None:
     encoder, counter = PromptEncoder(recipe), TokenCounter(recipe)
-    counter._tokenizer.backend_tokenizer.enable_truncation(8)  # as a tokenizer.json may ask for
-    counter._tokenizer.backend_tokenizer.enable_padding(length=900)
+    counter.tokenizer.backend_tokenizer.enable_truncation(8)  # as a tokenizer.json may ask for
+    counter.tokenizer.backend_tokenizer.enable_padding(length=900)
     rows = read_examples(recipe.data_dir / "validation.jsonl")
     lengths = counter.count(rows)
     ids = [encoder.training_ids(row)[0] for row in rows]

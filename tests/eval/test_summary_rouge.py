@@ -1,5 +1,8 @@
 """The module for `evaluate`: from disk, without the hub, with the scores of `eval.metrics`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from sentencex import segment
 
 from eval.baselines import lead
 from eval.metrics import METRICS, mean_f1, score
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT
 from tests.eval.report_data import sample
 
 REFERENCES = [row["summary"] for row in sample()]
@@ -64,14 +67,16 @@ def test_several_references_and_other_languages(metric: evaluate.Metric) -> None
     assert metric.compute(**marked, strip=True)["rouge1"] == 1.0
 
 
-def test_it_loads_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_loads_in_any_folder(tmp_path: Path) -> None:
     code = """
 import importlib.resources, evaluate
 rouge = evaluate.load(str(importlib.resources.files("eval") / "summary_rouge"))
 print(rouge.compute(predictions=["Ann calls Bo."], references=["Bo calls Ann."]))
 """
-    monkeypatch.setenv("HF_EVALUATE_OFFLINE", "1")
-    done = command("python", "-c", code, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "HF_EVALUATE_OFFLINE": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     means = mean_f1(score(["Ann calls Bo."], ["Bo calls Ann."]))
     assert f"'rougeL': {means['rougeL'] / 100}" in done.stdout.replace("np.float64(", "")
