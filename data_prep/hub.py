@@ -1,7 +1,9 @@
 """The base model's files: what they say, whether they are whole, why they are not available."""
 
 import json
+import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,20 @@ from data_prep.recipe import Recipe
 
 
 def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says to every `from_pretrained` of its base model."""
+    """What a recipe says to every `from_pretrained` of its base model.
+
+    Raises UserError where the model's configuration names code of the hub, which transformers would
+    download and load: a kernel for its attention, as `owner/name`.
+    """
+    name = str(config["base_model"])
+    folder = Path(name) if Path(name).is_dir() else snapshot(name, config)
+    own = json.dumps(_own_config(folder)) if folder else ""
+    for value in re.findall(r'_implementation\w*": ("[^"]*"|{[^}]*})', own):
+        if "/" in value:
+            raise UserError(
+                f"{folder}/config.json: `_attn_implementation` names code of the hub ({value}); "
+                "remove it there, and set `attn_implementation` in the recipe"
+            )
     return {
         "revision": config.get("revision_of_model") or "main",
         "trust_remote_code": bool(config.get("trust_remote_code")),
@@ -167,7 +182,12 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
 
 def weight_files(folder: Path) -> tuple[list[str], str]:
     """Names of the files of weights that a model's folder should hold; what is wrong with these."""
-    for single in ("model.safetensors", "pytorch_model.bin"):  # in transformers' order
+    # of a configuration that names one, transformers reads that one
+    named = str(_own_config(folder).get("transformers_weights") or "")
+    if named and not named.endswith(".index.json"):
+        return [named], ""
+    usual = ("model.safetensors", "pytorch_model.bin")  # in transformers' order
+    for single in filter(None, (named.removesuffix(".index.json"), *usual)):
         index = folder / f"{single}.index.json"
         if index.is_file():
             try:
@@ -178,6 +198,13 @@ def weight_files(folder: Path) -> tuple[list[str], str]:
         if (folder / single).exists():
             return [single], ""
     return [], ""
+
+
+def _own_config(folder: Path) -> dict[str, Any]:
+    """What a model's config.json holds; empty where it cannot be read, which its loader reports."""
+    with suppress(Exception), reading(folder / "config.json", ""):
+        return dict(json.loads((folder / "config.json").read_bytes()))
+    return {}
 
 
 def snapshot(name: str, config: dict[str, Any]) -> Path | None:

@@ -1,0 +1,48 @@
+"""What a model's config.json names beyond the usual: code of the hub, and files elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.hub import model_arguments
+from eval.signature import _model_hash
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"_attn_implementation": "someone/kernel"},
+        {
+            "_attn_implementation": {
+                "": "sdpa",
+                "text_config": "paged|kernels-community/flash-attn2",
+            }
+        },
+        {"text_config": {"_attn_implementation": "someone/kernel@main:attention"}},
+    ],
+)
+def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path) -> None:
+    config = {"base_model": str(tmp_path)}
+    (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "sdpa"}))
+    assert model_arguments(config)["trust_remote_code"] is False
+    (tmp_path / "config.json").write_text(json.dumps(named))
+    with pytest.raises(UserError, match="config.json: .*names code of the hub"):
+        model_arguments(config)
+
+
+@pytest.mark.parametrize("name", ["sub/own.safetensors", "sub/own.safetensors.index.json"])
+def test_weights_that_the_configuration_names_are_signed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": name}))
+    (tmp_path / "model.safetensors").write_text("not read")
+    (tmp_path / "sub/own.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "sub/own.safetensors"}})
+    )
+    hashes = []
+    for content in ("one", "other"):
+        (tmp_path / "sub/own.safetensors").write_text(content)
+        hashes.append(_model_hash(str(tmp_path), None))
+    assert hashes[0] != hashes[1]
