@@ -24,7 +24,7 @@ MODULES = [
     if re.search(r"= (argparse\.ArgumentParser|Options)\(", path.read_text("utf-8"))
 ]
 EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of a line of the epilog
-INTERNAL = {"scripts.bench_check", "scripts.unpack_bundle"}
+INTERNAL = {"scripts.bench_check", "scripts.pictures", "scripts.unpack_bundle"}
 
 
 class Found(Exception):
