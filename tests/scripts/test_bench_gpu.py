@@ -154,7 +154,10 @@ def test_wrong_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_later_call_adds_to_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And measures a variant of this card again; without time it says so and starts nothing."""
+    """And measures a variant of this card again; without time it says so and starts nothing.
+
+    The one to try instead follows.
+    """
     old = tmp_path / "old.json"
     settings = [("ours", "CPU", 1.0), ("ours", "H100", 2.0), ("notebook", "CPU", 3.0)]
     rows = [
@@ -165,8 +168,9 @@ def test_a_later_call_adds_to_the_record(tmp_path: Path, monkeypatch: pytest.Mon
     flags = ("--variants", "ours", "--width", 64, "--output", old, "--limit-seconds", 9)
     call(monkeypatch, *flags)
     found = [Measured(**row) for row in json.loads(old.read_text("utf-8"))["variants"]]
-    assert [row.tokens_per_second for row in found] == [2.0, 3.0, None]
-    assert re.fullmatch("not started: [34] s remained", found[2].failed or "")
+    assert [row.tokens_per_second for row in found] == [2.0, 3.0, None, None]
+    assert [row.variant for row in found[2:]] == ["ours", "plain"]
+    assert all(re.fullmatch("not started: [34] s remained", row.failed or "") for row in found[2:])
 
 
 @pytest.mark.slow
