@@ -80,6 +80,12 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     with reading(folder / "adapter_config.json", f"run `{train}`"):
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
+        kind, others = config.get("peft_type", "LORA"), config.get("adapters")
+    if others:  # X-LoRA: PEFT would fetch them by the names in this file
+        raise UserError(
+            f"{folder / 'adapter_config.json'}: `adapters` of {kind} names other folders or hub "
+            f"repositories, which are not loaded; name one LoRA adapter, or run `{train}`"
+        )
 
     base_model = str(recipe.config["base_model"])
     same: bool | None = Path(trained_on) in (Path(base_model), Path(base_model).resolve())

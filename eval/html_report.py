@@ -43,6 +43,7 @@ SETTINGS = (
     r"|sample_packing|bf16|seed|summarization\.(source|train_rows)"
 )
 INVENTED = "in no turn of the dialogue"
+MOST_PAIRS = 250_000  # of words of two texts that are aligned
 # `templates/report.css` styles the charts: the classes `first` (the base model), `last` (the tuned
 # one), `other` and `worse` are colours, which the page has twice, for light and dark.
 WIDTH = 380  # of a chart in units; the page shows a unit as about one pixel
@@ -176,17 +177,22 @@ def marked(text: str, other: str, dialogue: str = "") -> Markup:
     """The text, its words that the other text does not have at that place within `<mark>`.
 
     Of class `invented` where they hold a name, number or date that is in no turn of the dialogue.
-    Case and punctuation around a word do not count; words run from blank to blank.
+    Case and punctuation around a word do not count; words run from blank to blank. Of long texts,
+    the words are marked that the other one has nowhere.
     """
     words = list(re.finditer(r"\S+", text))
     wanted, found = (
         [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
         for one in (other.split(), [word[0] for word in words])
     )
-    kinds = [""] * len(words)
-    for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
-        if kind != "equal":
-            kinds[start:stop] = ["differs"] * (stop - start)
+    if len(wanted) * len(found) > MOST_PAIRS:  # of repeated words: the cube of the length in time
+        there = set(wanted)
+        kinds = ["" if word in there else "differs" for word in found]
+    else:
+        kinds = [""] * len(words)
+        for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
+            if kind != "equal":
+                kinds[start:stop] = ["differs"] * (stop - start)
     for start, stop in unknown_places(text, dialogue) if dialogue else ():
         for n, word in enumerate(words):
             if start < word.end() and word.start() < stop:

@@ -48,6 +48,7 @@ TOKENS = (
     r":_authToken=\s*(?:npm_|[A-Fa-f0-9-]{36})",
     r"eyJ[\w=-]{10,500}\.[\w=-]{8}",  # a JWT
     r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    r"PuTTY-User-Key-File-\d",
 )
 # Of older W&B keys (40 hex digits), of AWS and Azure (40 and 88 letters, digits, `+` and `/`), of
 # Comet (25 letters and digits), and of most others

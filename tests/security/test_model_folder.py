@@ -8,7 +8,10 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.hub import model_arguments
+from data_prep.recipe import load_recipe
+from eval.adapter import ADAPTER, find_adapter
 from eval.signature import _model_hash
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,18 @@ def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps(named))
     with pytest.raises(UserError, match="config.json: .*names code of the hub"):
         model_arguments(config)
+
+
+def test_an_adapter_that_names_others_is_not_loaded(tmp_path: Path) -> None:
+    """PEFT would fetch them from the hub, and no hash would hold them."""
+    recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
+    config = {"peft_type": "XLORA", "base_model_name_or_path": recipe.config["base_model"]}
+    (tmp_path / ADAPTER).write_text("")
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps(config | {"hidden_size": 16, "adapters": {"0": "someone/adapter"}})
+    )
+    with pytest.raises(UserError, match="`adapters` of XLORA names other folders"):
+        find_adapter(recipe, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sub/own.safetensors", "sub/own.safetensors.index.json"])

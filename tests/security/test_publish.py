@@ -128,6 +128,7 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
         "https://x.org/?token=abcd1234", "Authorization: Bearer abcd.1234",
         "xoxb-123456789-abcdefghij", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         "glpat-abcdefghij1234567890", "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
+        "PuTTY-User-Key-File-3: ssh",
         f"GOCSPX-{DRAWN}", f"ya29.a0_{DRAWN}", f"abc8Q~{DRAWN}.xY12_ab", f"{DRAWN}+/{DRAWN * 2}==",
         f"Comet knows {DRAWN[:25]} of me", "Authorization: Basic abcdefgh", "curl -u a:b x.org",
         "wget --user=a:b", "pw: geheim", "Passwort: geheim", "mot de passe : secret",

@@ -18,6 +18,7 @@ from chat.read import Item, read_upload
 from data_prep.errors import UserError
 from eval import metrics
 from eval.diagnosis import diagnose
+from eval.html_report import marked
 from eval.language import Scoring, without_markup
 from eval.metrics import score
 from eval.outputs import stem
@@ -94,6 +95,7 @@ LONG: dict[str, Callable[[], object]] = {
           for m, (who, text) in enumerate([("An", "a"), ("Bo", "b")] * 2))
     ),
     "folders in folders": deep,
+    "repeated words to mark": lambda: marked("a b " * 1200, "b a a " * 900),
     "names to mask": lambda: anonymize(named(200), 1),
     "an id": lambda: stem(" " * 5000 + "\n"),
     **{f"secrets {s}": partial(leaks._secret, s * (30000 // len(s)) + e, ())
