@@ -120,10 +120,10 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    """A random model scores the same at each evaluation: the first is the best, not the last."""
+    """A model that hardly learns scores the same at each evaluation: the first is the best."""
     path = derived_recipe(
         "smollm2_best_checkpoint", tmp_path, "best", base_model=str(tiny_smollm2), bf16=False,
-        max_steps=6, eval_steps=2, save_steps=2, summarization__train_rows=24,
+        max_steps=6, eval_steps=2, save_steps=2, learning_rate=1e-6, summarization__train_rows=24,
         summarization__training_rouge={"dialogues": 2, "max_new_tokens": 4},
     )  # fmt: skip
     recipe = load_recipe(path)
@@ -132,11 +132,10 @@ def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
     assert "on 2 validation dialogues" in done.stdout + done.stderr
     state = json.loads((recipe.output_dir / "trainer_state.json").read_text("utf-8"))
     figures = [entry["eval_rougeL"] for entry in state["log_history"] if "eval_rougeL" in entry]
-    best = 2 * (1 + figures.index(max(figures)))
-    assert len(figures) == 3 and state["best_global_step"] == best < 6
+    assert len(figures) == 3 and len(set(figures)) == 1 and state["best_global_step"] == 2
     adapter = (recipe.output_dir / "adapter_model.safetensors").read_bytes()
     name = "adapter_model.safetensors"
-    assert adapter == (recipe.output_dir / f"checkpoint-{best}" / name).read_bytes()
+    assert adapter == (recipe.output_dir / "checkpoint-2" / name).read_bytes()
     assert adapter != (recipe.output_dir / "checkpoint-6" / name).read_bytes()
 
 
