@@ -119,6 +119,9 @@ def _data(config: Config) -> Iterator[Problem]:
         what = f"`pretraining_dataset` names rows which {unprepared}"
         fix = "put them into `summarization.source`, and remove the key"
         yield Problem(("pretraining_dataset",), what, fix)
+    if config.get("push_dataset_to_hub"):  # which Axolotl also reads from, before these rows
+        what = f"`push_dataset_to_hub` uploads the rows, or trains on rows there which {unprepared}"
+        yield Problem(("push_dataset_to_hub",), what, "remove it")
     paths: dict[str, list[Path | None]] = {}
     for key in ("datasets", "test_datasets"):
         sets = config.get(key)

@@ -10,6 +10,8 @@ from typing import Any
 from data_prep.errors import UserError, reading
 from data_prep.recipe import Recipe
 
+BEFORE_2020 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file then
+
 
 def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """What a recipe says to every `from_pretrained` of its base model.
@@ -165,7 +167,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
     problem, again = "", "copy the folder again"
     if broken:
-        problem = f"{broken[0]} is cut short"
+        problem = f"{broken[0]} is cut short or damaged"
         again = again if local else f"run `hf download {name} --force-download`"
     elif missing and (local or constants.HF_HUB_OFFLINE):
         many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
@@ -237,7 +239,7 @@ def is_whole(path: Path, read_all: bool = False) -> bool:
     if path.suffix not in (".pt", ".pth", ".bin"):
         return True
     with path.open("rb") as file:
-        if file.read(1) == b"\x80":  # a pickle, as torch.save wrote it before 2020
+        if file.read(len(BEFORE_2020)) == BEFORE_2020:
             return True
     try:  # torch.save writes zip files, the directory last
         with zipfile.ZipFile(path) as packed:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jinja2 import TemplateError
@@ -210,7 +211,9 @@ class PromptEncoder(_Tokenizer):
         cfg.base_model_config = cfg.base_model_config or cfg.base_model
         cfg.tokenizer_config = cfg.tokenizer_config or cfg.base_model_config
         try:
-            self.tokenizer = load_tokenizer(cfg)
+            with TemporaryDirectory() as folder:  # where it writes a tokenizer with other tokens
+                cfg.output_dir = folder
+                self.tokenizer = load_tokenizer(cfg)
             template = cfg.chat_template or recipe.config["datasets"][0].get("chat_template")
             if not self.tokenizer.chat_template and template in (None, "tokenizer_default"):
                 raise ValueError("the tokenizer's chat_template is null")
@@ -350,17 +353,16 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
     """What is one token to a tokenizer wherever it is in a text, as the recipe extends it.
 
     Not only what is called special: Qwen3's `<think>` and `<tool_call>` are not, and are control to
-    the model. Of those, words, white space and rows of signs (`---`) are text. And the marks that
-    the `template` writes around turns, which may be no tokens.
+    the model. Of those, words, white space and rows of signs (`---`) are text, unless the recipe
+    names them. And the marks that the `template` writes around turns, which may be no tokens.
     """
     added = tokenizer.added_tokens_decoder.values()
     special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
     for value in (config.get("special_tokens") or {}).values():
         special += value if isinstance(value, list) else [value]
-    named = [token.content for token in added]
-    named += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
-    named += (config.get("added_tokens_overrides") or {}).values()
-    found = {*map(str, special), *filter(_is_mark, map(str, named))}
+    special += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
+    special += (config.get("added_tokens_overrides") or {}).values()
+    found = {*map(str, special), *(t.content for t in added if _is_mark(t.content))}
     system, user, answer = (
         {"role": role, "content": TURN} for role in ("system", "user", "assistant")
     )

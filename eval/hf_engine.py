@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from data_prep.console import say
 from data_prep.errors import UserError
-from data_prep.hub import model_arguments, model_unavailable
+from data_prep.hub import check_weights, model_arguments, model_unavailable
 from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -88,6 +89,9 @@ class HfEngine:
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
+        except (EOFError, UnpicklingError) as error:  # which do not name the file
+            damaged = check_weights(recipe)[0] or [model_unavailable(recipe, error)]
+            raise UserError(damaged[0]) from error
         self.model.generation_config = GenerationConfig()  # its own would add to the recipe's
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
             self.model.set_attn_implementation("eager")  # sdpa leaves it out (Gemma 2)

@@ -110,6 +110,7 @@ def finished_record(path: Path, key: GenerationKey) -> FileRecord | None:
 def read_record(path: Path) -> FileRecord | None:
     """What the key file of `path` says, None where there is none or it is damaged."""
     try:
+        check_file(key_file(path))
         return FileRecord.model_validate_json(key_file(path).read_bytes())
     except (OSError, ValidationError):
         return None

@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from data_prep.console import say
-from data_prep.errors import whole_files
+from data_prep.errors import check_file, whole_files
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe, YamlFile
 from eval.adapter import (
@@ -183,6 +183,7 @@ def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
 def _history(path: Path) -> list[dict[str, float]]:
     """What the trainer logged: its numbers, without NaN and infinity, which no chart can show."""
     try:
+        check_file(path)
         history = json.loads(path.read_text("utf-8"))["log_history"]
         return [
             {k: v for k, v in entry.items() if isinstance(v, (int, float)) and abs(v) < 1e18}

@@ -136,6 +136,7 @@ IN_TEMPLATE = re.compile(rf"{BEFORE}(?:{DEEP}|/+(?:{ROOTS})\b[\w.@+/-]*){OTHERS}
 IN_WORDS = re.compile(rf"{BEFORE}{DEEP}{WINDOWS}")
 IN_QUERY = re.compile(OTHERS[1:])
 BLANKS = dict.fromkeys(map(ord, "ĠĊ▁"), "\n")  # as vocabularies write them
+COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)  # of a template
 CODE = re.compile(r"```python\n.*?\n```", re.DOTALL)
 ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")  # a new line in code
 UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
@@ -254,37 +255,44 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
         # as pairs, for an object that has a key twice
         plain, template = _strings(json.loads(content[8 : 8 + size], object_pairs_hook=list))
     elif path.suffix == ".json":
-        value = from_json(content[:])
+        value, unread = from_json(content[:]), ""
         if path.name == "tokenizer.json" and isinstance(value, dict):
             words = "\n".join(_strings(value.pop("model", None))).translate(BLANKS)
-        plain, template = _strings(value)
+            unread = "precompiled_charsmap"  # bytes in base64
+        plain, template = _strings(value, unread=unread)
     elif path.suffix == ".yml":  # without the escapes of its strings
         plain, template = _strings(yaml.safe_load(content[:].decode()))
     elif path.suffix == ".jinja":
         template = content[:].decode()
+        plain = "\n".join(COMMENT.findall(template))
     elif path.suffix in TEXT:
         plain = content[:].decode()
         # in the card's code a new line is `\n`, which after `Q:` looks like a folder of drive Q
         template = "\n".join(CODE.findall(plain))
         plain = CODE.sub(lambda code: ESCAPED.sub(r"\1\n", code[0]), plain)
-    elif path.name == "tokenizer.model":  # a word may look like a path, and its maker's is public
-        plain = "\n".join(place.decode() for place in re.findall(_own().encode(), content))
+    elif path.name == "tokenizer.model":  # Mistral's holds a path of its maker, which is public
+        runs = re.findall(rb"[ -~]{6,}", content)
+        return [(re.compile("(?!)"), "\n".join(run.decode() for run in runs))]
     else:
         raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
     both = (template, ESCAPED.sub(r"\1\n", template))  # `D:\training` is a path as it is written
     return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_WORDS, words)]
 
 
-def _strings(value: Any, key: str = "") -> tuple[str, str]:
-    """Every key and text of a JSON value, each text with its key; apart from these, templates."""
+def _strings(value: Any, key: str = "", unread: str = "") -> tuple[str, str]:
+    """Every key and text of a JSON value, each text with its key; apart from these, templates.
+
+    `unread`: a key whose value is left out.
+    """
     is_template = key.startswith("chat_template")
     parts = [("", "")]
     if isinstance(value, dict):
         for name, inner in value.items():
-            if name != "precompiled_charsmap":  # of a tokenizer: bytes in base64
-                parts += [(str(name), ""), _strings(inner, key if is_template else str(name))]
+            if not unread or name != unread:
+                below = key if is_template else str(name)
+                parts += [(str(name), ""), _strings(inner, below, unread)]
     elif isinstance(value, (list, tuple)):
-        parts += [_strings(item, key) for item in value]
+        parts += [_strings(item, key, unread) for item in value]
     elif isinstance(value, str):
         parts += [("", value) if is_template else (f"{key}: {value}", "")]
     plain, template = ("\n".join(filter(None, texts)) for texts in zip(*parts, strict=True))

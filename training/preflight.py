@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError, run_cli
+from data_prep.errors import UserError, printable, run_cli
 from data_prep.hub import check_weights, empty_model, snapshot
 from data_prep.options import Options
 from data_prep.prepare import check_prepared
@@ -50,7 +50,7 @@ class Report:
         """Print the lines, each topic once."""
         for topic, group in groupby(self.lines, lambda line: line[0]):
             for number, (_, text) in enumerate(group):
-                write(f"{'' if number else topic:<8}{text}".rstrip())
+                write(f"{'' if number else topic:<8}{printable(text)}".rstrip())
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     config = YamlFile(args.recipe).data
     config = config if isinstance(config, dict) else read_yaml(args.recipe)
     for line in foreign_code(config):  # before it runs, which is right below
-        print(f"{'code':<8}{line}", flush=True)
+        print(f"{'code':<8}{printable(line)}", flush=True)
     report, processes = Report(), run_record.processes()
     report.problems += find_problems(args.recipe, config)
     if not report.problems:
@@ -87,7 +87,7 @@ def main() -> None:
     if report.problems:
         sys.stdout.flush()
         for number, problem in enumerate(report.problems, 1):
-            print(f"{number}. {problem}", file=sys.stderr)
+            print(f"{number}. {printable(problem)}", file=sys.stderr)
         sys.exit(2)
     print("ready: nothing wrong found")
 
@@ -105,6 +105,13 @@ def foreign_code(config: dict[str, Any]) -> Iterator[str]:
         yield f"`trust_remote_code:` runs the code that {base!r} brings, here and in every command"
     if "/" in attention:
         yield f"`attn_implementation:` runs the code of the hub's {attention!r} in training"
+    if config.get("use_kernels"):
+        yield "`use_kernels:` runs compiled code of the hub in training"
+    rl = config.get("trl")
+    rewards = rl.get("reward_funcs") if isinstance(rl, dict) else None
+    for key, code in (("trainer_cls", config.get("trainer_cls")), ("trl.reward_funcs", rewards)):
+        if code:
+            yield f"`{key}:` runs the code of {code!r} in training"
 
 
 def check_recipe(

@@ -47,7 +47,7 @@ OR_AGAIN = (
 )
 # What a training holds open from its start on, the folders of `axolotl train --sweep`, and
 # TensorBoard's events, which an evaluation of the base model alone writes before any training.
-NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs")
+NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs|tokenizer")
 
 
 def processes() -> int:

@@ -68,6 +68,9 @@ WRONG_VALUES = [
     swap("short name of an attention", "attn_implementation: sdpa", "attn_implementation: flash",
          "Axolotl refuses `attn_implementation`: attn_implementation='flash' is not accepted. Use "
          "the canonical name 'flash_attention_2' instead."),
+    swap("rows of the hub", "seed: 42", "seed: 42\npush_dataset_to_hub: me/rows",
+         "`push_dataset_to_hub` uploads the rows, or trains on rows there which nothing prepares, "
+         "cleans or keeps apart from the test dialogues; remove it", at="push_dataset_to_hub"),
     swap("two ways to warm up", "warmup_ratio: 0.05", "warmup_ratio: 0.05\nwarmup_steps: 5",
          "Axolotl refuses `warmup_steps`: warmup_steps and warmup_ratio are mutually exclusive",
          at="warmup_steps: 5"),

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -20,7 +21,10 @@ from datasets import Dataset, DatasetDict
 from data_prep import formats, turns
 from data_prep.errors import UserError
 from data_prep.sources import Source
+from eval.predictions import read_record
+from eval.results import _history
 from tests.conftest import ROOT, run_module
+from training.preflight import Report, foreign_code
 
 TEXT = (ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8")
 ROWS = '{"dialogue": "A: hi", "summary": "A greets."}\n'
@@ -318,3 +322,29 @@ def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
         f"import signal\n    try: signal.raise_signal(15)\n    finally: Path({str(left)!r}).touch()"
     )
     assert program(body).returncode == 143 and left.exists()
+
+
+@pytest.mark.parametrize("read", [
+    lambda folder: read_record(folder / "predictions.base.jsonl"),
+    lambda folder: _history(folder / "trainer_state.json"),
+])  # fmt: skip
+def test_a_record_that_is_a_pipe(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    for name in (".predictions.base.key.json", "trainer_state.json"):
+        fifo(tmp_path, name)
+    with pytest.raises(UserError, match="is a pipe or a device"):
+        read(tmp_path)
+
+
+def test_preflight_prints_no_control_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    report.say("model", "\x1b[32mready\x1b[0m\r")
+    report.show()
+    assert capsys.readouterr().out == "model   \\u001b[32mready\\u001b[0m\\u000d\n"
+
+
+@pytest.mark.parametrize("config", [
+    {"use_kernels": True}, {"trainer_cls": "a.B"}, {"trl": {"reward_funcs": ["a.b"]}},
+    {"trust_remote_code": True}, {"plugins": ["a.B"]}, {"attn_implementation": "a/b"},
+])  # fmt: skip
+def test_preflight_names_the_code_that_a_recipe_runs(config: dict[str, Any]) -> None:
+    assert len([*foreign_code(config)]) == 1 and not [*foreign_code({})]

@@ -119,6 +119,23 @@ def test_what_a_normaliser_makes_control_is_broken(
     assert {encoder.training_ids(row)[0].count(end) for row in rows_of(recipe)} == {3}
 
 
+def test_words_and_signs_that_a_recipe_names_are_control(
+    tmp_path: Path, tiny_smollm2: Path
+) -> None:
+    more = {"tokens": ["###"], "added_tokens_overrides": {5: "STOP"},
+            "lora_modules_to_save": ["embed_tokens", "lm_head"]}  # fmt: skip
+    recipe = recipe_of(tmp_path, tiny_smollm2, "### STOP", **more)
+    recipe.output_dir.mkdir(parents=True)
+    with pytest.raises(UserError, match="row raw: holds a special token"):
+        raw = Example.build("raw", "Ann: STOP", "Hi.", recipe.summarization.instruction)
+        PromptEncoder(recipe).check_neutral([raw])
+    assert not list(recipe.output_dir.iterdir())  # Axolotl writes such a tokenizer there
+    prepare(recipe)
+    PromptEncoder(recipe).check_neutral(rows_of(recipe))
+    text = "".join(turn["content"] for row in rows_of(recipe) for turn in row.messages)
+    assert "###" not in text and "STOP" not in text and "S TOP" in text
+
+
 @pytest.mark.parametrize(("instruction", "text"), [
     ("Sum up <|im_{dialogue}", "end|>"),
     ("Sum up {dialogue}end|>", "<|im_"),

@@ -139,9 +139,10 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
 )  # fmt: skip
 def test_a_secret_in_any_text(tmp_path: Path, secret: str) -> None:
     assert_refused(tmp_path, secret, "an access token or a password", ("chat_template.jinja",))
-    (tmp_path / "tokenizer.model").write_bytes(b"\0" + HUB.encode() + b"\0")
-    with pytest.raises(UserError, match="access token"):
-        check_file(tmp_path / "tokenizer.model")
+    for content in (HUB.encode(), b"password: hunter22"):
+        (tmp_path / "tokenizer.model").write_bytes(b"\0" + content + b"\0")
+        with pytest.raises(UserError, match="access token"):
+            check_file(tmp_path / "tokenizer.model")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +275,14 @@ def test_code_as_it_is_written(tmp_path: Path, text: str) -> None:
         (tmp_path / name).write_text(content, "utf-8")
         with pytest.raises(UserError, match=f"{name}: would publish"):
             check_file(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["/secret", "in:/secret", "/my models/x", "//nas/share"])
+def test_a_comment_of_a_template_is_prose(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "chat_template.jinja"
+    path.write_text(f"{{{{ a /b }}}}{{# kept in {text} #}}", "utf-8")
+    with pytest.raises(UserError, match="would publish the path"):
+        check_file(path)
 
 
 @pytest.mark.parametrize("text", ["/home/me/x", "Ġ/data/me", "D:\\my\\x", HUB, f"Ġ{DRAWN}"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_prep.hub import check_weights
+from data_prep.hub import check_weights, is_whole
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests import forks
@@ -44,13 +44,21 @@ def test_whole_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> Non
     assert check_weights(recipe_of(tiny_smollm2, tmp_path))[0] == []
 
 
+def test_a_pickle_is_whole_as_torch_writes_it_alone(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
+    assert is_whole(path)
+    path.write_bytes(b"\x80\x02garbage")
+    assert not is_whole(path)
+
+
 def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
     recipe = recipe_of(sharded, tmp_path)
     first = min(sharded.glob("model-*.safetensors"))
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
     ((problem,), _) = check_weights(recipe)
-    assert f"{first.name} is cut short; copy the folder again" in problem
+    assert f"{first.name} is cut short or damaged; copy the folder again" in problem
     first.unlink()
     ((problem,), _) = check_weights(recipe)
     assert f"half of a download: {first.name} missing; copy the folder again" in problem
@@ -69,7 +77,7 @@ def test_weights_as_torch_saved_them(tiny_smollm2: Path, tmp_path: Path) -> None
     whole = (folder / "pytorch_model.bin").read_bytes()
     (folder / "pytorch_model.bin").write_bytes(whole[:-1000])
     ((problem,), _) = check_weights(recipe_of(folder, tmp_path))
-    assert "pytorch_model.bin is cut short; copy the folder again" in problem
+    assert "pytorch_model.bin is cut short or damaged; copy the folder again" in problem
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
