@@ -122,8 +122,10 @@ def test_what_a_normaliser_makes_control_is_broken(
 def test_words_and_signs_that_a_recipe_names_are_control(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    more = {"tokens": ["###"], "added_tokens_overrides": {5: "STOP"},
-            "lora_modules_to_save": ["embed_tokens", "lm_head"]}  # fmt: skip
+    more: dict[str, Any] = {
+        "tokens": ["###"], "added_tokens_overrides": {5: "STOP"},
+        "lora_modules_to_save": ["embed_tokens", "lm_head"],
+    }  # fmt: skip
     recipe = recipe_of(tmp_path, tiny_smollm2, "### STOP", **more)
     recipe.output_dir.mkdir(parents=True)
     with pytest.raises(UserError, match="row raw: holds a special token"):
