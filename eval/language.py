@@ -1,4 +1,4 @@
-"""Words, stems and sentences of any language, as ROUGE counts them, and control tokens, as not.
+"""Words, stems and sentences of any language, as ROUGE counts them; and control tokens in texts.
 
 Use: `scoring = resolve(Rouge(), "de", references)`, then `scoring.words(text)`.
 Two tokenizers: `english` is rouge_score's (runs of a-z and 0-9), which the literature on English
