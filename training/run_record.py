@@ -341,4 +341,4 @@ def set_aside_cut_caches(folder: Path) -> None:
         whole = all((cache / name).is_file() for name in ("state.json", "dataset_info.json"))
         if not whole and not cache.name.startswith("set-aside-"):
             moved = cache.rename(free_name(folder / f"set-aside-{cache.name}"))
-            say(f"{cache}: incomplete; set aside as {moved.name}", error=True)
+            say(f"{cache}: cut short; set aside as {moved.name}", error=True)

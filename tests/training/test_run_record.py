@@ -205,7 +205,7 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
         (".", "one above it"),
         ("~", "or your home"),
         ("file.txt", "is a file"),
-        ("file.txt/out", "file.txt is not a folder that can be written"),
+        ("file.txt/out", "file.txt is not a writable folder"),
         ("out/checkpoint-3", "is named like a checkpoint"),
         ("above", "is or holds the adapter's folder above/adapter"),
         ("model", "is or holds the base model's folder"),
