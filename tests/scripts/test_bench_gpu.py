@@ -149,7 +149,7 @@ def test_wrong_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UserError, match="no GPU is here; `--width 64` tries the benchmark"):
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         call(monkeypatch)
-    with pytest.raises(UserError, match=r"old.json: is no record of this benchmark; move it"):
+    with pytest.raises(UserError, match=r"old.json: is not a record of this benchmark; move it"):
         call(monkeypatch, "--width", 64, "--output", old)
 
 
