@@ -137,7 +137,7 @@ def main() -> None:
     if unknown := set(names) - VARIANTS.keys():
         raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
     if not torch.cuda.is_available() and args.width is None:
-        raise UserError("no GPU is here; `--width 64` tries the benchmark on a CPU")
+        raise UserError("no GPU was found; `--width 64` tries the benchmark on a CPU")
     args.output = args.output.absolute()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the variant
@@ -250,7 +250,7 @@ class Bench:
             command = [sys.executable, "-m", "scripts.random_model", str(OURS), str(partial)]
             command += ["--width", str(self.args.width)] if self.args.width else []
             if failed := self.run(command, self.place, at_most=MODEL_SECONDS)[0]:
-                raise UserError(f"the random model could not be made: {failed}")
+                raise UserError(f"the random model could not be created: {failed}")
             partial.replace(self.model)
         rows = self.gpus * (TINY_ROWS if self.args.width else ROWS)
         return rows_for(recipe, self.model, self.place, rows)

@@ -86,7 +86,7 @@ def main() -> None:
             raise UserError(f"{args.recipe}: the dry run failed; the end of its output is above")
         print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
         adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
-        print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
+        print(f"{args.recipe}: trained an adapter of {adapter.stat().st_size} bytes")
 
 
 def dry_run(

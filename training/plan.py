@@ -59,10 +59,10 @@ def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
     if config.get("sample_packing"):
         packs = _pack(config, kept)
         batches, largest, unit = len(packs), max(packs), "packs"
-        of_a_process = batches // processes  # drops batches that some processes lack
+        of_a_process = batches // processes  # the incomplete last round is dropped
     else:
         batches, largest, unit = -(-len(kept) // micro), micro * max(kept), "rows"
-        of_a_process = -(-batches // processes)  # without packing, rows are repeated
+        of_a_process = -(-batches // processes)  # without packing, rows repeat to fill it
     steps_per_epoch = max(1, -(-of_a_process // accumulation))
     steps = _steps(config, kept, batches, processes, steps_per_epoch)
     asked = f"num_epochs {config['num_epochs']:g}"
