@@ -2,10 +2,10 @@
 
     python -m scripts.bench_check
 
-What training and generation of the recipes depend on, each by itself, in seconds: the matrix
-product, a copy in memory, PyTorch's varlen attention (which `attn_implementation: sdpa` takes for
-packed rows on a GPU), Liger's and Axolotl's Triton kernels, NF4 and the 8-bit Adam of bitsandbytes.
-Without a GPU, checks that need one are left out. Exit code 1 where a kernel is wrong or missing.
+Checks separately, in seconds, what training and generation with the recipes depend on: the matrix
+product, a memory copy, PyTorch's varlen attention (which `attn_implementation: sdpa` uses for
+packed rows on a GPU), Liger's and Axolotl's Triton kernels, and NF4 and 8-bit Adam of bitsandbytes.
+Without a GPU, checks that need one are skipped. Exit code 1 if a kernel is wrong or missing.
 """
 
 import json
@@ -24,9 +24,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
-    """Run every check that this machine can, print a line each, and write all after each."""
+    """Run every check that this machine supports, with one line each; write all after each."""
     parser = Options("scripts.bench_check", __doc__.splitlines()[0], "--output outputs/check.json")
-    parser.add_argument("--output", type=Path, help="a JSON file of the figures (default: none)")
+    parser.add_argument("--output", type=Path, help="a JSON file for the figures (default: none)")
     output = parser.parse_args().output
     checks: dict[str, Callable[[], dict[str, Any]]] = {"speed": speed, "nf4": nf4}
     if DEVICE == "cuda":
@@ -49,13 +49,13 @@ def main() -> None:
 
 
 def speed() -> dict[str, Any]:
-    """Operations a second of a bf16 matrix product; GB/s read and written by a copy.
+    """Measure operations per second of a bf16 matrix product, and GB/s of a copy (read plus write).
 
-    Of random numbers: on constant ones a GPU switches fewer bits, draws less power and is faster.
+    Numbers are random: on constant ones a GPU flips fewer bits, draws less power and is faster.
     """
-    width = 8192 if DEVICE == "cuda" else 512  # an old CPU does 0.3 GFLOP a second in bf16
+    width = 8192 if DEVICE == "cuda" else 512  # an old CPU does 0.3 GFLOP/s in bf16
     a, b = torch.randn(2, width, width, device=DEVICE).to(torch.bfloat16)
-    size = 1 << 32 if DEVICE == "cuda" else 1 << 29  # bytes, more than a cache holds
+    size = 1 << 32 if DEVICE == "cuda" else 1 << 29  # bytes, more than any cache
     one, other = torch.empty(2, size, dtype=torch.uint8, device=DEVICE)
     copy = 2 * size / _least_seconds(lambda: other.copy_(one))
     return {"product": 2 * width**3 / _least_seconds(lambda: a @ b), "copy GB/s": copy / 1e9}
@@ -73,7 +73,7 @@ def _least_seconds(work: Callable[[], object]) -> float:
 
 
 def varlen_attention() -> dict[str, Any]:
-    """Packed rows, forward and backward, against attention in float64 with a mask."""
+    """Compare packed rows, forward and backward, with masked attention in float64."""
     from torch.nn.attention.varlen import varlen_attn
 
     torch.manual_seed(0)
@@ -92,18 +92,18 @@ def varlen_attention() -> dict[str, Any]:
     for name, tensor, other in zip(("dq", "dk", "dv"), (q, k, v), exact, strict=True):
         assert tensor.grad is not None and other.grad is not None
         found[name] = error_of(tensor.grad, other.grad.transpose(0, 1))
-    return _below(0.03, found)  # bf16 keeps 8 bits, of a softmax and two products
+    return _below(0.03, found)  # bf16 keeps 8 bits, through a softmax and two products
 
 
 def within_rows(rows: torch.Tensor) -> torch.Tensor:
-    """The mask of packed rows: a token sees those before it in its own row."""
+    """Return the mask of packed rows: a token attends to itself and earlier tokens of its row."""
     row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
     place = torch.arange(len(row), device=rows.device)
     return (row[:, None] == row[None]) & (place[:, None] >= place[None])
 
 
 def triton_kernels() -> dict[str, Any]:
-    """Liger's norm and Axolotl's SwiGLU, which the recipes switch on."""
+    """Compare Liger's norm and Axolotl's SwiGLU, which the recipes enable, with float64."""
     from axolotl.kernels.swiglu import swiglu_forward
     from liger_kernel.transformers.rms_norm import LigerRMSNorm
 
@@ -118,7 +118,7 @@ def triton_kernels() -> dict[str, Any]:
 
 
 def nf4() -> dict[str, Any]:
-    """Weights into NF4 with double quantisation and back: 16 values lose about a tenth."""
+    """Quantise weights to NF4 (double quantisation) and back: 16 values lose about a tenth."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     torch.manual_seed(0)
@@ -131,7 +131,7 @@ def nf4() -> dict[str, Any]:
 
 
 def adam() -> dict[str, Any]:
-    """One step of the 8-bit Adam moves a weight by about the learning rate."""
+    """Check that one step of 8-bit Adam moves a weight by about the learning rate."""
     from bitsandbytes.optim import AdamW8bit
 
     torch.manual_seed(0)
@@ -146,7 +146,7 @@ def adam() -> dict[str, Any]:
 
 
 def error_of(found: torch.Tensor, exact: torch.Tensor) -> float:
-    """The relative error: norm of the difference over the norm of what is exact."""
+    """Return the relative error: norm of the difference over norm of the exact value."""
     return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
@@ -155,7 +155,7 @@ def _random(*shape: int) -> torch.Tensor:
 
 
 def _below(limit: float, errors: dict[str, float]) -> dict[str, Any]:
-    if not max(errors.values()) < limit:  # nan is not below
+    if not max(errors.values()) < limit:  # NaN fails too
         raise ValueError(f"relative errors {errors} are not below {limit}")
     return errors
 

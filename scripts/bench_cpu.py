@@ -1,16 +1,16 @@
-"""Compare training and generation on this machine with the plain way.
+"""Compare training and generation on this machine with plain PyTorch and transformers.
 
     python -m scripts.bench_cpu recipes/smollm2_samsum.yml --steps 24 --dialogues 40
 
-Training: Axolotl trains the recipe as it is. After each of its steps a bare PyTorch loop does
-forward and backward on a batch of as many tokens without padding, with the same weights in the same
-precision, so that a machine whose speed drifts treats both alike. Useful tokens are those of the
-rows, padding left out; Axolotl's time is a whole step: data, forward, backward, optimiser, logging.
+Training: Axolotl trains the unchanged recipe. After each of its steps a bare PyTorch loop does
+forward and backward on a batch of as many tokens without padding, with the same weights and
+precision, so that drifting machine speed affects both alike. Useful tokens exclude padding.
+Axolotl's time covers a whole step: data, forward, backward, optimiser and logging.
 
-Generation: all ways summarise the same test dialogues, spread evenly over the split. `plain` is the
-notebook's way: one dialogue at a time, unsorted, the adapter beside the weights. In float32 the
-summaries that differ are due to batching and merging alone. `--steps 0` measures generation on a
-GPU too, as scripts/bench_gpu.py does.
+Generation: every method summarises the same test dialogues, spread evenly over the split. `plain`
+is the notebook's method: one dialogue at a time, unsorted, with the adapter not merged. In float32,
+summaries differ only because of batching and merging. With `--steps 0` it also measures generation
+on a GPU; scripts/bench_gpu.py uses this.
 
 Prepare the data first; `tuned` needs a trained adapter.
 """
@@ -45,8 +45,8 @@ from eval.adapter import find_adapter
 from eval.generate import Prediction, Summarizer, resolve
 from scripts.bench_check import DEVICE
 
-UNTIMED_STEPS = 3  # kernels are compiled in them, memory is fetched
-UNTIMED = 8  # dialogues, or tokens of the plain way: a GPU loads its kernels in them
+UNTIMED_STEPS = 3  # they compile kernels and allocate memory
+UNTIMED = 8  # dialogues, or tokens for `plain`: a GPU loads its kernels in them
 ENGINES = ("hf", "vllm")
 RESULT = "BENCH_CPU_RESULT"
 
@@ -60,16 +60,16 @@ def main() -> None:
         "--plain-seconds 60 --output outputs/generation.json",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"), help="its file")
-    add("--steps", type=int, default=24, help=f"of training: 0, or above {UNTIMED_STEPS}")
-    add("--dialogues", type=int, default=40, help="of the test split, 0 for all")
-    add("--models", default="both", help="of generation: base, tuned, both, or none")
+    add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"), help="a recipe")
+    add("--steps", type=int, default=24, help=f"training steps: 0, or more than {UNTIMED_STEPS}")
+    add("--dialogues", type=int, default=40, help="number from the test split; 0: all")
+    add("--models", default="both", help="models that generate: base, tuned, both, or none")
     add("--dtype", default="auto", help="auto, bfloat16, float32, or several with commas")
-    add("--engines", default="hf", help=f"several of {','.join(ENGINES)}")
-    add("--plain-dtype", default="float32", help="of the plain way")
+    add("--engines", default="hf", help=f"one or more of {','.join(ENGINES)}")
+    add("--plain-dtype", default="float32", help="precision of plain generation")
     add("--plain-seconds", type=float,
-        help="then plain generation ends (default: with the last dialogue)")  # fmt: skip
-    add("--output", type=Path, help="JSON of generation (default: none)")
+        help="time limit of plain generation (default: none)")  # fmt: skip
+    add("--output", type=Path, help="JSON file for the generation figures (default: none)")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     if 0 < args.steps <= UNTIMED_STEPS:
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def compare_training(path: Path, steps: int) -> None:
-    """Train some steps with `BarePlugin`; print useful tokens/s of both sides, and their ratio."""
+    """Train some steps with `BarePlugin`; print useful tokens/s of both, and the ratio."""
     config = yaml.safe_load(path.read_text("utf-8"))
     if config.get("gradient_accumulation_steps", 1) != 1 or config.get("sample_packing"):
         raise UserError(f"{path}: needs gradient_accumulation_steps 1 and no packing here")
@@ -116,14 +116,14 @@ class BarePlugin(BasePlugin):
     """An Axolotl plugin that times the trainer's steps, and a bare step after each."""
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Axolotl calls it once, before training: wrap `training_step`."""
+        """Wrap `training_step`; Axolotl calls this once, before training."""
         steps: list[dict[str, float]] = []
         step_of_trainer, model = trainer.training_step, copy.deepcopy(trainer.model).train()
         generator = torch.Generator().manual_seed(0)
         end = time.perf_counter()
 
         def bare(rows: int, length: int) -> float:
-            """Seconds of forward and backward of random tokens."""
+            """Return the seconds of forward and backward on random tokens."""
             ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
             start = time.perf_counter()
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(cfg.bf16)):
@@ -154,7 +154,7 @@ class BarePlugin(BasePlugin):
 
 
 class Way(BaseModel):
-    """The speed of one way; `peak_gb` is a GPU's memory, 0 on a CPU."""
+    """The speed of one method; `peak_gb` is GPU memory, 0 on a CPU."""
 
     way: str
     model: str
@@ -169,9 +169,9 @@ class Way(BaseModel):
 
 
 def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
-    """Time the engines in each precision and then the plain way; print what is the same.
+    """Time the engines in each precision, then plain; print how many summaries are the same.
 
-    Writes `--output` after each way. Raises UserError where the recipe is not prepared or an engine
+    Writes `--output` after each method. Raises UserError if the recipe is not prepared or an engine
     is not installed.
     """
     check_prepared(recipe)
@@ -202,7 +202,7 @@ def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
 
 
 def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example]) -> Iterator[Way]:
-    """Each engine, precision and model; the model of the plain way is loaded after them."""
+    """Yield each engine, precision and model, then plain, whose model is loaded last."""
     models = args.models.replace("both", "base,tuned").split(",")
     adapter = find_adapter(recipe) if "tuned" in models else None
     for dtype in args.dtype.split(","):
@@ -212,10 +212,10 @@ def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example])
             ours = Summarizer(recipe, decoding, adapter)
             for model in models:
                 ours.use(model)
-                if DEVICE == "cuda" or engine == "vllm":  # which loads with its first prompts
+                if DEVICE == "cuda" or engine == "vllm":  # vLLM loads with its first prompts
                     list(ours.summaries(examples[:UNTIMED]))
                 yield measure(engine, model, decoding.dtype, ours.summaries(examples))
-            ours.engine = None  # type: ignore[assignment]  # its memory goes to what follows
+            ours.engine = None  # type: ignore[assignment]  # free its memory
             gc.collect()
     for dtype in args.plain_dtype.split(","):
         plain: Any = AutoModelForCausalLM.from_pretrained(
@@ -253,7 +253,7 @@ def measure(way: str, model: str, dtype: str, predictions: Iterator[Prediction])
 def one_by_one(
     model: Any, examples: list[Example], ours: Summarizer, limit: int, seconds: float | None
 ) -> Iterator[Prediction]:
-    """The plain way: a call of `generate` for each dialogue, in random order, until time is up."""
+    """Call plain `generate` for each dialogue, in random order, until time is up."""
     config = GenerationConfig(
         do_sample=False, max_new_tokens=limit, eos_token_id=ours.ends, pad_token_id=ours.ends[0]
     )

@@ -1,16 +1,16 @@
-"""Measure recipes on the GPUs that are here: kernels, speed, memory, minutes of the full run.
+"""Measure recipes on this machine's GPUs: kernels, speed, memory, minutes of the full run.
 
-    python -m scripts.bench_gpu                       # all variants, in their order of value
+    python -m scripts.bench_gpu                       # all variants, most useful first
     python -m scripts.bench_gpu --variants check,ours,notebook --memory-cap 40
     python -m scripts.bench_gpu --keep /dev/shm/bench --limit-seconds 460 --variant-seconds 120
 
-`check` compares the kernels with float64. Each training is Axolotl's own launch line for some
+`check` compares the kernels with float64. Each training runs Axolotl's own launch line for some
 steps, on the recipe's model with random weights (speed and memory do not depend on their values),
-with Mistral's real tokenizer, on rows as long as SAMSum's; `generation` compares ours with one
-dialogue at a time. `results/bench_gpu.json` is written after every variant, and a later call adds
-to it. A variant that runs out of memory keeps its row; one that exceeds a limit is ended with all
-its processes. On a CPU, `--width 64` makes the model tiny, which runs all of this and measures
-nothing of interest.
+with Mistral's real tokenizer, on rows as long as SAMSum's. `generation` compares our batching with
+one dialogue at a time. `results/bench_gpu.json` is written after every variant, and later calls add
+to it. A variant that runs out of memory keeps its row; one that exceeds a limit is killed with all
+its processes. On a CPU, `--width 64` makes the model tiny: everything runs, but the figures mean
+nothing.
 """
 
 import argparse
@@ -45,12 +45,12 @@ from scripts.dry_run import ROOT, child_environment, training_command
 from scripts.random_model import SAMSUM_ROWS, TEST_ROWS, TOKENS_A_ROW, rows_for
 from training.machine_checks import count_weights, cpu_overrides
 
-ROWS, TINY_ROWS = 600, 180  # that are made, a GPU: the steps must not reach the end of an epoch
-PLAIN_SECONDS = 20  # of generation one dialogue at a time, for each precision
-SPARE = 5  # seconds of the whole limit, kept for the table and the end
+ROWS, TINY_ROWS = 600, 180  # per GPU: the steps must not reach the end of an epoch
+PLAIN_SECONDS = 20  # of generation one dialogue at a time, per precision
+SPARE = 5  # seconds of the total limit, kept for the table and cleaning up
 LEAST = 45  # seconds that must remain for a variant to start
-MODEL_SECONDS = 600  # of making the random model, which no variant's limit counts
-WARM_UP = 2  # steps that are not timed: kernels are compiled and tuned, memory is fetched
+MODEL_SECONDS = 600  # limit for creating the random model, outside the variants' limits
+WARM_UP = 2  # untimed steps, which compile and tune kernels and allocate memory
 RESULT, CAP = "BENCH_GPU_RESULT", "BENCH_GPU_CAP_GB"
 OURS, QLORA, NOTEBOOK = (
     ROOT / f"recipes/mistral_samsum{end}.yml" for end in ("", "_qlora", "_notebook")
@@ -62,10 +62,10 @@ OURS, QLORA, NOTEBOOK = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A training of a recipe with `overrides` of its keys; or `check` and `generation`.
+    """A training run of a recipe with `overrides` of its keys; or `check` or `generation`.
 
-    `card_gb`: memory of the card that the recipe is for, to which a larger one is limited.
-    `otherwise` names the variant to try where this one fails.
+    `card_gb`: memory of the GPU that the recipe is for; a larger GPU is limited to it.
+    `otherwise` names the variant to try if this one fails.
     """
 
     name: str
@@ -79,14 +79,14 @@ class Variant:
 NO_KERNELS = dict.fromkeys(
     ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel", "liger_rms_norm", "liger_rope"), False
 )
-MASK = {"sdpa_varlen": False}  # Axolotl then masks a whole pack, and does not call varlen_attn
+MASK = {"sdpa_varlen": False}  # Axolotl then masks the whole pack instead of calling varlen_attn
 VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("check", "speed of the card, and its kernels against float64"),
         Variant("ours", "mistral_samsum.yml as it is", card_gb=40, otherwise="plain"),
-        # the notebook's paged optimizer takes CUDA managed memory, which can hang a GPU that others
-        # use too; the arithmetic is the same
+        # the notebook's paged optimizer uses CUDA managed memory, which can hang a shared GPU;
+        # the arithmetic is the same
         Variant("notebook", "mistral_samsum_notebook.yml, its optimizer not paged", NOTEBOOK,
                 {"optimizer": "adamw_torch"}, card_gb=40),
         Variant("generation", f"{TEST_ROWS} test dialogues, ours and one at a time"),
@@ -104,12 +104,12 @@ VARIANTS = {
 
 
 class Measured(BaseModel):
-    """A variant of `results/bench_gpu.json`; what failed or was not measured is None.
+    """A variant in `results/bench_gpu.json`; figures not measured are None.
 
-    `settings` are what the figures depend on: card, model, steps, memory cap, overrides. `seconds`
-    is the whole of it, launch and imports included. GB are peaks of one process; `mfu` is the share
-    of the card's own matrix rate; `minutes` those of the full run on SAMSum. `figures` are those of
-    `check` and `generation`.
+    The figures depend on `settings`: card, model, steps, memory cap, overrides. `seconds` is the
+    total, with launch and imports. Memory is in GB, the peak of one process. `mfu` is the share of
+    the card's own matrix rate, `minutes` the time of the full run on SAMSum, and `figures` the
+    results of `check` and `generation`.
     """
 
     variant: str
@@ -131,16 +131,16 @@ COLUMNS = ["variant", "tokens_per_second", "seconds_per_step", "allocated", "res
 
 
 def main() -> None:
-    """Run every variant that is asked for; print and write what was found."""
+    """Run the requested variants; print and write the figures."""
     args = _arguments()
     names = args.variants.split(",")
     if unknown := set(names) - VARIANTS.keys():
         raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
     if not torch.cuda.is_available() and args.width is None:
-        raise UserError("no GPU is here; `--width 64` tries the benchmark on a CPU")
+        raise UserError("no GPU was found; `--width 64` tries the benchmark on a CPU")
     args.output = args.output.absolute()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the variant too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the variant
     with tempfile.TemporaryDirectory() as temporary:
         place = (args.keep or Path(temporary)).absolute()
         place.mkdir(parents=True, exist_ok=True)
@@ -148,11 +148,11 @@ def main() -> None:
         for name in names:
             bench.measure(VARIANTS[name])
     print(table(bench.found))
-    print(f"{args.output}: the same, with the environment")
+    print(f"{args.output}: these figures, with the environment")
 
 
 def table(found: list[Measured]) -> str:
-    """The trainings of the record, for a terminal."""
+    """Format the training variants as a table for a terminal."""
     trainings = (row for row in found if row.variant not in ("check", "generation"))
     rows = [row.model_dump(exclude_none=True) for row in trainings]
     frame = pandas.DataFrame(rows, columns=COLUMNS)
@@ -166,17 +166,17 @@ def _arguments() -> argparse.Namespace:
         "--width 64 --variant-seconds 600 --limit-seconds 3600",
     )  # fmt: skip
     add = parser.add_argument
-    add("--variants", default=",".join(VARIANTS), help="with commas (default: all)")
-    add("--steps", type=int, default=12, help="optimiser steps a training")
-    add("--memory-cap", type=float, metavar="GB", help="as on a card of this size; 0: the whole "
-        "card (default: the card that each recipe is for)")  # fmt: skip
-    add("--width", type=int, help="a model of this width, for a try on a CPU (default: the real "
-        "one)")  # fmt: skip
-    add("--keep", type=Path, metavar="FOLDER", help="model and rows (15 GB) stay there for more "
-        "(default: they are removed)")  # fmt: skip
-    add("--variant-seconds", type=float, default=1800, help="a process of a variant at most")
-    add("--limit-seconds", type=float, default=86400, help="all at most")
-    add("--output", type=Path, default=Path("results/bench_gpu.json"), help="the figures")
+    add("--variants", default=",".join(VARIANTS), help="names with commas (default: all)")
+    add("--steps", type=int, default=12, help="optimiser steps per training")
+    add("--memory-cap", type=float, metavar="GB", help="limit memory to a GPU of this size; 0: no "
+        "limit (default: the GPU that each recipe is for)")  # fmt: skip
+    add("--width", type=int, help="use a model of this width, to try it on a CPU (default: the "
+        "real one)")  # fmt: skip
+    add("--keep", type=Path, metavar="FOLDER", help="keep model and rows (15 GB) there for later "
+        "calls (default: remove them)")  # fmt: skip
+    add("--variant-seconds", type=float, default=1800, help="limit for each process of a variant")
+    add("--limit-seconds", type=float, default=86400, help="limit for everything")
+    add("--output", type=Path, default=Path("results/bench_gpu.json"), help="JSON file")
     return parser.parse_args()
 
 
@@ -195,18 +195,18 @@ class Bench:
                 self.found = [Measured(**row) for row in rows]
             except (ValueError, LookupError, TypeError, ValidationError) as error:
                 raise UserError(
-                    f"{args.output}: is no record of this benchmark; move it, or choose another "
+                    f"{args.output}: is not a record of this benchmark; move it, or choose another "
                     "--output"
                 ) from error
 
     def left(self) -> float:
-        """Seconds of the whole limit."""
+        """Return the seconds left of the total limit."""
         return float(self.args.limit_seconds - SPARE - (time.monotonic() - self.start))
 
     def measure(self, variant: Variant) -> None:
-        """Add a variant to the record, in the place of an earlier one of this card.
+        """Measure a variant and add it to the record, replacing an earlier one on this card.
 
-        What is missing on this machine for one variant may not be needed for the next.
+        An error does not end the call: the next variant may not need what this one lacks.
         """
         args, start = self.args, time.monotonic()
         card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
@@ -243,20 +243,20 @@ class Bench:
             self.measure(VARIANTS[variant.otherwise])
 
     def folder(self, recipe: Recipe) -> Path:
-        """The folder of the rows for a recipe; rows and random model are made once."""
-        if not self.model.is_dir():  # a folder of this name is whole
+        """Return the folder of a recipe's rows; rows and random model are made once."""
+        if not self.model.is_dir():  # complete if it exists under this name
             partial = self.model.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             command = [sys.executable, "-m", "scripts.random_model", str(OURS), str(partial)]
             command += ["--width", str(self.args.width)] if self.args.width else []
             if failed := self.run(command, self.place, at_most=MODEL_SECONDS)[0]:
-                raise UserError(f"the random model could not be made: {failed}")
+                raise UserError(f"the random model could not be created: {failed}")
             partial.replace(self.model)
         rows = self.gpus * (TINY_ROWS if self.args.width else ROWS)
         return rows_for(recipe, self.model, self.place, rows)
 
     def generate(self, variant: Variant, row: Measured) -> None:
-        """Dialogues a second: ours in bf16; one at a time in fp32, as the notebook, and in bf16."""
+        """Measure generation: ours in bf16; one at a time in fp32, as the notebook, and in bf16."""
         folder = self.folder(load_recipe(variant.recipe))
         config = yaml.safe_load(OURS.read_text("utf-8"))
         block = config["summarization"]
@@ -273,7 +273,7 @@ class Bench:
         row.failed, row.figures = self.run(command, folder)
 
     def train(self, variant: Variant, row: Measured) -> None:
-        """Some steps through Axolotl's launch line, whose flags are all that differs."""
+        """Train some steps through Axolotl's launch line; only its flags differ from a real run."""
         recipe = load_recipe(variant.recipe)
         folder = self.folder(recipe)
         changed = dict(variant.overrides)
@@ -281,7 +281,7 @@ class Bench:
             changed |= cpu_overrides({**recipe.config, **changed})
             changed |= {"bf16": False} if recipe.config.get("bf16") else {}
         outputs = folder / "outputs" / variant.name.replace(" ", "_")
-        shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume a run that was cut
+        shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume an interrupted run
         flags = {
             "base_model": self.model,
             "summarization__source": folder / "source",
@@ -309,10 +309,10 @@ class Bench:
     def run(
         self, command: list[str], folder: Path, cap: str = "", at_most: float | None = None
     ) -> tuple[str | None, Any]:
-        """Run a process within the limits: why it failed, in a line, and what `result` then holds.
+        """Run a process within the limits; return why it failed, in one line, and the figures.
 
-        That is there for what was over before a limit was reached too. The output of a failure is
-        kept beside the record.
+        The figures are the content of `result`, also if a later part hit a limit. The output of a
+        failure is kept beside the record.
         """
         log = self.place / "variant.log"
         self.result.unlink(missing_ok=True)
@@ -334,10 +334,10 @@ class Bench:
 
 
 def operations_a_token(recipe: Recipe) -> float:
-    """Floating-point operations of training for each token, attention aside.
+    """Return the floating-point operations per trained token, without attention.
 
-    Twice the weights forward and twice backward, and of the adapter once more for its gradients;
-    checkpointing computes the layers again.
+    Two per weight forward and two backward, and two more per adapter weight for its gradient;
+    checkpointing repeats the layers' forward pass.
     """
     weights = count_weights(recipe)
     operations = 4 * (weights.linear + weights.head) + 6 * weights.adapter
@@ -349,11 +349,11 @@ def operations_a_token(recipe: Recipe) -> float:
 def run_within(
     command: list[str], folder: Path, env: dict[str, str], log: Path, seconds: float
 ) -> int | None:
-    """Run a command, its output to `log`; its exit status, None where it was over the limit.
+    """Run a command with its output in `log`; return its exit status, or None if over the limit.
 
-    However it ends, and this process with it (Ctrl-C, SIGTERM), its processes end: by SIGKILL, for
-    a training answers a gentler signal with a checkpoint. Those of torchrun are in sessions of
-    their own, so that the tree is followed as well as the process group.
+    Its processes are always killed at the end, also if this process ends (Ctrl-C, SIGTERM). SIGKILL
+    is used because training answers a gentler signal with a checkpoint. torchrun puts its processes
+    into separate sessions, so the process tree is followed as well as the process group.
     """
     with log.open("w", encoding="utf-8") as out:
         child = subprocess.Popen(
@@ -368,7 +368,7 @@ def run_within(
             tree: list[psutil.Process] = []
             with contextlib.suppress(psutil.NoSuchProcess):
                 tree = psutil.Process(child.pid).children(recursive=True)
-            with contextlib.suppress(ProcessLookupError):  # all of its group have ended
+            with contextlib.suppress(ProcessLookupError):  # the whole group has ended
                 os.killpg(child.pid, signal.SIGKILL)
             for process in tree:
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -377,21 +377,21 @@ def run_within(
             psutil.wait_procs(tree, timeout=10)
 
 
-# ---- in the training's process ----
+# ---- in the training process ----
 
 
 class BenchPlugin(BasePlugin):
     """An Axolotl plugin that caps memory before the model is loaded, and times the steps."""
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Axolotl calls it before loading: limit memory to that of a smaller card."""
+        """Limit memory to that of a smaller GPU; Axolotl calls this before loading the model."""
         if os.environ.get(CAP) and torch.cuda.is_available():
             whole = torch.cuda.get_device_properties(0).total_memory
             share = min(1.0, float(os.environ[CAP]) * 1e9 / whole)
             torch.cuda.set_per_process_memory_fraction(share)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Axolotl calls it before training: count the tokens, and time the optimiser's steps."""
+        """Count tokens and time optimiser steps; Axolotl calls this before training."""
         clock, step = Clock(), trainer.training_step
         padding = trainer.processing_class.pad_token_id
 
@@ -404,30 +404,30 @@ class BenchPlugin(BasePlugin):
 
 
 class Clock(TrainerCallback):
-    """Time and tokens of all steps after the first ones; peak memory of all steps."""
+    """Time and tokens of the steps after the warm-up; peak memory of all steps."""
 
     tokens = 0
     start = seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give back what loading left in the cache (of NF4: the layers in bf16).
+        """Free memory that loading left in the cache (with NF4: the layers in bf16).
 
-        Peak memory counts from here, and over the first steps too: `group_by_length` puts the
-        longest batch there.
+        Peak memory counts from here and includes the warm-up, because `group_by_length` puts the
+        longest batch first.
         """
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock at the end of the warm-up, and stop it with every later step."""
+        """Start the clock at the end of the warm-up, and read it after every later step."""
         now = _now()
         if state.global_step == WARM_UP:
             self.tokens, self.start = 0, now
         self.seconds = now - self.start
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write what was measured, of all processes together."""
+        """Write the figures of all processes together."""
         tokens = torch.tensor(self.tokens, device=args.device)
         if args.world_size > 1:
             torch.distributed.all_reduce(tokens)
@@ -441,7 +441,7 @@ class Clock(TrainerCallback):
 
 
 def _now() -> float:
-    """The clock, once the GPU has done all that it was given."""
+    """Return the time once the GPU has finished all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,19 +1,19 @@
-"""Train any recipe for a few steps on this computer's CPU, the very file, with a tiny random model.
+"""Train any recipe, unchanged, for a few steps on this computer's CPU with a tiny random model.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml
     python -m scripts.dry_run recipes/mistral_samsum.yml --processes 2 --fsdp_version 2 \
         --fsdp_config "$(cat recipes/distributed/fsdp2.json)"
 
-Only Axolotl's own command-line overrides change the recipe: `overrides` lists them. They are the
-model, the size of the run, the data (our own sample), and what a CPU cannot do, which
-training/machine_checks.py knows. Further flags go to the launch line as they are. Data and
-output are in a temporary folder, which is removed.
+Only Axolotl's own command-line overrides change the recipe; `overrides` lists them. They are the
+model, the size of the run, the data (our own sample), and keys that do not work on a CPU (see
+training/machine_checks.py). Other flags are added to the launch line. Data and output go to a
+temporary folder, which is removed.
 
     python -m scripts.dry_run recipes/mistral_samsum.yml --full-size [--keep FOLDER]
 
-makes the model at its real size, with random weights, and takes a recipe derived from the given one
-the whole way by the documented commands, from preparing to merging; docs/full_size.md has what that
-took.
+creates the model at its real size with random weights, and runs a recipe derived from the given one
+through the documented commands, from preparing to merging. docs/full_size.md has the time and
+memory that this took.
 """
 
 import contextlib
@@ -46,16 +46,16 @@ SIZE = {"max_steps": 2, "sequence_len": 512, "logging_steps": 1}
 FULL_SIZE: dict[str, Any] = {
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
     "max_steps": 2, "logging_steps": 1,
-    "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far more; eval.run follows anyway
-    "dataloader_num_workers": 0,  # else Axolotl forks one, which keeps 1.4 GB of old pages
+    "eval_strategy": "no",  # ten packs took a CPU minutes, in NF4 far longer; eval.run follows
+    "dataloader_num_workers": 0,  # otherwise Axolotl forks one, which keeps 1.4 GB of old pages
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
-BYTES_A_PARAMETER = 2.7  # the most that was measured: 19.3 GB at 7.24e9 (docs/full_size.md)
-PROGRAM = 1.5e9  # bytes of Python, PyTorch and Axolotl, and of the launcher
+BYTES_A_PARAMETER = 2.7  # the highest measured: 19.3 GB at 7.24e9 (docs/full_size.md)
+PROGRAM = 1.5e9  # bytes of Python, PyTorch, Axolotl and the launcher
 
 
 def main() -> None:
-    """Prepare, train, and say what the last log line was; or the whole way at full size."""
+    """Prepare, train and print the losses; or run all steps at full size."""
     parser = Options(
         "scripts.dry_run", __doc__.splitlines()[0],
         "recipes/mistral_samsum.yml --processes 2",
@@ -63,17 +63,17 @@ def main() -> None:
         "recipes/mistral_samsum.yml --full-size --width 64 --keep outputs/dry_run",
         more="Other flags go to Axolotl.",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="its file")
-    parser.add_argument("--processes", type=int, default=1, help="that train together")
-    add = parser.add_argument_group("the whole way at the model's real size").add_argument
+    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("--processes", type=int, default=1, help="how many train together")
+    add = parser.add_argument_group("all steps at the model's real size").add_argument
     add("--full-size", action="store_true", help="prepare, train, evaluate, merge")
-    add("--keep", type=Path, metavar="FOLDER", help="keep model and results there (default: they "
-        "are removed)")  # fmt: skip
-    add("--width", type=int, help="of a small model instead, with two layers (default: the real "
-        "model)")  # fmt: skip
+    add("--keep", type=Path, metavar="FOLDER", help="keep model and results there (default: "
+        "remove them)")  # fmt: skip
+    add("--width", type=int, help="use a small model of this width with two layers (default: the "
+        "real model)")  # fmt: skip
     args, flags = parser.parse_known_args()
     if args.full_size and (flags or args.processes > 1):
-        raise UserError("--full-size is one process, and takes no flags of the launch line")
+        raise UserError("--full-size runs one process and takes no other flags")
     if not args.full_size and (args.keep or args.width):
         raise UserError("--keep and --width need --full-size")
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,23 +83,23 @@ def main() -> None:
         done = dry_run(args.recipe, Path(temporary), args.processes, flags)
         if done.returncode:
             print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
-            raise UserError(f"{args.recipe}: the dry run failed; its last words are above")
+            raise UserError(f"{args.recipe}: the dry run failed; the end of its output is above")
         print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
         adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
-        print(f"{args.recipe}: trained; an adapter of {adapter.stat().st_size} bytes")
+        print(f"{args.recipe}: trained an adapter of {adapter.stat().st_size} bytes")
 
 
 def dry_run(
     path: Path, folder: Path, processes: int = 1, flags: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
-    """Prepare the sample and train on it in `folder`; the finished launch line.
+    """Prepare the sample, train on it in `folder`, and return the finished launch process.
 
-    Raises UserError for a recipe that is wrong, or whose model is not known to random_model.py.
+    Raises UserError if the recipe is wrong or random_model.py does not know its model.
     """
     recipe, model = load_recipe(path), folder / "model"
     save(recipe.config["base_model"], model, WIDTH)
     here = on_source(recipe, model, SAMPLE)
-    with contextlib.chdir(folder):  # so that the recipe's relative paths are in there
+    with contextlib.chdir(folder):  # the recipe's relative paths start here
         prepare(replace(here, config={**here.config, **SIZE}))
     command = [*training_command(recipe, overrides(recipe, model), processes), *flags]
     env = child_environment() | ({"ACCELERATE_USE_CPU": "true"} if processes > 1 else {})
@@ -107,14 +107,14 @@ def dry_run(
 
 
 def overrides(recipe: Recipe, model: Path) -> dict[str, Any]:
-    """Every key that the launch line replaces: model, data, size, and what a CPU cannot do."""
+    """Return the keys that the launch line overrides: model, data, size, GPU-only keys."""
     data = {"summarization__source": SAMPLE, "summarization__train_rows": "all"}
-    slow = {"bf16": False} if recipe.config.get("bf16") else {}  # on many CPUs
+    slow = {"bf16": False} if recipe.config.get("bf16") else {}  # slow on many CPUs
     return {"base_model": model, **data, **SIZE, **cpu_overrides(recipe.config), **slow}
 
 
 def training_command(recipe: Recipe, overrides: dict[str, Any], processes: int) -> list[str]:
-    """The recipe's launch line, with a flag for each key that is replaced."""
+    """Return the recipe's launch line, with a flag for each override."""
     launcher = [str(BIN / "accelerate"), "launch"]
     if processes > 1:
         launcher = [str(BIN / "torchrun"), "--nproc-per-node", str(processes)]
@@ -123,30 +123,30 @@ def training_command(recipe: Recipe, overrides: dict[str, Any], processes: int) 
 
 
 def child_environment() -> dict[str, str]:
-    """For a process in any folder: it finds our modules, asks no hub, and shows all output."""
+    """Return an environment that finds our modules, stays off the Hub and shows all output."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, VERBOSE: "1"}
     return {**os.environ, **own}
 
 
-# ---- the whole way at full size ----
+# ---- all steps at full size ----
 
 
 def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
-    """Make model and data in `folder`, train, evaluate, merge; print a line a step.
+    """Create model and data in `folder`, train, evaluate and merge; print one line per step.
 
-    Raises UserError where memory or disk do not suffice (before anything large is made), or where a
+    Raises UserError if memory or disk are too small (before anything large is written), or if a
     step fails.
     """
     given = recipe.config["summarization"]
     block = {**given, "source": str(SAMPLE), "train_rows": "all"}
-    block.pop("revision", None)  # of a hub's data set
+    block.pop("revision", None)  # it belongs to a dataset on the Hub
     model, path = folder / "model", folder / f"{recipe.name}.yml"
     config = {**recipe.config, **cpu_overrides(recipe.config), **FULL_SIZE,
               "summarization": block, "base_model": str(model)}  # fmt: skip
     if (folder / "outputs" / recipe.name).exists():
         raise UserError(
-            f"{folder}: holds an earlier run of {recipe.name}; remove outputs/ in it, or "
+            f"{folder}: holds an earlier run of {recipe.name}; remove its outputs/, or "
             "choose another --keep"
         )
     with writing_to(folder):
@@ -166,11 +166,11 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
     if width:
         steps["model"] += ["--width", str(width)]
     problems, line = check_weights(derived)
-    if not problems and "all whole" in line:  # of an earlier run
+    if not problems and "all whole" in line:  # from an earlier run
         steps.pop("model")
     print(f"{'step':<10}{'seconds':>8}{'GB of its largest process':>27}", flush=True)
     for name, words in steps.items():
-        if name == "evaluate":  # preflight refuses so few tokens for a summary
+        if name == "evaluate":  # preflight would refuse so few tokens
             block["decoding"] = {**given.get("decoding", {}), **DECODING}
             path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
         log, start = folder / f"{recipe.name}-{name}.log", time.monotonic()
@@ -180,7 +180,7 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
                 command, cwd=folder, env=child_environment(), stdout=out, stderr=subprocess.STDOUT
             )
         try:
-            _, status, usage = os.wait4(process.pid, 0)  # of its children too
+            _, status, usage = os.wait4(process.pid, 0)  # includes its children
         except BaseException:
             process.kill()
             raise
@@ -192,16 +192,16 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
 
 
 def check_room(recipe: Recipe, folder: Path) -> None:
-    """Raise UserError where the run needs more memory or disk than there is.
+    """Raise UserError if the run needs more memory or disk than is available.
 
-    `recipe`: the derived one, whose model is described in `folder` already.
+    `recipe`: the derived one; its model's config is already in `folder`.
     """
     weights = count_weights(recipe)
     memory, limit = psutil.virtual_memory().available, Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():  # of a container
+    if limit.is_file() and (text := limit.read_text("utf-8").strip()).isdigit():  # containers
         memory = min(memory, int(text))
     saved = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
-    # bf16: the model and the merged one; adapter and optimiser state of a checkpoint and of the end
+    # base and merged model in bf16; adapter and optimiser state of a checkpoint and the final ones
     disk = 4 * weights.parameters - saved + 16 * weights.adapter
     needs = (
         ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM, memory,

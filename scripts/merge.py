@@ -1,10 +1,10 @@
-"""Merge a recipe's adapter into its base model by Axolotl's own command, and prove the weights.
+"""Merge a recipe's adapter into its base model with Axolotl's own command, and prove the weights.
 
     python -m scripts.merge recipes/smollm2_samsum.yml
 
-Writes `<output_dir>/merged`, whole or not at all; a folder that was merged from this very adapter
-is only proved again. The proof goes to `merge_proof.json` in it (scripts/merge_proof.py). Exit code
-0 where all checks hold, 1 where one does not (`"good": false`), 2 for bad input.
+Writes `<output_dir>/merged`, completely or not at all; a folder already merged from this adapter is
+only proved again. The proof goes to `merge_proof.json` in it (scripts/merge_proof.py). Exit code 0
+if all checks hold, 1 if one does not (`"good": false`), 2 for bad input.
 """
 
 import json
@@ -45,20 +45,20 @@ from training import run_record
 from training.run_record import free_name
 
 PROMPTS = 16  # validation rows whose prompts are compared
-WORDS = 2000  # characters of Axolotl's output, shown where it fails
+WORDS = 2000  # characters of Axolotl's output to show if it fails
 DISK = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system")
-MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # a token may look like a path
+MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # tokens may look like paths
 
 
 def main() -> None:
-    """Merge, prove, print; exit code 1 where a check does not hold."""
+    """Merge, prove and print; exit with code 1 if a check does not hold."""
     parser = Options("scripts.merge", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml")
-    parser.add_argument("recipe", type=Path, help="its file")
+    parser.add_argument("recipe", type=Path, help="the recipe file")
     recipe = load_recipe(parser.parse_args().recipe)
     proof = merge(recipe)
     if not proof.good:
         print(
-            f"not good: {recipe.output_dir / 'merged'}: beyond the bound: "
+            f"not good: {recipe.output_dir / 'merged'}: these checks failed: "
             f"{'; '.join(proof.exceeded)}; keep the adapter beside the base model, or merge with "
             "`merge_method: legacy`",
             file=sys.stderr,
@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def merge(recipe: Recipe) -> Proof:
-    """Merge where that is not done yet, prove, print.
+    """Merge if that is not done yet, prove and print.
 
-    Raises UserError for bad input; earlier files are then untouched.
+    Raises UserError for bad input, and then leaves existing files untouched.
     """
     check_prepared(recipe)
     examples = read_examples(recipe.data_dir / "validation.jsonl")[:PROMPTS]
@@ -104,15 +104,15 @@ def merge(recipe: Recipe) -> Proof:
         holds = "yes" if check.holds else "NO"
         print(f"| {check.what} | {check.found} | {check.bound} | {holds} |")
     print(
-        f"{target / PROOF}: the same; `python -m eval.run {recipe.path} --models "
-        "base,tuned,merged` scores it"
+        f"{target / PROOF}: this table; `python -m eval.run {recipe.path} --models "
+        "base,tuned,merged` scores the merge"
     )
     return proof
 
 
 @contextmanager
 def _scratch(output_dir: Path) -> Iterator[Path]:
-    """A folder next to the target, on its disk; always removed, also that of a killed merge."""
+    """Create a folder on the target's disk; always removed, also one left by a killed merge."""
     scratch = output_dir / ".merging"
     try:
         with writing_to(scratch):
@@ -127,38 +127,38 @@ def _scratch(output_dir: Path) -> Iterator[Path]:
 
 def _run_axolotl(recipe: Recipe, adapter: Path, scratch: Path) -> None:
     base, target = Path(recipe.config["base_model"]), recipe.output_dir / "merged"
-    if base.is_dir():  # of the hub's cache the size is not known here
+    if base.is_dir():  # the size of a Hub model is not known here
         weights = (p for p in base.iterdir() if p.suffix in (".safetensors", ".bin"))
         needed, free = sum(p.stat().st_size for p in weights), shutil.disk_usage(scratch).free
         if free < needed:
             raise UserError(
                 f"{target}: needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; free "
-                "the space or set another output_dir"
+                "some space or set another output_dir"
             )
     command = [sys.executable, "-m", "axolotl.cli.merge_lora", str(recipe.path)]
     command += ["--output_dir", str(scratch), "--lora_model_dir", str(adapter)]
     if quantization(recipe.config) == "nf4" and not recipe.config.get("bnb_config_kwargs"):
-        # training rounds twice (weights, then their scales); without this the merge rounds once
+        # training rounds twice (weights, then their scales); without this flag merging rounds once
         command += ["--bnb_config_kwargs", "{'bnb_4bit_use_double_quant': True}"]
-    print(f"{target}: merging by axolotl.cli.merge_lora", file=sys.stderr)
+    print(f"{target}: merging with axolotl.cli.merge_lora", file=sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True)
     if not done.returncode and any((scratch / "merged").glob("*.safetensors")):
         return
     for reason in DISK:
         if reason in done.stderr:
-            raise OSError(reason)  # _scratch names the folder
+            raise OSError(reason)  # _scratch adds the folder
     print(done.stdout[-WORDS:], done.stderr[-WORDS:], sep="\n", file=sys.stderr)
     raise UserError(
-        f"{recipe.path}: Axolotl's merge failed, its output ends above; fix what it names; "
-        "earlier files are untouched"
+        f"{recipe.path}: Axolotl's merge failed; fix what the end of its output above says "
+        "(existing files are untouched)"
     )
 
 
 def complete(folder: Path, encoder: PromptEncoder, end: int) -> None:
-    """Save the recipe's tokenizer into `folder`, and remove paths of this machine from its files.
+    """Save the recipe's tokenizer into `folder`, and remove this machine's paths from its files.
 
-    `end`: the token with which training ended a summary; generation from the folder stops there
-    too. Raises UserError where a path or an access token remains.
+    `end`: the token that ended a summary in training; generation from the folder stops there too.
+    Raises UserError if a path or an access token remains.
     """
     encoder.tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # the base model's card
@@ -178,7 +178,7 @@ def complete(folder: Path, encoder: PromptEncoder, end: int) -> None:
 
 
 def _without_paths(value: Any) -> Any:
-    """The same JSON with each absolute path in it cut to its last name."""
+    """Return the JSON value with each absolute path cut to its last part."""
     if isinstance(value, dict):
         return {key: _without_paths(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -189,11 +189,11 @@ def _without_paths(value: Any) -> Any:
 
 
 def check_fit(recipe: Recipe, adapter: Path) -> None:
-    """Raise UserError where the adapter cannot be merged into this base model.
+    """Raise UserError if the adapter cannot be merged into this base model.
 
-    Axolotl's merge silently leaves out weights of the adapter that have no counterpart. And it
-    (0.19) merges wrongly where input and output embeddings are one matrix and the adapter changes
-    one of them.
+    Axolotl's merge silently skips adapter weights that have no counterpart. Also, Axolotl 0.19
+    merges wrongly if input and output embeddings are one matrix and the adapter changes one of
+    them.
     """
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -207,14 +207,14 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
             names = file.keys()
             saved = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         if settings.get("peft_type") != "LORA":
-            raise ValueError(f"it is {settings.get('peft_type')}, and only LORA is merged here")
+            raise ValueError(f"it is {settings.get('peft_type')}, and only LORA can be merged")
         with torch.device("meta"):
             touched = tied_ends(model, saved)
             model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
         wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
         if saved != wanted:
             wrong = sorted(key for key, _ in saved.items() ^ wanted.items())
-            raise ValueError(f"{wrong[0]} has no counterpart of its shape")
+            raise ValueError(f"{wrong[0]} has no counterpart of the same shape")
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -223,9 +223,9 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
         ) from error
     if touched:
         raise UserError(
-            f"{adapter}: changes {' and '.join(touched)}, and input and output embeddings of "
-            f"{base_model} are one matrix: merged, both would change; keep the adapter beside the "
-            "base model"
+            f"{adapter}: changes {' and '.join(touched)}, but input and output embeddings of "
+            f"{base_model} are one matrix, so a merge would change both; keep the adapter beside "
+            "the base model"
         )
 
 

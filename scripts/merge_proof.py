@@ -1,8 +1,8 @@
-"""The proof of a merge: the merged folder against base weights plus adapter, tensor by tensor.
+"""Prove a merge: compare the merged folder with base weights plus adapter, tensor by tensor.
 
-Each matrix that the adapter changes must be base + change to within a rounding step, every other
-tensor the base model's, and none may be missing or additional. What the merged model generates is
-measured by `python -m eval.run RECIPE --models base,tuned,merged`.
+Each matrix that the adapter changes must equal base + change within a rounding step, every other
+tensor must equal the base model's, and no tensor may be missing or added. To score the merged
+model, run `python -m eval.run RECIPE --models base,tuned,merged`.
 """
 
 import json
@@ -27,24 +27,24 @@ if TYPE_CHECKING:
 
 RECORD = "merge.json"
 PROOF = "merge_proof.json"
-LOADED = (".safetensors", ".bin", ".json", ".jinja", ".model")  # what a model is read from
-BLOCK = 1 << 24  # weights that are compared at a time: whole matrices of a 7B model took 7 GB more
-STEPS = 1.0  # a stored weight is rounded, by half a step; a whole one allows for both sides
-# Share of a matrix's change, as it is stored, that is not the adapter's: 1 where the adapter was
-# left out. That may be within a rounding step, everywhere, in bf16. What a right merge may have is
-# a weight rounded to the other side, where the adapter is stored in bf16 too.
+LOADED = (".safetensors", ".bin", ".json", ".jinja", ".model")  # files that a model is loaded from
+BLOCK = 1 << 24  # weights compared at a time: whole matrices of a 7B model took 7 GB more
+STEPS = 1.0  # rounding is off by up to half a step, on both sides
+# The share of a matrix's stored change that does not come from the adapter: 1 if the adapter was
+# left out, which in bf16 may be within a rounding step everywhere. A correct merge may have weights
+# rounded the other way, if the adapter is stored in bf16 too.
 OTHER_CHANGE = 0.25
 
 
 class Record(BaseModel):
-    """`merge.json`: what was merged, and the SHA-256 of the files that this made."""
+    """`merge.json`: what was merged, and the SHA-256 of the files written."""
 
     made_of: dict[str, str | None] = {}
     files: dict[str, str] = {}
 
 
 class Check(BaseModel):
-    """One line of the proof: what was compared, what was found, what it had to be."""
+    """One line of the proof: what was compared, the result, and the bound."""
 
     what: str
     found: str
@@ -53,7 +53,7 @@ class Check(BaseModel):
 
 
 class Proof(Sealed):
-    """`merge_proof.json`; `exceeded` names the checks that do not hold."""
+    """`merge_proof.json`; `exceeded` lists the checks that do not hold."""
 
     recipe: str
     good: bool
@@ -66,12 +66,12 @@ class Proof(Sealed):
 
 
 def is_of(record: Record, key: dict[str, str | None]) -> bool:
-    """Whether a merge was made of this; one of an earlier version knows no `files`."""
+    """Return whether a merge was made from `key`; older versions did not record `files`."""
     return bool(record.made_of) and record.made_of.items() <= key.items()
 
 
 def recorded(folder: Path) -> Record:
-    """What `merge.json` in a merged folder says; nothing where it is missing or damaged."""
+    """Read `merge.json` from a merged folder; empty if it is missing or damaged."""
     try:
         return Record.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError):
@@ -79,7 +79,7 @@ def recorded(folder: Path) -> Record:
 
 
 def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
-    """All that decides the merged weights and their tokenizer."""
+    """Return everything that determines the merged weights and their tokenizer."""
     key = generation_key(recipe, "tuned", recipe.summarization.decoding, "", adapter)
     return {
         "adapter": key.adapter_hash,
@@ -93,7 +93,7 @@ def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Names of files that are not as the merge wrote them: changed, missing or added."""
+    """Return the names of files changed, missing or added since the merge."""
     files = recorded(folder).files
     added = [
         path.name
@@ -108,7 +108,7 @@ def changed_files(folder: Path) -> list[str]:
 
 
 def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
-    """`<output_dir>/merged` and its proof; raises UserError where it has no good one."""
+    """Return `<output_dir>/merged` and its proof; raises UserError if it has no good one."""
     folder = recipe.output_dir / "merged"
     again = f"run `python -m scripts.merge {recipe.path}`"
     if not is_of(recorded(folder), merge_key(recipe, adapter)):
@@ -133,15 +133,15 @@ def prove(
 ) -> Proof:
     """Compare, and write the proof into the merged folder.
 
-    `examples`: rows whose prompts the folder's own tokenizer must give.
+    `examples`: rows whose prompts the folder's own tokenizer must reproduce.
     """
     checks = check_prompts(recipe, folder, encoder, examples)
     checks += check_weights(recipe, adapter, folder)
     compared = "the base model's weights plus the adapter's change"
     if rounds_to_nf4(recipe):
         compared += (
-            "; Axolotl's merge rounds every matrix of the base model to nf4 and back, as training "
-            "saw them, and embeddings and head too, which training did not: so does this"
+            "; Axolotl's merge rounds every matrix of the base model to nf4 and back, as in "
+            "training, and embeddings and head too, unlike training; so does this comparison"
         )
     exceeded = [check.what for check in checks if not check.holds]
     proof = Proof(
@@ -162,12 +162,12 @@ def _check(what: str, found: str, bound: str, wrong: list[str]) -> Check:
 
 
 def end_token(encoder: PromptEncoder, example: Example) -> int:
-    """The token that ends a summary in training."""
+    """Return the token that ends a summary in training."""
     return [label for label in encoder.training_ids(example)[1] if label != -100][-1]
 
 
 def stop_tokens(folder: Path) -> list[int]:
-    """Token ids at which generation from a model's folder stops by its own settings."""
+    """Return the token ids at which generation stops by the settings in a model's folder."""
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
@@ -205,13 +205,13 @@ def check_prompts(
 
 
 def rounds_to_nf4(recipe: Recipe) -> bool:
-    """Whether Axolotl's merge takes the base weights as 4-bit training saw them."""
+    """Return whether Axolotl's merge uses the base weights as 4-bit training saw them."""
     legacy = recipe.config.get("merge_method") == "legacy"
     return quantization(recipe.config) == "nf4" and not legacy
 
 
 def _adapted(recipe: Recipe, adapter: Path) -> Any:
-    """The base model as it is stored, with the adapter beside its weights."""
+    """Load the base model in its stored precision, with the adapter beside its weights."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -228,19 +228,19 @@ def _adapted(recipe: Recipe, adapter: Path) -> Any:
 
 
 class Difference(NamedTuple):
-    """Between a merged matrix and base + change: see STEPS and OTHER_CHANGE."""
+    """The difference of a merged matrix from base + change: see STEPS and OTHER_CHANGE."""
 
     steps: float
     other_change: float
 
 
 def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
-    """Compare every tensor of a merged folder with what base model and adapter make it."""
+    """Compare every tensor of a merged folder with the one from base model and adapter."""
     import torch
     from safetensors.torch import load_file
 
     model = _adapted(recipe, adapter)
-    # PEFT loads the adapter in fp32, but the merge computes in the type in which it is stored
+    # PEFT loads the adapter in fp32, but the merge computes in the adapter's stored type
     eps = max(torch.finfo(w.dtype).eps for w in load_file(adapter / ADAPTER).values())
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     plain = {_merged_name(n): w for n, w in model.named_parameters() if ".lora_" not in n}
@@ -275,7 +275,7 @@ def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
 
 
 def _merged_name(name: str) -> str:
-    """The name of a parameter once PEFT's wrappers are gone."""
+    """Return a parameter's name without the parts that PEFT's wrappers add."""
     for part in (".base_layer", ".original_module", ".modules_to_save.default"):
         name = name.replace(part, "")
     return name
@@ -286,15 +286,15 @@ def _difference(base: "torch.Tensor", layer: Any, merged: "torch.Tensor", eps: f
 
     eps = max(eps, torch.finfo(merged.dtype).eps, torch.finfo(base.dtype).eps)
     if getattr(layer, "use_dora", {}).get("default"):
-        # DoRA's change is no product of two matrices: let PEFT merge, and take the difference. In
-        # bf16 each of its four operations is rounded; 2.2 steps were measured.
+        # DoRA's change is not a product of two matrices: let PEFT merge, and take the difference.
+        # In bf16 each of its four operations is rounded; 2.2 steps were measured.
         eps *= 4
         base = base.clone()
         layer.merge(adapter_names=["default"])
         change = layer.base_layer.weight - base
     else:
         change = layer.get_delta_weight("default")
-    least = float(base.abs().mean(dtype=torch.float32))  # for weights where base and change cancel
+    least = float(base.abs().mean(dtype=torch.float32))  # if base and change cancel
     blocks = [t.reshape(-1).to(base.device).split(BLOCK) for t in (base, change, merged)]
     steps, other, whole = [], 0.0, 0.0
     for of_base, of_change, of_merged in zip(*blocks, strict=True):
@@ -304,17 +304,17 @@ def _difference(base: "torch.Tensor", layer: Any, merged: "torch.Tensor", eps: f
         stored = wanted.to(merged.dtype).float()
         other += float((of_merged.float() - stored).norm()) ** 2
         whole += float((stored - of_base.float()).norm()) ** 2
-    # where rounding leaves nothing of the change, nothing may be there
+    # if rounding removes the whole change, any other change is an error
     return Difference(float(torch.stack(steps).max()), (other / (whole + 1e-30)) ** 0.5)
 
 
 def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
-    """Round weights to 4 bits and back, as Axolotl's merge does: every matrix, embeddings too."""
+    """Round every matrix, embeddings too, to 4 bits and back, as Axolotl's merge does."""
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     settings = config.get("bnb_config_kwargs") or {}
     twice = settings.get("bnb_4bit_use_double_quant", not settings)
-    for weight in model.parameters():  # a tied one once
+    for weight in model.parameters():  # tied weights appear once
         if weight.ndim < 2:
             continue
         flat = weight.detach().reshape(-1).float().contiguous()

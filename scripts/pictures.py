@@ -1,9 +1,9 @@
-"""The pictures of the documentation, made of a finished run: `docs/report.png`.
+"""Make the documentation's picture `docs/report.png` from a finished run.
 
     make demo && python -m scripts.pictures results/smollm2_samsum
 
-Needs the extra `dev` (playwright) and Chromium. Only of our own sample: a page of SAMSum shows text
-that its licence keeps out of this repository.
+Needs the extra `dev` (playwright) and Chromium. Accepts only runs on our own sample: a page of
+SAMSum shows text that its licence keeps out of this repository.
 """
 
 import json
@@ -13,28 +13,28 @@ from pathlib import Path
 from data_prep.errors import UserError, run_cli
 from data_prep.options import Options
 
-WIDTH, HEIGHT = 1400, 950  # the verdict, scores, an example
-MOST = 200_000  # bytes: README is read on telephones too
+WIDTH, HEIGHT = 1400, 950  # room for the verdict, the scores and an example
+MOST = 200_000  # bytes: the README is also read on phones
 
 
 def main() -> None:
-    """Write the top of the run's page as it looks in a light browser."""
+    """Write a picture of the top of the run's page, in a browser's light mode."""
     parser = Options(
         "scripts.pictures", __doc__.splitlines()[0], "results/smollm2_samsum --output docs"
     )
-    parser.add_argument("run", type=Path, help="for instance results/smollm2_samsum")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="a folder")
+    parser.add_argument("run", type=Path, help="its folder, for example results/smollm2_samsum")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="where to save")
     args = parser.parse_args()
     page, scores = args.run / "report.html", args.run / "scores.json"
     if not (page.is_file() and scores.is_file()):
         raise UserError(f"{args.run}: no report.html and scores.json; run `make demo` first")
     if json.loads(scores.read_text("utf-8"))["source"] != "data_prep/sample":
-        raise UserError(f"{scores}: not of data_prep/sample, our own dialogues; run `make demo`")
+        raise UserError(f"{scores}: not from data_prep/sample, our own dialogues; run `make demo`")
     photograph(page, args.output / "report.png")
 
 
 def photograph(page: Path, target: Path) -> None:
-    """Save the top of a page as a PNG with a palette, which takes a third of the space."""
+    """Save the top of a page as a palette PNG, which takes a third of the space."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
@@ -48,7 +48,7 @@ def photograph(page: Path, target: Path) -> None:
     with Image.open(target) as image:
         image.convert("RGB").quantize(128).save(target, optimize=True)
     if target.stat().st_size > MOST:
-        raise UserError(f"{target}: {target.stat().st_size:,} bytes; use a part of the page")
+        raise UserError(f"{target}: {target.stat().st_size:,} bytes; show less of the page")
     print(f"{target}: {target.stat().st_size:,} bytes")
 
 

@@ -1,14 +1,14 @@
-"""Save a model of a recipe's architecture with random weights, and a tokenizer; no hub is asked.
+"""Save a model of a recipe's architecture with random weights, and a tokenizer, without the Hub.
 
     python -m scripts.random_model recipes/mistral_samsum.yml models/mistral-random
     python -m scripts.random_model recipes/mistral_samsum.yml models/mistral-tiny --width 64
 
-Speed and memory do not depend on the values of weights, so that the first is for measurements
-(scripts/bench_gpu.py) and the second, two layers of width 64, for dry runs (scripts/dry_run.py).
-`rows_for` makes rows as long as SAMSum's, without its text, for the same measurements. The numbers
-are those of each model's published `config.json`. Mistral's tokenizer is the real one,
-which mistral-common carries; the others' vocabularies are on the hub, so that Mistral's pieces are
-used for them, with the control tokens of the model's own template.
+Speed and memory do not depend on the values of the weights, so the first command is for
+measurements (scripts/bench_gpu.py). The second makes two layers of width 64 for dry runs
+(scripts/dry_run.py). `rows_for` makes rows as long as SAMSum's, without its text, for the same
+measurements. The numbers are from each model's published `config.json`. Mistral's tokenizer is the
+real one, from mistral-common. The others' vocabularies are only on the Hub, so these models get
+Mistral's pieces with the control tokens of their own template.
 """
 
 import contextlib
@@ -53,19 +53,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-SAMSUM_ROWS, TOKENS_A_ROW = 14_637, 216.6  # decontaminated, with Mistral's tokenizer
+SAMSUM_ROWS, TOKENS_A_ROW = 14_637, 216.6  # decontaminated, in Mistral's tokens
 TEST_ROWS = 819  # of SAMSum
-# Tokens of a row: a log-normal distribution, fitted to SAMSum's with Mistral's tokenizer, and cut
-# at its longest row; a test compares them.
+# Tokens per row: a log-normal distribution fitted to SAMSum with Mistral's tokenizer, cut off at
+# SAMSum's longest row; a test compares the two.
 MEDIAN, SPREAD, LONGEST = 185, 0.56, 1200
-SUMMARY = 0.12  # of a row's tokens
+SUMMARY = 0.12  # share of a row's tokens
 WORDS = ["the", "we", "you", "meet", "station", "tomorrow", "at", "seven", "dinner", "sure",
          "maybe", "bring", "photos", "train", "late", "see", "there", "great", "wait",
          "call"]  # fmt: skip
-LAYERS = 2  # of a model of another width than the published one
+LAYERS = 2  # of a model with --width
 HEAD = 16
-SHARD = "5GB"  # as the hub's copy of Mistral: what is read shard by shard must not read all at once
-CONTROLS: dict[str, dict[str, Any]] = {  # of the models whose tokenizers only a hub has
+SHARD = "5GB"  # as Mistral on the Hub: code that reads shard by shard must not read all at once
+CONTROLS: dict[str, dict[str, Any]] = {  # for models whose tokenizers are only on the Hub
     "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
               "extra_special_tokens": ["<|im_start|>"]},
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
@@ -75,14 +75,14 @@ CONTROLS: dict[str, dict[str, Any]] = {  # of the models whose tokenizers only a
 
 
 def main() -> None:
-    """Save the model that a recipe names."""
+    """Save the base model of a recipe."""
     parser = Options(
         "scripts.random_model", __doc__.splitlines()[0],
         "recipes/mistral_samsum.yml models/mistral-tiny --width 64",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="its file")
-    parser.add_argument("target", type=Path, help="the folder of the model")
-    parser.add_argument("--width", type=int, help="of a model with two layers (default: the "
+    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("target", type=Path, help="the folder to save to")
+    parser.add_argument("--width", type=int, help="save two layers of this width (default: the "
                         "published model's width and layers)")  # fmt: skip
     args = parser.parse_args()
     base_model = str(load_recipe(args.recipe).config["base_model"])
@@ -91,10 +91,10 @@ def main() -> None:
 
 
 def save(base_model: str, target: Path, width: int | None = None) -> int:
-    """Save model and tokenizer into a folder; how many parameters it has.
+    """Save model and tokenizer into a folder; return the number of parameters.
 
-    In bf16 and of the published width, or in fp32 and of hidden states of `width`. Raises UserError
-    for a model whose published numbers are not known here.
+    The model has the published width in bf16, or hidden states of size `width` in fp32. Raises
+    UserError for a model that is not in `PUBLISHED`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -108,11 +108,11 @@ def save(base_model: str, target: Path, width: int | None = None) -> int:
 
 
 def describe(base_model: str, target: Path, width: int | None = None) -> Any:
-    """Save all but the weights, as `save` does; the model's configuration."""
+    """Save everything that `save` does except the weights; return the model's config."""
     from transformers import AutoConfig
 
     if base_model not in PUBLISHED:
-        raise UserError(f"base_model {base_model}: its architecture is not one of {[*PUBLISHED]}")
+        raise UserError(f"base_model {base_model}: unknown here; use one of {[*PUBLISHED]}")
     published = dict(PUBLISHED[base_model])
     kind = published.pop("model_type")
     tokenizer = mistral_tokenizer(CONTROLS.get(kind))
@@ -133,9 +133,9 @@ def describe(base_model: str, target: Path, width: int | None = None) -> Any:
 
 
 def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
-    """Mistral's v1 tokenizer from mistral-common's pieces; with `controls`, these in its own place.
+    """Build Mistral's v1 tokenizer from mistral-common; `controls` replace its control tokens.
 
-    Raises UserError where mistral-common or sentencepiece is not installed.
+    Raises UserError if mistral-common or sentencepiece is not installed.
     """
     try:
         import mistral_common
@@ -159,14 +159,14 @@ def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
 
 
 def on_source(recipe: Recipe, model: Path, source: Path) -> Recipe:
-    """The recipe with this base model, and all rows of this source."""
+    """Return the recipe with this base model and all rows of this source."""
     block = recipe.summarization.model_copy(update={"source": str(source), "train_rows": "all"})
     config = {**recipe.config, "base_model": str(model)}
     return replace(recipe, config=config, summarization=block)
 
 
 def row_lengths(count: int, seed: int = 0) -> list[int]:
-    """Tokens of each row, prompt and summary together."""
+    """Return random token counts of rows, prompt and summary together."""
     rng = random.Random(seed)
     found: list[int] = []
     while len(found) < count:
@@ -177,14 +177,14 @@ def row_lengths(count: int, seed: int = 0) -> list[int]:
 
 
 def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
-    """The folder in which the recipe's data are: `count` random training rows, made once.
+    """Return the folder of the recipe's data: `count` random training rows, made once.
 
-    A row's words are random ones of `WORDS`, each of which is a token of Mistral's.
+    A row's words are drawn from `WORDS`; each is one token of Mistral's.
     """
     folder = place / f"{recipe.name}-{count}"
     if list((folder / "data").glob("*/manifest.json")):
         return folder
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was stopped while it made them
+    shutil.rmtree(folder, ignore_errors=True)  # left by a call that was interrupted
     source = folder / "source"
     source.mkdir(parents=True)
     here = on_source(recipe, model, source)
@@ -200,7 +200,7 @@ def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
             row = {"id": f"{split}{number}", "dialogue": dialogue, "summary": summary}
             lines.append(json.dumps(row))
         (source / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
-    with contextlib.chdir(folder):  # so that the recipe's relative paths are in there
+    with contextlib.chdir(folder):  # the recipe's relative paths start here
         prepare(here)
     return folder
 

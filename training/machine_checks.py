@@ -1,7 +1,7 @@
-"""Whether this machine can train a recipe: a GPU, its driver, packages, memory.
+"""Check whether this machine can train a recipe: GPU, driver, packages, memory.
 
-Checked before anything is loaded; what Axolotl, PyTorch or Triton would say takes minutes and a
-traceback.
+The checks run before anything is loaded. Without them, Axolotl, PyTorch or Triton would fail with a
+traceback after minutes.
 """
 
 import re
@@ -14,7 +14,7 @@ from data_prep.hub import empty_model
 from data_prep.recipe import Recipe
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
-CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and what a CPU takes in their place
+CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and their values on a CPU
     "attn_implementation": "sdpa",
     **dict.fromkeys(("fp16", "tf32", "liger_rms_norm", "liger_rope", "liger_glu_activation",
                      "liger_fused_linear_cross_entropy", "cut_cross_entropy"), False),
@@ -25,7 +25,7 @@ AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe that no CPU can follow, and what a CPU takes instead."""
+    """Return the recipe's keys that do not work on a CPU, with values that do."""
     can = ("sdpa", "eager")
     found = {k: v for k, v in CPU_INSTEAD.items() if config.get(k) and config[k] not in can}
     optimizer = str(config.get("optimizer"))
@@ -35,12 +35,12 @@ def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a recipe that a card older than Ampere cannot follow, and what it takes instead.
+    """Return the recipe's keys that do not work on a card older than Ampere, with values that do.
 
-    Nothing else checks that: PyTorch counts bf16 as supported there since it emulates it, and
-    Axolotl (0.19) turns packed `sdpa` into varlen attention on any card, which then ends in
+    Nothing else checks this: PyTorch reports bf16 as supported there because it emulates it, and
+    Axolotl (0.19) turns packed `sdpa` into varlen attention on any card, which then fails with
     "FlashAttention only supports Ampere GPUs or newer" at the first step. With `sdpa_varlen: false`
-    a mask keeps the rows of a pack apart.
+    a mask separates the rows of a pack.
     """
     attention = config.get("attn_implementation")
     found: dict[str, Any] = {}
@@ -57,10 +57,10 @@ def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
-    """What is missing here for the recipe at `path`, a line each; `config` is what it asks for.
+    """Return what this machine lacks for the recipe at `path`, one line each.
 
-    Whether FlashAttention is installed is not asked here: where there is a GPU, Axolotl's schema
-    does so (`check_flash_attn_available`), and data_prep.recipe passes its words on.
+    `config` is the recipe's content. Whether FlashAttention is installed is not checked here: on a
+    GPU, Axolotl's schema checks it (`check_flash_attn_available`), and data_prep.recipe reports it.
     """
     import torch
 
@@ -68,7 +68,7 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     if not torch.cuda.is_available():
         if config.get("deepspeed"):
             found.append(
-                f"{path}: deepspeed needs GPUs: accelerate starts none of its processes on a CPU; "
+                f"{path}: deepspeed needs GPUs: accelerate does not start its processes on a CPU; "
                 "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
             )
         if instead := cpu_overrides(config):
@@ -89,20 +89,20 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     if major < AMPERE and (instead := old_card_overrides(config)):
         found.append(
             f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
-            "no FlashAttention, from which PyTorch's varlen attention is made; add "
+            "no FlashAttention, which PyTorch's varlen attention is built on; add "
             f"`{_flags(instead)}`"
         )
     wanted = [key for key in TRITON if config.get(key)]
     if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         found.append(
-            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none is here; install "
-            f"gcc, or set {', '.join(wanted)} to false"
+            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none was found; "
+            f"install gcc, or set {', '.join(wanted)} to false"
         )
     return found
 
 
 def _why_no_gpu() -> str:
-    """What PyTorch says: no CUDA in this build, no driver, an old driver, or no card at all."""
+    """Return PyTorch's reason: no CUDA in this build, no driver, an old driver, or no card."""
     import torch
 
     if torch.version.cuda is None:
@@ -123,33 +123,33 @@ def _yaml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-# ---- memory: the least that a training needs, and what to change when it ran out ----
-# The least is arithmetic. What autograd keeps for the backward pass comes on top; it depends on
-# kernels and attention, so that the training's first steps measure it.
+# ---- memory: the least that training needs, and what to change when it runs out ----
+# The lower bound is arithmetic. It leaves out what autograd keeps for the backward pass, because
+# that depends on kernels and attention; the first training steps measure it.
 
-NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes a weight: and a byte for 64 of them, four for 256 of these
-# Losses that never hold a float32 copy of all logits.
+NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes per weight: plus 1 per 64 weights, 4 per 256 of those
+# Losses that never keep a float32 copy of all logits in memory.
 FRUGAL_LOSSES = ("cut_cross_entropy", "chunked_cross_entropy", "liger_cross_entropy",
                  "liger_fused_linear_cross_entropy")  # fmt: skip
-LOGIT = 8  # bytes: transformers' loss keeps its log-softmax and makes a gradient, both in float32
-# Keys under which a process does not hold all weights, so that no bound is known.
+LOGIT = 8  # bytes: transformers' loss keeps log-softmax and gradient, both in float32
+# With any of these keys a process does not hold all weights, so no bound is known.
 PLACED_ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "device_map", "layer_offloading",
                     "tensor_parallel_size", "ple_cpu_offload", "quantize_moe_experts")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Counts of a base model's weights and of its adapter's."""
+    """The number of weights in a base model and in its adapter."""
 
-    parameters: int  # all of the base model
-    linear: int  # those in linear layers but the output layer: what quantisation shrinks
-    head: int  # those of the output layer
+    parameters: int  # all weights of the base model
+    linear: int  # in linear layers except the output layer: what quantisation shrinks
+    head: int  # in the output layer
     vocabulary: int
-    adapter: int  # those that are trained
+    adapter: int  # the trained weights
 
 
 def lora_settings(config: dict[str, Any], model: Any) -> Any:
-    """PEFT's settings of the recipe's adapter, as Axolotl makes them."""
+    """Return PEFT's config for the recipe's adapter, as Axolotl builds it."""
     from axolotl.loaders.adapter import load_lora
     from axolotl.utils.dict import DictDefault
 
@@ -158,9 +158,9 @@ def lora_settings(config: dict[str, Any], model: Any) -> Any:
 
 
 def count_weights(recipe: Recipe) -> Weights:
-    """Build the model and its adapter without memory (on PyTorch's `meta` device), and count.
+    """Build the model and its adapter on PyTorch's `meta` device (no memory), and count weights.
 
-    Raises UserError where the model's configuration cannot be read.
+    Raises UserError if the model's config cannot be read.
     """
     import torch
     from peft import get_peft_model
@@ -174,7 +174,7 @@ def count_weights(recipe: Recipe) -> Weights:
         if isinstance(module, torch.nn.Linear) and module is not head
     )
     settings = lora_settings(recipe.config, model)
-    settings.init_lora_weights = False  # some of PEFT's ways to begin compute with the base weights
+    settings.init_lora_weights = False  # some of PEFT's initialisations read the base weights
     with torch.device("meta"):
         adapter, _ = get_peft_model(model, settings).get_nb_trainable_parameters()
     return Weights(parameters, linear, head.weight.numel(), head.weight.shape[0], adapter)
@@ -182,17 +182,17 @@ def count_weights(recipe: Recipe) -> Weights:
 
 @dataclass(frozen=True)
 class LeastMemory:
-    """Bytes that a process holds at the peak of a step whatever the kernels, in lines too."""
+    """A lower bound on the peak memory of a process, whatever the kernels; `lines` explain it."""
 
-    total: float
+    total: float  # bytes
     lines: list[str]
 
 
 def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
-    """The least memory of a training process; None where no bound is known.
+    """Return the least memory of a training process, or None if no bound is known.
 
-    `largest_batch`: tokens that a process computes in one pass. Raises UserError where the model's
-    configuration cannot be read.
+    `largest_batch`: tokens that a process computes in one pass. Raises UserError if the model's
+    config cannot be read.
     """
     config = recipe.config
     lora = config.get("adapter") in ("lora", "qlora")
@@ -203,7 +203,7 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
     each = NF4 if config.get("load_in_4bit") else 1 if config.get("load_in_8bit") else number
     base = weights.linear * each + (weights.parameters - weights.linear) * number
     optimizer, trained = str(config.get("optimizer")), 8  # bytes: float32 weight and gradient
-    if "adam" in optimizer and "paged" not in optimizer:  # those may be in the host's memory
+    if "adam" in optimizer and "paged" not in optimizer:  # paged ones may be in the host's memory
         trained += 2 if "8bit" in optimizer else 0 if "4bit" in optimizer else 8
     logit = 0 if any(map(config.get, FRUGAL_LOSSES)) else LOGIT
     parts = {
@@ -214,7 +214,7 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
     total = sum(parts.values())
     sums = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     lines = [
-        f"at least {total / 1e9:.1f} GB a process = {sums}; training measures the rest",
+        f"at least {total / 1e9:.1f} GB per process = {sums}; training measures the rest",
         f"weights {weights.parameters:,} x {base / weights.parameters:.2g} bytes; adapter "
         f"{weights.adapter:,} x {trained} bytes; logits {largest_batch:,} tokens x "
         f"{weights.vocabulary:,} x {logit} bytes",
@@ -223,14 +223,14 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> str:
-    """One line for memory that ran out, with what to change."""
+    """Return one line that says memory ran out and what to change."""
     asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    wanted = f" ({asked[1]} more were wanted)" if asked else ""
+    wanted = f" ({asked[1]} more were needed)" if asked else ""
     return f"{recipe.path}: memory ran out{wanted}; {what_to_change(recipe.config)}"
 
 
 def what_to_change(config: dict[str, Any]) -> str:
-    """The three cheapest changes that save memory and that the recipe does not have already."""
+    """Return the three cheapest changes that save memory and that the recipe lacks."""
     found = []
     micro = int(config.get("micro_batch_size") or 1)
     accumulation = int(config.get("gradient_accumulation_steps") or 1)
@@ -245,9 +245,9 @@ def what_to_change(config: dict[str, Any]) -> str:
     if not config.get("load_in_4bit"):
         found.append("`adapter: qlora` with `load_in_4bit: true` (a quarter of the weights' bytes)")
     length = int(config.get("sequence_len") or 512)
-    found.append(f"`sequence_len: {length // 2}` (preflight says how many rows are then too long)")
+    found.append(f"`sequence_len: {length // 2}` (preflight shows how many rows are then too long)")
     if "8bit" not in str(config.get("optimizer")):
-        found.append("`optimizer: adamw_8bit` (10 bytes an adapter weight instead of 16)")
+        found.append("`optimizer: adamw_8bit` (10 bytes per adapter weight instead of 16)")
     found.append("a smaller `lora_r`")
     steps = "; ".join(f"{number}. {text}" for number, text in enumerate(found[:3], 1))
-    return f"change, in this order, and start again: {steps}"
+    return f"make these changes in this order, and start again: {steps}"

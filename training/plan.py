@@ -1,4 +1,4 @@
-"""Steps, tokens and batches of a recipe, by Axolotl's own arithmetic.
+"""Compute a recipe's steps, tokens and batches with Axolotl's own arithmetic.
 
 from training.plan import count_tokens, plan
 print(plan(recipe, count_tokens(recipe, PromptEncoder(recipe))["train"]))
@@ -16,20 +16,20 @@ from data_prep.recipe import Recipe, sequence_len
 from eval.generate import SHORTEN, beyond_positions
 
 SPLITS = ("train", "validation")
-CHUNK = 2000  # rows that are tokenised at a time: of more, the texts alone take 100s of MB
-MOST_DROPPED = 0.2  # of a split's rows may be too long; a corpus has some that are
-MOST_CUT = 0.01  # of the references may be longer than `max_new_tokens`
-SHORTEST = 2  # tokens; Axolotl leaves out shorter rows (`min_sample_len`'s default)
+CHUNK = 2000  # rows tokenised at a time; for more, the texts alone take 100s of MB
+MOST_DROPPED = 0.2  # share of a split's rows that may be too long; a corpus has some
+MOST_CUT = 0.01  # share of the references that may exceed `max_new_tokens`
+SHORTEST = 2  # tokens; Axolotl drops shorter rows (the default of `min_sample_len`)
 EFFECTS = {
     "drop": "left out",
-    "truncate": "cut at their end, where the summary is",
+    "truncate": "cut off at the end, where the summary is",
     "raise": "they end training before its first step",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training does, and the lines that say so.
+    """The steps of a training run, and `lines` that describe them.
 
     A batch is what one process computes in one pass: `micro_batch_size` rows, or with packing that
     many packs of up to `sequence_len` tokens.
@@ -42,9 +42,9 @@ class Plan:
 
 
 def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
-    """Compute the plan from the token counts of all training rows, over-long ones included.
+    """Compute the plan from the token counts of all training rows, including those too long.
 
-    Raises UserError where no row remains to train on.
+    Raises UserError if no row remains to train on.
     """
     config = with_defaults(recipe.config)
     longest, shortest = config["sequence_len"], config.get("min_sample_len", SHORTEST)
@@ -59,20 +59,20 @@ def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
     if config.get("sample_packing"):
         packs = _pack(config, kept)
         batches, largest, unit = len(packs), max(packs), "packs"
-        of_a_process = batches // processes  # drops a batch that not every process would get
+        of_a_process = batches // processes  # the incomplete last round is dropped
     else:
         batches, largest, unit = -(-len(kept) // micro), micro * max(kept), "rows"
-        of_a_process = -(-batches // processes)  # there rows are repeated
+        of_a_process = -(-batches // processes)  # without packing, rows repeat to fill it
     steps_per_epoch = max(1, -(-of_a_process // accumulation))
     steps = _steps(config, kept, batches, processes, steps_per_epoch)
     asked = f"num_epochs {config['num_epochs']:g}"
     if config.get("max_steps"):
         asked = f"max_steps {config['max_steps']}"
     lines = [
-        f"{len(kept):,} rows with {sum(kept):,} tokens fill {batches:,} batches an epoch",
+        f"{len(kept):,} rows with {sum(kept):,} tokens fill {batches:,} batches per epoch",
         f"effective batch {micro * accumulation * processes} {unit} = micro_batch_size {micro} x "
-        f"gradient_accumulation_steps {accumulation} x {processes} "
-        f"process{'es' if processes > 1 else ''}: {sum(kept) / steps_per_epoch:,.0f} tokens a step",
+        f"gradient_accumulation_steps {accumulation} x {processes} process"
+        f"{'es' if processes > 1 else ''}: {sum(kept) / steps_per_epoch:,.0f} tokens per step",
         f"{steps:,} steps = {steps / steps_per_epoch:.2f} epochs of {steps_per_epoch:,} steps "
         f"({asked})",
     ]
@@ -80,7 +80,7 @@ def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's keys with Axolotl's defaults for those that the arithmetic needs."""
+    """Return the recipe's config with Axolotl's defaults for the keys that `plan` needs."""
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.enums import LEGACY_ATTN_FLAG_TO_IMPL
 
@@ -95,7 +95,7 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
-    """Tokens of each batch of packs of an epoch, by Axolotl's own packing."""
+    """Return the tokens of each batch of packs in an epoch, as Axolotl packs them."""
     import torch
     from axolotl.utils.samplers import MultipackBatchSampler
     from axolotl.utils.schemas.enums import ATTN_IMPLS_SUPPORTING_PACKING, attn_impl_base
@@ -103,7 +103,7 @@ def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
 
     micro, length = config["micro_batch_size"], config["sequence_len"]
     one_long = attn_impl_base(config.get("attn_implementation")) in ATTN_IMPLS_SUPPORTING_PACKING
-    real = config.get("multipack_real_batches", not one_long)  # or one pack, micro times as long
+    real = config.get("multipack_real_batches", not one_long)  # else one pack `micro` times as long
     order = RandomSampler(range(len(lengths)), generator=torch.Generator().manual_seed(0))
     sampler = MultipackBatchSampler(
         order,
@@ -116,7 +116,7 @@ def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
         num_processes=1,
     )
     draws = []
-    for epoch in range(sampler.num_count_samples):  # Axolotl takes the shortest of its draws too
+    for epoch in range(sampler.num_count_samples):  # Axolotl also takes its shortest draw
         sampler.set_epoch(epoch)
         draws.append(sampler.generate_batches())
     return [sum(lengths[i] for pack in batch for i in pack) for batch in min(draws, key=len)]
@@ -125,10 +125,10 @@ def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
 def _steps(
     config: dict[str, Any], lengths: list[int], batches: int, processes: int, steps_per_epoch: int
 ) -> int:
-    """Optimiser steps of the whole training.
+    """Return the number of optimiser steps of the whole training.
 
-    The arithmetic of `axolotl.utils.trainer.calculate_total_num_steps` (0.19), which cannot be
-    called here: it waits for all processes, and preflight runs in the first one alone.
+    This repeats `axolotl.utils.trainer.calculate_total_num_steps` (0.19), which cannot be called
+    here: it waits for all processes, and preflight runs only in the first.
     """
     if config.get("max_steps"):
         return int(config["max_steps"])
@@ -136,26 +136,26 @@ def _steps(
     batch = (config.get("batch_size") or micro * config["gradient_accumulation_steps"]) * processes
     if not config.get("sample_packing"):
         return math.ceil(len(lengths) * epochs / batch)
-    if share := config.get("sample_packing_eff_est"):  # how full packs were in an earlier run
+    if share := config.get("sample_packing_eff_est"):  # how full the packs were in an earlier run
         full = 0.99 * sum(lengths) / share / config["sequence_len"] // batch
         steps = int((math.floor(full) - 1) * epochs)
     else:
         steps = math.floor(max(1, batches * micro // batch) * epochs)
         steps -= math.ceil(epochs) if config.get("dataloader_drop_last") else 0
-    return steps or math.ceil(epochs * steps_per_epoch)  # with none the trainer counts for itself
+    return steps or math.ceil(epochs * steps_per_epoch)  # if 0, the trainer counts the steps itself
 
 
 def count_tokens(recipe: Recipe, encoder: PromptEncoder) -> dict[str, list[int]]:
-    """Tokens of every row of `train` and `validation`, as training sees them, over-long ones too.
+    """Count the tokens of every `train` and `validation` row as training sees it.
 
-    Raises UserError where the tokenizer or the rows cannot be read.
+    Includes rows that are too long. Raises UserError if the tokenizer or the rows are unreadable.
     """
     try:
         counter = TokenCounter(recipe)
     except (OSError, ValueError) as error:
         raise UserError(model_unavailable(recipe, error)) from error
     counts: dict[str, list[int]] = {}
-    tail = 0  # tokens that a template writes after the last turn; Axolotl leaves them out
+    tail = 0  # tokens that the template adds after the last turn; Axolotl drops them
     for split in SPLITS:
         rows = read_examples(recipe.data_dir / f"{split}.jsonl")
         chunks = (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
@@ -168,10 +168,10 @@ def count_tokens(recipe: Recipe, encoder: PromptEncoder) -> dict[str, list[int]]
 
 
 def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[str], list[str]]:
-    """A line a split on its rows that are too long, and what is wrong with them.
+    """Return one line per split on its rows that are too long, and a list of problems.
 
-    Wrong are rows that training would lose, cut, or read at positions that the model never learnt.
-    `counts` as `count_tokens` gives them. Raises UserError where they end the training.
+    A problem is too many rows dropped, any row cut, or rows beyond the model's positions. `counts`
+    comes from `count_tokens`. Raises UserError if long rows would end the training.
     """
     config, reach = recipe.config, positions(recipe.config)
     strategy = config.get("excess_length_strategy") or "drop"
@@ -213,18 +213,18 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
 
 
 def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
-    """References that no summary can match, and prompts that the model cannot read."""
+    """Yield problems: references above `max_new_tokens`, prompts beyond the model's positions."""
     in_training = recipe.summarization.training_rouge
     most = recipe.summarization.decoding.max_new_tokens
     test = read_examples(recipe.data_dir / "test.jsonl")
     validation = read_examples(recipe.data_dir / "validation.jsonl")
     texts = [text for row in [*test, *validation] for text in row.references or [row.summary]]
     ids = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    lengths = [len(tokens) + 1 for tokens in ids]  # and the end of the turn
+    lengths = [len(tokens) + 1 for tokens in ids]  # plus the end-of-turn token
     if (over := sum(length > most for length in lengths)) > MOST_CUT * len(lengths):
         yield (
             f"{recipe.path}: {over:,} of {len(lengths):,} references of test and validation have "
-            f"more tokens than max_new_tokens, {most}, lets a summary have; set "
+            f"more tokens than max_new_tokens, {most}, allows a summary; set "
             f"`summarization.decoding.max_new_tokens: {max(lengths)}`"
         )
     sampled = validation[: in_training.dialogues]

@@ -1,8 +1,8 @@
-"""Our Axolotl plugin: a recipe that cannot silently do the wrong thing in training.
+"""Our Axolotl plugin: stops a recipe from silently doing the wrong thing in training.
 
-Named in a recipe under `plugins:`. It declares the `summarization:` block, refuses what preflight
-refuses, resumes from the newest whole checkpoint, logs generated ROUGE, and makes CPU training
-work. On a GPU it changes nothing of how a run computes.
+A recipe lists it under `plugins:`. It declares the `summarization:` block, refuses what preflight
+refuses, resumes from the newest complete checkpoint, logs ROUGE of generated summaries, and makes
+CPU training work. On a GPU it does not change what a run computes.
 """
 
 import dataclasses
@@ -44,21 +44,21 @@ from training.machine_checks import LORA_KERNELS, machine_problems, out_of_memor
 from training.preflight import Report, check_recipe
 from training.resume import ExactResume, Progress
 
-# Commands that need a trained adapter. Axolotl itself loads it only where `lora_model_dir` names
-# it: without that, `evaluate` scores and `inference` asks a fresh, untrained adapter.
-WAIT = 5  # seconds: torchrun looks for processes that ended every 0.1
+WAIT = 5  # seconds: torchrun checks for ended processes every 0.1 s
+# Commands that need a trained adapter. Axolotl loads it only if `lora_model_dir` is set; otherwise
+# `evaluate` and `inference` use a fresh, untrained adapter.
 OF_AN_ADAPTER = ("evaluate", "inference", "merge-lora")
 NOTES = {
-    "inference": "note: axolotl inference samples at temperature 0.9, so that its answers differ "
-    "each time, and wants the whole prompt, instruction included; for summaries use `python -m "
+    "inference": "note: axolotl inference samples at temperature 0.9, so its answers differ each "
+    "time, and needs the whole prompt, instruction included; for summaries use `python -m "
     "chat.summarize {recipe}`",
-    "evaluate": "note: axolotl evaluate gives the losses alone; for summaries and ROUGE use "
+    "evaluate": "note: axolotl evaluate computes only losses; for summaries and ROUGE use "
     "`python -m eval.run {recipe}`",
 }
 
 
 class SummarizationArgs(BaseModel):
-    """Mixed into Axolotl's schema; `forbid` makes its whole top level strict."""
+    """A mixin for Axolotl's schema; `forbid` makes its whole top level strict."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,34 +66,34 @@ class SummarizationArgs(BaseModel):
 
 
 class SummarizationPlugin(BasePlugin):
-    """The hooks, in the order in which Axolotl calls them."""
+    """The plugin's hooks, in the order in which Axolotl calls them."""
 
     def __init__(self) -> None:
-        """Axolotl makes one for a run."""
+        """Axolotl creates one instance per run."""
         super().__init__()
-        self._asked: dict[str, Any] = {}  # the recipe with the command line's values
+        self._asked: dict[str, Any] = {}  # the recipe with the command line's overrides
         self._resume = ExactResume()
-        self._rouge: Any = None  # training.rouge's callback, where the recipe asks for it
+        self._rouge: Any = None  # training.rouge's callback, if the recipe asks for it
         self._trainer: Any = None
         self._steps = 0
         self._lock: Any = None
-        self._waiting: Bar | None = None  # what is shown before the first step
-        self._prepared: Recipe | None = None  # whose rows Axolotl reads
+        self._waiting: Bar | None = None  # shown until the first step
+        self._prepared: Recipe | None = None  # the recipe whose rows Axolotl reads
 
     def get_input_args(self) -> str:
-        """Name the pydantic class of our block."""
+        """Return the import path of the pydantic class for our block."""
         return "training.plugin.SummarizationArgs"
 
     def register(self, cfg: dict[str, Any]) -> None:
-        """Before validation: refuse a recipe that says what Axolotl would drop or turn off."""
+        """Before validation: refuse a recipe with keys that Axolotl would drop or turn off."""
         path, command = Path(cfg["axolotl_config_path"]), axolotl_command()
         quiet = command in ("train", "preprocess") and not console.verbose()
         if quiet:
             console.mute()
         drop_flags(yaml.safe_load(path.read_text("utf-8")), cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-        # merge-lora reads the recipe twice, the second time with what the merge overrides; in a
-        # recipe this key switches nothing off
+        # merge-lora reads the recipe twice, the second time with the merge's own overrides; the
+        # key alone, set in a recipe, does not skip these checks
         if cfg.get("merge_lora") and command == "merge-lora":
             return
         with ending_with_one_line():
@@ -103,28 +103,28 @@ class SummarizationPlugin(BasePlugin):
                 self._use_adapter(cfg, command)
             else:
                 refuse(run_record.output_dir_problems(path, self._asked))
-            if command == "merge-lora":  # it trains nothing, and a CPU will do
+            if command == "merge-lora":  # it does not train, and a CPU is enough
                 return
             refuse(machine_problems(path, self._asked))
         if cfg.get("auto_resume_from_checkpoints") is None:
-            cfg["auto_resume_from_checkpoints"] = True  # the same command again resumes
+            cfg["auto_resume_from_checkpoints"] = True  # running the same command again resumes
         if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
             cfg["dataset_prepared_path"] = str(recipe_of(cfg).data_dir / "tokenized")
         if not torch.cuda.is_available():
             self._use_cpu(cfg)
         if quiet:
-            log = prepare_debug_log(cfg)  # else Axolotl does so after its validation, unheard
+            log = prepare_debug_log(cfg)  # else Axolotl opens it only after validation
             if is_first_process():
-                say(f"{command} {path}; Axolotl's own words are in {log}", "bold")
+                say(f"{command} {path}; Axolotl's own output is in {log}", "bold")
             self._waiting = Bar("starting", shown=is_first_process()).__enter__()
-        if command == "evaluate":  # for which Axolotl does not call `load_datasets`
+        if command == "evaluate":  # Axolotl does not call `load_datasets` for it
             with first_process_first(), ending_with_one_line():
                 self._use_prepared(cfg, recipe_of(cfg))
 
     def _use_adapter(self, cfg: dict[str, Any], command: str) -> None:
-        """Name the trained adapter for a command of Axolotl's that does not look for it.
+        """Set `lora_model_dir` to the trained adapter for an Axolotl command that needs one.
 
-        One that the user named is used as it is.
+        If the user has set it, their choice is kept.
         """
         if cfg.get("lora_model_dir") is None:
             cfg["lora_model_dir"] = str(find_adapter(self._asked_recipe(cfg)))
@@ -132,24 +132,24 @@ class SummarizationPlugin(BasePlugin):
             say(NOTES[command].format(recipe=cfg["axolotl_config_path"]), error=True)
 
     def _asked_recipe(self, cfg: Any) -> Recipe:
-        """The recipe with the command line's values, without Axolotl's defaults."""
+        """Return the recipe with the command line's overrides, without Axolotl's defaults."""
         return dataclasses.replace(recipe_of(cfg), config=self._asked)
 
     def _use_cpu(self, cfg: dict[str, Any]) -> None:
         use_all_cores()
         keep_freed_memory()
         shard_on_cpu()
-        for kernel in LORA_KERNELS:  # Triton kernels; Axolotl switches them on by itself
+        for kernel in LORA_KERNELS:  # Triton kernels, which Axolotl switches on by default
             cfg[kernel] = False
-        if cfg.get("bf16") == "auto":  # Axolotl would take fp16, which is slow on a CPU
-            before = run_record.precision_of(Path(cfg["output_dir"]))  # a measurement may flip
+        if cfg.get("bf16") == "auto":  # Axolotl would use fp16, which is slow on a CPU
+            before = run_record.precision_of(Path(cfg["output_dir"]))  # a new timing may differ
             cfg["bf16"] = before["bf16"] if "bf16" in before else bf16_is_faster()
             cfg["fp16"] = False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Before the data are read: the rest of preflight, then where to resume from."""
+        """Before the data are read: run the rest of preflight, then choose where to start."""
         if not torch.cuda.is_available():
-            cfg["device_map"] = {"": "cpu"}  # Axolotl would give each process a GPU of its own
+            cfg["device_map"] = {"": "cpu"}  # Axolotl would assign each process a GPU
         with first_process_first(), ending_with_one_line():
             recipe = recipe_of(cfg)
             files = self._use_prepared(cfg, recipe)
@@ -163,7 +163,7 @@ class SummarizationPlugin(BasePlugin):
             self._choose_start(cfg, recipe, files)
 
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
-        """Point Axolotl at the tokenised rows of these very files; their hashes by name."""
+        """Point Axolotl at the tokenised rows of the prepared files; return file hashes by name."""
         files, self._prepared = check_prepared(recipe).files, recipe
         cfg["dataset_prepared_path"] = str(run_record.cache_folder(recipe, files))
         if is_first_process():
@@ -171,15 +171,15 @@ class SummarizationPlugin(BasePlugin):
         return dict(files)
 
     def _choose_start(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
-        """Resume, start again or start, whichever is right in this output folder; record it."""
+        """Decide from the output folder whether to resume, restart or start, and record the run."""
         folder, processes = recipe.output_dir, run_record.processes()
         settings = settings_of(self._asked, files, processes)
         if is_first_process():
             self._lock = run_record.lock(folder)
         again = cfg["auto_resume_from_checkpoints"] is False
         explicit = cfg["resume_from_checkpoint"]
-        cfg["auto_resume_from_checkpoints"] = False  # Axolotl's own choice is unchecked
-        text = run_record.recipe_text(recipe.path, self._asked)  # it may lie in the output folder
+        cfg["auto_resume_from_checkpoints"] = False  # Axolotl's choice is not checked
+        text = run_record.recipe_text(recipe.path, self._asked)  # it may be in the output folder
         if explicit:
             run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
@@ -194,7 +194,7 @@ class SummarizationPlugin(BasePlugin):
             run_record.write_run(folder, settings, precision, text)
 
     def _checkpoint(self, folder: Path, processes: int) -> str | None:
-        """The newest whole checkpoint; ends the process where the run is finished already."""
+        """Return the newest complete checkpoint; end the process if the run is already finished."""
         if (steps := finished(folder)) is not None:
             if is_first_process():
                 say(
@@ -211,10 +211,10 @@ class SummarizationPlugin(BasePlugin):
         return str(chosen) if chosen else None
 
     def pre_model_load(self, cfg: Any) -> None:
-        """Let the adapter start from the recipe's seed alone, and from the rows that were checked.
+        """Make the adapter depend only on the recipe's seed, and check the rows once more.
 
-        Tokenising draws random numbers, a cached run draws none: their adapters would differ. Rows
-        that were replaced while they were tokenised must not stay under the checked ones' name.
+        Tokenising draws random numbers but a cached run does not, so their adapters would differ.
+        If the prepared files changed while they were tokenised, the cache must not keep its name.
         """
         with ending_with_one_line():
             try:
@@ -228,7 +228,7 @@ class SummarizationPlugin(BasePlugin):
         set_seed(42 if cfg["seed"] is None else cfg["seed"])
 
     def get_training_args(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """On CPU: allow bf16 and several processes there, and no evaluation before step 1."""
+        """On a CPU: allow bf16 and several processes, and skip evaluation before step 1."""
         on_start = cfg["summarization"]["eval_on_start"]
         if torch.cuda.is_available():
             return {} if on_start is None else {"eval_on_start": on_start}
@@ -236,7 +236,7 @@ class SummarizationPlugin(BasePlugin):
         return {**cpu, "ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else cpu
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
-        """Ours come before early stopping, which reads the ROUGE that they put there."""
+        """Return our callbacks; early stopping runs after them and reads the ROUGE they add."""
         recipe, progress = recipe_of(cfg), Progress(self._waiting)
         if not recipe.summarization.training_rouge.dialogues:
             return [self._resume, progress]
@@ -247,17 +247,17 @@ class SummarizationPlugin(BasePlugin):
         return [self._resume, progress, self._rouge]
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Hand the trainer to the callbacks, and remember it until it has trained."""
+        """Give the trainer to the callbacks, and keep it until training ends."""
         self._trainer = trainer
         self._resume.attach(trainer)
         if self._rouge:
             self._rouge.trainer = trainer
 
     def post_train(self, cfg: Any, model: Any) -> None:
-        """First call, after the last step: keep the log. Second, after the save: mark the end.
+        """First call, after the last step: save the log. Second, after the save: mark the end.
 
-        The last checkpoint's own log is written before the last evaluation, whose loss would be
-        lost. Evaluation refuses an adapter that learnt another prompt.
+        The last checkpoint's log is written before the last evaluation and lacks its loss. The
+        second call records the prompt: `eval` refuses an adapter that was trained with another one.
         """
         folder = Path(cfg["output_dir"])
         trainer, self._trainer = self._trainer, None
@@ -265,13 +265,13 @@ class SummarizationPlugin(BasePlugin):
             self._steps = trainer.state.global_step
             if trainer.is_world_process_zero():
                 trainer.state.save_to_json(str(folder / "trainer_state.json"))
-                run_record.write_training_runs(folder)  # W&B's is still open
+                run_record.write_training_runs(folder)  # W&B's run is still open
         elif is_first_process() and (folder / ADAPTER).is_file():
             run_record.write_trained_with(folder, recipe_of(cfg), self._steps)
 
 
 def recipe_of(cfg: Any) -> Recipe:
-    """The recipe as Axolotl is going to train it, the command line's overrides included."""
+    """Return the recipe as Axolotl will train it, with the command line's overrides."""
     block = Summarization.model_validate(cfg["summarization"].to_dict())
     return Recipe(Path(cfg["axolotl_config_path"]), cfg.to_dict(), block)
 
@@ -280,18 +280,18 @@ def recipe_of(cfg: Any) -> Recipe:
 
 
 def axolotl_command() -> str:
-    """`train`, `preprocess`, `merge-lora` ...: `axolotl NAME` or `-m axolotl.cli.NAME`."""
+    """Return the command, such as `merge-lora`, from `axolotl NAME` or `-m axolotl.cli.NAME`."""
     program, *arguments = sys.argv
     name = Path(program).stem
-    if name in ("axolotl", "main") and arguments:  # preprocess and merge-lora run in that process
+    if name in ("axolotl", "main") and arguments:  # preprocess and merge-lora run in-process
         name = arguments[0]
     return name.replace("_", "-")
 
 
 def drop_flags(in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
-    """Take the flags that Axolotl's command added out of the configuration; the file's keys stay.
+    """Remove the flags that Axolotl's command added to the config; keep the file's own keys.
 
-    The command has read them from its command line before; as keys, no schema knows them.
+    The command has already read these flags from its command line, and no schema has such keys.
     """
     from axolotl.cli.args import EvaluateCliArgs, PreprocessCliArgs, TrainerCliArgs
     from axolotl.utils.schemas.config import AxolotlInputConfig
@@ -303,11 +303,11 @@ def drop_flags(in_file: dict[str, Any], cfg: dict[str, Any]) -> None:
             del cfg[name]
 
 
-# ---- errors in one line, and several processes ----
+# ---- one-line errors, and several processes ----
 
 
 def refuse(problems: list[str]) -> None:
-    """Raise UserError for all problems together, numbered where there are several."""
+    """Raise one UserError for all problems, numbered if there are several."""
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
@@ -315,24 +315,24 @@ def refuse(problems: list[str]) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Return whether this process prints and writes for all of them."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def ending_with_one_line() -> Iterator[None]:
-    """Turn a UserError into its text on stderr and exit code 2."""
+    """Print a UserError as one line on stderr and exit with code 2."""
     try:
         yield
     except UserError as error:
         if not is_first_process():
-            time.sleep(WAIT)  # where the first one fails too, the launcher ends this one meanwhile
+            time.sleep(WAIT)  # if the first one fails too, the launcher ends this one meanwhile
         say(f"error: {error}", error=True)
         raise SystemExit(2) from error
 
 
 def end_in_one_line(recipe: Recipe) -> None:
-    """From now on an error that the user can fix ends this process in one line, with code 2."""
+    """From now on, end with one line and code 2 on an error that the user can fix."""
     plain = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -348,10 +348,10 @@ def end_in_one_line(recipe: Recipe) -> None:
 
 
 def explain(recipe: Recipe, error: BaseException) -> str | None:
-    """One line for an error that the user can fix; None for any other, which is a bug.
+    """Return one line for an error that the user can fix; None for any other, which is a bug.
 
-    Memory that ran out, and a model whose files are missing or damaged: an OSError without a number
-    that transformers or the hub's client raised, and not the disk.
+    The user can fix memory that ran out, and missing or damaged model files: an OSError without
+    `errno`, raised by transformers or huggingface_hub and not by the disk.
     """
     if is_out_of_memory(error):
         return out_of_memory(recipe, error)
@@ -368,10 +368,10 @@ def explain(recipe: Recipe, error: BaseException) -> str | None:
 
 @contextmanager
 def first_process_first() -> Iterator[None]:
-    """Let the first process do something, then the others, which find what it has left.
+    """Run the block in the first process, then in the others, which find its results.
 
-    It looks at the data, sets aside what is broken, and must not meet another that writes already.
-    Where it ends in an error, the launcher ends the others.
+    The first process checks the data and sets broken files aside, so no other may write meanwhile.
+    If it ends in an error, the launcher ends the others.
     """
     if not is_first_process():
         barrier()
@@ -379,7 +379,7 @@ def first_process_first() -> Iterator[None]:
         yield
     except SystemExit as stop:
         if not stop.code and is_first_process():
-            barrier()  # a run that is finished already: the others are to say so too
+            barrier()  # already finished: the others must exit the same way
         raise
     if is_first_process():
         barrier()

@@ -1,7 +1,7 @@
 """Check a recipe before any GPU time is spent: `python -m training.preflight [RECIPE]`.
 
-Recipe, data, prompt, lengths, steps, memory, output folder. Training does the same at its start.
-Exit code 2, with a numbered list, where something is wrong.
+It checks recipe, data, prompt, lengths, steps, memory and output folder. Training runs the same
+checks when it starts. If it finds problems, it prints a numbered list and exits with code 2.
 """
 
 import sys
@@ -36,7 +36,7 @@ from training.prompt_checks import Parity, check_parity
 
 @dataclass
 class Report:
-    """What preflight found: `lines`, each with its topic, and `problems`, one line each."""
+    """The results of preflight: `lines` with their topics, and `problems`, one line each."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -47,40 +47,40 @@ class Report:
         self.lines += [(topic, text) for text in texts]
 
     def show(self, write: Callable[[str], None] = print) -> None:
-        """Print the lines, each topic once."""
+        """Print the lines, with each topic shown once."""
         for topic, group in groupby(self.lines, lambda line: line[0]):
             for number, (_, text) in enumerate(group):
                 write(f"{'' if number else topic:<8}{printable(text)}".rstrip())
 
 
 def main() -> None:
-    """Print what preflight finds; end with 2 where that is a problem."""
+    """Print the results; exit with code 2 if there are problems."""
     parser = Options(
         "training.preflight", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml",
         "recipes/mistral_samsum.yml --gpu-memory 24 --no-sample",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
-    add("--gpu-memory", type=float, metavar="GB", help="of the card that will train it (default: "
-        "of the one here, if there is one)")  # fmt: skip
-    add("--no-sample", action="store_true", help="do not print a row of the data")
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="the recipe file")
+    add("--gpu-memory", type=float, metavar="GB", help="memory of the GPU that will train it "
+        "(default: the GPU of this machine, if it has one)")  # fmt: skip
+    add("--no-sample", action="store_true", help="do not print a sample row")
     args = parser.parse_args()
     config = YamlFile(args.recipe).data
     config = config if isinstance(config, dict) else read_yaml(args.recipe)
-    for line in foreign_code(config):  # before it runs, which is right below
+    for line in foreign_code(config):  # printed before that code runs, just below
         print(f"{'code':<8}{printable(line)}", flush=True)
     report, processes = Report(), run_record.processes()
     report.problems += find_problems(args.recipe, config)
     if not report.problems:
-        known = f"every key is one of Axolotl {version('axolotl')}'s or ours, and has an effect"
+        known = f"every key is known to Axolotl {version('axolotl')} or to us, and has an effect"
         report.say("recipe", f"{args.recipe}: {known}")
         recipe = load_recipe(args.recipe)
         check_recipe(recipe, report, processes, args.gpu_memory)
         if not report.problems:
             _check_output(recipe, report, processes)
-            # what this machine lacks is no problem: a recipe is often checked on another one
+            # not a problem: a recipe is often checked on another machine than it trains on
             lacks = machine_problems(recipe.path, recipe.config)
-            report.say("machine", *(lacks or ["this one has what the recipe asks for"]))
+            report.say("machine", *(lacks or ["this machine has everything that the recipe needs"]))
         if report.parity and not args.no_sample:
             report.say("sample", *sample(report.parity))
     report.show()
@@ -89,11 +89,11 @@ def main() -> None:
         for number, problem in enumerate(report.problems, 1):
             print(f"{number}. {printable(problem)}", file=sys.stderr)
         sys.exit(2)
-    print("ready: nothing wrong found")
+    print("ready: no problems found")
 
 
 def foreign_code(config: dict[str, Any]) -> Iterator[str]:
-    """What a recipe lets run besides this program, in preflight too: its author is trusted."""
+    """Yield one line for each key that runs other people's code; some run in preflight too."""
     names, attention = config.get("plugins"), str(config.get("attn_implementation"))
     plugins = (
         [repr(name) for name in names if name != OUR_PLUGIN] if isinstance(names, list) else []
@@ -102,11 +102,11 @@ def foreign_code(config: dict[str, Any]) -> Iterator[str]:
         yield f"`plugins:` runs the code of {', '.join(plugins)}, here and in training"
     if config.get("trust_remote_code"):
         base = config.get("base_model")
-        yield f"`trust_remote_code:` runs the code that {base!r} brings, here and in every command"
+        yield f"`trust_remote_code:` runs the code that {base!r} ships, here and in every command"
     if "/" in attention:
-        yield f"`attn_implementation:` runs the code of the hub's {attention!r} in training"
+        yield f"`attn_implementation:` runs the code of {attention!r} from the Hub in training"
     if config.get("use_kernels"):
-        yield "`use_kernels:` runs compiled code of the hub in training"
+        yield "`use_kernels:` runs compiled code from the Hub in training"
     rl = config.get("trl")
     rewards = rl.get("reward_funcs") if isinstance(rl, dict) else None
     for key, code in (("trainer_cls", config.get("trainer_cls")), ("trl.reward_funcs", rewards)):
@@ -117,16 +117,16 @@ def foreign_code(config: dict[str, Any]) -> Iterator[str]:
 def check_recipe(
     recipe: Recipe, report: Report, processes: int, gpu_memory: float | None = None
 ) -> None:
-    """Everything that comes after the recipe itself; training calls this too.
+    """Run all checks after those of the recipe file itself; training calls this too.
 
-    Ends with the first topic that has a problem, since the next ones need it in order.
-    `gpu_memory`: GB of the card that will train it, where it is not the one here.
+    Stops at the first topic with a problem, because the later ones depend on it. `gpu_memory`: GB
+    of the GPU that will train the recipe, if it is not the one in this machine.
     """
     try:
         manifest = check_prepared(recipe)
         rows = ", ".join(f"{n.written:,} {split}" for split, n in manifest.counts.items())
-        report.say("data", f"{recipe.data_dir}: {rows} rows; the files are those of the manifest,")
-        report.say("data", "and the manifest's settings those of the recipe")
+        report.say("data", f"{recipe.data_dir}: {rows} rows; the files match the manifest,")
+        report.say("data", "and the manifest's settings match the recipe")
         report.say("data", *(f"note: {note}" for note in manifest.notes))
 
         problems, line = check_weights(recipe)
@@ -138,7 +138,7 @@ def check_recipe(
         parity = check_parity(recipe)
         report.problems += parity.problems
         report.parity = parity
-        report.say("prompt", *parity.checked, f"a turn ends on {parity.end}")
+        report.say("prompt", *parity.checked, f"a turn ends with {parity.end}")
         if not report.problems:
             end = parity.example.trained[-1]
             report.problems, lines = check_model(recipe, parity.encoder.tokenizer, end)
@@ -152,7 +152,7 @@ def check_recipe(
 def _check_work(
     recipe: Recipe, report: Report, encoder: PromptEncoder, processes: int, gpu_memory: float | None
 ) -> None:
-    """Lengths, steps, and the least memory."""
+    """Check the lengths, the steps and the least memory."""
     import torch
 
     lengths = count_tokens(recipe, encoder)
@@ -165,10 +165,10 @@ def _check_work(
     report.say("steps", *work.lines)
     least = least_memory(recipe, work.largest_batch)
     if least is None:
-        report.say("memory", "no lower bound: this is no LoRA, or a GPU does not hold all weights")
+        report.say("memory", "no lower bound: not LoRA, or one GPU does not hold all weights")
         return
     report.say("memory", *least.lines)
-    card, size = "the card of --gpu-memory", (gpu_memory or 0) * 1e9
+    card, size = "the GPU of --gpu-memory", (gpu_memory or 0) * 1e9
     if gpu_memory is None and torch.cuda.is_available():
         card, size = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory
     if size and least.total > size:
@@ -179,7 +179,7 @@ def _check_work(
 
 
 def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
-    """What a training would do in the output folder."""
+    """Report what training would do in the output folder."""
     folder = recipe.output_dir
     report.problems += run_record.output_dir_problems(recipe.path, recipe.config)
     if report.problems:
@@ -200,36 +200,36 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
 
 
 def sample(parity: Parity) -> Iterator[str]:
-    """Lines of one row as the model sees it, what the loss covers marked."""
+    """Yield the lines of one row as the model sees it, with the tokens in the loss marked."""
     row, tokenizer = parity.example, parity.encoder.tokenizer
     trained = [label != -100 for label in row.labels]
     text = ""
     for marked, run in groupby(zip(trained, row.ids, strict=True), lambda pair: pair[0]):
         part = tokenizer.decode([token for _, token in run], skip_special_tokens=False)
         text += f"[[{part}]]" if marked else part
-    yield f"{sum(trained)} of {len(row.ids)} tokens are trained on, marked:"
+    yield f"{sum(trained)} of {len(row.ids)} tokens are in the loss, marked [[...]]:"
     yield from text.split("\n")
 
 
-# ---- whether the recipe fits its base model ----
-# Where it does not, training ends in a traceback or, worse, learns nothing of what was asked.
+# ---- does the recipe fit its base model? ----
+# If not, training ends in a traceback or, worse, does not learn the task.
 
-# What each kind of attention needs of a model's class; `eager` needs nothing.
+# The attribute of a model's class that shows support for a kind of attention; all support `eager`.
 ATTENTION = {"sdpa": "_supports_sdpa", "flash": "_supports_flash_attn",
              "flex": "_supports_flex_attn"}  # fmt: skip
-# Rows of tokens that no training text held keep one direction, as in "Fishing for Magikarp" (Land
-# and Bartolo, 2024). SmolLM2-135M-Instruct: above 0.9999 for those, 0.991 for the end token, that
-# only the last stage of its training held, at most 0.974 for 2,000 other tokens.
+# Embedding rows of tokens absent from the training text share one direction, see "Fishing for
+# Magikarp" (Land and Bartolo, 2024). Cosines in SmolLM2-135M-Instruct: above 0.9999 for those,
+# 0.991 for the end token, seen only in the last training stage, at most 0.974 for 2,000 others.
 UNTRAINED = 0.999
-CHUNK = 8192  # rows of the matrix that are read at once
+CHUNK = 8192  # rows of the matrix read at once
 ROUND_TRIP = ("Hello world", "Ana: see you at 7:30 tomorrow, ok?", "Zoë's café: 12 €\nBob: fine!")
 
 
 def check_model(recipe: Recipe, tokenizer: Any, end: int) -> tuple[list[str], list[str]]:
-    """What is wrong, a line each, and what else is to be said.
+    """Return the problems, one line each, and lines to report.
 
-    `end`: id of the token that ends a summary in training. Raises UserError where the model's
-    configuration cannot be read.
+    `end`: id of the token that ends a summary in training. Raises UserError if the model's config
+    cannot be read.
     """
     model = empty_model(recipe)
     reached, targets = _targets(recipe.config, model)
@@ -256,7 +256,7 @@ def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
 
 
 def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
-    """Sentences on what LoRA changes, and the problem of names that match nothing."""
+    """Return lines on the modules that LoRA changes, and a problem if names match nothing."""
     import torch
     from peft.tuners.tuners_utils import check_target_module_exists
 
@@ -278,8 +278,8 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
         lines = [f"the adapter changes {said} modules"]
         if experts and not settings.target_parameters:
             lines.append(
-                f"the experts ({', '.join(experts)}) stay as they are: they are parameters, which "
-                "`lora_target_parameters` names"
+                f"the experts ({', '.join(experts)}) stay as they are: they are parameters; to "
+                "train them, list them in `lora_target_parameters`"
             )
         return lines, []
     head = model.get_output_embeddings()
@@ -299,7 +299,7 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
 
 
 def _end(config: dict[str, Any], model: Any, end: int, token: str) -> Iterator[str]:
-    """The end token's row of the output embedding was never trained, and will not be either."""
+    """Yield a problem if the end token's output-embedding row is untrained and stays so."""
     tied = model.config.get_text_config().tie_word_embeddings
     head = model.get_input_embeddings() if tied else model.get_output_embeddings()
     name = next(name for name, module in model.named_modules() if module is head)
@@ -314,15 +314,15 @@ def _end(config: dict[str, Any], model: Any, end: int, token: str) -> Iterator[s
     if looks_untrained(config, f"{last}.weight", end):
         key = f"[{end}]" if tied else f"{{{last}: [{end}]}}"
         yield (
-            f"the model never learnt {token!r}, which ends a summary: its row of {last} is that of "
-            f"other unused tokens, and LoRA leaves it so; add `peft_trainable_token_indices: {key}`"
+            f"the model never learnt {token!r}, which ends a summary: its row of {last} is like "
+            f"unused tokens' and LoRA does not train it; add `peft_trainable_token_indices: {key}`"
         )
 
 
 def looks_untrained(config: dict[str, Any], name: str, row: int) -> bool:
-    """Whether a row of a base model's matrix is zero, or has the direction of another row.
+    """Return whether a row of a base model's matrix is zero or points the same way as another row.
 
-    `name`: how the matrix's name ends. False where its file is not on this disk, or is no
+    `name`: how the matrix's name ends. False if its file is not on this disk or is not a
     safetensors file.
     """
     import torch
@@ -351,7 +351,7 @@ def looks_untrained(config: dict[str, Any], name: str, row: int) -> bool:
 
 
 def _round_trip(tokenizer: Any) -> Iterator[str]:
-    """The tokenizer gives a text back; a badly converted one does not, and raises no error."""
+    """Yield a problem if decoding does not restore a text: a badly converted tokenizer."""
     for text in ROUND_TRIP:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""Prompt parity, before GPU time is spent: training, evaluation and the model mean one prompt.
+"""Check prompt parity: training, evaluation and the model must use the same prompt.
 
 from training.prompt_checks import check_parity
 print(check_parity(load_recipe("recipes/smollm2_samsum.yml")).problems)
@@ -18,16 +18,16 @@ from data_prep.recipe import Recipe
 from training.plan import SPLITS
 
 FIX_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {FIX_TEMPLATE}"
-FIX_END = "name the token that ends a turn in `special_tokens: eos_token:`"
-# By which templates leave thinking out: of Qwen3, SmolLM3, GLM and Hunyuan; of Granite and DeepSeek
+FIX_END = "set the token that ends a turn in `special_tokens: eos_token:`"
+# Template variables that turn thinking off: Qwen3, SmolLM3, GLM, Hunyuan; Granite, DeepSeek
 SWITCHES = ("enable_thinking", "thinking")
-QUOTED = 60  # characters of a row's text in a message
+QUOTED = 60  # characters of a row's text to quote in a message
 PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A prepared row with the ids that evaluation sends and the ids and labels of training."""
+    """A prepared row: the prompt ids of evaluation, and the ids and labels of training."""
 
     row: Example
     prompt: list[int]
@@ -36,14 +36,14 @@ class EncodedRow:
 
     @cached_property
     def trained(self) -> list[int]:
-        """The ids after the prompt that the loss covers."""
+        """The ids after the prompt that are in the loss."""
         return [label for label in self.labels[len(self.prompt) :] if label != -100]
 
     @cached_property
     def untrained(self) -> list[int]:
-        """The ids between the prompt and the last trained one that the loss leaves out.
+        """The ids between the prompt and the last trained id that are not in the loss.
 
-        A blank is allowed: Mistral's, before a summary that starts with a digit, is one.
+        A blank is allowed: Mistral's tokenizer puts one before a summary that starts with a digit.
         """
         answer = list(zip(self.ids, self.labels, strict=True))[len(self.prompt) :]
         while answer and answer[-1][1] == -100:
@@ -52,10 +52,10 @@ class EncodedRow:
 
 
 class RowChecks:
-    """The checks; each returns what is wrong with a row and how to fix it, or an empty text."""
+    """The checks; each returns a row's problem with its fix, or an empty string."""
 
     def __init__(self, recipe: Recipe, encoder: PromptEncoder, fix: str = ""):
-        """`recipe` and `encoder`: those that made the rows; `fix`: what is known to help."""
+        """`recipe` and `encoder` made the rows; `fix` replaces the usual advice in messages."""
         self.recipe, self.tokenizer = recipe, encoder.tokenizer
         self.fix_template, self.fix_loss = fix or FIX_TEMPLATE, fix or FIX_LOSS
         self.bos = self.tokenizer.bos_token_id
@@ -64,7 +64,7 @@ class RowChecks:
         self.mistral = mistral_encoder(self.tokenizer)
 
     def run(self, rows: list[EncodedRow]) -> tuple[list[str], list[str]]:
-        """Problems, one line a check that failed, and a sentence for each that every row passed."""
+        """Return one line per failed check, and one sentence per check that every row passed."""
         checks: dict[Callable[[EncodedRow], str], str] = {
             self._prefix: "the ids that evaluation sends are the exact start of training's ids",
             self._one_bos: "no BOS is doubled, and none is missing",
@@ -82,7 +82,7 @@ class RowChecks:
             elif rows:
                 checked.append(f"{len(rows)} rows: {sentence}")
             if wrong and check == self._prefix:
-                break  # it is unknown where the prompt ends, and the other checks need that
+                break  # the other checks need to know where the prompt ends
         return problems, checked
 
     def _prefix(self, row: EncodedRow) -> str:
@@ -100,8 +100,8 @@ class RowChecks:
             return ""
         found = "two of them side by side" if doubled else f"{count} of them"
         return (
-            f"must start with one {self.tokenizer.bos_token} and hold no other, and has {found}; "
-            f"{self.fix_template}"
+            f"must start with one {self.tokenizer.bos_token} and contain no other, but has "
+            f"{found}; {self.fix_template}"
         )
 
     def _prompt_without_loss(self, row: EncodedRow) -> str:
@@ -114,7 +114,7 @@ class RowChecks:
             return f"nothing of the summary is in the loss; {self.fix_loss}"
         if self._text(trained) == summary:
             return (
-                "the turn's end is not in the loss, so that the model never learns to stop; "
+                "the turn's end is not in the loss, so the model never learns to stop; "
                 f"{FIX_END}, and leave train_on_eos out"
             )
         if self._text(trained[:-1]) != summary:
@@ -124,7 +124,7 @@ class RowChecks:
             return f"the loss leaves out {left_out!r} before the turn's end; {self.fix_loss}"
         end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
         if end not in self.stops:
-            return f"the turn ends on {token!r}, on which generation does not stop; {FIX_END}"
+            return f"the turn ends with {token!r}, where generation does not stop; {FIX_END}"
         return ""
 
     def _as_mistral_common(self, row: EncodedRow) -> str:
@@ -145,21 +145,21 @@ class RowChecks:
 
 @dataclass(frozen=True)
 class Parity:
-    """What the checks of some rows found; `problems` is empty where all is well."""
+    """The results of the checks on some rows; `problems` is empty if all passed."""
 
-    problems: list[str]  # one line each; of those that several rows have, the first row's
-    end: str  # the token that ends a turn, and on which generation stops
-    checked: list[str]  # sentences: what was right in all of them
-    example: EncodedRow  # the shortest of them
+    problems: list[str]  # one line each; if several rows share one, the first row's
+    end: str  # the token that ends a turn, where generation stops
+    checked: list[str]  # one sentence per check that all rows passed
+    example: EncodedRow  # the shortest row
     encoder: PromptEncoder
 
 
 def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
-    """Compare, over `sample` prepared rows, what training sees with what evaluation will send.
+    """Compare the prompts of training and evaluation on `sample` prepared rows.
 
-    Raises UserError where the tokenizer or the rows cannot be read, or the chat template refuses
-    them; what else is wrong with the prompt goes into `problems`. Text that is control is looked
-    for in all rows, those of the test split too.
+    Raises UserError if the tokenizer or the rows cannot be read, or the chat template refuses them;
+    other problems go into `problems`. The search for special tokens in texts covers all rows,
+    including the test split.
     """
     splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in (*SPLITS, "test")]
     chosen = [row for rows in splits[:2] for row in spread(rows, sample // len(SPLITS))]
@@ -172,7 +172,7 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     problems += _recipe_problems(recipe, encoder, [row for rows in splits for row in rows])
     ends = {row.trained[-1] for row in encoded if row.trained}
     if len(ends) > 1:
-        problems.append(f"{recipe.path}: rows end on different tokens; {FIX_LOSS}")
+        problems.append(f"{recipe.path}: rows end with different tokens; {FIX_LOSS}")
     end = encoder.tokenizer.convert_ids_to_tokens(min(ends)) if ends else ""
     shortest = min(encoded, key=lambda row: len(row.ids))
     return Parity(problems, end, checked, shortest, encoder)
@@ -183,10 +183,10 @@ def _encoded(encoder: PromptEncoder, rows: list[Example]) -> list[EncodedRow]:
 
 
 def _thinking_fix(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -> str:
-    """To turn the template's thinking off, where that alone makes every check pass; else empty.
+    """Return the fix "turn thinking off" if that alone makes every check pass, else "".
 
-    With it on, training sees an empty thought before the summary, and evaluation's prompt ends
-    before it, or within it.
+    With thinking on, training sees an empty thought before the summary, and evaluation's prompt
+    ends before or inside it.
     """
     given = recipe.config.get("chat_template_kwargs") or {}
     for name in SWITCHES:
@@ -194,7 +194,7 @@ def _thinking_fix(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -
             continue
         keys = {**given, name: False}
         other = replace(recipe, config={**recipe.config, "chat_template_kwargs": keys})
-        with suppress(UserError):  # the template may not take it
+        with suppress(UserError):  # the template may reject it
             off = PromptEncoder(other)
             if not RowChecks(other, off).run(_encoded(off, rows))[0]:
                 shown = ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
@@ -203,7 +203,7 @@ def _thinking_fix(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -
 
 
 def spread(rows: list[Example], count: int) -> list[Example]:
-    """The first row, the last, the longest in characters, and others evenly between, in order."""
+    """Return the first, last and longest (in characters) row and evenly spaced others, in order."""
     if len(rows) <= count:
         return rows
     last = len(rows) - 1
@@ -214,7 +214,7 @@ def spread(rows: list[Example], count: int) -> list[Example]:
 
 
 def _recipe_problems(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -> Iterator[str]:
-    """What is wrong whatever the sample."""
+    """Yield the problems that do not depend on the sample."""
     try:
         encoder.check_neutral(rows)
     except UserError as error:
@@ -224,19 +224,19 @@ def _recipe_problems(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]
         if train.get(key) != validation.get(key):
             yield (
                 f"{recipe.path}: datasets[0].{key} is {train.get(key)!r}, test_datasets[0].{key} "
-                f"is {validation.get(key)!r}; make them equal, or eval_loss is that of another "
+                f"is {validation.get(key)!r}; make them equal, or eval_loss measures another "
                 "prompt"
             )
     template = recipe.config.get("chat_template")
     if template == "mistral_v1" and not mistral_encoder(encoder.tokenizer):
         yield (
-            f"{recipe.path}: chat_template mistral_v1 is that of Mistral-7B-Instruct v0.1 and "
+            f"{recipe.path}: chat_template mistral_v1 is for Mistral-7B-Instruct v0.1 and "
             f"v0.2, and {encoder.tokenizer.name_or_path} has another vocabulary; {FIX_TEMPLATE}"
         )
 
 
 def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int]] | None:
-    """mistral-common's ids of a conversation; None for another vocabulary than Mistral's v1."""
+    """Return mistral-common's encoder; None if the vocabulary is not Mistral's v1."""
     from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
     from mistral_common.protocol.instruct.request import InstructRequest
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
@@ -256,13 +256,13 @@ def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int
 
 
 def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
-    """Ids on which generation stops: EOS, the recipe's `eot_tokens`, the model's own settings."""
+    """Return the ids that stop generation: EOS, `eot_tokens`, the model's own settings."""
     turns = recipe.config.get("eot_tokens") or []
     named = tokenizer.convert_tokens_to_ids(turns)
     return {tokenizer.eos_token_id, *named, *own_ends(recipe.config)}
 
 
 def _parting(left: list[int], right: list[int]) -> int:
-    """Position of the first token that differs."""
+    """Return the position of the first token that differs."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))

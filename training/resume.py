@@ -1,8 +1,8 @@
-"""Callbacks of a training: one makes an interrupted one end in the bytes of an uninterrupted one.
+"""Training callbacks: progress, and exact resume, byte for byte as if never interrupted.
 
-What transformers (5.x) does not keep by itself: the order of the rows in a later epoch (drawn from
-a random state that a restart does not have), the loss summed since the last log, the patience of
-early stopping, and that no step remains. Ctrl-C saves a checkpoint and says how to resume.
+transformers (5.x) does not keep the order of the rows in a later epoch (drawn from a random state
+that a restart does not have), the loss summed since the last log, the patience of early stopping,
+and that no step remains. Ctrl-C saves a checkpoint and says how to resume.
 """
 
 import signal
@@ -22,27 +22,27 @@ LOSS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
 
 
 class EpochOrder(Sampler[int]):
-    """Another sampler whose order depends on the seed and the epoch alone."""
+    """Wraps a sampler so that its order depends only on the seed and the epoch."""
 
     def __init__(self, inner: Any, seed: int, packs: Any = None):
-        """`packs`: Axolotl's batch sampler around this one, which caches the order it was given."""
+        """`packs`: Axolotl's batch sampler around this one, which caches the order it got."""
         self.inner, self.seed, self.packs, self.epoch = inner, seed, packs, 0
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
         if self.packs is not None:
             self.packs._batches = None
 
     def __iter__(self) -> Iterator[int]:
-        """Row numbers of the epoch; the random state outside is as it was."""
+        """Return the epoch's row numbers; leaves the global random state unchanged."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + self.epoch)
             return iter(list(self.inner))
 
     def __len__(self) -> int:
-        """Rows of an epoch."""
+        """Return the number of rows in an epoch."""
         return len(self.inner)
 
 
@@ -50,7 +50,7 @@ class ExactResume(TrainerCallback, ExportableState):
     """Keeps and restores what a restart would lose; needs `attach` once the trainer exists."""
 
     def __init__(self) -> None:
-        """Nothing is known before `attach`."""
+        """All state is empty until `attach`."""
         self.trainer: Any = None
         self.order: EpochOrder | None = None
         self.epoch = -1
@@ -73,12 +73,12 @@ class ExactResume(TrainerCallback, ExportableState):
         trainer._get_train_sampler = ordered
 
     def state(self) -> dict[str, Any]:
-        """The loss since the last log; the trainer puts it into `trainer_state.json`."""
+        """Return the loss since the last log; the trainer saves it in `trainer_state.json`."""
         loss = {name: float(getattr(self.trainer, name, 0)) for name in LOSS}
         return {"args": {}, "attributes": loss}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore what a checkpoint holds, find the epoch, and take over Ctrl-C."""
+        """Restore the checkpoint's state, compute the epoch, and handle Ctrl-C."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         steps = max(-(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps), 1)
@@ -98,23 +98,23 @@ class ExactResume(TrainerCallback, ExportableState):
             if isinstance(callback, EarlyStoppingCallback) and name in kept:
                 vars(callback).update(kept[name]["attributes"])
         stopped = kept.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop")
-        if stopped or state.global_step >= state.max_steps:  # transformers would make one step more
+        if stopped or state.global_step >= state.max_steps:  # transformers would do one more step
             trainer._run_epoch = lambda **_: setattr(trainer.control, "should_training_stop", True)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set the order of the epoch; a restart's own counting would begin at 0."""
+        """Set the order of the epoch, counted here because a restart would count from 0."""
         self.epoch += 1
         if self.order is not None:
             self.order.set_epoch(self.epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After Ctrl-C: ask for a checkpoint, on every process at the same step."""
+        """After Ctrl-C: request a checkpoint, on every process at the same step."""
         if _any_process(bool(self.interrupted), args):
             self.interrupted = max(self.interrupted, 1)
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """After Ctrl-C: the checkpoint is written; say how to resume, and end."""
+        """After Ctrl-C, with the checkpoint written: say how to resume, and exit."""
         if not self.interrupted:
             return
         if state.is_world_process_zero:
@@ -126,12 +126,12 @@ class ExactResume(TrainerCallback, ExportableState):
         self.interrupted += number == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
             say("interrupted: saving a checkpoint after this step", error=True)
-        elif number == signal.SIGINT and self.interrupted > 2:  # a launcher may send one more
+        elif number == signal.SIGINT and self.interrupted > 2:  # a launcher may send a second one
             raise KeyboardInterrupt
 
 
 def _any_process(flag: bool, args: Any) -> bool:
-    """Whether `flag` is set in any process; a process alone would leave the others waiting."""
+    """Return whether `flag` is set in any process; they must all act, or some would wait."""
     if args.world_size == 1:
         return flag
     flags = torch.tensor([flag], dtype=torch.int32, device=args.device)
@@ -140,47 +140,47 @@ def _any_process(flag: bool, args: Any) -> bool:
 
 
 class Progress(TrainerCallback):
-    """Shows how far a training is, how long the rest takes, its losses and its peak memory."""
+    """Shows the progress of training, the time left, losses and peak memory."""
 
     def __init__(self, bar: Bar | None = None) -> None:
-        """`bar`: the one that is shown until the first step."""
+        """`bar`: the bar shown until the first step."""
         self.bar = bar
         self.validation: Bar | None = None
         self.losses: dict[str, str] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it once everything is loaded."""
+        """Start the bar; called once everything is loaded."""
         if self.bar:
             self.bar.__exit__()
         steps, first = state.max_steps, state.is_world_process_zero
         self.bar = Bar("training", steps, "steps", state.global_step, first).__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it after each optimiser step."""
+        """Advance the bar; called after each optimiser step."""
         if self.bar:
             self.bar.step(note=self._measured())
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it with the losses."""
+        """Keep the losses to show; called when the trainer logs."""
         for key, words in (("loss", "loss"), ("eval_loss", "validation")):
             if key in kwargs["logs"]:
                 self.losses[key] = f"{words} {float(kwargs['logs'][key]):.3f}"
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it after each batch of an evaluation."""
+        """Advance the bar of an evaluation; called after each of its batches."""
         if not self.validation:
             batches, first = len(kwargs["eval_dataloader"]), state.is_world_process_zero
             self.validation = Bar("validating", batches, "batches", shown=first).__enter__()
         self.validation.step()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it after an evaluation."""
+        """Close the bar of an evaluation; called at its end."""
         if self.validation:
             self.validation.__exit__()
             self.validation = None
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer calls it after the last step; the adapter is saved after it."""
+        """Close the bar and report; called after the last step, before the adapter is saved."""
         if self.bar:
             self.bar.__exit__()
             self.bar.step(0, self._measured())

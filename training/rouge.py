@@ -1,9 +1,9 @@
-"""Generated ROUGE at each evaluation of a training, by the model that is being trained.
+"""ROUGE at each evaluation during training, of summaries that the model being trained generates.
 
-Our plugin adds the callback where the recipe says `summarization.training_rouge.dialogues`. The
-figures go where the trainer's own go (`trainer_state.json`, TensorBoard, W&B, MLflow), and
-`metric_for_best_model: eval_rougeL` finds them. They are those of the weights in the precision of
-training, the adapter not merged: `eval.run` may differ by some hundredths.
+Our plugin adds the callback if the recipe sets `summarization.training_rouge.dialogues`. The
+figures are logged with the trainer's own (`trainer_state.json`, TensorBoard, W&B, MLflow), and
+`metric_for_best_model: eval_rougeL` finds them. They are measured in the precision of training with
+the adapter not merged, so `eval.run` may differ by some hundredths.
 """
 
 import random
@@ -35,7 +35,7 @@ from eval.metrics import METRICS, mean_f1, score
 
 
 class ModelInTraining:
-    """An engine for `eval.generate.Summarizer`; to be used inside `undisturbed`."""
+    """An engine for `eval.generate.Summarizer`; use it inside `undisturbed`."""
 
     def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int):
         """`ends` and `pad` are token ids."""
@@ -44,10 +44,10 @@ class ModelInTraining:
         self.pieces = 1
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
-        """New token ids of each prompt; smaller batches where memory runs out."""
+        """Return the new token ids of each prompt; retry in smaller batches if memory runs out."""
         model = without_peft(unwrapped(self.trainer))
         make = partial(generate, model, settings=self.settings)
-        if not holds_whole_model(self.trainer):  # the others would wait for whoever tries again
+        if not holds_whole_model(self.trainer):  # a retry would leave the others waiting
             torch.manual_seed(seed)
             return make(prompts)
         outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.path)
@@ -58,12 +58,12 @@ NAME = "eval/summaries"
 
 
 class TrainingRougeCallback(TrainerCallback):
-    """Adds the figures to `metrics` in place, before early stopping reads them there."""
+    """Adds ROUGE to `metrics` in place, before early stopping reads them."""
 
-    trainer: Any = None  # set by the plugin once there is one
+    trainer: Any = None  # set by the plugin once it exists
 
     def __init__(self, recipe: Recipe):
-        """Raises UserError where the recipe asks for more dialogues than validation has."""
+        """Raises UserError if the recipe asks for more dialogues than validation has."""
         path = recipe.data_dir / "validation.jsonl"
         self.recipe, self.decoding = recipe, decoding_of(recipe)
         self.examples = recipe.summarization.training_rouge.examples
@@ -77,7 +77,7 @@ class TrainingRougeCallback(TrainerCallback):
         self.began, self.seconds = time.perf_counter(), 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock that the cost of generation is compared with."""
+        """Start the clock, to report generation's share of the training time."""
         self.began = time.perf_counter()
 
     def on_evaluate(
@@ -95,7 +95,7 @@ class TrainingRougeCallback(TrainerCallback):
         scores = mean_f1(score(texts, references, scoring=self._scoring))
         figures = {f"eval_{metric}": scores[metric] for metric in METRICS} | {
             "eval_summary_tokens": fmean(one.tokens for one in predictions),
-            "eval_stopped": fmean(one.stopped for one in predictions),  # by itself: 0 to 1
+            "eval_stopped": fmean(one.stopped for one in predictions),  # at an end token, 0 to 1
             "eval_summary_seconds": seconds,
         }
         if metrics is not None:
@@ -116,7 +116,7 @@ class TrainingRougeCallback(TrainerCallback):
             log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
 
     def _generate(self) -> tuple[list[Prediction], float]:
-        """A prediction for each row, and the seconds that the slowest process took."""
+        """Return a prediction for each row, and the seconds of the slowest process."""
         start = time.perf_counter()
         predictions: list[Prediction] = []
         accelerator = self.trainer.accelerator
@@ -137,7 +137,7 @@ class TrainingRougeCallback(TrainerCallback):
 
     @cached_property
     def _scoring(self) -> Scoring:
-        """As `eval.run` scores; says once where most of the text does not count."""
+        """The scoring of `eval.run`; warns once if most of the text does not count."""
         block = self.recipe.summarization
         references = [row.references or [row.summary] for row in self.rows]
         scoring = resolve(block.rouge, block.language, references)
@@ -154,7 +154,7 @@ class TrainingRougeCallback(TrainerCallback):
 
 
 def decoding_of(recipe: Recipe) -> Decoding:
-    """The recipe's decoding as training uses it: transformers' engine, a length of its own."""
+    """Return the decoding used in training: engine `hf`, and `training_rouge`'s length if set."""
     decoding, most = recipe.summarization.decoding, recipe.summarization.training_rouge
     length = most.max_new_tokens or decoding.max_new_tokens
     if length < decoding.min_new_tokens:
@@ -168,7 +168,7 @@ def decoding_of(recipe: Recipe) -> Decoding:
 def log_examples(
     callbacks: Iterable[TrainerCallback], step: int, examples: list[tuple[Prediction, str]]
 ) -> None:
-    """Send results and their references to each tracker among the trainer's callbacks."""
+    """Send predictions and their references to each tracker among the trainer's callbacks."""
     if not examples:
         return
     markdown = "\n\n".join(
@@ -192,12 +192,12 @@ def log_examples(
 
 @contextmanager
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Lend the model for generation; put back all that it changes, also where it fails.
+    """Prepare the model for generation and restore it afterwards, also on errors.
 
-    That is each module's `training` (dropout), the attention and the random states. Gradient
-    checkpointing and `config.use_cache` are neither touched nor in the way: transformers
-    checkpoints in training mode only, and our settings ask for the cache themselves. Under FSDP2
-    the outermost module's embeddings and head are gathered, for generation goes past it, to the
+    Restores each module's `training` flag (dropout), the attention and the random states. Gradient
+    checkpointing and `config.use_cache` stay as they are and do no harm: transformers checkpoints
+    only in training mode, and our settings request the cache. Under FSDP2 the outermost module's
+    embeddings and head are gathered here, because generation bypasses that module and calls the
     model inside PEFT's; the layers gather their own weights.
     """
     bare = without_peft(model)
@@ -222,25 +222,25 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
             np.random.set_state(numpy)
             for module, flag in training:
                 module.training = flag
-            if torch.cuda.is_available():  # what generation held is of no use to training
+            if torch.cuda.is_available():  # training cannot use the memory that generation cached
                 torch.cuda.empty_cache()
 
 
 def unwrapped(trainer: Any) -> Any:
-    """The trainer's model without what DDP, DeepSpeed or `torch.compile` put around it."""
+    """Return the trainer's model without the wrappers of DDP, DeepSpeed or `torch.compile`."""
     return trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False)
 
 
 def without_peft(model: Any) -> Any:
-    """The transformers model, the adapter's layers still in it."""
+    """Return the transformers model, with the adapter's layers still in it."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def holds_whole_model(trainer: Any) -> bool:
-    """Whether this process has all weights, so that it can generate by itself.
+    """Return whether this process has all weights and can generate without the others.
 
-    Else, under FSDP or ZeRO-3, every process has to do all of the work: only while they are in step
-    does each have the weights that another one keeps.
+    If not (FSDP or ZeRO-3), every process must generate everything: they get the weights that the
+    others hold only while all run in step.
     """
     alone = trainer.accelerator.num_processes == 1
     return alone or isinstance(trainer.model_wrapped, DistributedDataParallel)

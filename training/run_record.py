@@ -1,8 +1,8 @@
-"""What an output folder holds: whose training, and which checkpoints are whole.
+"""The record of a training run in its output folder, and which checkpoints are complete.
 
-`run.json` is written before the first step: the recipe's settings and the hashes of the data;
-`recipe.yml` beside it is the recipe as it was trained, the command line's values included.
-`trained_with.json` follows once the final adapter is saved.
+`run.json` is written before the first step, with the recipe's settings and the data's hashes;
+`recipe.yml` beside it is the recipe as it was trained, with the command line's overrides.
+`trained_with.json` is written once the final adapter is saved.
 """
 
 import hashlib
@@ -45,60 +45,60 @@ OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_f
 OR_AGAIN = (
     f"set another output_dir, or train again with `{TRAIN_AGAIN}` (the earlier run is set aside)"
 )
-# What a training holds open from its start on, the folders of `axolotl train --sweep`, and
-# TensorBoard's events, which an evaluation of the base model alone writes before any training.
+# Files that training opens at its start, folders of `axolotl train --sweep`, and TensorBoard's
+# events, which an evaluation of only the base model writes before any training.
 NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs|tokenizer")
 
 
 def processes() -> int:
-    """How many processes train together, as the launcher says."""
+    """Return how many processes train together, from the launcher's environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise UserError where `folder` holds a run that was trained otherwise, or unknown how."""
+    """Raise UserError if `folder` holds a run with other settings, or with unknown ones."""
     if not holds_a_run(folder):
         return
     before = run_of(folder)
     if before is None:
-        raise UserError(f"{folder}: holds a training, but no {RUN} that says of what; {OR_AGAIN}")
+        raise UserError(f"{folder}: holds a run, but no {RUN} with its settings; {OR_AGAIN}")
     if changed := list(differences(before.settings, settings).values()):
-        raise UserError(f"{folder}: was trained otherwise: {listed(changed)}; {OR_AGAIN}")
+        raise UserError(f"{folder}: was trained differently: {listed(changed)}; {OR_AGAIN}")
 
 
 def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
-    """Raise UserError where training cannot resume from `checkpoint` as `settings` say.
+    """Raise UserError if training cannot resume from `checkpoint` with these `settings`.
 
-    The optimizer and the schedule come from the checkpoint: training would continue at the old rate
-    while `run.json` names the new one. `count`: processes that train together.
+    The optimizer and the schedule come from the checkpoint: training would continue at the old
+    learning rate while `run.json` records the new one. `count`: processes that train together.
     """
     if not CHECKPOINT.fullmatch(checkpoint.resolve().name):
-        raise UserError(f"{checkpoint}: is no checkpoint-<step> folder; name one that is")
+        raise UserError(f"{checkpoint}: is not a checkpoint-<step> folder; give one that is")
     if why := what_is_broken(checkpoint, count):
-        raise UserError(f"{checkpoint}: {why}; choose a whole checkpoint")
+        raise UserError(f"{checkpoint}: {why}; choose a complete checkpoint")
     before = run_of(checkpoint)
     if before is None:
-        changed = [f"there is no {RUN} beside it, so that its settings are not known"]
+        changed = [f"there is no {RUN} beside it, so its settings are unknown"]
     else:
         changed = list(differences(before.settings, settings).values())
     if changed:
         raise UserError(
-            f"resume_from_checkpoint {checkpoint}: was trained otherwise: {listed(changed)}; "
-            "take the settings that it was trained with, or start from its weights with a new "
+            f"resume_from_checkpoint {checkpoint}: was trained differently: {listed(changed)}; "
+            "use the settings that it was trained with, or start from its weights with a new "
             f"optimizer: `--lora_model_dir {checkpoint} --output_dir FOLDER` instead"
         )
 
 
 def holds_a_run(folder: Path) -> bool:
-    """Whether a training has left anything in `folder` that another would mix with."""
+    """Return whether `folder` holds files of a run that another run would mix with."""
     return bool(checkpoints(folder)) or any(
         (folder / name).exists() for name in (ADAPTER, RUN, TRAINED_WITH)
     )
 
 
 def set_aside(folder: Path) -> Path:
-    """Move an earlier run out of `folder`, into a new folder beside it; nothing is deleted."""
-    folder = folder.resolve()  # a link may lead to another disk
+    """Move an earlier run from `folder` into a new folder beside it, which is returned."""
+    folder = folder.resolve()  # a link may point to another disk
     aside = free_name(folder.with_name(f"{folder.name}-set-aside"))
     aside.mkdir()
     for entry in folder.iterdir():
@@ -110,7 +110,7 @@ def set_aside(folder: Path) -> Path:
 def write_run(
     folder: Path, settings: dict[str, Any], precision: dict[str, Any], recipe: str
 ) -> None:
-    """Record what a training starts with; `recipe`: the text of it to keep."""
+    """Record the settings at the start of training; `recipe`: the text to keep."""
     with whole_file(folder / RUN) as file:
         record = RunRecord(settings=settings, precision=precision).sealed()
         file.write(record.model_dump_json(indent=1))
@@ -119,18 +119,18 @@ def write_run(
 
 
 def precision_of(folder: Path) -> dict[str, Any]:
-    """Which precision the run in `folder` took for `bf16: auto`; {} where there is none."""
-    with suppress(UserError):  # a damaged one is refused later
+    """Return the precision that the run in `folder` chose for `bf16: auto`; {} if there is none."""
+    with suppress(UserError):  # a damaged record is refused later
         if record := run_of(folder):
             return record.precision
     return {}
 
 
 def recipe_text(path: Path, asked: dict[str, Any]) -> str:
-    """The recipe at `path` as it is trained; `asked`: with the command line's values.
+    """Return the text of the recipe as it is trained; `asked`: with the command line's overrides.
 
-    The file itself where the command line changed nothing, so that its comments stay. Without what
-    said how this one start goes: the kept recipe is to be trained and evaluated again.
+    This is the file itself, with its comments, if the command line changed nothing. Keys that
+    only control this start are left out, so that the kept recipe can be trained again.
     """
     text = path.read_text("utf-8")
     asked = {key: value for key, value in asked.items() if key not in OF_ONE_START}
@@ -141,7 +141,7 @@ def recipe_text(path: Path, asked: dict[str, Any]) -> str:
 
 
 def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
-    """Leave beside the final adapter which prompt it learnt, its hash, and what it took."""
+    """Record beside the final adapter its prompt, its hash, and the time and memory it took."""
     record = TrainedWith(
         instruction=recipe.summarization.instruction,
         template=template_hash(recipe),
@@ -155,13 +155,13 @@ def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
 
 
 def write_training_runs(folder: Path) -> None:
-    """Leave the ids of the runs of W&B and MLflow that this process has logged into, if any."""
+    """Record the ids of the W&B and MLflow runs that this process logged to, if any."""
     import wandb  # Axolotl has imported it
 
     ids = TrainingRuns(wandb=wandb.run.id if wandb.run else None)
-    # transformers has ended MLflow's run by now, and imports the package only where it is used
+    # transformers has ended MLflow's run by now, and imports the package only if it is used
     if mlflow := sys.modules.get("mlflow"):
-        with suppress(Exception):  # it asks the server, and no tracker may end a training
+        with suppress(Exception):  # it asks the server, and a tracker must not end training
             run = mlflow.last_active_run()
             ids.mlflow = run and run.info.run_id
     if ids.wandb or ids.mlflow:
@@ -170,23 +170,23 @@ def write_training_runs(folder: Path) -> None:
 
 
 def lock(folder: Path) -> FileLock:
-    """Hold the folder until the process ends; raises UserError where another process has it."""
+    """Lock the folder until the process ends; raises UserError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     held = FileLock(folder / ".lock", blocking=False)
     try:
         held.acquire()
     except Timeout as error:
         raise UserError(
-            f"{folder}: another training or a merge is at work there; wait for it, or set another "
+            f"{folder}: another training or merge is running there; wait for it, or set another "
             "output_dir"
         ) from error
     return held
 
 
 def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
-    """Why the recipe at `path` must not train into its `output_dir`; [] where it may.
+    """Return why the recipe at `path` must not train into its `output_dir`; [] if it may.
 
-    A training writes dozens of files there, and `TRAIN_AGAIN` moves everything in it aside.
+    Training writes dozens of files there, and `TRAIN_AGAIN` sets everything in it aside.
     """
     folder, here, home = Path(str(config["output_dir"])), Path.cwd().resolve(), Path.home()
     place = folder.resolve()
@@ -195,21 +195,21 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
     if folder.exists() and not folder.is_dir():
         why = "is a file"
     elif not above.is_dir() or not os.access(above, os.W_OK):
-        why = f"cannot be made: {above} is not a folder that can be written"
+        why = f"cannot be created: {above} is not a writable folder"
     elif CHECKPOINT.fullmatch(place.name):
         why = "is named like a checkpoint"
     elif place in (here, *here.parents, home):
         why = "is the folder in which this command runs, one above it, or your home"
     elif not why and folder.is_dir() and not holds_a_run(folder):
         names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
-        why = f"holds files that are not a training's ({', '.join(names[:3])})" if names else ""
-    return [f"{path}: output_dir {folder} {why}; name a folder of its own"] if why else []
+        why = f"holds files that are not from training ({', '.join(names[:3])})" if names else ""
+    return [f"{path}: output_dir {folder} {why}; choose a separate folder"] if why else []
 
 
 def _mixed(place: Path, config: Mapping[str, Any]) -> str:
-    """Whether a folder that the training reads is the same, in it, or around it."""
+    """Return how `place` overlaps a folder that training reads: the same, in it or around it."""
     block, data = config.get("summarization"), None
-    with suppress(KeyError, IndexError, TypeError):  # another check names what is wrong there
+    with suppress(KeyError, IndexError, TypeError):  # another check reports what is wrong there
         data = Path(config["datasets"][0]["path"]).parent
     others = {
         "base model's": config.get("base_model"),
@@ -226,13 +226,13 @@ def _mixed(place: Path, config: Mapping[str, Any]) -> str:
     return ""
 
 
-# ---- what a killed process leaves half-written ----
-# Axolotl takes the checkpoint with the highest number unchecked, and crashes on one that is cut
-# short, or continues from zero momentum.
+# ---- half-written files of a killed process ----
+# Axolotl takes the checkpoint with the highest number without checking it, then crashes on one that
+# is incomplete, or continues from zero momentum.
 
 STATE = "trainer_state.json"  # the trainer writes it last
-# Keys that shape the tokenised rows. Axolotl adds a hash of its own to the cache's path; it may
-# leave these out (0.19: it hashes names of files, not their content).
+# Keys that change the tokenised rows. The hash that Axolotl itself adds to the cache's path may
+# not cover them (0.19 hashes names of files, not their content).
 SHAPING = (
     "datasets", "test_datasets", "chat_template", "chat_template_jinja", "chat_template_kwargs",
     "special_tokens",
@@ -245,7 +245,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Every `checkpoint-<step>` in `folder`, oldest step first."""
+    """Return every `checkpoint-<step>` in `folder`, lowest step first."""
     found = (path for path in folder.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name))
     return sorted(found, key=_step_of)
 
@@ -255,15 +255,15 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def newest_whole(folder: Path, processes: int = 1) -> Path | None:
-    """The newest checkpoint in `folder` from which training resumes exactly, or None."""
+    """Return the newest checkpoint in `folder` that training can resume from exactly, or None."""
     newest_first = reversed(checkpoints(folder))
     return next((path for path in newest_first if not what_is_broken(path, processes)), None)
 
 
 def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> list[str]:
-    """Rename what a new save may not be mixed with: broken checkpoints, and any after `kept`.
+    """Rename checkpoints that a new save must not mix with: broken ones, and any after `kept`.
 
-    Returns a line for each: what was renamed to what, and why. Nothing is deleted.
+    Returns one line for each, with the old name, the new name and the reason. Nothing is deleted.
     """
     lines = []
     for checkpoint in checkpoints(folder):
@@ -276,7 +276,7 @@ def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> lis
 
 
 def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
-    """Why training cannot resume exactly from a checkpoint of `processes` processes; else ''."""
+    """Return why training with `processes` processes cannot resume exactly; '' if it can."""
     try:
         state = json.loads((checkpoint / STATE).read_text("utf-8"))
         step, best = int(state["global_step"]), state.get("best_model_checkpoint")
@@ -285,12 +285,12 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
     except (OSError, ValueError, LookupError, TypeError) as error:
         return f"{STATE} is damaged ({error})"
     if step != _step_of(checkpoint):
-        return f"{STATE} is that of step {step}"
+        return f"{STATE} is from step {step}"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         if not is_whole(path, read_all=True):
             return f"{path.relative_to(checkpoint)} is damaged or cut short"
     ranks = [f"_{rank}" for rank in range(processes)] if processes > 1 else [""]
-    needed = [  # or what FSDP and DeepSpeed (`global_step*`) write in its place
+    needed = [  # or what FSDP and DeepSpeed (`global_step*`) write instead
         ("*model*.safetensors", "pytorch_model_fsdp*", "*model*.bin", "global_step*"),
         ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
         ("scheduler.pt", "global_step*"),
@@ -307,7 +307,7 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or where that exists, with the first number behind it that is free."""
+    """Return `path`, or if that exists, `path` with the first free number appended."""
     number, free = 1, path
     while free.exists():
         number += 1
@@ -316,9 +316,9 @@ def free_name(path: Path) -> Path:
 
 
 def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
-    """Where the tokenised rows belong: below `dataset_prepared_path`, or else below the data.
+    """Return the folder of the tokenised rows: in `dataset_prepared_path`, or else in the data.
 
-    `files`: hashes of the prepared files by name, as the manifest has them.
+    `files`: hashes of the prepared files by name, from the manifest.
     """
     config = recipe.config
     tokenizer = Path(str(config.get("tokenizer_config") or config["base_model"]))
@@ -336,7 +336,7 @@ def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
 
 
 def set_aside_cut_caches(folder: Path) -> None:
-    """Rename what an interrupted run left half-written; the last files are the JSON ones."""
+    """Rename caches that an interrupted run left incomplete: the JSON files are written last."""
     for cache in folder.glob("*/"):
         whole = all((cache / name).is_file() for name in ("state.json", "dataset_info.json"))
         if not whole and not cache.name.startswith("set-aside-"):

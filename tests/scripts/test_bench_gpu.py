@@ -146,10 +146,10 @@ def test_wrong_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     old.write_text('{"variants": [{"variant": "ours"}]}', "utf-8")
     with pytest.raises(UserError, match=r"unknown \['other'\]; choose from check,ours"):
         call(monkeypatch, "--variants", "ours,other")
-    with pytest.raises(UserError, match="no GPU is here; `--width 64` tries the benchmark"):
+    with pytest.raises(UserError, match="no GPU was found; `--width 64` tries the benchmark"):
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
         call(monkeypatch)
-    with pytest.raises(UserError, match=r"old.json: is no record of this benchmark; move it"):
+    with pytest.raises(UserError, match=r"old.json: is not a record of this benchmark; move it"):
         call(monkeypatch, "--width", 64, "--output", old)
 
 

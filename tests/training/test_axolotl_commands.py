@@ -68,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Pat
     done = axolotl(folder, "train", path)
     assert done.returncode == 0, done.stderr[-3000:]
     said, log = done.stdout + done.stderr, folder / "output/debug.log"
-    assert f"train {path}; Axolotl's own words are in {log}" in said
+    assert f"train {path}; Axolotl's own output is in {log}" in said
     assert "trained 6 steps, " in said and "\x1b" not in said and "\r" not in said
     for words in ("Loading prepared dataset from disk at", '\n  "base_model": '):
         assert log.read_text("utf-8").count(words) == 2 and words not in said

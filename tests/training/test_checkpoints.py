@@ -52,7 +52,7 @@ def test_a_file_cut_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
 
 def test_another_steps_state_and_garbage_in_a_header_break_it(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 10).rename(tmp_path / "checkpoint-11")
-    assert "is that of step 10" in what_is_broken(checkpoint)
+    assert "is from step 10" in what_is_broken(checkpoint)
     garbled = save(tmp_path, 10)
     (garbled / FILES[0]).write_bytes((20).to_bytes(8, "little") + b"x" * 5000)
     assert what_is_broken(garbled) == "adapter_model.safetensors is damaged or cut short"

@@ -155,7 +155,7 @@ def test_no_c_compiler_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     on_a_card(monkeypatch, (8, 0), "sm_80")
     monkeypatch.setenv("PATH", "")
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
-    assert "lora_mlp_kernel: Triton compiles it with a C compiler, and none is here" in problem
+    assert "lora_mlp_kernel: Triton compiles it with a C compiler, and none was found" in problem
 
 
 @no_gpu

@@ -75,7 +75,7 @@ def test_a_card_that_is_too_small_is_refused_by_preflight(
     line = ("python", "-m", "training.preflight", path, "--no-sample", "--gpu-memory")
     done = command(*line, 0.01)
     assert done.returncode == 2 and "memory  at least " in done.stdout
-    assert re.search(r"1\. .*needs at least .* the card of --gpu-memory has 0.0 GB", done.stderr)
+    assert re.search(r"1\. .*needs at least .* the GPU of --gpu-memory has 0.0 GB", done.stderr)
     assert "1. `micro_batch_size: 2`" in done.stderr
 
 
@@ -96,7 +96,7 @@ def test_what_was_measured_is_said_at_the_end(capsys: pytest.CaptureFixture[str]
 
 def test_out_of_memory_names_three_keys_in_order(recipe: Recipe) -> None:
     words = explain(recipe, torch.OutOfMemoryError(CUDA))
-    assert words and words.startswith(f"{recipe.path}: memory ran out (1.95 GiB more were wanted)")
+    assert words and words.startswith(f"{recipe.path}: memory ran out (1.95 GiB more were needed)")
     first, second, third = (words.index(f"{n}. ") for n in (1, 2, 3))
     assert "`micro_batch_size: 2` with `gradient_accumulation_steps: 2`" in words[first:second]
     assert "`gradient_checkpointing: true`" in words[second:third]

@@ -97,7 +97,7 @@ def test_what_axolotl_does_with_overlong_rows_is_said(recipe: Recipe) -> None:
     assert "2 of 2 rows" in validation
     keys = {"sequence_len": 30, "eval_sequence_len": 64, "excess_length_strategy": "truncate"}
     cut, none = check_lengths(with_keys(recipe, **keys), counts)[0]
-    assert "1 of 4 rows" in cut and "cut at their end" in cut
+    assert "1 of 4 rows" in cut and "cut off at the end" in cut
     assert "none of 2 rows has more than 64 tokens" in none
     with pytest.raises(UserError, match="4 rows .* end training before its first step"):
         check_lengths(with_keys(recipe, **keys | {"excess_length_strategy": "raise"}), counts)

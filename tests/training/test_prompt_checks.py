@@ -92,8 +92,8 @@ def test_mistral_has_parity_and_equals_mistral_common(mistral_recipe: Recipe) ->
          ["mistral-common's own encoder (they differ from token 1 on); set it to mistral_v1 (16"]),
         ({"special_tokens": {"eos_token": "<unk>"}},
          ["mistral-common's own encoder", "leave its bos_token and eos_token alone"]),
-        (jinja(start=""), ["must start with one <s> and hold no other, and has 0 of them"]),
-        (jinja(start="{{ bos_token }}{{ bos_token }}"), ["and has two of them side by side"]),
+        (jinja(start=""), ["must start with one <s> and contain no other, but has 0 of them"]),
+        (jinja(start="{{ bos_token }}{{ bos_token }}"), ["but has two of them side by side"]),
         (jinja(before="<s>"),
          ["must start with one <s>", "has 2 of them", "the loss leaves out '<s>'"]),
         (jinja(before=" So: "), ["the loss leaves out 'So:' before the turn's end"]),
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_a_mistral_recipe_is_named(
     ("changes", "named"),
     [
         ({"special_tokens": {"eos_token": "<|im_start|>"}},  # which ends no turn
-         ["the turn's end is not in the loss, so that the model never learns to stop; name the"]),
+         ["the turn's end is not in the loss, so the model never learns to stop; set the token"]),
         ({"special_tokens": {"eos_token": "<|endoftext|>"}},  # the pad token
          ["the turn's end is not in the loss"]),
         ({"train_on_inputs": True}, ["tokens of the prompt are in the loss; leave train_on_input"]),
@@ -124,7 +124,7 @@ def test_what_is_wrong_with_a_mistral_recipe_is_named(
         ({"chat_template": "llama3"},  # its generation prompt is one that training never sees
          ["the prompt that evaluation sends is not the start of what training sees"]),
         ({"chat_template": "mistral_v1"},
-         ["chat_template mistral_v1 is that of Mistral-7B-Instruct v0.1 and v0.2, and"]),
+         ["chat_template mistral_v1 is for Mistral-7B-Instruct v0.1 and v0.2, and"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_smollm2_recipe_is_named(
@@ -189,7 +189,7 @@ def test_rows_that_end_on_different_tokens_are_named(
     settings = json.dumps({"eos_token_id": [2, 0]})
     (model / "generation_config.json").write_text(settings, "utf-8")
     (problem,) = check_parity(recipe).problems
-    assert "rows end on different tokens" in problem
+    assert "rows end with different tokens" in problem
 
 
 def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2_recipe: Recipe) -> None:
@@ -240,7 +240,7 @@ def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2_recipe: Recipe) 
         smollm2_recipe, tmp_path, special_tokens={"eos_token": "<|endoftext|>"}
     )
     (model / "generation_config.json").write_text("{}", "utf-8")
-    assert "name the token that ends a turn" in check_parity(recipe).problems[0]
+    assert "set the token that ends a turn" in check_parity(recipe).problems[0]
     parity = check_parity(changed(recipe, {"eot_tokens": ["<|im_end|>"]}))
     assert (parity.problems, parity.end) == ([], "<|im_end|>")
 

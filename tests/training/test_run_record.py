@@ -65,7 +65,7 @@ def test_what_shapes_the_weights_is_a_change_and_is_named(
     elif block == "datasets":
         changes = {block: [{**recipe.config[block][0], inner: value}]}
     text = changed(recipe, **changes)
-    assert f"{recipe.output_dir}: was trained otherwise: {said}" in text
+    assert f"{recipe.output_dir}: was trained differently: {said}" in text
     assert text.count(" was ") == 2 and "--auto_resume_from_checkpoints false" in text
 
 
@@ -87,7 +87,7 @@ def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -
 
 def test_a_run_whose_settings_are_unknown_is_refused(recipe: Recipe) -> None:
     (recipe.output_dir / "checkpoint-10").mkdir(parents=True)
-    with pytest.raises(UserError, match="but no run.json that says of what"):
+    with pytest.raises(UserError, match="but no run.json with its settings"):
         run_record.check_same_run(recipe.output_dir, settings(recipe))
     (recipe.output_dir / "run.json").write_text('{"settings": ', "utf-8")
     with pytest.raises(UserError, match="train again with"):
@@ -153,7 +153,7 @@ def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
 
 def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     held = run_record.lock(tmp_path / "run")
-    with pytest.raises(UserError, match="another training or a merge is at work there"):
+    with pytest.raises(UserError, match="another training or merge is running there"):
         run_record.lock(tmp_path / "run")
     held.release()
     run_record.lock(tmp_path / "run").release()
@@ -205,14 +205,14 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
         (".", "one above it"),
         ("~", "or your home"),
         ("file.txt", "is a file"),
-        ("file.txt/out", "file.txt is not a folder that can be written"),
+        ("file.txt/out", "file.txt is not a writable folder"),
         ("out/checkpoint-3", "is named like a checkpoint"),
         ("above", "is or holds the adapter's folder above/adapter"),
         ("model", "is or holds the base model's folder"),
         ("model/output", "is in the base model's folder"),
         ("data", "is or holds the prepared data's folder"),
         ("corpus/out", "is in the source's folder"),
-        ("photos", "holds files that are not a training's (one.jpg, two.jpg)"),
+        ("photos", "holds files that are not from training (one.jpg, two.jpg)"),
     ],
 )
 def test_where_a_training_must_not_write(
@@ -232,7 +232,7 @@ def test_where_a_training_must_not_write(
     block = {**recipe.config["summarization"], "source": "corpus"}
     config = {**recipe.config, **changes, "summarization": block}
     (problem,) = run_record.output_dir_problems(recipe.path, config)
-    assert why in problem and problem.endswith("; name a folder of its own")
+    assert why in problem and problem.endswith("; choose a separate folder")
     assert run_record.output_dir_problems(recipe.path, {**config, "output_dir": "out"}) == []
 
 

@@ -101,7 +101,7 @@ def test_another_recipe_is_refused_until_asked(recipe: Recipe, interrupted: str)
     before = _contents(recipe.output_dir)
     done = launch(recipe.path, lora_r=4)
     assert done.returncode != 0
-    assert "was trained otherwise: lora_r was 16 and is 4; set another output_dir" in done.stderr
+    assert "was trained differently: lora_r was 16 and is 4; set another output_dir" in done.stderr
     assert _contents(recipe.output_dir) == before
     done = train(recipe.path, lora_r=4, max_steps=2, auto_resume_from_checkpoints=False)
     aside = recipe.output_dir.with_name(f"{recipe.output_dir.name}-set-aside")
