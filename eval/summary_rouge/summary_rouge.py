@@ -87,7 +87,7 @@ class SummaryRouge(evaluate.Metric):
             predictions = [without_markup(text) for text in predictions]
             each = [[without_markup(text) for text in texts] for texts in each]
         elif marked := sum(bool(markup_in(text)) for text in predictions):
-            warnings.warn(f"{marked} predictions contain control tokens: use strip=True", stacklevel=2)
+            warnings.warn(f"{marked} predictions have control tokens: use strip=True", stacklevel=2)
         scoring = resolve(settings, language, each)
         for note in language_warnings(scoring, {"the references": [t for ts in each for t in ts]}):
             warnings.warn(note, stacklevel=2)
