@@ -20,11 +20,11 @@ from eval.signature import quantization
 WORTH_LOADING = 700
 AT_ONCE = 256  # prompts per call of vLLM; this many are lost if a run is killed
 SHORTEN = "shorten these dialogues in the source, or use a base model with more positions"
-MOST_ROWS = 128  # per batch of `hf`: limits the same loss, and gives several processes work
+MOST_ROWS = 128  # per batch of `hf`: a kill loses little, and several processes get batches
 
 
 class Engine(Protocol):
-    """Generates token ids: with the base model at first, after `attach_adapter` with the tuned."""
+    """Generates token ids: with the base model, and after `attach_adapter` with the tuned one."""
 
     def attach_adapter(self, folder: Path) -> None:
         """Switch to the adapter in `folder`."""

@@ -96,7 +96,7 @@ def _score_example(
 def _scorer(scoring: Scoring) -> Any:
     from rouge_score import rouge_scorer  # takes 1.6 s, because it loads NLTK
 
-    # its pure-Python tables take a minute on texts of 15,000 words; 0.1.2, its last, is pinned
+    # its Python tables take a minute for 15,000 words; its last release, 0.1.2, is pinned
     rouge_scorer._lcs_table = lambda reference, words: [[len(_lcs(reference, words))]]
     rouge_scorer._union_lcs = _union_lcs
     return rouge_scorer.RougeScorer(METRICS, tokenizer=scoring)
