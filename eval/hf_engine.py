@@ -221,7 +221,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
 
 
 def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
-    """Return a criterion that calls `settings.watch` and never stops; None if `watch` is not set."""
+    """Return a criterion that calls `settings.watch` and never stops; None if it is not set."""
     watch = settings.watch
     if watch is None:
         return None
