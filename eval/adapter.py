@@ -1,7 +1,7 @@
-"""Which adapter a recipe is evaluated, used, merged or published with, and how it was trained.
+"""Find the adapter to evaluate, use, merge or publish, and check how it was trained.
 
-Every command that loads an adapter asks `find_adapter`. Without `--adapter` the adapter must be
-what this very recipe trains; with it, any adapter of the same base model and the same prompt.
+Every command that loads an adapter calls `find_adapter`. Without `--adapter`, the adapter must be
+the one that this recipe trains; with it, any adapter with the same base model and prompt will do.
 """
 
 import filecmp
@@ -29,18 +29,18 @@ ADAPTER = "adapter_model.safetensors"
 DATA = ("train.jsonl", "validation.jsonl")
 CHOOSES_CHECKPOINT = ("load_best_model_at_end", "early_stopping_patience")
 TRAIN_AGAIN = "--auto_resume_from_checkpoints false"
-# Where a run is stored, how it is watched and how it is evaluated afterwards: none of it shapes
-# the weights. Everything else does, or may.
+# Keys for storage, logging and later evaluation: they do not affect the weights. All other keys
+# do, or may.
 WITHOUT_EFFECT = (
     r"axolotl_config_path|output_dir|dataset_prepared_path|strict|save_total_limit|logging_steps"
     r"|resume_from_checkpoint|auto_resume_from_checkpoints|dataset_num_proc|use_tensorboard"
     r"|use_(wandb|mlflow|comet|trackio|swanlab)"
     r"|(wandb|mlflow|hf_mlflow|comet|trackio|swanlab|hub|profiler)_.*"
 )
-# Keys that choose when to evaluate and save: they shape the weights only where training keeps its
-# best checkpoint or stops early.
+# Keys that set when to evaluate and save: they affect the weights only if training keeps its best
+# checkpoint or stops early.
 CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
-# Keys that shape the prepared rows and nothing else: the same rows are the same training.
+# Keys that affect only the prepared rows: if the rows are the same, so is the training.
 ROWS = (
     r"summarization\.(source|revision|config|(dialogue|summary)_column|turns\..*|cleaning\..*"
     r"|(train|validation|test)_rows)"
@@ -55,36 +55,36 @@ PROMPT = (
 
 
 def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
-    """The folder of the adapter: `given`, or else the recipe's `output_dir`.
+    """Return the adapter's folder: `given`, or else the recipe's `output_dir`.
 
-    Raises UserError where there is no adapter, its base model is another one, or the recipe differs
-    from what the adapter was trained with. For a `given` one only base model and prompt must be the
-    recipe's; `trained_otherwise` tells the other differences.
+    Raises UserError if there is no adapter, if its base model is different, or if the recipe has
+    changed since the adapter was trained. A `given` adapter needs only the recipe's base model and
+    prompt; `trained_otherwise` reports its other differences.
     """
     folder = given or recipe.output_dir
     train = f"accelerate launch -m axolotl.cli.train {recipe.path}"
     if given and not (folder / ADAPTER).is_file():
-        raise UserError(f"--adapter {folder}: has no {ADAPTER}; name a PEFT adapter's folder")
+        raise UserError(f"--adapter {folder}: has no {ADAPTER}; give the folder of a PEFT adapter")
     if not recipe.config.get("adapter") and not given:
         raise UserError(
-            f"{recipe.path}: has no `adapter:`, so that training saves a whole model in {folder}; "
+            f"{recipe.path}: has no `adapter:`, so training saves a whole model in {folder}; "
             f"to score it, set `base_model: {folder}` in a copy of the recipe, and run `python -m "
             "eval.run COPY --models base`"
         )
     if not (folder / ADAPTER).is_file():
         raise UserError(
-            f"{folder}: no trained adapter there; train one with `{train}`, or take the "
-            "base model alone: `--models base` of eval.run, `--model base` of chat.summarize"
+            f"{folder}: no trained adapter there; train one with `{train}`, or use the base "
+            "model alone: `--models base` for eval.run, `--model base` for chat.summarize"
         )
     wanted = recipe.summarization.instruction
     with reading(folder / "adapter_config.json", f"run `{train}`"):
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
         kind, others = config.get("peft_type", "LORA"), config.get("adapters")
-    if others:  # X-LoRA: PEFT would fetch them by the names in this file
+    if others:  # X-LoRA: PEFT would download the adapters that this file lists
         raise UserError(
-            f"{folder / 'adapter_config.json'}: `adapters` of {kind} names other folders or hub "
-            f"repositories, which are not loaded; name one LoRA adapter, or run `{train}`"
+            f"{folder / 'adapter_config.json'}: `adapters` of {kind} lists other folders or Hub "
+            f"repositories, which are not loaded; use a single LoRA adapter, or run `{train}`"
         )
 
     base_model = str(recipe.config["base_model"])
@@ -93,8 +93,8 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
         same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
         if same is None:
             print(
-                f"note: {folder} was trained on {trained_on}, which is not here to be compared "
-                f"with {base_model}; only the shapes of its weights are checked"
+                f"note: {folder} was trained on {trained_on}, which is not available to compare "
+                f"with {base_model}; only the shapes of the weights are checked"
             )
     if same is False:
         raise UserError(
@@ -105,34 +105,36 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
     learnt = end.instruction if end else wanted
     if end and finished(folder) is None:
         raise UserError(
-            f"{folder}: {ADAPTER} is not the one that its training ended with; put that one back, "
-            f"or train again with `{train} {TRAIN_AGAIN}`"
+            f"{folder}: {ADAPTER} is not the file that training saved at its end; restore that "
+            f"file, or train again with `{train} {TRAIN_AGAIN}`"
         )
     changed = trained_otherwise(recipe, folder) or {}
     if learnt != wanted:
-        changed.setdefault("summarization.instruction", "summarization.instruction was another")
+        changed.setdefault("summarization.instruction", "summarization.instruction was different")
     if end and end.template and end.template != (template_hash(recipe) or end.template):
-        changed["chat_template"] = "the text of the chat template was another"
+        changed["chat_template"] = "the text of the chat template was different"
     if given:
         changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
     if changed:
         words, own = listed(list(changed.values())), folder / RECIPE
-        fix = f"use {own}, the recipe as it was trained" if own.is_file() else "write that into it"
+        fix = f"use {own}, the recipe it was trained with" if own.is_file() else "change it back"
         if given:
-            raise UserError(f"--adapter {folder}: was trained on another prompt: {words}; {fix}")
+            raise UserError(
+                f"--adapter {folder}: was trained with a different prompt: {words}; {fix}"
+            )
         raise UserError(
-            f"{folder}: was not trained as {recipe.path} says: {words}; {fix}, train again into "
-            "another output_dir, or evaluate the adapter as it is: "
+            f"{folder}: was not trained with {recipe.path} as it is now: {words}; {fix}, train "
+            "again with another output_dir, or evaluate this adapter as it is: "
             f"`python -m eval.run {recipe.path} --adapter {folder}`"
         )
     return folder
 
 
 def is_plain_lora(folder: Path) -> bool:
-    """Whether the adapter is two matrices for each of some inner layers, added to the base weights.
+    """Return whether the adapter only adds two matrices per target layer to the base weights.
 
-    Not so: DoRA, PiSSA and the like (they change the base weights too), whole or added matrices,
-    and whatever changes an embedding. vLLM takes only plain ones as they are.
+    False for DoRA, PiSSA and the like (they change the base weights too), for whole or additional
+    matrices, and if an embedding is changed. vLLM can use only plain adapters without a merge.
     """
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
@@ -146,7 +148,7 @@ def is_plain_lora(folder: Path) -> bool:
 
 
 def merged_folder(recipe: Recipe) -> Path:
-    """Where `scripts.merge` writes the merged model; raises UserError where there is none."""
+    """Return the folder that `scripts.merge` writes to; raises UserError if it has no model."""
     folder = recipe.output_dir / "merged"
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no merged model; run `python -m scripts.merge {recipe.path}`")
@@ -154,7 +156,7 @@ def merged_folder(recipe: Recipe) -> Path:
 
 
 def shown(folder: Path) -> str:
-    """How records name an adapter's folder: without absolute paths of this machine."""
+    """Return an adapter's folder as records show it: without absolute paths of this machine."""
     return folder.name if folder.is_absolute() else str(folder)
 
 
@@ -162,14 +164,14 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 class RunRecord(Sealed):
-    """`run.json`: what a training started with."""
+    """`run.json`: the settings that a training run started with."""
 
     settings: dict[str, Any]  # flat, see `settings_of`
-    precision: dict[str, Any] = {}  # what became of `bf16: auto`
+    precision: dict[str, Any] = {}  # what `bf16: auto` resolved to
 
 
 class TrainedWith(Sealed):
-    """`trained_with.json`, beside a final adapter: its hash, and what its training took."""
+    """`trained_with.json`, beside a final adapter: its hash, and facts about its training."""
 
     instruction: str
     template: str | None = None  # the hash of the chat template
@@ -181,10 +183,10 @@ class TrainedWith(Sealed):
 
 
 def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
-    """How the recipe differs from what the adapter in `folder` was trained with; None: unknown.
+    """Return how the recipe differs from the adapter's training in `folder`; None if unknown.
 
-    By key, `lora_r was 16 and is 64`; only keys that shape the weights. The prepared rows count
-    where they exist. Raises UserError where `run.json` is damaged.
+    Maps a key to `lora_r was 16 and is 64`; compares only keys that affect the weights, and the
+    prepared rows if they exist. Raises UserError if `run.json` is damaged.
     """
     record = run_of(folder)
     if record is None:
@@ -206,10 +208,10 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
 
 
 def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
-    """Whether two names of a base model mean the same weights; None where that cannot be known.
+    """Return whether two base model names mean the same weights; None if that is unknown.
 
-    A folder is compared with a folder, or with what the hub's cache holds, file by file. Else the
-    last parts of the two names tell that they are two models, and never that they are one.
+    Local folders and models in the Hub's cache are compared file by file. Otherwise, Hub ids with
+    different last parts are different models; the same last part proves nothing.
     """
     weights = []
     for name in (one, other):
@@ -230,17 +232,17 @@ def same_weights(one: str, other: str, revision: str | None = None) -> bool | No
 
 
 def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
-    """Flat `{"dotted.key": value}` of all in a recipe and its data that shapes the weights.
+    """Return a flat `{"dotted.key": value}` of all in a recipe and its data that affects weights.
 
-    `config`: the recipe with the command line's overrides, before Axolotl adds its defaults;
-    `files`: hashes of the prepared files by name.
+    `config`: the recipe with command-line overrides, before Axolotl adds its defaults; `files`:
+    hashes of the prepared files by name.
     """
     block = dict(config["summarization"])
     for key in ("license", "metrics", "bertscore", "publish"):
         block.pop(key, None)
     if not (block.get("training_rouge") or {}).get("dialogues"):
         for key in ("training_rouge", "decoding", "rouge", "language"):
-            block.pop(key, None)  # no summaries choose the checkpoint
+            block.pop(key, None)  # no summaries are generated to choose the checkpoint
     kept = {
         key: value
         for key, value in config.items()
@@ -252,7 +254,7 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Pairs of dotted key and value of all that is nested in `value`."""
+    """Return (dotted key, value) pairs of everything nested in `value`."""
     if isinstance(value, Mapping):
         parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
     elif isinstance(value, list) and any(isinstance(item, (Mapping, list)) for item in value):
@@ -263,21 +265,21 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
 
 
 def run_folder(adapter: Path) -> Path:
-    """The folder of the training that left an adapter, which may be a checkpoint's."""
+    """Return the folder of the training run that saved `adapter`, which may be a checkpoint."""
     return adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
 
 
 def run_of(folder: Path) -> RunRecord | None:
-    """`run.json` of the training in `folder`, or of a checkpoint's; None: no such file.
+    """Read `run.json` of the training in `folder`, a run's or a checkpoint's; None if missing.
 
-    Raises UserError where the file is damaged.
+    Raises UserError if the file is damaged.
     """
     own = folder / RUN
     return read_record(own if own.exists() else run_folder(folder) / RUN, RunRecord)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
-    """A record that a training left; None: no such file. Raises UserError where it is damaged."""
+    """Read a record that training saved; None if missing. Raises UserError if it is damaged."""
     if not path.exists():
         return None
     again = f"train again with `{TRAIN_AGAIN}` (the folder's content is set aside)"
@@ -286,8 +288,8 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
-    """A phrase for each key of two runs' settings that differs: `lora_r was 16 and is 64`."""
-    missing = object()  # a key that is null is not one that is missing
+    """Return a phrase for each key that differs between two runs: `lora_r was 16 and is 64`."""
+    missing = object()  # tells a missing key from a null one
     return {
         key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())
@@ -296,7 +298,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
 
 
 def finished(folder: Path) -> int | None:
-    """After how many steps the run in `folder` ended with the adapter that is there, or None."""
+    """Return the steps of the finished run that saved the adapter in `folder`, or None."""
     with suppress(OSError, UserError):
         record = read_record(folder / TRAINED_WITH, TrainedWith)
         if record and record.adapter == sha256_of(folder / ADAPTER):
@@ -305,7 +307,7 @@ def finished(folder: Path) -> int | None:
 
 
 def listed(changed: list[str]) -> str:
-    """The first three changes, and how many more there are."""
+    """Join the first three changes, and say how many more there are."""
     return "; ".join(changed[:3]) + (f"; and {len(changed) - 3} more" if changed[3:] else "")
 
 

@@ -1,6 +1,6 @@
-"""From predictions to scores: means with intervals, paired tests, mistakes, groups.
+"""Turn predictions into scores: means with intervals, paired tests, mistakes, groups.
 
-Use: `analyse(with_baselines(systems, corpus), corpus).scores`, which is scores.json.
+Use: `analyse(with_baselines(systems, corpus), corpus).scores`, the content of scores.json.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ from eval.stats import bootstrap, in_percent, paired_tests
 
 @dataclass
 class Analysis:
-    """The scores, and what they were computed from.
+    """The scores and the data they were computed from.
 
-    By system: `values`, shape (examples, metrics), F1 or the cosine, 0 to 1; and the mistakes of
-    each example.
+    `values`: by system, shape (examples, metrics), F1 or cosine, 0 to 1. `mistakes`: by system,
+    a list of mistakes per example.
     """
 
     scores: Scores
@@ -46,15 +46,15 @@ def analyse(
     language: str = "en",
     pairs: list[tuple[str, str]] | None = None,
 ) -> Analysis:
-    """Score the systems, and compare `pairs`, by default those that `default_pairs` names.
+    """Score the systems, and run paired tests on `pairs`, by default those of `default_pairs`.
 
-    `workers` is the number of processes that score, by default that of the cores. `more`: a
-    recipe's `metrics`, of which `embedding` adds the metric `similarity`; `rouge`, `language` and
-    `bertscore` are a recipe's too.
+    `workers`: number of scoring processes, by default one per core. `more`: a recipe's `metrics`;
+    `embedding` adds the metric `similarity`, `bertscore` adds BERTScore. `rouge`, `language` and
+    `bertscore` are the recipe's settings of the same names.
     """
     settings, rouge = settings or Bootstrap(), rouge or Rouge()
     notes, strip = _strip(systems, corpus, rouge.strip)
-    # all systems together, so that processes start once and a text is embedded once
+    # score all systems in one call: processes start once, and each text is embedded once
     texts = [text for system in systems.values() for text in system.predictions]
     references = [*corpus.references] * len(systems)
     scoring = resolve(rouge, language, corpus.references)
@@ -83,7 +83,7 @@ def analyse(
         rows: Any = zip(system.predictions, *known, strict=True)
         for prediction, several, *facts in rows:
             found = [diagnose(prediction, reference, *facts) for reference in several]
-            # of several references, what is a mistake by each of them
+            # with several references, keep only the mistakes found against each of them
             by_all = [one for one in found[0] if all(one in others for others in found)]
             mistakes[name].append(by_all)
         scored[name] = SystemScores(
@@ -131,7 +131,7 @@ def analyse(
 def _strip(
     systems: dict[str, System], corpus: Corpus, wanted: bool
 ) -> tuple[list[str], dict[str, str]]:
-    """Strip control tokens and think blocks where wanted; what to say of them, and to sign."""
+    """Strip control tokens and think blocks if `wanted`; return notes and signature fields."""
     notes = []
     for name in models_of(systems):
         texts = systems[name].predictions
@@ -154,9 +154,9 @@ def _strip(
 def compare_pairs(
     pairs: list[tuple[str, str]], values: dict[str, Array], names: list[str], settings: Bootstrap
 ) -> list[Comparison]:
-    """The paired tests of each pair of names; `values`: (examples, metrics) by system.
+    """Run the paired tests on each pair of names; `values`: (examples, metrics) by system.
 
-    All pairs at once: ten of 819 examples and six metrics took 0.5 s, and 1.3 s one by one.
+    All pairs in one call: ten pairs of 819 examples and six metrics took 0.5 s, one by one 1.3 s.
     """
     if not pairs:
         return []
@@ -195,7 +195,7 @@ def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -
 def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str, float] | None:
     if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = values[~np.array(corpus.leaked)]  # a source's rows, which share no dialogue
+    kept = values[~np.array(corpus.leaked)]  # only a source has flags; its rows share no dialogue
     means = map(in_percent, kept.mean(axis=0))
     return {"examples": len(kept), **dict(zip(names, means, strict=True))}
 

@@ -1,7 +1,7 @@
-"""Summaries that need no model, and how much of a summary is copied.
+"""Baseline summaries that need no model, and measures of length and copying.
 
 Use: `lead(dialogue)`, `longest(dialogue)`, `cut(prediction, 20)`, `style(predictions, references)`.
-A model that does not beat the first three turns, or its base model cut short, learnt no more.
+A model has learnt little if it does not beat the first three turns, or its base model cut short.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from eval.scores import Style
 NGRAM = 4
 BASELINES = {
     "lead-3": "the first three turns of the dialogue",
-    "longest-3": "its three longest turns",
-    "base-cut": "each summary of base, cut to as many words as that of tuned",
+    "longest-3": "the three longest turns of the dialogue",
+    "base-cut": "each summary by base, cut to as many words as tuned's summary has",
 }
 
 
@@ -28,7 +28,7 @@ BASELINES = {
 class System:
     """One system's outputs, in the order of the references.
 
-    `stopped` and `tokens` are None where unknown; `fields` adds to the signature.
+    `stopped` and `tokens` are None if unknown; `fields` are added to the signature.
     """
 
     predictions: Sequence[str]
@@ -41,11 +41,11 @@ class System:
 
 @dataclass
 class Corpus:
-    """What the systems are scored on; all but the references may be unknown (`leaked`: flags).
+    """The data that systems are scored on; everything but the references may be unknown.
 
-    `references`: of each row a list; one that is none is the only one of its row. `clusters`: a
-    name for the dialogue of each row, where some rows share one; a mean, an interval and a test are
-    over dialogues.
+    `references`: a list per row; a plain string is the row's only reference. `leaked`: a flag per
+    row. `clusters`: the name of each row's dialogue, if rows share dialogues; means, intervals and
+    tests are then over dialogues.
     """
 
     references: Sequence[Sequence[str]]
@@ -58,7 +58,7 @@ class Corpus:
         self.references = [[text] if isinstance(text, str) else [*text] for text in self.references]
 
     def means(self, values: Any) -> Any:
-        """The mean of each dialogue's rows; `values` has a row an example in its first axis."""
+        """Return the mean over each dialogue's rows; the first axis of `values` is the rows."""
         if not self.clusters:
             return values
         place = {name: n for n, name in enumerate(dict.fromkeys(self.clusters))}
@@ -70,24 +70,24 @@ class Corpus:
 
 
 def lead(dialogue: str, turns: int = 3) -> str:
-    """The first `turns` turns, one a line, with the speakers' names.
+    """Return the first `turns` turns, one per line, with the speakers' names.
 
     LEAD-3 of the SAMSum paper (Gliwa et al., 2019). The names are kept: with them, the 819 test
-    dialogues give ROUGE-1/2/L 31.31/8.68/24.17; without, only 23.90/9.18/19.73. What joins the
-    turns changes rougeLsum alone, which takes each line as a sentence.
+    dialogues score ROUGE-1/2/L 31.31/8.68/24.17; without, only 23.90/9.18/19.73. The separator
+    between turns affects only rougeLsum, which treats each line as a sentence.
     """
     return "\n".join(diagnosis.turns(dialogue)[:turns])
 
 
 def longest(dialogue: str, turns: int = 3) -> str:
-    """The `turns` turns of most words, in the dialogue's order; of equals, the earlier."""
+    """Return the `turns` turns with the most words, in dialogue order; ties go to the earlier."""
     every = diagnosis.turns(dialogue)
     ranked = sorted(range(len(every)), key=lambda place: -len(word_ends(every[place])))
     return "\n".join(every[place] for place in sorted(ranked[:turns]))
 
 
 def cut(prediction: str, words: int) -> str:
-    """The first `words` words (`word_ends`) of a text; a shorter text as it is."""
+    """Return the first `words` words (`word_ends`) of a text; a shorter text is unchanged."""
     ends = word_ends(prediction)
     return prediction if len(ends) <= words else prediction[: ends[words - 1] if words else 0]
 
@@ -98,14 +98,14 @@ def style(
     dialogues: Sequence[str] | None = None,
     scoring: Scoring | None = None,
 ) -> Style:
-    """How long the predictions are and how much of them is copied, over all examples together.
+    """Measure how long the predictions are and how much they copy, over all examples together.
 
-    words: mean words of a prediction. length_ratio, compression: all words of the predictions by
-    all those of the references (the mean of several), of the dialogues. copied_4grams: the share
-    of the predictions' 4-grams that are in their dialogue (Grusky et al., 2018; See et al., 2017).
-    None where there is nothing to divide by, or no dialogues. Words are those that ROUGE counts
-    (`scoring`), not stemmed; those of a dialogue include the speakers' names, and its 4-grams
-    cross its turns. Raises ValueError where the lists differ in number.
+    words: mean words per prediction. length_ratio, compression: all words of the predictions
+    divided by all words of the references (the mean, if several) or of the dialogues.
+    copied_4grams: the share of the predictions' 4-grams that are in their dialogue (Grusky et al.,
+    2018; See et al., 2017). None if the divisor is 0 or there are no dialogues. Words are those
+    that ROUGE counts (`scoring`), not stemmed; a dialogue's words include the speakers' names, and
+    its 4-grams cross turns. Raises ValueError if the lists differ in length.
     """
     tokenize = (scoring or Scoring()).words
     predicted = [tokenize(text) for text in predictions]
@@ -136,7 +136,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, System]:
-    """The systems, and then the baselines: LEAD-3, LONGEST-3, the base model cut.
+    """Return the systems, followed by the baselines: LEAD-3, LONGEST-3, base cut to length.
 
     The first two need dialogues; the third needs systems named `base` and `tuned`.
     """
@@ -152,12 +152,12 @@ def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, Syst
 
 
 def models_of(systems: dict[str, System]) -> list[str]:
-    """The names of the systems that are no baseline."""
+    """Return the names of the systems that are models, not baselines."""
     return [name for name, system in systems.items() if system.kind == "model"]
 
 
 def default_pairs(systems: dict[str, System]) -> list[tuple[str, str]]:
-    """Every two models; then each baseline against the tuned model, or else the last one."""
+    """Pair every two models; then each baseline with the tuned model, or else the last model."""
     models = models_of(systems)
     pairs = [(a, b) for n, a in enumerate(models) for b in models[n + 1 :]]
     main = "tuned" if "tuned" in models else models[-1]

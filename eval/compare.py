@@ -1,8 +1,8 @@
-"""Compare runs: `python -m eval.compare RUN RUN ...`, each a recipe, a results folder or a file.
+"""Compare runs: `python -m eval.compare RUN RUN ...`; RUN: a recipe, a results folder or a file.
 
-One table (the settings that differ, ROUGE with intervals, length, mistakes, minutes, memory), every
-two runs tested with Holm's correction, and a page with the same example browser as the report.
-Runs may differ in prompt, model, adapter and decoding; all are scored again in the same way.
+Makes one table (settings that differ, ROUGE with intervals, length, mistakes, minutes, memory),
+tests every pair of runs with Holm's correction, and writes a page with the report's example
+browser. Runs may differ in prompt, model, adapter and decoding; all are scored again the same way.
 """
 
 import argparse
@@ -33,16 +33,16 @@ from eval.score import ROUGE_EXAMPLE, rouge_of, rouge_options
 from eval.scores import PRIMARY, Bootstrap, Scores
 from eval.stats import outcome, paired_tests
 
-ORDER = ("tuned", "merged", "base")  # which model of a results folder is meant
-SHORT = 32  # letters of a setting's value in the table
-# The recipe that a training kept may ask for another decoding than the evaluation's, and all runs
-# are scored alike.
+ORDER = ("tuned", "merged", "base")  # a results folder stands for the first of these that it has
+SHORT = 32  # characters of a setting's value in the table
+# Settings of the trained recipe that do not apply: the evaluation may have used another decoding,
+# and all runs are scored the same way.
 OF_EVALUATION = re.compile(r"summarization\.(decoding|rouge|language|training_rouge)\b.*")
 
 
 @dataclass
 class Run:
-    """A run: its predictions file, and what its results folder tells; None for a lone file."""
+    """A run: its predictions file, and the scores in its results folder; None for a lone file."""
 
     name: str
     file: Path
@@ -50,8 +50,8 @@ class Run:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Those of the recipe as it was trained, and of the decoding; {} where unknown."""
-        if not (scores := self.scores) or not scores.settings:  # of before version 3
+        """The settings of the recipe as trained, and of the decoding; {} if unknown."""
+        if not (scores := self.scores) or not scores.settings:  # written before version 3
             return {}
         own = {"model": self.file.stem.removeprefix("predictions.")}
         own["base_model"] = scores.settings.get("base_model", "")
@@ -64,26 +64,26 @@ class Run:
 
     @property
     def is_trained(self) -> bool:
-        """Whether a training made this model."""
+        """Whether this model was trained."""
         return self.file.stem in ("predictions.tuned", "predictions.merged")
 
 
 @dataclass
 class Comparison:
-    """Runs on the same dialogues; `p` are Holm-corrected p-values by metric and pair of names."""
+    """Runs on the same dialogues; `p`: Holm-corrected p-values by metric and pair of names."""
 
     runs: list[Run]
     analysis: Analysis
     p: dict[str, dict[tuple[str, str], float]]
-    settings: dict[str, list[str]]  # those that differ: key, and the value of each run
+    settings: dict[str, list[str]]  # those that differ: key, and one value per run
 
     @property
     def scores(self) -> Scores:
-        """The scores of all runs, as `eval.score` gives them."""
+        """The scores of all runs, in the form that `eval.score` returns."""
         return self.analysis.scores
 
     def alike(self, metric: str) -> tuple[str, list[str]]:
-        """The highest run by a metric, and the others that it cannot be told apart from."""
+        """Return the highest run by a metric, and the runs not significantly different from it."""
         level = round(1 - self.scores.bootstrap.confidence, 12)
         first = self.scores.highest(metric, [run.name for run in self.runs])
         others = [run.name for run in self.runs if run.name != first]
@@ -91,12 +91,12 @@ class Comparison:
 
     @property
     def best(self) -> dict[str, str | None]:
-        """By metric, the run that is better than each other one, or None where no run is."""
+        """By metric, the run that is better than every other one, or None if no run is."""
         found = {metric: self.alike(metric) for metric in self.scores.metrics}
         return {metric: None if near else first for metric, (first, near) in found.items()}
 
     def table(self) -> list[dict[str, Cell]]:
-        """The cells of each run and baseline by their titles; the best of a metric is bold."""
+        """Return a row of cells by title for each run and baseline; a metric's best is bold."""
         short = {key: shortened(values) for key, values in self.settings.items()}
         best = self.best
         rows = []
@@ -122,20 +122,20 @@ class Comparison:
         return rows
 
     def forms(self) -> dict[str, str]:
-        """The table as Markdown, with verdicts and tests, as CSV and as LaTeX."""
+        """Return the table as Markdown (with verdicts and tests), as CSV and as LaTeX."""
         found = forms(self.table())
         tests = [list(map(cell, row)) for row in self.tests()]
         found["Markdown"] += f"\n{cell(' '.join(self.verdicts()))}\n\n{markdown(tests)}\n"
         return found
 
     def tests(self) -> list[list[str]]:
-        """A header, and a row for every two runs: the difference in ROUGE-L and the corrected p."""
+        """Return a header and a row per pair of runs: difference in ROUGE-L and corrected p."""
         return test_rows(self.scores, holm=self.p[PRIMARY])
 
     def verdicts(self) -> list[str]:
-        """Which run is the best by which metrics, or which ones the tests cannot tell apart."""
+        """Say which run is best by which metrics, or which runs the tests cannot tell apart."""
         others = len(self.runs) - 1
-        said: dict[str, list[str]] = {}  # a sentence, and the metrics of which it holds
+        said: dict[str, list[str]] = {}  # a sentence, and the metrics for which it is true
         for metric in self.scores.metrics:
             first, near = self.alike(metric)
             sentence = f"{first} is better than {'the' if others == 1 else 'every'} other run"
@@ -147,7 +147,7 @@ class Comparison:
         return found + self._against_baseline()
 
     def _against_baseline(self) -> list[str]:
-        """Whether the run of the highest ROUGE-L beats the strongest baseline, if there is one."""
+        """Say whether the run with the highest ROUGE-L beats the strongest baseline, if any."""
         names, scores = [run.name for run in self.runs], self.scores
         if not (baselines := [name for name in scores.systems if name not in names]):
             return []
@@ -163,17 +163,17 @@ class Comparison:
         ]
 
     def p_of(self, metric: str, one: str, other: str) -> float:
-        """The corrected p-value of two runs, in either order."""
+        """Return the corrected p-value of two runs, in either order."""
         pair = (one, other) if (one, other) in self.p[metric] else (other, one)
         return self.p[metric][pair]
 
 
 def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
-    """Compare runs, each named as on the command line (`[NAME=]RUN`).
+    """Compare runs, each given as on the command line (`[NAME=]RUN`).
 
-    `scoring`: `language`, `tokenizer`, `stemmer`, `lsum`, `strip`; each by default as the runs were
-    scored. Raises UserError where a run is missing, or the runs are on other dialogues or were
-    scored in another way.
+    `scoring`: `language`, `tokenizer`, `stemmer`, `lsum`, `strip`; by default, as the runs were
+    scored. Raises UserError if a run is missing, or if the runs differ in their dialogues or in
+    how they were scored.
     """
     found = find_runs([str(run) for run in ([runs] if isinstance(runs, str) else runs)])
     if len(found) < 2:
@@ -204,7 +204,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (1979): p-values that hold for all tests of a family together."""
+    """Apply Holm's step-down correction (1979) to the p-values of a family of tests."""
     order = np.argsort(p_values, kind="stable")
     count = len(p_values)
     corrected = np.maximum.accumulate(
@@ -216,7 +216,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def find_runs(values: list[str]) -> list[Run]:
-    """The runs, each under its name or that of its recipe, folder or file."""
+    """Find the runs; each has the name given, or else that of its recipe, folder or file."""
     runs: list[Run] = []
     for value in values:
         name, has_name, text = value.partition("=")
@@ -251,12 +251,13 @@ def find_runs(values: list[str]) -> list[Run]:
 
 
 def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]:
-    """The settings of ROUGE and the language: those `given`, else those of all runs.
+    """Return the ROUGE settings and the language: those `given`, else the runs' common ones.
 
-    Raises UserError where the runs differ in one that is not given, in split or in number.
+    Raises UserError if the runs differ in a setting that is not given, in the split, or in the
+    number of dialogues.
     """
     known = {run.name: run.scores for run in runs if run.scores}
-    # before version 3 each line was a sentence, whatever the file says now
+    # files from before version 3 have no such settings; each line was a sentence then
     lines = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
     scoring = {
         name: {
@@ -283,7 +284,7 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """By key the runs' values as text, where two runs have the key and do not share its value."""
+    """Return, by key, every run's value as text, if two runs have the key with different values."""
     found = {}
     for key in dict.fromkeys(key for some in settings for key in some):
         values = [some.get(key, "-") for some in settings]
@@ -294,7 +295,7 @@ def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def shortened(values: list[str]) -> list[str]:
-    """Each run's value on one line, long ones from shortly before the first letter that differs."""
+    """Return each run's value on one line; long ones start just before the first difference."""
     lines = [" ".join(text.split()) for text in values]
     start = max(0, len(os.path.commonprefix([text for text in lines if text != "-"])) - 8)
     pieces = [text if len(text) <= SHORT or not start else f"…{text[start:]}" for text in lines]
@@ -302,7 +303,7 @@ def shortened(values: list[str]) -> list[str]:
 
 
 def html(compared: Comparison, folder: Path = Path()) -> str:
-    """The page: table, tests, settings in full, examples; `folder`, where it will be, for links."""
+    """Return the page: table, tests, full settings, examples. `folder`: the page's, for links."""
     files = {}
     for run in compared.runs:
         for path in (run.file, run.file.with_name("report.html")):
@@ -325,7 +326,7 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
 
 
 def main() -> None:
-    """Compare, print, and write the page and what else is asked for."""
+    """Compare, print, and write the page and the other requested files."""
     args = _arguments()
     names = ("language", "tokenizer", "stemmer", "lsum", "strip")
     paths = [path for path in (args.output, args.csv, args.latex, args.markdown) if path]
@@ -350,16 +351,16 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = Options(
         "eval.compare",
-        "Runs side by side: settings that differ, ROUGE, tests of every two, a page.",
+        "Compare runs: settings that differ, ROUGE, tests of every pair, and a page.",
         "recipes/smollm2_samsum.yml small=my_recipe.yml other.jsonl --output results/compare.html",
         "results/a results/b --csv table.csv --latex table.tex --markdown table.md",
         ROUGE_EXAMPLE.format("results/a results/b"),
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="[NAME=]RUN", help="recipe, results folder or predictions file")
-    add("--output", type=Path, default=Path("results/compare.html"), help="the page")
-    add("--csv", type=Path, help="the table, each number in a column (default: none)")
-    add("--latex", type=Path, help="the table for LaTeX, booktabs (default: none)")
+    add("--output", type=Path, default=Path("results/compare.html"), help="the HTML page")
+    add("--csv", type=Path, help="the table as CSV, one number per column (default: none)")
+    add("--latex", type=Path, help="the table for LaTeX with booktabs (default: none)")
     add("--markdown", type=Path, help="table and tests in Markdown (default: none)")
     rouge_options(parser)
     defaults = dict.fromkeys(("language", "tokenizer", "stemmer", "lsum", "strip"))

@@ -1,12 +1,12 @@
-"""What goes wrong in a dialogue summary, and the groups of dialogues where it may.
+"""Find mistakes in a dialogue summary, and group dialogues by size.
 
-Use: `diagnose(prediction, reference, dialogue, stopped)`, a list of names out of MISTAKES.
-The rules look at words alone, and are made to be right where they speak, not to find everything:
-on the 819 references of SAMSum's test split they find no loop, and an unknown name in 13, of which
-11 are slips of the annotators. With one speaker renamed in each, they find 81 % of the new names.
-In 2 a number is unknown, in none a date, and the 2 are slips too. Of 202 numbers, each raised to
-the next that the dialogue lacks, they find 97 %, and all of 65 changed weekdays and months. Words
-for numbers and dates are read in English only; the other splits served to tune these rules.
+Use: `diagnose(prediction, reference, dialogue, stopped)`, which returns names from MISTAKES.
+The rules look only at words, and aim to be right when they report a mistake, not to find them all.
+On the 819 references of SAMSum's test split they find no loop, an unknown name in 13 (11 of them
+slips of the annotators), an unknown number in 2 (both slips too), and no unknown date. With one
+speaker renamed in each reference, they find 81 % of the new names. Of 202 numbers, each raised to
+the next one that the dialogue lacks, they find 97 %, and all of 65 changed weekdays and months.
+Words for numbers and dates are read in English only; these rules were tuned on the other splits.
 """
 
 import math
@@ -23,19 +23,19 @@ import regex  # unlike re, it knows scripts, and combining marks belong to the w
 from eval.language import word_ends
 
 MISTAKES = {  # title and meaning of each
-    "empty": ("empty", "not one letter or digit"),
-    "token_limit": ("token limit", "cut off by the limit of tokens before the model stopped"),
+    "empty": ("empty", "no letters or digits"),
+    "token_limit": ("token limit", "cut off at the token limit before the model stopped"),
     "loop": ("loop", "the same four words three times, or the same sentence twice"),
     "missing_speaker": (
         "speaker missing",
-        "a speaker is named in the reference and not in the summary",
+        "a speaker is named in the reference but not in the summary",
     ),
-    "unknown_name": ("unknown name", "a name that is in no turn of the dialogue"),
-    "unknown_number": ("unknown number", "a number or time that is in no turn of the dialogue"),
-    "unknown_date": ("unknown date", "a weekday, month or date that is in no turn of the dialogue"),
+    "unknown_name": ("unknown name", "a name that is not in the dialogue"),
+    "unknown_number": ("unknown number", "a number or time that is not in the dialogue"),
+    "unknown_date": ("unknown date", "a weekday, month or date that is not in the dialogue"),
 }
 
-BINS: dict[str, dict[str, float]] = {  # label and highest number, of each kind of group
+BINS: dict[str, dict[str, float]] = {  # for each kind of group: label and highest number
     "words": {"1-50": 50, "51-100": 100, "101-200": 200, "201-400": 400, "over 400": math.inf},
     "turns": {"1-5": 5, "6-10": 10, "11-15": 15, "16-20": 20, "over 20": math.inf},
     "speakers": {"0-1": 1, "2": 2, "3": 3, "4 and more": math.inf},
@@ -46,16 +46,16 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_SPEAKER = re.compile(r"(#\w+#|[^\W_][^:：<>]{0,39}?)\s*(?::(?:\s|$)|：)")  # Chinese has ：
+_SPEAKER = re.compile(r"(#\w+#|[^\W_][^:：<>]{0,39}?)\s*(?::(?:\s|$)|：)")  # Chinese uses ：
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]*(?:[-'’]\p{L}[\p{L}\p{M}]*)*")
 _TITLES = _words("mr mrs ms miss dr sir uncle aunt auntie aunty dad mum mom")
-# Begin a sentence with a capital, and may come before the verbs below, without being a name.
+# Not names, although they may be capitalised before the verbs below, at the start of a sentence.
 _OPENERS = _TITLES | _words(
     "he she it they we you i who what which that this these those there here everyone everybody"
     " someone somebody nobody nothing everything something anyone both one two three all some most"
     " neither none each another other others many people friends children girls boys"
 )
-# Capitalised, and no person: what a summary writes where the chat says "xmas", "sat" or nothing.
+# Capitalised, but not people: summaries write these where the chat says "xmas", "sat" or nothing.
 _NO_NAMES = _OPENERS | _words(
     "monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays"
     " thursdays fridays saturdays sundays january february march april may june july august"
@@ -64,18 +64,18 @@ _NO_NAMES = _OPENERS | _words(
     " youtube google twitter skype uber spotify english british american polish german french"
     " spanish italian russian chinese indian european europe god mum mom dad mother father"
 )
-# After these a capital is a place, a day or a thing: "in Paris", "the Alps", "last Sunday".
+# After these, a capitalised word is a place, day or thing: "in Paris", "the Alps", "last Sunday".
 _BEFORE_THINGS = _words("the a an in at on near this next last every")
-# What most often follows a speaker's name at the beginning of a sentence of SAMSum's summaries.
+# The most frequent words after a speaker's name that begins a sentence in SAMSum's summaries.
 _VERBS = _words(
     "is isn't was has hasn't had will won't would can can't wants needs doesn't didn't thinks likes"
     " suggests recommends sends asks tells says invites agrees"
 )
 
-# Scripts without blanks between words, and Hangul, whose particles stick to a name.
+# Scripts without spaces between words; and Hangul, because Korean particles are joined to a name.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _TOUCHING = _UNSPACED + r"\p{Hangul}"
-# A letter or digit beside which a name goes on; U+FE0F, a mark too, only ends an emoji.
+# Next to such a character, a name is only part of a word; U+FE0F is a mark, but ends an emoji.
 _LETTER = rf"[[\p{{L}}\p{{M}}\p{{N}}_]--[{_TOUCHING}\uFE0F]]"
 _START = regex.compile(rf"(?<!{_LETTER})|(?=[{_TOUCHING}])", regex.V1)
 _END = regex.compile(rf"(?!{_LETTER})|(?<=[{_TOUCHING}])", regex.V1)
@@ -83,7 +83,7 @@ _LOOP_WORD = regex.compile(
     rf"[{_UNSPACED}]\p{{M}}*|(?=[\p{{L}}\p{{N}}_])[\w--[{_UNSPACED}]]+", regex.V1
 )
 
-# English number words in order, with stems such as that of "fifth"; after nineteen come the tens.
+# English number words in order, with stems such as "fif" of "fifth"; the tens follow nineteen.
 _COUNTS = """zero, one first once, two second twice both couple, three third, four, five fif, six,
  seven, eight eigh, nine nin, ten, eleven, twelve twelf dozen noon midday midnight, thirteen,
  fourteen, fifteen, sixteen, seventeen, eighteen, nineteen, twenty twentie, thirty thirtie, forty,
@@ -94,7 +94,7 @@ _COUNT, _TEN = ("|".join(w for w in _VALUES if (_VALUES[w] >= 20) == ten) for te
 # "5k" may be 5 or 5000, "2 hours" may be 120 minutes.
 _SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "grand": 1000, "million": 10**6}
 _SCALES |= {"hours": 60, "hour": 60, "h": 60, "weeks": 7, "week": 7}
-# What a half and a quarter may be: minutes, months or percent; and one and a half.
+# What a half and a quarter may mean: also minutes, months or percent; and one and a half.
 _PARTS = {"half": {0.5, 30, 6, 50, 1.5, 90}, "quarter": {0.25, 15, 45, 3, 25}}
 _NUMBER = regex.compile(
     rf"""(?:(?P<part>half|quarter)\ (?:(?P<past>past|after)\ |(?P<to>to|before|of|till?)\ )?)?
@@ -116,10 +116,10 @@ _DATE = regex.compile(
 def diagnose(
     prediction: str, reference: str, dialogue: str | None = None, stopped: bool | None = None
 ) -> list[str]:
-    """The mistakes of one prediction, in the order of MISTAKES.
+    """Return the mistakes in one prediction, in the order of MISTAKES.
 
-    token_limit needs `stopped`; missing_speaker and what is unknown need the dialogue, and an empty
-    prediction has none of them.
+    token_limit needs `stopped`; missing_speaker and the unknown_* mistakes need the dialogue, and
+    are not reported for an empty prediction.
     """
     empty = not re.search(r"[^\W_]", prediction)
     chat = "" if empty or dialogue is None else dialogue
@@ -136,16 +136,16 @@ def diagnose(
 
 
 def turns(dialogue: str) -> list[str]:
-    """The non-empty lines of a dialogue, without the white space around them."""
+    """Return the non-empty lines of a dialogue, without surrounding white space."""
     return [line.strip() for line in re.split(r"[\r\n]+", dialogue) if line.strip()]
 
 
 def speakers(dialogue: str) -> list[str]:
-    """The distinct names of those who speak, in order of their first turn.
+    """Return the distinct names of the speakers, in order of their first turn.
 
-    A name is what is before the first colon of a line, if white space or nothing follows the
-    colon (so neither "10:30" nor "https://" is one): one word, or up to four of which the first
-    has a capital. A line "PS: ..." within a turn still counts as a speaker's.
+    A name is the text before the first colon of a line, if white space or nothing follows the
+    colon (so not in "10:30" or "https://"): one word, or up to four words if the first one is
+    capitalised. A line "PS: ..." within a turn still counts as a speaker's.
     """
     found = dict.fromkeys(match[1] for turn in turns(dialogue) if (match := _SPEAKER.match(turn)))
     return [
@@ -154,12 +154,12 @@ def speakers(dialogue: str) -> list[str]:
 
 
 def loops(text: str) -> bool:
-    """Whether the same four words in a row occur three times, or a sentence of three words twice.
+    """Return whether the same four words occur three times, or one sentence of 3+ words twice.
 
-    Case and punctuation do not count.
+    Case and punctuation are ignored.
     """
     words, signs = _LOOP_WORD.findall(text.lower()), regex.findall(f"[{_UNSPACED}]", text)
-    size = 2 if 2 * len(signs) > len(words) else 1  # two Chinese or Japanese signs make a word
+    size = 2 if 2 * len(signs) > len(words) else 1  # two Chinese characters count as a word
     ngrams = Counter(zip(*(words[start:] for start in range(4 * size)), strict=False))
     sentences = map(_LOOP_WORD.findall, regex.split(r"[\p{STerm}\n]+", text.lower()))
     repeated = Counter(tuple(sentence) for sentence in sentences if len(sentence) >= 3 * size)
@@ -167,10 +167,10 @@ def loops(text: str) -> bool:
 
 
 def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str]:
-    """The dialogue's speakers whom the reference names and the prediction does not.
+    """Return the dialogue's speakers who are named in the reference but not in the prediction.
 
-    "Anna Smith" is named by "Anna" or "Smith" too, "Mr Smith" by "Smith"; a nickname does not name.
-    In the reference a name needs its capital (or its form in the dialogue): "will" is not Will.
+    "Anna" or "Smith" also names "Anna Smith", "Smith" names "Mr Smith"; nicknames do not count.
+    In the reference, a name must be capitalised or as in the dialogue: "will" is not Will.
     """
     return [
         name
@@ -181,7 +181,7 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
 
 
 def _namings(speaker: str, text: str) -> list[str]:
-    """Each whole word (or words) of the text that names the speaker."""
+    """Return each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
     found = (match for name in names for match in re.finditer(re.escape(name), text, re.IGNORECASE))
@@ -189,14 +189,14 @@ def _namings(speaker: str, text: str) -> list[str]:
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:
-    """The words of the prediction that look like a person's name and are in no turn.
+    """Return the words in the prediction that look like a person's name and are in no turn.
 
-    A name has a capital and two small letters or more. The first word of a sentence has a capital
-    anyway; it counts only with a possessive, before "and" with another name, or before a verb that
-    people are the subject of. Within a sentence, the second of two capitalised words does not.
-    A name whose first four letters begin some word of the dialogue is known, as "Jennifer" to one
-    of "Jenny". Places, titles of films, and things that begin a sentence ("Electricity is off")
-    are taken for persons where no list here has them.
+    A name has one capital and at least two small letters. The first word of a sentence has a
+    capital anyway; it counts only with a possessive, before "and" and another name, or before a
+    verb typical of people. Within a sentence, the second of two capitalised words does not count.
+    A name is known if a word of the dialogue begins with its first four letters: "Jenny" in the
+    dialogue makes "Jennifer" known. Places, film titles, and things at the start of a sentence
+    ("Electricity is off") are mistaken for people unless a list here has them.
     """
     known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
     starts = {word[:length] for word in known for length in (3, 4)}
@@ -221,10 +221,10 @@ def unknown_names(prediction: str, dialogue: str) -> list[str]:
 
 
 def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
-    """The numbers and times of day in the prediction that are in no turn, in digits.
+    """Return the numbers and times of day in the prediction that are in no turn, in digits.
 
-    A count up to four in words ("two of them") may be the summary's own, and a day beside its month
-    is left to `unknown_dates`.
+    A number word up to four ("two of them") may be the summary's own count, and a day next to its
+    month is left to `unknown_dates`.
     """
     known = _known(dialogue)
     digits = {*regex.findall(r"(?<!\d)\d(?!\d)", prediction)}
@@ -232,7 +232,7 @@ def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
     for match, readings in _numbers(_DATE.sub(" ", prediction)):
         number = match["number"]
         pieces = set(map(float, regex.findall(r"\d+", number)))
-        dotted = "." in number and pieces <= known  # 12.05, where the dialogue has "May 12"
+        dotted = "." in number and pieces <= known  # 12.05, if the dialogue has "May 12"
         scale, own = _SCALES.get(match["scale"], 0), False
         if len(number) == 1 and scale < 100 and not any(match.group("part", "clock")):
             written = scale or number in digits
@@ -243,16 +243,16 @@ def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
 
 
 def unknown_dates(prediction: str, dialogue: str) -> list[str]:
-    """The weekdays, weekends, months and days of a month in the prediction that are in no turn.
+    """Return weekdays, weekends, months and days of a month in the prediction that are in no turn.
 
-    A short word ("may", "sun") may be another one: it needs a day, or a capital within a sentence.
+    A short word ("may", "sun") is ambiguous: it needs a day, or a capital within a sentence.
     """
     known = _known(dialogue)
     words = {*regex.findall(r"\w{3,}", dialogue.lower())}
 
     @cache
     def is_near(name: str) -> bool:
-        # 0.82 takes "wensday" and "saturady" for what they mean, but no Thursday for a Tuesday
+        # 0.82 accepts the misspelt "wensday" and "saturady", but not Thursday for Tuesday
         return name[:3] in known or bool(get_close_matches(name, words, 1, 0.82))
 
     found = []
@@ -267,10 +267,10 @@ def unknown_dates(prediction: str, dialogue: str) -> list[str]:
 
 
 def unknown_places(prediction: str, dialogue: str) -> list[tuple[int, int]]:
-    """Start and end of what the three rules above find in the prediction.
+    """Return start and end of everything in the prediction that the three rules above find.
 
-    A number is looked for in each word, and in two that make one ("twenty five"): the rule reads
-    the text in digits, where places are others.
+    Numbers are looked up again in each word, and in each two words ("twenty five"), because the
+    number rule works on the text in digits, where positions differ.
     """
     texts = unknown_names(prediction, dialogue) + unknown_dates(prediction, dialogue)
     either = "|".join(map(re.escape, texts))
@@ -288,10 +288,10 @@ def unknown_places(prediction: str, dialogue: str) -> list[tuple[int, int]]:
 
 
 def _known(dialogue: str) -> set[float | str]:
-    """All numbers of a dialogue, and the first three letters of its weekdays and months."""
+    """Return all numbers of a dialogue, and the first three letters of its weekdays and months."""
     text = _in_digits(dialogue)
     known: set[float | str] = {numeric(sign, -1) for sign in text if not sign.isdecimal()}  # ½, 三
-    known.update(map(float, regex.findall(r"(?<![\d:])\d+(?![\d:])", text)))  # also that in "gr8"
+    known.update(map(float, regex.findall(r"(?<![\d:])\d+(?![\d:])", text)))  # also the 8 of "gr8"
     known.update(*(readings for _, readings in _numbers(dialogue)))
     known.update(*(values for part, values in _PARTS.items() if part in text))
     known.update(match["name"][:3].lower() for match in _DATE.finditer(dialogue))
@@ -304,7 +304,7 @@ def _known(dialogue: str) -> set[float | str]:
 
 
 def _in_digits(text: str) -> str:
-    """The text in lower case, with English number words as digits, and 1,000 as 1000."""
+    """Return the text in lower case, with English number words as digits, and 1,000 as 1000."""
     text = text.lower().replace("：", ":")
     text = regex.sub(r"(?<=(?<!\d)\d{1,3})[,'’ ](?=\d{3}(?!\d))", "", text)
     text = regex.sub(r"(?<=\d),(?=\d)", ".", text)
@@ -318,15 +318,15 @@ def _in_digits(text: str) -> str:
 
 
 def _numbers(text: str) -> Iterator[tuple[regex.Match[str], set[float]]]:
-    """Each number in the text, and all it may mean; a time is its hour: 7:30 is 7.5 and 19.5."""
+    """Yield each number and all values it may have; a time is in hours: 7:30 is 7.5 and 19.5."""
     for match in _NUMBER.finditer(_in_digits(text)):
         pieces = regex.findall(r"\d+", match["number"])
         value = float(".".join(pieces[:2]))
-        readings = {value, float("".join(pieces))}  # "152.374" is 152374 to half of Europe
+        readings = {value, float("".join(pieces))}  # "152.374" is 152374 in much of Europe
         clock = regex.fullmatch(r"(\d\d?)[.:h ]?([0-5]\d)", match["number"])
         hour = int(clock[1]) + int(clock[2]) / 60 if clock else value
         hours = {hour} if clock or match["clock"] else set()
-        if match["part"]:  # "half 8" is 8:30 or, to others, 7:30
+        if match["part"]:  # "half 8" is 8:30 to some and 7:30 to others
             part = 0.5 if match["part"] == "half" else 0.25
             signs = (1,) if match["past"] else (-1,) if match["to"] else (1, -1)
             readings, hours = set(), {hour + sign * part for sign in signs}
@@ -338,7 +338,7 @@ def _numbers(text: str) -> Iterator[tuple[regex.Match[str], set[float]]]:
 
 
 def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
-    """The places of the dialogues in each bin that is not empty, in the order of BINS."""
+    """Return the indices of the dialogues in each non-empty bin, in the order of BINS."""
     sizes = {
         "words": [len(word_ends(dialogue)) for dialogue in dialogues],
         "turns": [len(turns(dialogue)) for dialogue in dialogues],

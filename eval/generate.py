@@ -1,4 +1,4 @@
-"""Summaries of prepared rows by the base model and by the model with the recipe's adapter."""
+"""Summarise prepared rows with the base model and with the recipe's adapter."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,28 +16,28 @@ from data_prep.settings import Decoding
 from eval.adapter import is_plain_lora
 from eval.signature import quantization
 
-# dialogues: vLLM loads twice for 80 s, and then saves 0.26 s on each in bf16 (docs/engines.md)
+# dialogues: vLLM loads two models for 80 s each, then saves 0.26 s each in bf16 (docs/engines.md)
 WORTH_LOADING = 700
-AT_ONCE = 256  # prompts for vLLM; what is lost where a run is killed
-SHORTEN = "shorten these dialogues in the source, or take a base model with more positions"
-MOST_ROWS = 128  # of a batch: the same for `hf`, and some batches for each of several processes
+AT_ONCE = 256  # prompts per call of vLLM; this many are lost if a run is killed
+SHORTEN = "shorten these dialogues in the source, or use a base model with more positions"
+MOST_ROWS = 128  # per batch of `hf`: a kill loses little, and several processes get batches
 
 
 class Engine(Protocol):
-    """What generates: the base model first, the tuned one after `attach_adapter`."""
+    """Generates token ids: with the base model, and after `attach_adapter` with the tuned one."""
 
     def attach_adapter(self, folder: Path) -> None:
-        """Continue with the adapter of `folder`."""
+        """Switch to the adapter in `folder`."""
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
-        """New token ids of each prompt."""
+        """Return the new token ids of each prompt."""
 
 
 class Prediction(BaseModel):
-    """The summary of one dialogue by one model: a line of a predictions file.
+    """One model's summary of one dialogue: a line of a predictions file.
 
-    `reference` is a list where the dialogue has several. `tokens` counts what was generated, the
-    end token included; `stopped` says whether that end token came before `max_new_tokens`.
+    `reference` is a list if the dialogue has several. `tokens` counts the generated tokens,
+    including the end token; `stopped`: whether that end token came before `max_new_tokens`.
     """
 
     id: str
@@ -50,7 +50,7 @@ class Prediction(BaseModel):
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples that are generated together; `number` is its place in the plan."""
+    """Examples that are generated together; `number` is the batch's index in the plan."""
 
     number: int
     examples: list[Example]
@@ -58,7 +58,7 @@ class Batch:
 
 
 class Summarizer:
-    """Prompts from training's own code path, an engine loaded once, and text from its ids."""
+    """Encodes prompts with training's own code, runs an engine loaded once, and decodes its ids."""
 
     def __init__(
         self,
@@ -67,10 +67,10 @@ class Summarizer:
         adapter: Path | None = None,
         engine: Callable[[Recipe, Decoding, list[int], int], Any] | None = None,
     ):
-        """Load tokenizer and base model; raises UserError where either cannot be loaded.
+        """Load tokenizer and base model; raises UserError if either cannot be loaded.
 
-        `adapter`: its folder, where `use("tuned")` follows. `engine`: makes another one than
-        `decoding.engine`, from the ids of the tokens that end a summary and of padding.
+        `adapter`: its folder, if `use("tuned")` will follow. `engine`: makes an engine to use
+        instead of `decoding.engine`; it also gets the ids of the end tokens and of padding.
         """
         self.recipe, self.decoding, self.adapter = recipe, decoding, adapter
         self.encoder = PromptEncoder(recipe)
@@ -94,14 +94,14 @@ class Summarizer:
             self.engine.attach_adapter(self.adapter)
 
     def summaries(self, examples: Sequence[Example]) -> Iterator[Prediction]:
-        """A prediction for each example, batch by batch, the longest prompts first."""
+        """Yield a prediction for each example, batch by batch, the longest prompts first."""
         for batch in self.batches(examples):
             yield from self.summarize(batch)
 
     def batches(self, examples: Sequence[Example]) -> list[Batch]:
-        """Encode the examples and plan their batches, as `plan_batches` does.
+        """Encode the examples and plan their batches with `plan_batches`.
 
-        Raises UserError where an example holds a control string as text, or is too long.
+        Raises UserError if an example contains a control string as text, or is too long.
         """
         self.encoder.check_neutral(list(examples))
         prompts = [self.encoder.prompt_ids(example) for example in examples]
@@ -115,7 +115,7 @@ class Summarizer:
         ]
 
     def summarize(self, batch: Batch) -> list[Prediction]:
-        """The prediction for each example of a batch, in its order."""
+        """Return the prediction for each example of a batch, in order."""
         outputs = self.engine.generate(batch.prompts, self.decoding.seed + batch.number)
         return [
             self.read_output(example, output)
@@ -123,7 +123,7 @@ class Summarizer:
         ]
 
     def read_output(self, example: Example, output: list[int]) -> Prediction:
-        """The prediction that new token ids are, up to the first end token."""
+        """Decode new token ids into a prediction, up to the first end token."""
         place = next((n for n, token in enumerate(output) if token in self.ends), None)
         text = self.encoder.tokenizer.decode(output[:place], skip_special_tokens=True)
         return Prediction(
@@ -136,10 +136,10 @@ class Summarizer:
         )
 
     def _ends_and_pad(self, recipe: Recipe) -> tuple[list[int], int]:
-        """Ids of the tokens that end a summary, and of padding.
+        """Return the ids of the tokens that end a summary, and of padding.
 
-        The first end is the one that training learns; of the model's own the base model may write
-        any.
+        The first end token is the one that training teaches; the others are the model's own, any
+        of which the base model may write.
         """
         system = recipe.summarization.system
         example = Example.build("", "Ana: hi", "Ana says hi.", "{dialogue}", system=system)
@@ -153,7 +153,7 @@ class Summarizer:
 def beyond_positions(
     recipe: Recipe, examples: Sequence[Example], prompts: list[int], new: int
 ) -> Iterator[str]:
-    """What is wrong where prompts (tokens) and `new` ones exceed the model's positions."""
+    """Yield an error if a prompt's tokens and `new` ones exceed the model's positions."""
     limit = positions(recipe.config)
     over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
     if over:
@@ -166,12 +166,12 @@ def beyond_positions(
 
 
 def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
-    """Row numbers of each batch, longest prompts first.
+    """Return the row numbers of each batch, longest prompts first.
 
-    A batch keeps to the budget of `batch_tokens`; one dialogue is always allowed. The plan depends
-    on the rows and the settings alone, so that a resumed run, or one with more processes, makes the
-    same batches and the same bytes. vLLM fills its own batches from what it gets, so that it gets
-    many at once.
+    A batch stays within `batch_tokens`, but one dialogue is always allowed. The plan depends only
+    on the rows and the settings, so a resumed run, or one with more processes, makes the same
+    batches and the same bytes. vLLM gets many prompts at once, because it makes its own batches
+    from them.
     """
     by_length = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     if decoding.engine == "vllm":
@@ -192,12 +192,12 @@ def resolve(
     dialogues: int = 0,
     adapter: Path | None = None,
 ) -> Decoding:
-    """Replace `auto`: the precision by the machine, the engine by the work as well.
+    """Replace `auto`: the precision depends on the machine, the engine on the work as well.
 
-    `dtype`: bf16 on a GPU that has it, else fp16; on a CPU the faster one. PyTorch says of cards
-    before Ampere that bf16 is supported, and emulates it there, slowly. `engine`: vLLM where it is
-    installed, can do what `recipe`, `adapter` and `decoding` say, and is worth loading for so many
-    dialogues.
+    `dtype`: bf16 on a GPU that has it, else fp16; on a CPU, bf16 or fp32, whichever is faster.
+    PyTorch also reports bf16 support on GPUs before Ampere, but emulates it there, slowly.
+    `engine`: vLLM if it is installed, supports `recipe`, `adapter` and `decoding`, and is worth
+    loading for so many dialogues.
     """
     import torch
 

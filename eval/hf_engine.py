@@ -1,10 +1,10 @@
 """The default engine: transformers' `generate`, base and tuned model on one copy of the weights.
 
-What makes it quick: prompts are read in groups and continued together (`eval/kv_cache.py`),
-summaries that have ended leave the batch (`generate`), a new token's attention copies no keys and
-values (`grouped_attention`), and the adapter is merged into the weights. A base model
-that is trained in 4 or 8 bits is evaluated in them too, with the adapter beside the weights, since
-merging would round it to them; so is one whose tied embeddings the adapter changes.
+It is fast because prompts are read in groups and continued together (`eval/kv_cache.py`), finished
+summaries leave the batch (`generate`), attention for a new token copies no keys and values
+(`grouped_attention`), and the adapter is merged into the weights. A base model that is trained in 4
+or 8 bits is also evaluated in them, with the adapter beside the weights, since a merge would round
+it. The adapter also stays beside the weights if it changes tied embeddings.
 """
 
 from collections.abc import Callable, Iterable
@@ -38,15 +38,15 @@ from eval.kv_cache import can_be_joined, depends_on_others, read_prompts, shared
 from eval.signature import attention, quantization
 
 NAME = "grouped_sdpa"
-STRIDE = 8  # new tokens after which the summaries that have ended leave the batch
+STRIDE = 8  # new tokens after which finished summaries leave the batch
 Ids = list[list[int]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a model is asked for; `ends` and `pad` are token ids, `device` is where prompts go.
+    """Settings of generation; `ends` and `pad` are token ids, `device` is where prompts go.
 
-    `watch`: gets the first prompt's new tokens after each of them; what it raises ends the work.
+    `watch`: called after each new token with the first prompt's new tokens; may raise to stop.
     """
 
     decoding: Decoding
@@ -57,20 +57,20 @@ class Settings:
 
 
 class HfEngine:
-    """A base model; after `attach_adapter` the same weights with the adapter merged or beside."""
+    """A base model; after `attach_adapter`, its weights with the adapter merged in or beside."""
 
     def __init__(
         self, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int, vocabulary: int
     ):
-        """Load the base model; raises UserError where it cannot be loaded.
+        """Load the base model; raises UserError if it cannot be loaded.
 
-        `decoding.dtype` must not be `auto`; `ends` and `pad` are token ids; `vocabulary` counts
-        the tokenizer's tokens, for which the model gets rows where the recipe adds some.
+        `decoding.dtype` must not be `auto`; `ends` and `pad` are token ids; `vocabulary` is the
+        number of the tokenizer's tokens: the embeddings grow to it if the recipe adds tokens.
         """
         self.recipe, self.decoding, self.ends, self.pad = recipe, decoding, ends, pad
-        self.pieces = 1  # parts that a batch is generated in; doubled when memory runs out
+        self.pieces = 1  # parts that a batch is split into; doubled when memory runs out
         self.tuned = self.merged = False
-        self.watch: Callable[[list[int]], None] | None = None  # of `Settings`; the page sets it
+        self.watch: Callable[[list[int]], None] | None = None  # see `Settings`; set by chat's page
         self.device = "cpu"
         if torch.cuda.is_available():
             self.device = f"cuda:{torch.cuda.current_device()}"
@@ -89,12 +89,12 @@ class HfEngine:
             ).eval()
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(model_unavailable(recipe, error)) from error
-        except (EOFError, UnpicklingError) as error:  # which do not name the file
+        except (EOFError, UnpicklingError) as error:  # these do not say which file is damaged
             damaged = check_weights(recipe)[0] or [model_unavailable(recipe, error)]
             raise UserError(damaged[0]) from error
-        self.model.generation_config = GenerationConfig()  # its own would add to the recipe's
+        self.model.generation_config = GenerationConfig()  # no defaults of the model's own
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
-            self.model.set_attn_implementation("eager")  # sdpa leaves it out (Gemma 2)
+            self.model.set_attn_implementation("eager")  # sdpa ignores the softcapping (Gemma 2)
         if config.get("resize_token_embeddings_to_32x"):
             vocabulary = -(-vocabulary // 32) * 32
         if vocabulary > self.model.get_input_embeddings().num_embeddings:  # as Axolotl does
@@ -103,7 +103,7 @@ class HfEngine:
         use_grouped_attention(self.model)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Merge the adapter in, or keep it beside; raises UserError where it does not fit."""
+        """Merge the adapter, or keep it beside the weights; raises UserError if it does not fit."""
         if self.tuned:
             return
         base = self.model
@@ -114,15 +114,15 @@ class HfEngine:
             self.merged = True
 
     def attach_beside(self, folder: Path) -> PeftModel:
-        """Load the adapter beside the weights; raises UserError where it does not fit.
+        """Load the adapter beside the weights; raises UserError if it does not fit.
 
-        Inside `disable_adapter()` of the returned model, `generate` is the base model's.
+        Inside `disable_adapter()` of the returned model, `generate` uses the base model.
         """
         try:
             saved = own_weights(load_peft_weights(str(folder), device="cpu"))
             model = PeftModel.from_pretrained(self.model, folder).eval()
             wanted = own_weights(get_peft_model_state_dict(model))
-            if saved != wanted:  # PEFT would leave the missing ones at zero, with a warning
+            if saved != wanted:  # PEFT would only warn, and leave missing weights at zero
                 raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -136,9 +136,9 @@ class HfEngine:
 
     @torch.inference_mode()
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
-        """New token ids of each prompt, in their order, the end token and padding included.
+        """Return the new token ids of each prompt, in order, with the end token and padding.
 
-        Where memory runs out, this batch and every later one is halved.
+        If memory runs out, this batch and all later ones are halved.
         """
         settings = Settings(self.decoding, self.ends, self.pad, self.device, self.watch)
         make = partial(generate, self.model, settings=settings)
@@ -147,14 +147,14 @@ class HfEngine:
 
 
 def own_weights(names: Iterable[str]) -> set[str]:
-    """The names without those that PEFT saves twice, where an adapter has added tokens."""
+    """Return the names without the duplicates that PEFT saves if an adapter adds tokens."""
     return {n for n in names if ".modules_to_save." not in n and ".original_module." not in n}
 
 
 def tied_ends(model: Any, adapted: Iterable[str]) -> list[str]:
-    """Input and output embeddings that are one matrix, and that an adapter changes.
+    """Return the names of tied input and output embeddings that an adapter changes.
 
-    `adapted`: names of the adapter's weights. Merged, both embeddings would change.
+    `adapted`: names of the adapter's weights. A merge would change both embeddings.
     """
     if not model.config.get_text_config().tie_word_embeddings:
         return []
@@ -164,7 +164,7 @@ def tied_ends(model: Any, adapted: Iterable[str]) -> list[str]:
 
 
 def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | None:
-    """As Axolotl quantises for training; None for a base model that is not quantised."""
+    """Return the quantisation that Axolotl uses in training; None if the recipe has none."""
     kind = quantization(config)
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -180,12 +180,12 @@ def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | No
 
 @torch.no_grad()
 def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
-    """New token ids of each prompt, in their order, the end token and padding included."""
+    """Return the new token ids of each prompt, in order, with the end token and padding."""
     device, width = settings.device, max(map(len, prompts))
     one_by_one = depends_on_others(model, width + settings.decoding.max_new_tokens)
     if one_by_one and len(prompts) > 1:
         return [generate(model, [prompt], settings)[0] for prompt in prompts]
-    # padded with a token of the prompt: a repetition penalty sees it, and must not meet an end
+    # padded with a prompt token: a repetition penalty counts padding, and must not see an end token
     ids = torch.tensor([p[:1] * (width - len(p)) + p for p in prompts], device=device)
     # generate cannot continue a beam search
     whole = settings.decoding.num_beams > 1 or one_by_one or not can_be_joined(model)
@@ -221,7 +221,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
 
 
 def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
-    """What tells `settings.watch` of each new token, where there is one; it stops nothing."""
+    """Return a criterion that calls `settings.watch` and never stops; None if it is not set."""
     watch = settings.watch
     if watch is None:
         return None
@@ -234,7 +234,7 @@ def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
 
 
 def without_gaps(open_: list[bool]) -> torch.Tensor:
-    """The open rows' numbers, the last ones in the places of those that have ended."""
+    """Return the numbers of the open rows; the last ones take the places of finished rows."""
     count = sum(open_)
     late = [row for row in range(count, len(open_)) if open_[row]]
     return torch.tensor(
@@ -245,9 +245,9 @@ def without_gaps(open_: list[bool]) -> torch.Tensor:
 def within_memory(
     make: Callable[[Ids], Ids], prompts: Ids, seed: int, pieces: int, recipe: Path
 ) -> tuple[Ids, int]:
-    """The outputs of `make`, called on the prompts in `pieces` parts, and the parts that it took.
+    """Call `make` on the prompts in `pieces` parts; return its outputs and the parts it took.
 
-    Where memory runs out the parts are halved; raises UserError, naming the recipe, where a single
+    If memory runs out, the parts are halved; raises UserError, with the recipe's path, if a single
     dialogue does not fit.
     """
     while True:
@@ -266,7 +266,7 @@ def within_memory(
                     f"{recipe}: memory runs out on a single dialogue of {len(prompts[0])} tokens; "
                     "free memory or choose a smaller model"
                 ) from error
-        pieces *= 2  # outside the except block: its traceback holds the batch's tensors
+        pieces *= 2  # outside the except block, whose traceback keeps the batch's tensors alive
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         size = -(-len(prompts) // pieces)
@@ -274,7 +274,7 @@ def within_memory(
 
 
 def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:
-    """Settings for the next `stride` tokens after `done` new ones; 0: for all the others."""
+    """Return the settings for the next `stride` tokens after `done` new ones; 0: for all others."""
     chosen = settings.decoding
     special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
     if chosen.do_sample:
@@ -291,14 +291,14 @@ def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:
         repetition_penalty=chosen.repetition_penalty,
         eos_token_id=settings.ends,
         pad_token_id=settings.pad,
-        use_cache=True,  # the config of a model in training says no
+        use_cache=True,  # a model in training has it off in its config
         return_dict_in_generate=True,
         **special,
     )
 
 
 def use_grouped_attention(model: Any) -> None:
-    """Switch a model that runs transformers' `sdpa` to `grouped_attention`; leave any other."""
+    """Switch a model from transformers' `sdpa` to `grouped_attention`; leave other attentions."""
     if model.config._attn_implementation == "sdpa":
         AttentionInterface.register(NAME, grouped_attention)
         AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -314,7 +314,7 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of one new token; all else goes to transformers' own function.
+    """Compute attention for one new token; all else goes to transformers' own function.
 
     Shapes: query (batch, heads, length, width), key and value (batch, key heads, all, width), mask
     (batch, 1, length, all); returns (batch, length, heads, width).

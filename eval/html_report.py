@@ -1,7 +1,7 @@
-"""The report as one page that needs no network: `report.html`.
+"""The report as one page that works offline: `report.html`.
 
-Corpus text reaches the page through Jinja's escaping alone, and the page's policy lets no script
-run but its own.
+Corpus text enters the page only through Jinja's escaping, and the page's Content-Security-Policy
+allows no script but its own.
 """
 
 import base64
@@ -36,26 +36,26 @@ from eval.report import (
 from eval.scores import PRIMARY, Scores
 from eval.stats import number, outcome, p_value, signed
 
-# The settings of a training that its table shows; the whole recipe is below it.
+# The training settings shown in the table; the whole recipe is below it.
 SETTINGS = (
     r"adapter|(q?lora|peft)_\w+|load_in_\dbit|learning_rate|lr_scheduler|optimizer|num_epochs"
     r"|max_steps|warmup_\w+|micro_batch_size|gradient_accumulation_steps|sequence_len"
     r"|sample_packing|bf16|seed|summarization\.(source|train_rows)"
 )
-INVENTED = "in no turn of the dialogue"
-MOST_PAIRS = 250_000  # of words of two texts that are aligned
+INVENTED = "not in the dialogue"
+MOST_PAIRS = 250_000  # pairs of words; two texts with more of them are not aligned
 # `templates/report.css` styles the charts: the classes `first` (the base model), `last` (the tuned
-# one), `other` and `worse` are colours, which the page has twice, for light and dark.
-WIDTH = 380  # of a chart in units; the page shows a unit as about one pixel
+# one), `other` and `worse` are colours, each defined for light and for dark mode.
+WIDTH = 380  # of a chart, in units of about one pixel on the page
 HEIGHT = 230  # of a chart with axes
-LINE = 24  # height of a bar with its gap; a text is 14 units high
-LETTER = 8  # mean width of a letter, generously, for what is placed after a text
+LINE = 24  # height of a bar with its gap; text is 14 units high
+LETTER = 8  # mean width of a character, rounded up, to place things after a text
 BIN = 5  # ROUGE points, the width of a bar of the histogram
-MARKED = 30  # points of a curve up to which each of them is marked
-SMOOTHED = 6  # points of a loss from which it is smoothed, over a tenth of them on either side
-TRAINING = {  # what training logs besides losses: name of the chart, and of the y axis
+MARKED = 30  # each point is marked on curves with at most this many points
+SMOOTHED = 6  # a loss with this many points is smoothed, over a tenth of them on either side
+TRAINING = {  # what training logs besides losses: the chart's name, and its y label
     "learning_rate": ("rate", "learning rate"),
-    "tokens/train_per_sec_per_gpu": ("speed", "trained tokens/s of a process"),
+    "tokens/train_per_sec_per_gpu": ("speed", "trained tokens/s per process"),
 }
 Points = Sequence[Sequence[float]]  # [x, y] pairs
 
@@ -66,10 +66,10 @@ def html_report(
     recipe_text: str | None,
     files: Sequence[str] = (),
 ) -> str:
-    """The whole page; the same data give the same bytes.
+    """Return the whole page; the same data give the same bytes.
 
     `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`);
-    `files`: names of those beside the page, to which it links.
+    `files`: names of the files beside the page to link to.
     """
     scores = result.scores
     return page(
@@ -91,9 +91,9 @@ def html_report(
 
 
 def page(template: str, result: Analysis, last: str, **values: Any) -> str:
-    """A template of this package, with what all pages have and `values`; needs no network.
+    """Render a template of this package with `values` and what all pages share.
 
-    `last`: the model whose difference from the first one the examples show.
+    `last`: the model to compare with the first one in the examples.
     """
     scores = result.scores
     environment = Environment(
@@ -128,10 +128,10 @@ def page(template: str, result: Analysis, last: str, **values: Any) -> str:
 
 
 def picks(result: Analysis, last: str) -> dict[str, int]:
-    """Places of the examples near the top of a page: a typical one, the best and the worst.
+    """Return the indices of the examples at the top of a page: typical, best and worst.
 
-    By the difference in ROUGE-L of `last` and the first model; typical is the one whose score and
-    difference are nearest to their medians. Of a single model by its score.
+    Chosen by the difference in ROUGE-L between `last` and the first model, or by a single model's
+    score; in the typical example, score and difference are nearest to their medians.
     """
     first, column = result.scores.models[0], result.scores.metrics.index(PRIMARY)
     score = result.values[last][:, column]
@@ -145,9 +145,9 @@ def picks(result: Analysis, last: str) -> dict[str, int]:
 
 
 def _headline(scores: Scores) -> list[str]:
-    """The conclusion, then in how many dialogues, and whether the other metrics agree.
+    """Return the conclusion, then the counts of dialogues and whether the other metrics agree.
 
-    A report of one model says what it scores first.
+    A report on one model begins with its score.
     """
     settings, main = scores.bootstrap, scores.main
     pairs = {pair.systems: pair for pair in scores.comparisons}
@@ -159,7 +159,7 @@ def _headline(scores: Scores) -> list[str]:
         listed = " and ".join(listed.rsplit(", ", 1))
         agree = f"{listed} agree."
         if differing:
-            agree = f"By {listed} it is otherwise: see the paired tests."
+            agree = f"This is different for {listed}: see the paired tests."
         counts = (
             f"Better than {pair.systems[0]} in {pair.better:,} of {scores.examples:,} dialogues, "
             f"worse in {pair.worse:,}, equal in {pair.equal:,}."
@@ -174,18 +174,18 @@ def _headline(scores: Scores) -> list[str]:
 
 
 def marked(text: str, other: str, dialogue: str = "") -> Markup:
-    """The text, its words that the other text does not have at that place within `<mark>`.
+    """Return the text with `<mark>` around words that the other text does not have at that place.
 
-    Of class `invented` where they hold a name, number or date that is in no turn of the dialogue.
-    Case and punctuation around a word do not count; words run from blank to blank. Of long texts,
-    the words are marked that the other one has nowhere.
+    The class is `invented` if they contain a name, number or date that is not in the dialogue.
+    Case and punctuation around a word are ignored; words are separated by white space. In long
+    texts, only the words that are nowhere in the other text are marked.
     """
     words = list(re.finditer(r"\S+", text))
     wanted, found = (
         [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
         for one in (other.split(), [word[0] for word in words])
     )
-    if len(wanted) * len(found) > MOST_PAIRS:  # of repeated words: the cube of the length in time
+    if len(wanted) * len(found) > MOST_PAIRS:  # repeated words would take cubic time to align
         there = set(wanted)
         kinds = ["" if word in there else "differs" for word in found]
     else:
@@ -210,7 +210,7 @@ def marked(text: str, other: str, dialogue: str = "") -> Markup:
 
 
 def chat(dialogue: str) -> Markup:
-    """The dialogue with the names of its speakers in bold."""
+    """Return the dialogue with the names of its speakers in bold."""
     names = set(speakers(dialogue))
     lines = []
     for line in dialogue.splitlines():
@@ -220,11 +220,11 @@ def chat(dialogue: str) -> Markup:
     return Markup("\n").join(lines)
 
 
-# ---- the charts: bars, differences, training; each is one `<svg>` ----
+# ---- the charts: bars, differences, training; one `<svg>` each ----
 
 
 def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
-    """The charts that the data allow, by name."""
+    """Draw the charts that there is data for; returns them by name."""
     scores = result.scores
     first, last = scores.models[0], scores.main
     drawn = {"bars": _bars(scores)}
@@ -246,7 +246,7 @@ def draw(result: Analysis, curves: Mapping[str, Points]) -> dict[str, Markup]:
 
 
 def _bars(scores: Scores) -> Markup:
-    """Each system's ROUGE-L with its interval."""
+    """Draw each system's ROUGE-L with its interval."""
     left = LETTER * max(map(len, scores.systems)) + 10.0
     rouge_l = {name: system.scores[PRIMARY] for name, system in scores.systems.items()}
     unit = (WIDTH - left - 50) / max(1.0, *(score.high for score in rouge_l.values()))
@@ -258,7 +258,7 @@ def _bars(scores: Scores) -> Markup:
         parts += [
             _text(name, left - 8, y - 2, "end"),
             _bar(_colour(scores, name), left, y - 16, score.f1 * unit, 18),
-            _path("rim", whisker),  # of the paper's colour, to show it on the bar too
+            _path("rim", whisker),  # in the background's colour, so that it shows on the bar too
             _path("whisker", whisker),
             _text(f"{score.f1:.2f}", high + 7, y - 2),
         ]
@@ -266,7 +266,7 @@ def _bars(scores: Scores) -> Markup:
 
 
 def _differences(values: Array, title: str) -> Markup:
-    """Histogram of the examples' differences."""
+    """Draw a histogram of the examples' differences."""
     counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
     ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
     frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
@@ -288,9 +288,9 @@ def _differences(values: Array, title: str) -> Markup:
 
 
 def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = None) -> Markup:
-    """Lines of values by training step; a short one has its points marked.
+    """Draw curves of values by training step; short ones have their points marked.
 
-    The line of `smoothed` is smoothed, with its points behind it.
+    The curve named `smoothed` is smoothed, with its points behind it.
     """
     steps, values = zip(*(point for curve in series.values() for point in curve), strict=True)
     margin = 0.05 * (max(values) - min(values)) or 0.1 * abs(max(values)) or 0.5
@@ -314,7 +314,7 @@ def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = No
 
 
 def _smooth(curve: Points) -> Points:
-    """The weighted mean of each point and its neighbours; of the nearest the weight is highest."""
+    """Return the weighted mean of each point and its neighbours; the nearest weigh most."""
     steps, values = np.transpose(np.array(curve, float))
     weights = np.hanning(2 * max(1, len(values) // 10) + 3)
     sums, ones = (np.convolve(of, weights, "same") for of in (values, np.ones(len(values))))
@@ -323,7 +323,7 @@ def _smooth(curve: Points) -> Points:
 
 @dataclass
 class _Frame:
-    """Axes of a chart, each with its first and last value: grid, labels, lines and dots."""
+    """A chart's axes `x` and `y`, from first to last value; makes grid, labels, lines and dots."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -346,7 +346,7 @@ class _Frame:
         return [*parts, _text(xlabel, middle, self.bottom + 40, "muted middle")]
 
     def legend(self, colours: Mapping[str, str]) -> list[Markup]:
-        """Line and name of each series, right of the label of the y axis."""
+        """Return a line and a name for each series, to the right of the y axis's label."""
         parts, x = [], self.left + LETTER * len(self.ylabel)
         for name, colour in colours.items():
             parts += [_path(f"line {colour}", f"M{x},9h24"), _text(name, x + 30, 14)]
@@ -358,7 +358,7 @@ class _Frame:
         return _path(f"line {colour}", "M" + "L".join(places))
 
     def dots(self, points: Points, classes: str) -> Markup:
-        """Dots as strokes of no length, whose caps are round or square: few bytes a dot."""
+        """Return dots as strokes of zero length with round or square caps: few bytes per dot."""
         places = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
         return _path(f"dots {classes}", "".join(places))
 
@@ -368,11 +368,11 @@ def _colour(scores: Scores, name: str) -> str:
 
 
 def _ticks(low: float, high: float) -> dict[float, str]:
-    """Three to six round values between two values, each with its label."""
+    """Return three to six round values between two values, each with its label."""
     step = 10.0 ** math.floor(math.log10((high - low) / 2))
     step *= next(factor for factor in (1, 2, 5) if (high - low) / (step * factor) < 6)
     values = [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    texts = (  # 8e-4: a learning rate in full does not fit
+    texts = (  # 8e-4: a learning rate written in full does not fit
         f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
         if 0 < value < 1e-3
         else f"{value:.6g}"

@@ -1,8 +1,8 @@
 """Keys and values of a batch's prompts, read in groups and then continued together.
 
-Reading costs by the token, padding included, so that prompts of like length are read together, and
-what all begin with, the instruction, once. A new token costs mostly the reading of the weights, so
-that all prompts of the batch are continued together, whatever their lengths.
+The cost of reading is per token, including padding, so prompts of similar length are read together,
+and their common beginning, the instruction, only once. The cost of a new token is mostly reading
+the weights, so all prompts of the batch are continued together, whatever their lengths.
 """
 
 from collections.abc import Iterator
@@ -13,24 +13,24 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-READ_AT_ONCE = 4096  # prompt tokens: enough for a full matrix rate, little memory for activations
-MOST_PADDING = 0.3  # of the longest prompt that is read together with a shorter one
+READ_AT_ONCE = 4096  # prompt tokens: enough for full speed, with little memory for activations
+MOST_PADDING = 0.3  # of a prompt, as a share of the longest one in its group
 Ids = list[list[int]]
 
 
 def can_be_joined(model: Any) -> bool:
-    """Whether each layer keeps keys and values by the token; the state of Mamba's layers does not.
+    """Return whether all layers keep keys and values per token, unlike the state of Mamba.
 
-    Rows of such a state cannot be read apart and put together, and cannot leave the batch.
+    Rows of such a state cannot be read separately and joined, and cannot leave the batch.
     """
     return _layers(model) <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
 def depends_on_others(model: Any, tokens: int) -> bool:
-    """Whether a prompt's summary would depend on those in its batch, so that each goes alone.
+    """Return whether a summary would depend on the rest of its batch; then each prompt goes alone.
 
-    So it is with a state that is kept outside the cache (RecurrentGemma, RWKV), and with rotary
-    embeddings that change where the longest row, of `tokens`, exceeds the length of pretraining.
+    True for a state that is kept outside the cache (RecurrentGemma, RWKV), and for rotary
+    embeddings that change if the longest row, of `tokens`, exceeds the length of pretraining.
     """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
@@ -48,10 +48,10 @@ def _layers(model: Any) -> set[type]:
 
 
 def shared_tokens(model: Any, prompts: Ids) -> int:
-    """How many tokens all prompts begin with, the last two of the shortest one left out.
+    """Return how many tokens all prompts begin with, at most all but two of the shortest one's.
 
-    0 where a layer has a window, which would count the padding that follows them; so does the
-    attention of the old models that support no sdpa (MPT, GPT-Neo).
+    0 if a layer has a sliding window, which would count the padding after these tokens, or for old
+    models without sdpa (MPT, GPT-Neo), whose attention would count it too.
     """
     if len(prompts) == 1 or _layers(model) != {DynamicLayer} or not model._supports_sdpa:
         return 0
@@ -61,12 +61,12 @@ def shared_tokens(model: Any, prompts: Ids) -> int:
 def read_prompts(
     model: Any, first: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor, room: int
 ) -> DynamicCache:
-    """The keys and values of all but each prompt's last token, with room for as many new ones.
+    """Return keys and values of all but each prompt's last token, with `room` for new tokens.
 
-    `ids`: (rows, length), padded on the left. `first`: (1, tokens), what all prompts begin with;
-    it is read once. `mask`: (rows, length), first those tokens, then padding, then the others.
-    Prompts of similar length are read together, so that little padding is; then all of them can be
-    continued together.
+    `ids`: (rows, length), padded on the left. `first`: (1, tokens), the beginning of all prompts,
+    which is read once. `mask`: (rows, length), first those tokens, then padding, then the others.
+    Prompts of similar length are read together, so that little padding is read; afterwards all of
+    them can be continued together.
     """
     rows, width = ids.shape
     shared, width = first.shape[1], width - 1
@@ -92,7 +92,7 @@ def read_prompts(
         )
         joined = joined or [joint_layer(layer, rows, width, room) for layer in part.layers]
         for layer, read in zip(joined, part.layers, strict=True):
-            end = shared - read.keys.shape[2]  # of what was read after the beginning
+            end = shared - read.keys.shape[2]  # negative: the part after the common beginning
             for into, of in ((layer.keys, read.keys), (layer.values, read.values)):
                 into[group, :, :shared] = of[:, :, :shared]
                 into[group, :, end:] = of[:, :, end:]
@@ -102,7 +102,7 @@ def read_prompts(
 
 
 def similar(lengths: list[int]) -> Iterator[list[int]]:
-    """Rows to read together, the longest first: at most `READ_AT_ONCE` tokens, little padding."""
+    """Yield rows to read together, longest first: up to `READ_AT_ONCE` tokens, little padding."""
     together: list[int] = []
     rows = [row for row, length in enumerate(lengths) if length]
     for row in sorted(rows, key=lambda row: -lengths[row]):
@@ -116,7 +116,7 @@ def similar(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def joint_layer(layer: Any, rows: int, width: int, room: int) -> DynamicLayer:
-    """A layer of `rows` times `width` tokens, all of them zero, for what `layer` has read."""
+    """Return a zeroed layer of `rows` times `width` tokens, to fill from layers like `layer`."""
     if not layer.is_sliding:
         return RoomyLayer(layer, rows, width, room)
     joint = DynamicSlidingWindowLayer(layer.sliding_window)
@@ -127,18 +127,18 @@ def joint_layer(layer: Any, rows: int, width: int, room: int) -> DynamicLayer:
 
 
 def zeros(of: torch.Tensor, rows: int, length: int) -> torch.Tensor:
-    """Keys or values like `of` (rows, heads, length, width), of other rows and another length."""
+    """Return zeros like `of` (rows, heads, length, width), but with `rows` and `length`."""
     return of.new_zeros(rows, of.shape[1], length, of.shape[3])
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer whose keys and values lie in larger tensors, so that a new token copies no others."""
+    """A layer with spare room in its tensors, so that adding a token does not copy the others."""
 
     keys: Any
     values: Any
 
     def __init__(self, like: Any, rows: int, length: int, room: int):
-        """`length` tokens, all of them zero, and room for more: (rows, heads, tokens, width)."""
+        """Make `length` zeroed tokens, and `room` for more: (rows, heads, tokens, width)."""
         super().__init__()
         self.lazy_initialization(like.keys, like.values)
         self.stores = [zeros(of, rows, length + room) for of in (like.keys, like.values)]
@@ -147,7 +147,7 @@ class RoomyLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add new keys and values; returns all of them."""
+        """Add new keys and values; return all of them."""
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
         for store, new in zip(self.stores, (key_states, value_states), strict=True):
@@ -156,7 +156,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keep only these rows; those that keep their place are not copied."""
+        """Keep only these rows; rows that keep their place are not copied."""
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero()[:, 0]
         for store in self.stores:
             store[moved] = store[indices[moved]]

@@ -2,8 +2,8 @@
 
 Use: `scoring = resolve(Rouge(), "de", references)`, then `scoring.words(text)`.
 Two tokenizers: `english` is rouge_score's (runs of a-z and 0-9), which the literature on English
-uses; `unicode` takes the words of every script, and single characters where a script is written
-without blanks. Sentences are those of sentencex (Wikimedia; 300 languages).
+uses; `unicode` finds words in every script, and takes single characters in scripts without spaces
+between words. Sentences are split by sentencex (Wikimedia; 300 languages).
 """
 
 import re
@@ -18,12 +18,12 @@ import regex
 
 from data_prep.settings import Rouge
 
-# Above this share of letters outside a-z `auto` leaves the English tokenizer: SAMSum's references
-# have 0.006 %, German has about 1.7 %, French 3.5 %, Polish 7 %. So many letters may be one José.
+# With more than this share of letters outside a-z, `auto` drops the English tokenizer: SAMSum's
+# references have 0.006 %, German has about 1.7 %, French 3.5 %, Polish 7 %.
 FOREIGN = 0.01
-FEW = 3
+FEW = 3  # this many are always allowed: they may come from one José
 IGNORED = 0.1  # share of letters that a tokenizer may ignore without a warning
-# Snowball's stemmers by ISO 639-1; for the other languages there is none
+# Snowball's stemmers by ISO 639-1 code; it has none for other languages
 SNOWBALL = {
     "ar": "arabic", "ca": "catalan", "cs": "czech", "da": "danish", "de": "german", "el": "greek",
     "eo": "esperanto", "es": "spanish", "et": "estonian", "eu": "basque", "fa": "persian",
@@ -41,7 +41,7 @@ _TOKEN = regex.compile(
     rf"(?:[[\p{{L}}\p{{M}}\p{{N}}]--[{_ONE}]]|[\u200c\u200d])*",
     regex.V1,
 )
-# What a reader counts as words: runs between blanks, and each character of those scripts.
+# Words as a reader counts them: runs between spaces, and each character of those scripts.
 _READ = regex.compile(
     rf"[[\p{{L}}\p{{N}}]&&[{_ONE}]]\p{{M}}*|[\S--[[\p{{L}}\p{{N}}]&&[{_ONE}]]]+", regex.V1
 )
@@ -52,7 +52,7 @@ _LATIN = regex.compile(r"\p{Latin}")
 
 @dataclass(frozen=True)
 class Scoring:
-    """Settings of ROUGE with every `auto` resolved; also a tokenizer for rouge_score."""
+    """ROUGE settings with every `auto` resolved; also serves rouge_score as its tokenizer."""
 
     tokenizer: str = "english"
     stemmer: str = "porter"
@@ -60,43 +60,43 @@ class Scoring:
     language: str = "en"
 
     def tokenize(self, text: str) -> list[str]:
-        """The stems of a text's words: what ROUGE compares."""
+        """Return the stems of a text's words, which ROUGE compares."""
         words = self.words(text)
         if self.stemmer == "none":
             return words
-        if self.stemmer == "porter":  # as rouge_score: short words stay
+        if self.stemmer == "porter":  # like rouge_score, which does not stem short words
             stem = _porter().stem
             return [stem(word) if len(word) > 3 else word for word in words]
         return _snowball(self.stemmer).stemWords(words)
 
     def words(self, text: str) -> list[str]:
-        """The words of a text in lower case, not stemmed."""
+        """Return the words of a text in lower case, not stemmed."""
         if self.tokenizer == "english":
             from rouge_score.tokenize import tokenize
 
             return tokenize(text, None)
-        if self.language in ("tr", "az"):  # whose I is the capital of ı, and İ that of i
+        if self.language in ("tr", "az"):  # in these, I is the capital of ı, and İ that of i
             text = text.replace("İ", "i").replace("I", "ı")
         return _TOKEN.findall(normalize("NFKC", text).lower())
 
     def split(self, text: str) -> str:
-        """The text with a line break after each sentence, which rougeLsum wants."""
+        """Return the text with a line break after each sentence, as rougeLsum expects."""
         if self.lsum == "lines":
             return text
         from sentencex import segment
 
-        # sentencex 1.0.32 panics on "A" + U+2001 + "."; any white space is a blank to ROUGE anyway
+        # sentencex 1.0.32 panics on "A" + U+2001 + "."; ROUGE treats all white space alike anyway
         return "\n".join(segment(self.language, _BLANK.sub(" ", text)))
 
     def ignored(self, texts: Iterable[str]) -> float:
-        """The share (0 to 1) of the texts' letters that are in no word."""
+        """Return the share (0 to 1) of the texts' letters that the tokenizer ignores."""
         if self.tokenizer == "unicode":
             return 0.0
         others, letters = foreign(texts)
         return others / max(1, letters)
 
     def fields(self) -> dict[str, str]:
-        """What the signature says of these settings."""
+        """Return these settings as fields of the signature."""
         stem, lsum = self.stemmer, self.lsum
         if stem not in ("none", "porter"):
             stem += f"-snowball-{version('snowballstemmer')}"
@@ -108,7 +108,7 @@ class Scoring:
 
 @cache
 def _porter() -> Any:
-    from nltk.stem.porter import PorterStemmer  # the one of rouge_score
+    from nltk.stem.porter import PorterStemmer  # the one that rouge_score uses
 
     return PorterStemmer()
 
@@ -121,9 +121,9 @@ def _snowball(name: str) -> Any:
 
 
 def resolve(settings: Rouge, language: str, references: Sequence[Sequence[str]]) -> Scoring:
-    """The settings for these references (a list for each example), without any `auto`.
+    """Return the settings for these references (one list per example), with no `auto` left.
 
-    English references are scored as rouge_score scores them, to the digit.
+    English references get exactly the scores that rouge_score gives them.
     """
     every = [text for texts in references for text in texts]
     others, letters = foreign(every)
@@ -138,26 +138,27 @@ def resolve(settings: Rouge, language: str, references: Sequence[Sequence[str]])
         if english or tokenizer == "english":
             stemmer = "porter"
     if not regex.fullmatch("[a-z]{2,3}", language):
-        raise ValueError(f"language {language!r}: use a code of ISO 639, such as en, de or zh")
+        raise ValueError(f"language {language!r}: use an ISO 639 code, such as en, de or zh")
     return Scoring(tokenizer, stemmer, settings.lsum, language)
 
 
 def word_ends(text: str) -> list[int]:
-    """Where each word of a text ends: words between blanks, and every character of Chinese.
+    """Return where each word of a text ends; words are separated by spaces.
 
-    For a text in letters there are as many as `text.split()` has parts.
+    Each character of Chinese, Japanese, Thai and so on is a word. For other scripts, the number of
+    words equals that of `text.split()`.
     """
     return [match.end() for match in _READ.finditer(text)]
 
 
 def foreign(texts: Iterable[str]) -> tuple[int, int]:
-    """How many of the texts' letters are not a-z, and how many letters there are."""
+    """Return how many of the texts' letters are not a-z, and how many letters there are."""
     letters = _LETTER.findall("".join(texts).lower())
     return sum(not "a" <= letter <= "z" for letter in letters), len(letters)
 
 
 def warnings(scoring: Scoring, texts: dict[str, Sequence[str]]) -> list[str]:
-    """A sentence for each kind of text of which the tokenizer ignores more than a tenth."""
+    """Return a note for each kind of text of which the tokenizer ignores more than a tenth."""
     if scoring.tokenizer == "unicode" and scoring.language == "en":
         return [
             f"words of every script are compared (stemmer: {scoring.stemmer}); name the language "
@@ -171,12 +172,12 @@ def warnings(scoring: Scoring, texts: dict[str, Sequence[str]]) -> list[str]:
     ]
 
 
-# ---- control tokens, think blocks and other turns that a serving program left in a summary ----
+# ---- control tokens, think blocks and other turns that an inference server left in a summary ----
 # ROUGE would count them as words: `<|im_end|>` is three.
 
 _THINK = r"(?:\w+:)?(?:think(?:ing)?|thought|reason(?:ing)?|reflection|scratchpad|analysis)"
-# Opening and closing mark of what is no part of a summary: of DeepSeek, Qwen and many others, then
-# Magistral, Kimi, OpenThoughts, Cohere, Apertus, Gemma 4, GPT-OSS, and of calls of tools.
+# Opening and closing marks of text that is not part of a summary: of DeepSeek, Qwen and many
+# others, then Magistral, Kimi, OpenThoughts, Cohere, Apertus, Gemma 4, GPT-OSS, and of tool calls.
 BLOCKS = [
     re.compile(rf"(?P<opening>{opening})|{closing}", re.IGNORECASE)
     for opening, closing in (
@@ -193,7 +194,7 @@ BLOCKS = [
     )
 ]
 _TURN = r"(?:<\|(?:im_start|start|start_header_id|start_of_role)\|>|<start_of_turn>|<\|turn>)"
-# The prompt before the summary, or what the model went on to ask itself after it.
+# The prompt before the summary, or a new user turn that the model wrote after it.
 OTHERS_TURN = re.compile(
     rf"{_TURN}\s*(?:user|system)\b.*?(?={_TURN}\s*(?:assistant|model)\b|\Z)"
     r"|<\|(?:user|system)\|>.*?(?=<\|assistant\|>|\Z)|\[INST\].*?(?:\[/INST\]|\Z)",
@@ -212,7 +213,7 @@ CONTROL = re.compile(
 
 
 def markup_in(text: str) -> str:
-    """The first mark of any of them in a text; "" where there is none."""
+    """Return the first of these marks in a text; "" if there is none."""
     marks = [pattern.search(text) for pattern in (*BLOCKS, CONTROL)]
     first = min(filter(None, marks), key=re.Match.start, default=None)
     mark = first and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]|<\|\w+", first[0])
@@ -220,10 +221,11 @@ def markup_in(text: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """The text without them; a text that has none stays as it is.
+    """Return the text without control tokens, think blocks and other turns; else unchanged.
 
-    Of blocks within blocks all goes. A template may have written the opening mark into the prompt,
-    and the limit of tokens may have cut off the closing one: then all before, or after, goes.
+    Nested blocks are removed whole. If a template wrote the opening mark into the prompt, all text
+    before the closing mark is removed; if the token limit cut off the closing mark, all text after
+    the opening one.
     """
     if not markup_in(text):
         return text
@@ -234,14 +236,14 @@ def without_markup(text: str) -> str:
 
 
 def _without(block: re.Pattern[str], text: str) -> str:
-    """The text without one kind of block, in one pass."""
-    kept, opened, done = [], list[int](), 0  # opened: how many parts were kept before each block
+    """Return the text without one kind of block, in one pass."""
+    kept, opened, done = [], list[int](), 0  # opened: number of kept parts before each open block
     for mark in block.finditer(text):
         kept.append(text[done : mark.start()])
         done = mark.end()
         if mark["opening"]:
             opened.append(len(kept))
-        else:  # where its opening was in the prompt, all before it goes
+        else:  # if its opening mark was in the prompt, drop everything before it
             del kept[opened.pop() if opened else 0 :]
             kept.append(" ")
     return "".join(kept[: opened[0]] if opened else [*kept, text[done:]])

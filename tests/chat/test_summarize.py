@@ -231,7 +231,7 @@ def test_without_an_adapter_it_says_what_to_do(run: Run, recipe: Recipe) -> None
     finally:
         folder.rename(recipe.output_dir)
     assert (code, out) == (2, []) and len(said) == 1
-    assert "no trained adapter there" in said[0] and "`--model base` of chat.summarize" in said[0]
+    assert "no trained adapter there" in said[0] and "`--model base` for chat.summarize" in said[0]
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_scores_of_every_system_are_in_the_tables(page: Page) -> None:
     assert heads[:5] == ["system", "ROUGE-L", "tuned ahead by", "p", "ROUGE-1"]
     for text in ("invented_recipe", "2026-11-28", "4,884,480", "2.97 GB", "200", "lora_r16"):
         assert text in page.text
-    assert "wandb_project" not in page.text.split("Settings of the generation")[0]
+    assert "wandb_project" not in page.text.split("Generation settings")[0]
     base, tuned = (scores.systems[name] for name in ("base", "tuned"))
     counts = [system.mistakes["token_limit"] or 0 for system in (base, tuned)]
     cells = "".join(f"{one}{one / 42:.1%}".replace("%", "\xa0%") for one in counts)

@@ -44,7 +44,7 @@ def test_an_adapter_that_names_others_is_not_loaded(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(
         json.dumps(config | {"hidden_size": 16, "adapters": {"0": "someone/adapter"}})
     )
-    with pytest.raises(UserError, match="`adapters` of XLORA names other folders"):
+    with pytest.raises(UserError, match="`adapters` of XLORA lists other folders"):
         find_adapter(recipe, tmp_path)
 
 
