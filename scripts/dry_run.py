@@ -36,7 +36,7 @@ from data_prep.hub import check_weights
 from data_prep.options import Options
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
-from scripts.random_model import describe, on_source, save
+from scripts.random_model import describe, keys_for, on_source, save
 from training.machine_checks import count_weights, cpu_overrides
 
 ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
@@ -108,7 +108,8 @@ def dry_run(
 
 def overrides(recipe: Recipe, model: Path) -> dict[str, Any]:
     """Return the keys that the launch line overrides: model, data, size, GPU-only keys."""
-    data = {"summarization__source": SAMPLE, "summarization__train_rows": "all"}
+    keys = keys_for(recipe.summarization, SAMPLE)
+    data = {f"summarization__{key}": value for key, value in keys.items()}
     slow = {"bf16": False} if recipe.config.get("bf16") else {}  # slow on many CPUs
     return {"base_model": model, **data, **SIZE, **cpu_overrides(recipe.config), **slow}
 
@@ -139,7 +140,7 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
     step fails.
     """
     given = recipe.config["summarization"]
-    block = {**given, "source": str(SAMPLE), "train_rows": "all"}
+    block = {**given, **keys_for(recipe.summarization, SAMPLE)}
     block.pop("revision", None)  # it belongs to a dataset on the Hub
     model, path = folder / "model", folder / f"{recipe.name}.yml"
     config = {**recipe.config, **cpu_overrides(recipe.config), **FULL_SIZE,

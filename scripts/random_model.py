@@ -26,6 +26,7 @@ from data_prep.options import Options
 from data_prep.prepare import prepare
 from data_prep.prompt import Example, TokenCounter
 from data_prep.recipe import Recipe, load_recipe
+from data_prep.settings import PLACE, Summarization
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "mistralai/Mistral-7B-Instruct-v0.2": {
@@ -160,9 +161,24 @@ def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
 
 def on_source(recipe: Recipe, model: Path, source: Path) -> Recipe:
     """Return the recipe with this base model and all rows of this source."""
-    block = recipe.summarization.model_copy(update={"source": str(source), "train_rows": "all"})
+    block = recipe.summarization.model_copy(update=keys_for(recipe.summarization, source))
     config = {**recipe.config, "base_model": str(model)}
     return replace(recipe, config=config, summarization=block)
+
+
+def keys_for(block: Summarization, source: Path) -> dict[str, Any]:
+    """Return the keys of a `summarization:` block to replace, to read `source` instead.
+
+    `source` has the columns `dialogue` and `summary`, and all splits.
+    """
+    keys: dict[str, Any] = {"source": str(source), "train_rows": "all"}
+    keys |= dict.fromkeys(({"validation_rows", "test_rows"} & block.model_fields_set), 8)
+    for column in {"dialogue_column", "summary_column"} & block.model_fields_set:
+        keys[column] = column.removesuffix("_column")
+    if block.prompt_columns:  # the source does not have them; their names stay as text
+        named = PLACE.sub(lambda at: at[0] if at[1] == "dialogue" else at[1], block.instruction)
+        keys["instruction"] = named
+    return keys
 
 
 def row_lengths(count: int, seed: int = 0) -> list[int]:

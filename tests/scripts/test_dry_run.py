@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.prepare import prepare
+from data_prep.prompt import read_examples
 from data_prep.recipe import load_recipe
 from scripts import dry_run as dry_run_module
 from scripts.dry_run import dry_run, overrides
 from scripts.random_model import PUBLISHED
 from tests import forks
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, derived_recipe
 
 GPU_RECIPES = sorted(
     path for path in (ROOT / "recipes").glob("*.yml") if not path.stem.startswith("smollm2")
@@ -30,6 +32,23 @@ MAY_CHANGE = {  # model, data, size of the run, and what a CPU cannot do
 def test_a_dry_run_overrides_nothing_else() -> None:
     for path in GPU_RECIPES:
         assert overrides(load_recipe(path), Path("model")).keys() <= MAY_CHANGE
+
+
+def test_a_recipe_with_its_own_columns_reads_the_sample(tmp_path: Path) -> None:
+    block = {
+        **load_recipe(GPU_RECIPES[0]).config["summarization"], "source": "chats.csv",
+        "dialogue_column": "chat.turns", "summary_column": ["tldr", "gist"], "test_rows": 0.1,
+        "instruction": "A chat about {topic}:\n{dialogue}",
+    }  # fmt: skip
+    path = derived_recipe(GPU_RECIPES[0].stem, tmp_path, "own", summarization=block)
+    changed = overrides(load_recipe(path), Path("model"))
+    keys = {key: value for key, value in changed.items() if key.startswith("summarization__")}
+    block |= {key.removeprefix("summarization__"): value for key, value in keys.items()}
+    path = derived_recipe(GPU_RECIPES[0].stem, tmp_path, "own", summarization=block)
+    counts = prepare(load_recipe(path)).counts
+    assert counts["train"].written > 100 and counts["test"].written == 8
+    row = read_examples(tmp_path / "data/test.jsonl")[0]
+    assert row.messages[0]["content"].startswith(f"A chat about topic:\n{row.dialogue}")
 
 
 def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
