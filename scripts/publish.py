@@ -125,7 +125,7 @@ def main() -> None:
         check_repo(repo)
     if args.yes:
         if not repo:
-            raise UserError("--yes: no target to upload to; add --repo user/name")
+            raise UserError("--yes: no target; add --repo user/name")
         check_access(repo)
     records = read_records(recipe)
     names = names_of(recipe, records.manifest.source_files, args.base_model)

@@ -86,7 +86,7 @@ def test_with_yes_the_hub_gets_what_was_staged_and_nothing_else(run: Path) -> No
 def test_yes_needs_a_repository(run: Path) -> None:
     done = publish(run, "--yes")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: --yes: no target to upload to; add --repo user/name"
+    assert done.stderr.splitlines()[-1] == "error: --yes: no target; add --repo user/name"
 
 
 # ---- the merged model ----
