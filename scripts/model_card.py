@@ -106,7 +106,7 @@ SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # our own dialog
 
 
 class Shown(NamedTuple):
-    """The card's example: a dialogue, the tuned model's summary, and whether the data contain it."""
+    """The card's example: a dialogue, the tuned model's summary, whether the data contain it."""
 
     dialogue: str
     summary: str
@@ -334,7 +334,7 @@ def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
 
 
 def settings_rows(config: dict[str, Any], run: RunRecord | None) -> list[tuple[str, str]]:
-    """Return the settings that influence the weights; those the recipe does not set are left out."""
+    """Return the settings that affect the weights; keys the recipe does not set are left out."""
     rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
     if run and isinstance(processes := run.settings.get("processes"), int):
         rows.append(("processes", str(processes)))

@@ -339,8 +339,8 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
         ("tokenizer.json", link("tokenizer.json"), "is a link; put the file itself"),
         ("adapter_model.safetensors", link("adapter_model.safetensors"), "is a link; put the"),
         ("adapter_config.json", link("adapter_config.json"), "is a link; put the file itself"),
-        ("chat_template.jinja", folder, "is no regular file; put the file itself there"),
-        ("chat_template.jinja", pipe, "is no regular file; put the file itself"),
+        ("chat_template.jinja", folder, "is not a regular file; put the file itself there"),
+        ("chat_template.jinja", pipe, "is not a regular file; put the file itself"),
         ("chat_template.jinja", holds("chat_template.jinja", KEY.encode()), "would publish an acc"),
         *(
             (name, holds(name, content), "damaged")
