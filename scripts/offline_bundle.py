@@ -3,8 +3,8 @@
     python -m scripts.offline_bundle outputs/bundle --python 3.12 --have freeze.txt \
         --recipe recipes/smollm2_samsum.yml --part-size 60MiB
 
-`freeze.txt` is that machine's `pip list --format=freeze`: packages that it has in a fitting version are
-left out, above all PyTorch with CUDA. The packages are those of pyproject.toml with their
+`freeze.txt` is that machine's `pip list --format=freeze`: packages that it has in a fitting version
+are left out, above all PyTorch with CUDA. The packages are those of pyproject.toml with their
 dependencies, or only those in a `--requirements` file. Copy the folder there and run `python3
 bundle/unpack.py TARGET`. docs/gpu.md has the commands for a GPU that is lent for minutes.
 """
