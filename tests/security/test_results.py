@@ -125,7 +125,7 @@ def git(folder: Path, *flags: str) -> str:
 
 
 def hostile_repository(folder: Path) -> Path:
-    """Make a repository whose settings run a program on `git describe`; return what that creates."""
+    """Make a repository whose settings run a program on `git describe`; return its output file."""
     mark, program = folder / "executed", folder / "program"
     program.write_text(f"#!/bin/sh\ntouch {mark}\n")
     program.chmod(0o755)
