@@ -1,6 +1,6 @@
 """A local page: paste a chat, see both summaries. `python -m chat.page RECIPE [--port 7860]`.
 
-Starlette, which Axolotl depends on, serves it to this machine only; no data leaves the machine.
+Served by Starlette, an Axolotl dependency, by default to this machine only; no data leaves it.
 """
 
 import asyncio
