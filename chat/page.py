@@ -1,6 +1,6 @@
 """A local page: paste a chat, see both summaries. `python -m chat.page RECIPE [--port 7860]`.
 
-Served by Starlette, which Axolotl brings along, to this machine alone; nothing leaves the machine.
+Served by Starlette, an Axolotl dependency, by default to this machine only; no data leaves it.
 """
 
 import asyncio
@@ -54,43 +54,43 @@ from eval.report import HEADERS
 TEMPLATE = Path(__file__).parent / "page.html"
 MODELS = {"base": "Base model", "tuned": "Tuned model"}
 EXAMPLES = 4
-FREE = "CC0-1.0"  # the only licence under which chats of the recipe's data are shown
-MOST_CHARACTERS = 200_000  # beyond, nothing is tokenised
-MOST_BYTES = 6 * MOST_CHARACTERS + 100  # JSON writes a character in six bytes at most: \u0001
+FREE = "CC0-1.0"  # chats from the recipe's data are shown only under this licence
+MOST_CHARACTERS = 200_000  # longer chats are refused before they are tokenised
+MOST_BYTES = 6 * MOST_CHARACTERS + 100  # JSON needs at most six bytes per character: \u0001
 TOO_LONG = f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
-MOST_OF_EXPORT = 10_000_000  # bytes: some 100,000 messages, which are read in seconds
+MOST_OF_EXPORT = 10_000_000  # bytes: about 100,000 messages, read in seconds
 TOO_LARGE = (
-    f"The export has more than {MOST_OF_EXPORT:,} bytes; give a part of it, or take "
+    f"The export has more than {MOST_OF_EXPORT:,} bytes; open a part of it, or use "
     "`python -m chat.summarize`."
 )
-# The browser asks no other host for anything, and no other page may show this one in a frame.
+# The browser loads nothing from other hosts, and no other page may show this one in a frame.
 POLICY = "default-src 'self' 'unsafe-inline' data:; frame-ancestors 'none'"
-# Neither is a type that another site's page may send without asking first.
+# Pages of other sites cannot send either type without a CORS preflight request.
 JSON, BYTES = "application/json", "application/octet-stream"
-TICK = 0.1  # seconds between two looks at how far a summary is
+TICK = 0.1  # seconds between updates of an unfinished summary
 LOCAL = ("127.0.0.1", "localhost")
 
 
 class Pair:
-    """Both models of a recipe on one copy of the weights: the adapter is switched on and off."""
+    """A recipe's base and tuned model on one copy of the weights: the adapter is switched."""
 
     def __init__(self, recipe: Recipe, adapter: Path):
-        """Load the base model and the adapter; raises UserError where either cannot be used."""
+        """Load the base model and the adapter; raises UserError if either cannot be used."""
         self.recipe, self.limit = recipe, sequence_len(recipe.config) - 1
         decoding = recipe.summarization.decoding.model_copy(update={"engine": "hf"})
         self.decoding = resolve(decoding)
         self._summarizer = Summarizer(recipe, self.decoding)
         self._prompt = Prompts(recipe, self._summarizer)
-        self._prompt("")  # the recipe may name columns that no chat has
+        self._prompt("")  # raises if the instruction names columns that no chat has
         engine: Any = self._summarizer.engine
         self._engine, self._peft = engine, engine.attach_beside(adapter)
-        self._lock = Lock()  # the adapter is on or off for the whole process
+        self._lock = Lock()  # switching the adapter affects the whole process
 
     def encode(self, dialogue: str) -> Prompt:
-        """The prompt of a dialogue, cleaned and made harmless as data preparation does it.
+        """Return a dialogue's prompt, cleaned and neutralised as in data preparation.
 
-        Raises UserError, to be shown, for an empty dialogue and for one that is too long: at most
-        `sequence_len` - 1 tokens, since no row with a longer prompt could be trained on.
+        Raises UserError, for the page to show, if the dialogue is empty or its prompt has more than
+        `sequence_len` - 1 tokens: no row with a longer prompt could be trained on.
         """
         if len(dialogue) > MOST_CHARACTERS:
             raise UserError(TOO_LONG)
@@ -100,7 +100,7 @@ class Pair:
         row = SourceRow("the chat", {"dialogue": dialogue, "summary": "-"})
         cleaned = Cleaner(block.model_copy(update=plain))("test", "chat", row).dialogue
         if not cleaned.strip():
-            raise UserError("There is no chat yet; paste one, a turn a line.")
+            raise UserError("There is no chat yet; paste one, with one turn per line.")
         prompt = self._prompt(cleaned)
         if prompt.tokens > self.limit:
             raise UserError(
@@ -110,7 +110,7 @@ class Pair:
         return prompt
 
     def cut(self, messages: Messages) -> list[Messages]:
-        """The conversations of an export, in parts that `encode` takes."""
+        """Split an export into conversations, in parts short enough for `encode`."""
         parts, tokens = cut_at_gaps(messages, GAP_HOURS), self._prompt.tokens
         if self.limit - tokens("") < LEAST:
             return parts
@@ -119,34 +119,34 @@ class Pair:
     def summarize(
         self, model: str, prompt: Prompt, watch: Callable[[str], None] = lambda text: None
     ) -> tuple[Prediction, float]:
-        """The summary by `base` or `tuned`, and the seconds that it took.
+        """Return the summary by `base` or `tuned`, and the seconds it took.
 
-        `watch` gets what there is of the summary after each token; what it raises ends the work.
-        Raises UserError where memory runs out on it.
+        `watch` is called with the unfinished summary after each token; if it raises, generation
+        stops. Raises UserError if memory runs out.
         """
 
         def tell(tokens: list[int]) -> None:
             text = self._summarizer.read_output(prompt.example, tokens).prediction
-            watch(text.rstrip("\ufffd"))  # the first token of a character that takes several
+            watch(text.rstrip("\ufffd"))  # a character of which not all tokens are there yet
 
         with self._lock, self._peft.disable_adapter() if model == "base" else nullcontext():
-            watch("")  # others may have been waited for
+            watch("")  # the client may have left while this waited for the lock
             self._engine.watch, start = tell, perf_counter()
             (prediction,) = self._summarizer.summaries([prompt.example])
             return prediction, perf_counter() - start
 
 
 class Question(BaseModel):
-    """What the page sends."""
+    """A request of the page."""
 
     model: Literal["base", "tuned"]
     dialogue: str
 
 
 class Answer(BaseModel):
-    """What the page shows: an error, or a summary with its facts and a note on the prompt.
+    """The answer to the page: an error, or a summary with its facts and a note on the prompt.
 
-    `reference`: of the recipe's test rows, where the chat is one of them.
+    `reference` is set if the chat is one of the recipe's test rows.
     """
 
     error: str = ""
@@ -157,14 +157,14 @@ class Answer(BaseModel):
 
 
 class Part(BaseModel):
-    """A conversation of an export, as the page's field takes it."""
+    """A conversation of an export, as it goes into the page's text field."""
 
     title: str
     dialogue: str
 
 
 class Export(BaseModel):
-    """What the page makes of an export: an error, or its conversations with notes on the file."""
+    """An export that was read: an error, or its conversations with notes on the file."""
 
     error: str = ""
     note: str = ""
@@ -172,24 +172,24 @@ class Export(BaseModel):
 
 
 class Gone(Exception):
-    """Whoever asked for a summary no longer waits for it."""
+    """The client that asked for a summary has disconnected."""
 
 
 class References:
-    """The recipe's test rows by their dialogues, to score a summary as eval.run does."""
+    """The references of the recipe's test rows, to score a summary as eval.run does."""
 
     def __init__(self, recipe: Recipe, rows: list[Example]):
-        """`rows`: the whole test split, whose letters choose how ROUGE reads words."""
+        """`rows`: the whole test split; its script decides how ROUGE tokenises."""
         self._texts = {row.dialogue: row.references or [row.summary] for row in rows}
         block, texts = recipe.summarization, list(self._texts.values())
         self._scoring = resolve_rouge(block.rouge, block.language, texts) if texts else Scoring()
 
     def of(self, dialogue: str) -> str:
-        """The references of a dialogue, a line each; empty where it is no test row."""
+        """Return a dialogue's references, one per line; empty if it is not a test row."""
         return "\n".join(self._texts.get(dialogue, []))
 
     def scores(self, dialogue: str, summary: str) -> str:
-        """ROUGE F1 of a summary of a test row, as a sentence for the page."""
+        """Return ROUGE F1 of a test row's summary as text for the page; else an empty string."""
         if dialogue not in self._texts:
             return ""
         found = mean_f1(score([summary], [self._texts[dialogue]], scoring=self._scoring))
@@ -199,7 +199,7 @@ class References:
 def answer(
     pair: Pair, references: References, question: Question, watch: Callable[[str], None]
 ) -> Answer:
-    """The summary that the page asks for, or why there is none."""
+    """Return the summary that the page asks for, or an error."""
     try:
         prompt = pair.encode(question.dialogue)
         prediction, seconds = pair.summarize(question.model, prompt, watch)
@@ -207,21 +207,21 @@ def answer(
         scores = references.scores(dialogue, summary)
     except Gone:
         return Answer()
-    except Exception as error:  # a chat and a model may hold anything; the page goes on
+    except Exception as error:  # a chat or a model may fail in any way; the page must keep running
         return Answer(error=line_of(error))
-    note = f"The prompt has {prompt.tokens:,} tokens, of {pair.limit:,} at most."
+    note = f"The prompt has {prompt.tokens:,} of at most {pair.limit:,} tokens."
     if prompt.neutralized:
-        note += f" Control strings in the chat, broken by a blank: {prompt.neutralized:,}."
-    end = "stopped by itself" if prediction.stopped else "cut at the limit"
+        note += f" Control strings in the chat, broken up with a space: {prompt.neutralized:,}."
+    end = "complete" if prediction.stopped else "cut off at the limit"
     facts = f"{prediction.tokens:,} new tokens, {seconds:.2f} s, {end}"
     facts += f". {scores}" if scores else ""
     return Answer(note=note, summary=summary, facts=facts, reference=references.of(dialogue))
 
 
 async def stream(make: Callable[[Callable[[str], None]], Answer]) -> AsyncIterator[str]:
-    """Answers as lines of JSON: the summary as far as it is, every `TICK`, and at last the whole.
+    """Yield answers as JSON lines: the unfinished summary every `TICK`, then the final answer.
 
-    `make` gets the function to tell how far it is, which raises `Gone` once no one reads this.
+    `make` is given a function to report the text so far, which raises `Gone` once the client left.
     """
     gone, text, shown = Event(), "", ""
 
@@ -239,12 +239,12 @@ async def stream(make: Callable[[Callable[[str], None]], Answer]) -> AsyncIterat
                 shown = text
                 yield Answer(summary=shown).model_dump_json() + "\n"
         yield (await work).model_dump_json() + "\n"
-    finally:  # also where Starlette cancels this, since the browser has closed the connection
+    finally:  # also when Starlette cancels this because the browser closed the connection
         gone.set()
 
 
 def conversations(pair: Pair, data: bytes, name: str) -> Export:
-    """The conversations of a chat export: what a file of that name holds, or text without one."""
+    """Return the conversations of an uploaded file, or of pasted text if `name` is empty."""
     notes, parts = [], []
     try:
         for item in read_upload(data, name):
@@ -263,14 +263,14 @@ def conversations(pair: Pair, data: bytes, name: str) -> Export:
 
 
 def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
-    """The page as an ASGI application of three routes, which answers to this machine's names alone.
+    """Return the page as an ASGI app with three routes; it only answers to this machine's names.
 
-    `rows`: of the recipe's test split, the first of which are offered as examples. `host`: the name
-    or address that it is served at.
+    `rows`: the recipe's test split; the first ones are offered as examples. `host`: the name or
+    address to serve it at.
     """
     recipe, decoding, references = pair.recipe, pair.decoding, References(pair.recipe, rows)
     facts = (
-        f"{recipe.path}: {recipe.config['base_model']}, and the same with the adapter of "
+        f"{recipe.path}: {recipe.config['base_model']}, without and with the adapter in "
         f"{recipe.output_dir}. At most {decoding.max_new_tokens} new tokens, {decoding.dtype}."
     )
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
@@ -281,19 +281,19 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
 
     async def body(request: Request, kind: str, most: int, too_much: str) -> bytearray | Response:
         header = request.headers.get
-        # A browser tells whose page asks, and asks first before it sends these for another site's.
+        # Browsers say which site sends a request, and ask first before sending these cross-site.
         asks = {header("origin"), header("sec-fetch-site")}
         own = {None, "same-origin", f"http://{header('host')}"}
         if not asks <= own or (header("content-type") or "").partition(";")[0].lower() != kind:
-            return PlainTextResponse("Only the page itself may ask.", 403)
+            return PlainTextResponse("Only the page itself may send requests.", 403)
         data = bytearray()
         try:
-            async for chunk in request.stream():  # whose length need not be announced
+            async for chunk in request.stream():  # the request need not declare its length
                 data += chunk
                 if len(data) > most:
                     return PlainTextResponse(too_much, 413)
         except ClientDisconnect:
-            return Response(status_code=400)  # which no one reads
+            return Response(status_code=400)  # the client is gone
         return data
 
     async def summary(request: Request) -> Response:
@@ -303,7 +303,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         try:
             question = Question.model_validate_json(data)
         except ValidationError:
-            return PlainTextResponse("The chat cannot be read; is it whole, and Unicode?", 422)
+            return PlainTextResponse("The chat cannot be read; send whole, valid Unicode text", 422)
         make = partial(answer, pair, references, question)
         return StreamingResponse(stream(make), media_type="application/x-ndjson")
 
@@ -321,7 +321,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         Route("/summary", summary, methods=["POST"]),
         Route("/chats", chats, methods=["POST"]),
     ]
-    # A page of another site whose name was pointed at this machine sends that name as Host.
+    # A site whose own name was pointed at this machine (DNS rebinding) sends that name as Host.
     names = [host.lower(), *LOCAL]
     if host == "0.0.0.0":
         cards = chain.from_iterable(psutil.net_if_addrs().values())
@@ -330,7 +330,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
 
 
 def example_rows(recipe: Recipe) -> list[Example]:
-    """The prepared test rows, where their licence allows showing them."""
+    """Return the prepared test rows; none if their licence does not allow showing them."""
     if recipe.summarization.license != FREE:
         return []
     try:
@@ -342,40 +342,40 @@ def example_rows(recipe: Recipe) -> list[Example]:
 
 
 def serve(app: ASGIApp, bound: socket.socket) -> None:
-    """Answer requests in a thread, where uvicorn leaves Ctrl-C to the caller."""
+    """Answer requests in a thread, so that uvicorn leaves Ctrl-C to the caller."""
     import uvicorn
 
     bound.listen()
-    # h11 bounds the headers, as the page bounds the body; ws: there are no other ways in
+    # h11 limits the size of headers, the page that of bodies; no websockets
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", http="h11", ws="none"))
     Thread(target=server.run, args=([bound],), daemon=True).start()
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at an IPv4 address or name; raises UserError where nothing can be served there."""
+    """Return a socket at an IPv4 address or name; raise UserError if it cannot be bound."""
     bound = socket.socket()
     try:
-        # as uvicorn: a port whose last connections are just ending is free
+        # like uvicorn: allow a port whose old connections are still closing
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"--host {host} --port {port}: {reason}; choose another --port above 1023, and leave "
-            "--host at 127.0.0.1 for this machine alone"
+            "--host at 127.0.0.1 to serve only this machine"
         ) from error
     return bound
 
 
 def main() -> None:
-    """Check what can be checked without a model, load the models, serve until Ctrl-C."""
+    """Check everything that needs no model, load the models, serve until Ctrl-C."""
     parser = Options(
-        "chat.page", "A local page: paste a chat, see the summaries of base and tuned model.",
+        "chat.page", "A local page: paste a chat, see the base and the tuned model's summary.",
         "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --port 8080 --host 0.0.0.0",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
-    parser.add_argument("--port", type=int, default=7860, help="0: any that is free")
-    parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine alone")
+    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="recipe file")
+    parser.add_argument("--port", type=int, default=7860, help="0: any free port")
+    parser.add_argument("--host", default="127.0.0.1", help="127.0.0.1: this machine only")
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
     bound = bind(args.host, args.port)
@@ -383,14 +383,14 @@ def main() -> None:
     rows = example_rows(recipe)
     app = build(Pair(recipe, adapter), rows, args.host)
     if args.host not in LOCAL:
-        print(f"note: whoever reaches {args.host} can use the page", file=sys.stderr)
+        print(f"note: anyone who can reach {args.host} can use the page", file=sys.stderr)
     serve(app, bound)
-    print(f"http://{args.host}:{bound.getsockname()[1]} shows the page; Ctrl-C ends it", flush=True)
+    print(f"http://{args.host}:{bound.getsockname()[1]} is ready; press Ctrl-C to stop", flush=True)
     try:
         Event().wait()
     except (KeyboardInterrupt, SystemExit) as end:
         print(flush=True)
-        # a summary being made, which no request waits for, would delay the end
+        # a summary still being generated, which nobody waits for, would delay the exit
         os._exit(int(end.code or 0) if isinstance(end, SystemExit) else 0)
 
 

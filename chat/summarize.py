@@ -1,6 +1,6 @@
 """Summarise your own chats: `python -m chat.summarize RECIPE chat.txt`.
 
-Dialogues as text, `Name: text` files, JSONL, folders, and exports that docs/chats.md lists.
+Reads dialogues as text, `Name: text` files, JSONL, folders, and the exports in docs/chats.md.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from data_prep.recipe import Recipe, load_recipe, sequence_len
 from eval.adapter import find_adapter
 from eval.generate import Prediction, Summarizer, resolve
 
-FILLED = 0.9  # of the tokens, so that few parts turn out too long after all
-LEAST = 64  # tokens that must remain for a dialogue
-GAP_HOURS = 6.0  # a silence after which another conversation begins
-FAILED, NOTHING = 1, 2  # exit codes: some were not summarised, none was
+FILLED = 0.9  # share of the token limit to aim for, so that few parts turn out too long
+LEAST = 64  # tokens that must be left for a dialogue
+GAP_HOURS = 6.0  # a longer silence starts a new conversation
+FAILED, NOTHING = 1, 2  # exit codes: some chats were not summarised, none was
 
 Messages = list[Message]
 
 
 class Summarized(NamedTuple):
-    """A chat, its parts with a summary each, and the summary of the whole."""
+    """A chat, its parts with one summary each, and the summary of the whole chat."""
 
     chat: Chat
     parts: list[tuple[Messages, Prediction]]
@@ -45,7 +45,7 @@ class Summarized(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """A dialogue as a model is asked, the prompt's tokens, and broken control strings."""
+    """A prompt, its number of tokens, and the number of control strings neutralised in it."""
 
     example: Example
     tokens: int
@@ -53,15 +53,15 @@ class Prompt(NamedTuple):
 
 
 class Prompts:
-    """Makes the prompts of chats, in which no text is a control string."""
+    """Builds prompts for dialogues and neutralises control strings in their text."""
 
     def __init__(self, recipe: Recipe, summarizer: Summarizer):
-        """`summarizer`: of the recipe."""
+        """`summarizer` must belong to the same recipe."""
         self._block, self._encoder = recipe.summarization, summarizer.encoder
         self._neutralize = summarizer.encoder.neutralizer()
 
     def __call__(self, dialogue: str, name: str = "chat") -> Prompt:
-        """The prompt of a dialogue; raises UserError where the instruction names other columns."""
+        """Return a dialogue's prompt; raise UserError if the instruction needs other columns."""
         text, broken = self._neutralize(dialogue)
         block = self._block
         example = Example.build(name, text, "", block.instruction, system=block.system)
@@ -69,7 +69,7 @@ class Prompts:
         return Prompt(example, len(self._encoder.prompt_ids(example)), broken)
 
     def tokens(self, dialogue: str) -> int:
-        """How many tokens the prompt of a dialogue has."""
+        """Return the number of tokens in a dialogue's prompt."""
         return self(dialogue).tokens
 
 
@@ -77,9 +77,9 @@ class ChatSummarizer:
     """Cuts chats into parts and summarises them with a recipe's model."""
 
     def __init__(self, recipe: Recipe, model: str, gap_hours: float):
-        """`model`: `base` or `tuned`; raises UserError where there is no adapter for the latter.
+        """`model` is `base` or `tuned`.
 
-        Also where the recipe leaves too few tokens for a dialogue.
+        Raises UserError if `tuned` has no adapter, or too few tokens are left for a dialogue.
         """
         self.recipe, self.gap_hours = recipe, gap_hours
         self.decoding = resolve(recipe.summarization.decoding)
@@ -88,7 +88,7 @@ class ChatSummarizer:
         self._prompt = Prompts(recipe, self.summarizer)
         length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
         length = min(length, positions(recipe.config) or length)
-        self.most_tokens = length - new  # of a prompt
+        self.most_tokens = length - new  # in a prompt
         prompt = self._prompt.tokens("")
         if self.most_tokens - prompt < LEAST:
             raise UserError(
@@ -100,7 +100,7 @@ class ChatSummarizer:
         self.bar = tqdm(desc="summaries", unit=" parts", disable=None, total=0)
 
     def groups(self, chats: Iterable[Chat]) -> Iterator[list[tuple[Chat, list[Messages]]]]:
-        """The chats, each with parts that the model can take, in groups of about a batch."""
+        """Yield groups of about a batch: chats, each with parts that fit the model."""
         group: list[tuple[Chat, list[Messages]]] = []
         tokens = 0
         for chat in chats:
@@ -117,20 +117,20 @@ class ChatSummarizer:
             yield group
 
     def summarize(self, group: list[tuple[Chat, list[Messages]]]) -> Iterator[Summarized]:
-        """Summarise all parts together, then those of a chat until a single summary is left."""
+        """Summarise all parts together, then each chat's summaries until only one is left."""
         predictions = iter(self._run([dialogue_of(part) for _, parts in group for part in parts]))
         for chat, parts in group:
             of_parts = level = [next(predictions) for _ in parts]
             while len(level := [one for one in level if one.prediction] or level[:1]) > 1:
                 lines = [Message(None, "", " ".join(one.prediction.split())) for one in level]
                 texts = self._cut(lines)
-                if len(texts) >= len(level):  # no gain: two summaries are more than fits
+                if len(texts) >= len(level):  # no gain: no two summaries fit together
                     texts = [lines[n : n + 2] for n in range(0, len(lines), 2)]
                 level = self._run([dialogue_of(text) for text in texts])
             yield Summarized(chat, list(zip(parts, of_parts, strict=True)), level[0])
 
     def _run(self, dialogues: list[str]) -> list[Prediction]:
-        """The summaries of dialogues, in their order."""
+        """Return the summaries of the dialogues, in the same order."""
         examples = [self._prompt(text, str(n)).example for n, text in enumerate(dialogues)]
         self.bar.total = (self.bar.total or 0) + len(examples)
         predictions: dict[str, Prediction] = {}
@@ -144,11 +144,11 @@ class ChatSummarizer:
 
 
 def main() -> None:
-    """Read, summarise, print each summary as it is made."""
+    """Read the chats, summarise them, and print each summary as soon as it is ready."""
     args = _arguments()
     if not 0 < args.gap_hours < 1e9:
         raise UserError(
-            f"--gap-hours: {args.gap_hours:g} is no length of a silence; use 6, or 1e6 for never"
+            f"--gap-hours: {args.gap_hours:g} is not a valid length; use 6, or 1e6 to never cut"
         )
     recipe = load_recipe(args.recipe)
     errors: list[UserError] = []
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def _chats(items: Iterable[Item], masked: bool, errors: list[UserError]) -> Iterator[Chat]:
-    """The chats among the items; errors and notes go to stderr, and the errors into the list."""
+    """Yield the chats; print notes and errors to stderr, and add the errors to the list."""
     numbers = count(1)
     for item in items:
         try:
@@ -188,19 +188,19 @@ def _report(error: UserError, errors: list[UserError]) -> None:
 def _summaries(
     chats: Iterator[Chat], recipe: Recipe, args: argparse.Namespace, errors: list[UserError]
 ) -> Iterator[Summarized]:
-    """The chats with their summaries, in their order; the model is loaded once there is a chat."""
+    """Yield the chats' summaries in order; load the model only once there is a chat."""
     for first in chats:
         summarizer = ChatSummarizer(recipe, args.model, args.gap_hours)
         with summarizer.bar:
             for group in summarizer.groups(chain([first], chats)):
                 try:
                     yield from summarizer.summarize(group)
-                except UserError as error:  # memory ran out; a later group may be smaller
+                except UserError as error:  # out of memory; a later group may be smaller
                     _report(error, errors)
 
 
 def _record(result: Summarized) -> dict[str, Any]:
-    """What `--json` prints of a chat."""
+    """Return what `--json` prints for a chat."""
     chat = result.chat
     facts: list[dict[str, Any]] = []
     for messages, summary in [(chat.messages, result.summary), *result.parts]:
@@ -216,7 +216,7 @@ def _record(result: Summarized) -> dict[str, Any]:
 
 
 def _as_text(record: dict[str, Any]) -> str:
-    """The summary on a line after the chat's name; those of several parts under it."""
+    """Return the chat's name and summary on one line; several parts' summaries go below it."""
     name = f"{record['name']}: " if record["name"] else ""
     lines = [name + " ".join(record["summary"].split())]
     for part in record["parts"] if len(record["parts"]) > 1 else []:
@@ -228,37 +228,37 @@ def _as_text(record: dict[str, Any]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = Options(
-        "chat.summarize", "Summaries of chats by a recipe's model, each printed as it is made.",
+        "chat.summarize", "Summarise chats with a recipe's model; each summary is printed at once.",
         'recipes/smollm2_samsum.yml "Anna: coming? Ben: yes, at 8"',
         "recipes/smollm2_samsum.yml chat.txt export.zip --model base --gap-hours 12 --anonymize",
         "recipes/smollm2_samsum.yml rows.jsonl --dialogue-field conversation --json",
-        more="Exit code: 0 where all were summarised, 1 where some could not be used, 2 where none"
-        "\ncould or an option is wrong; each error is a line on standard error.",
+        more="Exit code: 0 if all chats were summarised, 1 if some could not be used, 2 if none"
+        "\ncould or an option is wrong; each error is one line on standard error.",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, help="its file")
+    add("recipe", type=Path, help="recipe file")
     add("inputs", nargs="*", metavar="INPUT",
         help="a dialogue (`Name: text`); a text file or an export of a chat, as .txt, .md, .json, "
         ".jsonl, .vtt, .srt, .csv, .xml or .zip; a folder; or - for standard input (default)"
     )  # fmt: skip
-    add("--model", choices=("base", "tuned"), default="tuned", help="which one summarises")
+    add("--model", choices=("base", "tuned"), default="tuned", help="which model to use")
     add("--gap-hours", type=float, default=GAP_HOURS, metavar="HOURS",
-        help="cut a chat where no message came for so long")  # fmt: skip
+        help="cut a chat where no message was sent for longer than this")  # fmt: skip
     add("--anonymize", action="store_true",
-        help="Person 1, Person 2 ... for speakers, `someone` for other people that the export "
-        "lists or a message mentions with @, <email> and <phone>; all other names, addresses and "
-        "facts that a message tells stay in the text")  # fmt: skip
+        help="write Person 1, Person 2 ... for speakers, `someone` for other people whom the "
+        "export lists or a message mentions with @, <email> and <phone>; all other names, "
+        "addresses and facts in the messages stay")  # fmt: skip
     add("--dialogue-field", default="dialogue", metavar="NAME",
-        help="field of JSON and JSONL rows")  # fmt: skip
-    add("--json", action="store_true", help="an object a line, with times and parts")
-    return parser.parse_intermixed_args()  # `RECIPE --model base FILE` too
+        help="field with the dialogue in JSON and JSONL rows")  # fmt: skip
+    add("--json", action="store_true", help="print one JSON object per line, with times and parts")
+    return parser.parse_intermixed_args()  # allows `RECIPE --model base FILE`
 
 
 def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
-    """The conversations of a chat: a new one begins after a silence of more than `hours`.
+    """Split a chat into conversations: a silence of more than `hours` starts a new one.
 
-    Messages without a time, as in plain text, stay with those before them. Within a conversation
-    the answers of a thread follow its first message.
+    Messages without a time, as in plain text, stay with the messages before them. Within a
+    conversation, the replies in a thread follow its first message.
     """
     times = sorted(message.time for message in messages if message.time)
     gap = timedelta(hours=hours)
@@ -272,15 +272,15 @@ def cut_at_gaps(messages: Messages, hours: float) -> list[Messages]:
 
 
 def cut_to_fit(messages: Messages, tokens_of: Callable[[str], int], most: int) -> list[Messages]:
-    """Parts of like size whose dialogues have `most` tokens at most, cut between messages.
+    """Cut messages into parts of similar size whose dialogues have at most `most` tokens.
 
-    `tokens_of` gives the tokens of a dialogue. A single message that has too many is halved between
-    words, and keeps its speaker.
+    `tokens_of` counts the tokens of a dialogue. Cuts are between messages; a single message that is
+    too long is halved between words, and both halves keep its speaker.
     """
     tokens = tokens_of(dialogue_of(messages))
     if tokens <= most:
         return [messages]
-    if len(messages) > 1:  # shares with about equal text, each of one message at least
+    if len(messages) > 1:  # pieces with about equal text, each with at least one message
         number = ceil(tokens / (FILLED * most))
         ends = list(accumulate(len(message.line()) + 1 for message in messages))
         wanted = (bisect_left(ends, ends[-1] * share / number) for share in range(1, number))

@@ -1,4 +1,4 @@
-"""What no published or merged file may hold: secrets, and absolute paths of any machine.
+"""Check that no published or merged file contains secrets or absolute paths of any machine.
 
 Use: `check_file(Path("publish/README.md"), known={"the revision of the data"})`.
 """
@@ -29,9 +29,9 @@ TEXT = {".md", ".yml", ".jinja", ".txt"}
 
 # ---- secrets ----
 
-# As their services write them: Hugging Face, GitHub, W&B, AWS, Google, Azure, OpenAI and others. No
-# random bytes look like one, so that weights are searched too: at 1 GB a second for a pattern that
-# starts with a literal, and at 10 MB where they are one pattern.
+# Token formats of Hugging Face, GitHub, W&B, AWS, Google, Azure, OpenAI and others. Random bytes do
+# not look like one, so weights are searched too: at 1 GB a second for a pattern that starts with a
+# literal, but at 10 MB a second if all are joined into one pattern.
 TOKENS = (
     r"hf_(?:[A-Za-z0-9]{20,}|(?:oauth|jwt)_[\w.-]{20,})",
     r"api_org_[A-Za-z0-9]{20,}",
@@ -44,21 +44,21 @@ TOKENS = (
     r"ya29\.[\w.-]{20,}",
     r"Q~[\w.~-]{31,34}",
     r"sk-(?:(?:proj|ant|admin|svcacct|or)-[\w-]{20,}|[A-Za-z0-9]{20,})",
-    r"T3BlbkFJ[A-Za-z0-9]{20}",  # inside each key of OpenAI
+    r"T3BlbkFJ[A-Za-z0-9]{20}",  # part of every OpenAI key
     r":_authToken=\s*(?:npm_|[A-Fa-f0-9-]{36})",
     r"eyJ[\w=-]{10,500}\.[\w=-]{8}",  # a JWT
     r"-----BEGIN [A-Z ]*PRIVATE KEY",
     r"PuTTY-User-Key-File-\d",
 )
-# Of older W&B keys (40 hex digits), of AWS and Azure (40 and 88 letters, digits, `+` and `/`), of
-# Comet (25 letters and digits), and of most others
+# Older W&B keys (40 hex digits), AWS and Azure (40 and 88 letters, digits, `+` and `/`), Comet
+# (25 letters and digits), and most others
 RANDOM = re.compile(
     r"[0-9a-fA-F]{32,}"
     r"|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?:[A-Za-z0-9+/]{24,})?(?![A-Za-z0-9+/])"
     r"|[A-Za-z0-9]{20,}"
 )
 PASSWORD = re.compile(
-    r"://[^\s/?#@]{1,200}@|://[^\s/?#@:]{1,200}:[^\s@]{1,200}@"  # in an address
+    r"://[^\s/?#@]{1,200}@|://[^\s/?#@:]{1,200}:[^\s@]{1,200}@"  # in a URL
     r"|(?i:password|passwd|pwd|(?:api|access|secret|private|comet|account|storage)[ _-]?key"
     r"|(?:access|auth|api|hub|bearer)[ _-]?token|\btoken(?=[:=])|bearer(?= ))"
     r"\b[^\w\n]{0,3}(?:(?:is|was|ist|lautet|est|es)\b[^\w\n]{0,3})?"
@@ -67,13 +67,13 @@ PASSWORD = re.compile(
     r"|(?<!\S)(?:-[ua] ?|--(?:proxy-)?(?:user|auth)[ =])(?!\d+:\d+\b)[^\s:/]{1,200}:[^\s/:]{1,200}"
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
 )
-# `password` in the languages of its writers, which detect-secrets reads in English and Spanish
+# `password` in other languages: detect-secrets knows only English and Spanish
 CALLED = re.compile(
     r"(?i)\b(?:pw|pass(?:wort|phrase|code)|kennwort|mot de passe|senha|parola|wachtwoord|has[lł]o"
     r"|l[öo]senord|парол[ья])\b(?: +(?=[:=]))?|密码|パスワード|비밀번호"
 )
 KEYWORDS = keyword.KeywordDetector()
-# The library's patterns with bounds: as they are, 4,000 letters of `pwd` took 15 seconds
+# The library's patterns, with bounds: without them 4,000 letters of `pwd` took 15 seconds
 WORDS = {
     re.compile(
         kind.pattern.replace(r"\w*", r"\w{0,30}").replace(r"[^\v\'\"]*", r"[^\v\'\"]{0,400}"),
@@ -82,37 +82,37 @@ WORDS = {
     for kind, group in keyword.CONFIG_DENYLIST_REGEX_TO_GROUP.items()
 }
 GUESSES = ("EntropyString", "IPPublicDetector", "BasicAuthDetector", "KeywordDetector")
-SLOW = ("NpmDetector", "OpenAIDetector", "JwtTokenDetector")  # by the square: TOKENS has theirs
-KINDS: Any = get_mapping_from_secret_type_to_class()  # of Slack, GitLab, JWT, Stripe, Azure, ...
+SLOW = ("NpmDetector", "OpenAIDetector", "JwtTokenDetector")  # quadratic; TOKENS covers these
+KINDS: Any = get_mapping_from_secret_type_to_class()  # Slack, GitLab, JWT, Stripe, Azure, ...
 PROSE = re.compile(r"(?i)(?<![\w-])secret: (?=[a-z]+(?: [a-z]+){2})")  # `Secret: they are made up`
 DETECTORS = [kind() for kind in KINDS.values() if not kind.__name__.endswith(GUESSES + SLOW)]
 
 # ---- paths ----
 
-# No paths: quantities (`50 km /h`), a chat's commands (`Slack's /summarize command`), what follows
-# a placeholder (`<recipe>/merged`), and a folder of gpt-oss's tools, which its chat template names
+# Not paths: quantities (`50 km /h`), chat commands (`Slack's /summarize command`), text after a
+# placeholder (`<recipe>/merged`), and a folder in the chat template of gpt-oss
 NO_PATH = re.compile(
     r"\b\d+ ?[^\W\d_]{1,3} /[a-z]{1,3}\b(?![/.\\])|(?<=\s)/[a-z][a-z-]*(?= commands?\b)"
     r"|<(?!(?:[abip]|br|em|hr|td|th|li|code|div|span|strong)>)[a-z][\w -]*>(?=/)"
     r"|drive at '/mnt/data'"
 )
-# Addresses, up to what was written behind one without a blank; of others even the host is a path
+# URLs, without what follows one with no space between; with other schemes the host is a path too
 ADDRESS = re.compile(
     r"(?i)(?<![a-z])(git|s3|gs|hf|https?)://([\w.~%@:\[\]-]*)"
     r"((?:/(?:(?!(?<![a-z])[a-z]+://|[,;:)\]]/)[^\s?#<>\"'`|])*)?)"
     r"([?#](?:(?!(?<![a-z])[a-z]+://)[^\s<>\"'`|])*)?"
 )
-BUCKETS = {"s3", "gs", "hf"}  # a name without a dot is no machine's
-PRIVATE = re.compile(  # of RFC 6761, 6762 and 8375, and what routers and companies use
+BUCKETS = {"s3", "gs", "hf"}  # a name without a dot is not a host
+PRIVATE = re.compile(  # RFC 6761, 6762 and 8375, and names that routers and companies use
     r"(?:.*\.)?(?:local(?:host|domain)?|lan|home(?:\.arpa)?|internal|intranet|private|corp|fritz\.box)"
 )
 ROOTS = "home|Users|root|mnt|media|Volumes|tmp|var|etc|srv|opt|usr|workspace|scratch|nas"
-# In front of a path is no letter or digit (`and/or`), no `pre-`, no `.`, no closing bracket, and
-# none that opens a tag (`</s>`, `< /s>`, `[/INST]`).
+# A path does not follow a letter or digit (`and/or`), `pre-`, a `.`, a closing bracket, or one that
+# opens a tag (`</s>`, `< /s>`, `[/INST]`).
 BEFORE = r"(?<![^\W_])(?<!\w-)(?<![.~)\]}%\\/<\[{])(?<!<[| ])"
 DEEP = r"/+[\w.@+-]+/+[\w.@+-][\w.@+/-]*"
 WINDOWS = (
-    # C:\models, but in `Q:\nWhat` a new line
+    # C:\models, but not the line break in `Q:\nWhat`
     r"|(?<![A-Za-z0-9])[A-Za-z]:(?:\\+(?!(?<!\\\\)[nrt](?![a-z]{2}|[\w.-]*\\))|/)(?!/)[\w.$]"
     r"|(?<!\\)\\{2,}[\w.?-]{2,}\\+[\w.$-]+"  # \\server\share
     r"|(?<![\w\\.:)\]}])\\(?!u[\da-f]{4}|x[\da-f]{2}|[nrt]\w*\\[nrt])[A-Za-z][\w$-]+\\+[\w.$-]{2}"
@@ -122,23 +122,23 @@ OTHERS = (
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
     r"|(?<=[)\]])/+(?:data\b|(?:[\w@+$.-]+/+){2}[\w@+$-]|[\w@+$-]+(?:/+[\w@+$-]+)?\.[a-z])[\w./-]*"
     rf"|(?<!\.\.[/\\])(?:\.\.[/\\]+){{2,}}(?:{ROOTS})[/\\]"
-    r"|(?i:(?<![a-z])(?:file:[/\\]|(?:git|s3|gs|hf|https?)://\S+))"  # what `_local` leaves
+    r"|(?i:(?<![a-z])(?:file:[/\\]|(?:git|s3|gs|hf|https?)://\S+))"  # URLs that `_local` keeps
     rf"|(?<![\w/])~[\w.-]*[/\\]\.?\w{WINDOWS}"
 )
-# /secret, //nas/share, /(old)/x, x:/y, but not `8 /10`, nor the words that Qwen3 and SmolLM3 obey
+# /secret, //nas/share, /(old)/x, x:/y, but not `8 /10` or the commands of Qwen3 and SmolLM3
 PATH = re.compile(
     rf"{BEFORE}/+(?:(?!\d+(?![\w./]))(?!(?:no_)?think\b(?!/))\.?[\w@+$-][\w.@+$/-]*"
     rf"|[^\w\s/\\<>{{}}\[\]*?%\"'`|.:][^\s/<>\"'`|]*/+[\w.(!]){OTHERS}"
 )
-# A chat template has divisions and words with a slash: there a path is two folders deep. So it is
-# in a vocabulary, where `/home` is a word.
+# Chat templates contain divisions and words with a slash, so a path there is two folders deep. The
+# same holds for a vocabulary, in which `/home` is a word.
 IN_TEMPLATE = re.compile(rf"{BEFORE}(?:{DEEP}|/+(?:{ROOTS})\b[\w.@+/-]*){OTHERS}")
 IN_WORDS = re.compile(rf"{BEFORE}{DEEP}{WINDOWS}")
 IN_QUERY = re.compile(OTHERS[1:])
-BLANKS = dict.fromkeys(map(ord, "ĠĊ▁"), "\n")  # as vocabularies write them
-COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)  # of a template
+BLANKS = dict.fromkeys(map(ord, "ĠĊ▁"), "\n")  # as written in vocabularies
+COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)  # in a template
 CODE = re.compile(r"```python\n.*?\n```", re.DOTALL)
-ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")  # a new line in code
+ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")  # a line break in code
 UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
     "[\u00ad\u034f\u061c\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
@@ -148,7 +148,7 @@ MARKS = re.compile(r"<!--.{0,200}?-->|</?[A-Za-z][^<>\n]{0,200}>|[\\*`]", re.DOT
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file; UserError where it is a link, whose target may be anything, or a pipe."""
+    """Open a file; raise UserError for a link, which may point anywhere, and for a pipe."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -156,21 +156,21 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"{path}: {what}; put the file itself there") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise UserError(f"{path}: is no regular file; put the file itself there")
+        raise UserError(f"{path}: is not a regular file; put the file itself there")
     with os.fdopen(handle, "rb") as file:
         yield file
 
 
 def _own() -> str:
-    """A pattern of this folder's path and the home folder's."""
+    """Return a pattern for the paths of the working directory and the home folder."""
     places = [re.escape(str(at)) for at in (Path.cwd(), Path.home()) if len(at.parts) > 1]
     return rf"(?<![\w.])(?:{'|'.join(places) or '$^'})(?![\w.-])"
 
 
 def check_file(path: Path, known: Collection[str] = ()) -> None:
-    """Raise UserError where a file holds a path of a machine, an access token or a password.
+    """Raise UserError if a file contains a machine's path, an access token or a password.
 
-    `known`: revisions and hashes of our own records, which look like a token.
+    `known`: revisions and hashes in our own records, which look like tokens.
     """
     try:
         with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -184,7 +184,7 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
     fix = "where it comes from (the recipe, or a file next to the adapter)"
     for _, text in texts:
         secret = secret or next(filter(None, (_secret(x, known) for x in _readings(text))), "")
-    if secret:  # first: a path may hold one, and is shown
+    if secret:  # first, since a path is printed and may contain one
         raise UserError(
             f"{path.name}: would publish an access token or a password (`{secret[:4]}…`); revoke "
             f"it, and remove it {fix}"
@@ -199,13 +199,13 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
 
 
 def _readings(text: str) -> set[str]:
-    """A text as it is written, and as a page shows it: HTML, addresses and Markdown read."""
+    """Return a text as written and as a page shows it, with HTML, URLs and Markdown decoded."""
     read = UNSEEN.sub("", normalize("NFKC", unescape(unquote(text))))
     return {text, read, MARKS.sub("", read)}
 
 
 def _local(address: re.Match[str]) -> str:
-    """What of an address is searched for paths: of the public ones only what a query holds."""
+    """Return the part of a URL to search for paths; of a public one only its query."""
     scheme, host, path, query = address.groups("")
     if _is_public(scheme.lower(), host):
         return query if IN_QUERY.search(query) else " "
@@ -218,14 +218,14 @@ def _is_public(scheme: str, host: str) -> bool:
         return ip_address(name).is_global
     if scheme in BUCKETS and "." not in name:
         return name not in ("", "localhost")
-    _, dot, last = name.rpartition(".")  # `127.1` is an address, too
+    _, dot, last = name.rpartition(".")  # `127.1` is an address too
     is_name = last.isalpha() or last.startswith("xn--")
     return bool(dot) and is_name and not PRIVATE.fullmatch(name)
 
 
 def _secret(text: str, known: Collection[str]) -> str:
-    """The first that looks like a secret; empty where nothing does."""
-    text = re.sub(" {3,}", "  ", text)  # of which IBM's patterns take the square
+    """Return the first text that looks like a secret; empty if there is none."""
+    text = re.sub(" {3,}", "  ", text)  # detect-secrets' IBM patterns are quadratic in them
     secrets = [word for word in RANDOM.findall(text) if word.lower() not in known and _drawn(word)]
     secrets += [found[0] for kind in (*TOKENS, PASSWORD) for found in re.finditer(kind, text)]
     for line in CALLED.sub("password", text).splitlines():
@@ -236,7 +236,7 @@ def _secret(text: str, known: Collection[str]) -> str:
 
 
 def _drawn(word: str) -> bool:
-    """Whether a word was drawn by chance: letters and digits change more than in CamelCase."""
+    """Whether a word looks random: letters and digits alternate more than in CamelCase."""
     digits, size = len(re.findall(r"\d", word)), len(word)
     if re.fullmatch("[0-9a-fA-F]{32,}", word):
         return True
@@ -247,12 +247,12 @@ def _drawn(word: str) -> bool:
 
 
 def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
-    """What a reader of the file would see, each with the pattern that finds paths in it."""
+    """Return the file's readable texts, each with the pattern that finds paths in it."""
     plain = template = words = ""
     if path.suffix == ".safetensors":
-        with safe_open(path, "numpy"):  # sound: the header has no other bytes than JSON
+        with safe_open(path, "numpy"):  # checks that the header is nothing but JSON
             size = int.from_bytes(content[:8], "little")
-        # as pairs, for an object that has a key twice
+        # as pairs, since an object may have a key twice
         plain, template = _strings(json.loads(content[8 : 8 + size], object_pairs_hook=list))
     elif path.suffix == ".json":
         value, unread = from_json(content[:]), ""
@@ -260,29 +260,29 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
             words = "\n".join(_strings(value.pop("model", None))).translate(BLANKS)
             unread = "precompiled_charsmap"  # bytes in base64
         plain, template = _strings(value, unread=unread)
-    elif path.suffix == ".yml":  # without the escapes of its strings
+    elif path.suffix == ".yml":  # parsed, so that strings have no escapes
         plain, template = _strings(yaml.safe_load(content[:].decode()))
     elif path.suffix == ".jinja":
         template = content[:].decode()
         plain = "\n".join(COMMENT.findall(template))
     elif path.suffix in TEXT:
         plain = content[:].decode()
-        # in the card's code a new line is `\n`, which after `Q:` looks like a folder of drive Q
+        # a line break in the card's code is `\n`, which after `Q:` looks like a folder on drive Q
         template = "\n".join(CODE.findall(plain))
         plain = CODE.sub(lambda code: ESCAPED.sub(r"\1\n", code[0]), plain)
-    elif path.name == "tokenizer.model":  # Mistral's holds a path of its maker, which is public
+    elif path.name == "tokenizer.model":  # Mistral's contains a public path of its author
         runs = re.findall(rb"[ -~]{6,}", content)
         return [(re.compile("(?!)"), "\n".join(run.decode() for run in runs))]
     else:
         raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
-    both = (template, ESCAPED.sub(r"\1\n", template))  # `D:\training` is a path as it is written
+    both = (template, ESCAPED.sub(r"\1\n", template))  # unchanged too: `D:\training` has no tab
     return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_WORDS, words)]
 
 
 def _strings(value: Any, key: str = "", unread: str = "") -> tuple[str, str]:
-    """Every key and text of a JSON value, each text with its key; apart from these, templates.
+    """Return all keys and texts of a JSON value, each text with its key, and the templates.
 
-    `unread`: a key whose value is left out.
+    `unread`: a key whose value is skipped.
     """
     is_template = key.startswith("chat_template")
     parts = [("", "")]

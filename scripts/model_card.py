@@ -1,7 +1,7 @@
 """The model card of a published adapter or merged model, written from the records of its run.
 
-Use: `model_card(read_records(recipe), names)`; metadata and evaluation results are in the hub's
-own format, by huggingface_hub's own classes.
+Use: `model_card(read_records(recipe), names)`. Classes of huggingface_hub write metadata and
+evaluation results in the Hub's format.
 """
 
 import json
@@ -58,7 +58,7 @@ BASE_LICENSES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
 }
 
-# Of the hub's own list, what data sets and models of dialogues come under; others are `other`
+# From the Hub's list: licences that dialogue data sets and models use; the rest become `other`
 HUB_LICENSES = (
     r"apache-2\.0|mit|unlicense|cc0-1\.0|cc|cc-by(-nc)?(-sa)?-[234]\.0|cc-by(-nc)?-nd-[34]\.0"
     r"|bsd(-[23]-clause)?|[al]?gpl(-3\.0)?|mpl-2\.0|odc-by|odbl|pddl|gemma|llama([24]|3(\.[123])?)"
@@ -67,7 +67,7 @@ HUB_LICENSES = (
 
 
 class Names(NamedTuple):
-    """Hub ids and licences; `dataset` is None where the data have no hub id."""
+    """Hub ids and licences; `dataset` is None if the data have no Hub id."""
 
     base_model: str
     base_license: str
@@ -78,19 +78,19 @@ class Names(NamedTuple):
 
     @property
     def noncommercial(self) -> bool:
-        """Whether the data's licence says that it forbids commercial use, as CC's NC ones do."""
+        """Whether the data's licence is named non-commercial, like the NC licences of CC."""
         words = re.findall(r"[a-z]+", self.data_license.lower())
         return "nc" in words or "noncommercial" in "".join(words)
 
     @property
     def license(self) -> str:
-        """The licence that the card's metadata name: of the data where it forbids more."""
+        """The card's licence: the data's if it is non-commercial, else the base model's."""
         return self.data_license.lower() if self.noncommercial else self.base_license
 
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
-OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # of `decoding`: not what is asked for
-# Keys of a recipe that shape the weights, in the card's order
+OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # in `decoding`: only how it runs
+# Recipe keys that influence the weights, in the card's order
 SETTINGS = (
     "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
     "lora_target_linear", "learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps",
@@ -99,14 +99,14 @@ SETTINGS = (
 )  # fmt: skip
 
 
-# What two models differ in that are not of one architecture and size
+# Models of different architecture or size differ in at least one of these
 SHAPE = ("model_type", "hidden_size", "num_hidden_layers")
-SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30}  # of config.json
-SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # dialogues of our own
+SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30}  # in its config.json
+SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # our own dialogues
 
 
 class Shown(NamedTuple):
-    """The card's example: a dialogue, the tuned model's summary, and whether the data hold it."""
+    """The card's example: a dialogue, the tuned model's summary, whether the data contain it."""
 
     dialogue: str
     summary: str
@@ -114,16 +114,16 @@ class Shown(NamedTuple):
 
 
 class TrainerState(BaseModel):
-    """What the card shows of `trainer_state.json`."""
+    """The fields of `trainer_state.json` that the card shows."""
 
     global_step: int | None = None
     log_history: list[dict[str, Any]] = []
 
 
 class Records(NamedTuple):
-    """What a run left behind: `trainer_state.json`, `run.json` and `trained_with.json`.
+    """The records of a run; the last three are None if another tool's training wrote none.
 
-    The last three are None where another tool's training left none.
+    They come from `trainer_state.json`, `run.json` and `trained_with.json`.
     """
 
     recipe: Recipe
@@ -136,7 +136,7 @@ class Records(NamedTuple):
 
 
 TAGS = ["axolotl", "lora", "peft", "summarization", "dialogue-summarization"]
-INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # on a line of its own: the table is wide
+INTERVAL = re.compile(r" \[([\d.-]+), ([\d.-]+)\]")  # moved to its own line: the table is wide
 
 
 def model_card(
@@ -146,9 +146,9 @@ def model_card(
     proof: Proof | None = None,
     example: Shown | None = None,
 ) -> ModelCard:
-    """The card, of the merged model where its `proof` is given.
+    """Return the adapter's card, or the merged model's if its `proof` is given.
 
-    Its metadata hold the tuned model's ROUGE, in percent, with the ends of its interval.
+    The metadata contain the tuned model's ROUGE in percent, with the bounds of its interval.
     """
     known = re.fullmatch(HUB_LICENSES, names.license)
     scores, name = records.scores.systems["tuned"].scores, data_name(records, names)
@@ -191,15 +191,15 @@ def model_card(
 
 
 def data_name(records: Records, names: Names) -> str:
-    """What the data are called: the end of their hub id, or of the source's path."""
+    """Return the name of the data: the last part of their Hub id or of the source's path."""
     return PureWindowsPath(names.dataset or records.recipe.summarization.source).name
 
 
 def example_of(records: Records) -> Shown | None:
-    """The first test dialogue and the tuned model's summary of it, where the data are free.
+    """Return the first test dialogue and the tuned model's summary of it, if the data are CC0.
 
-    Else a dialogue of our own, which the model summarises now; None, and a note that says why,
-    where it cannot.
+    Otherwise return one of our own dialogues, which the model summarises now; if that fails, print
+    a note with the reason and return None.
     """
     recipe = records.recipe
     if recipe.summarization.license == FREE:
@@ -215,14 +215,14 @@ def example_of(records: Records) -> Shown | None:
         _check_memory(recipe)
         pair = Pair(recipe, records.adapter)
         prediction, _ = pair.summarize("tuned", pair.encode(dialogue))
-    except Exception as error:  # loaders raise what they like, and a card may lack its example
+    except Exception as error:  # loaders may raise anything, and the example is optional
         print(f"note: the card shows no example: {' '.join(str(error).split())[:300]}")
         return None
     return Shown(dialogue, prediction.prediction, False)
 
 
 def _check_memory(recipe: Recipe) -> None:
-    """Raise UserError where a CPU's memory does not hold the weights: the system would kill us."""
+    """Raise UserError if the weights exceed a CPU's memory: the system would kill the process."""
     from torch.cuda import is_available
 
     folder = _folder(base_model := str(recipe.config["base_model"]), recipe.config)
@@ -271,7 +271,7 @@ def _text(
 
 
 def _decoding(settings: Decoding) -> str:
-    """The arguments of `generate` that decode as the evaluation did."""
+    """Return the arguments with which `generate` decodes as the evaluation did."""
     always = {"max_new_tokens", "do_sample"}
     shown = settings.model_dump(include=always)
     shown |= settings.model_dump(exclude=always | OF_THE_MACHINE | {"seed"}, exclude_defaults=True)
@@ -279,10 +279,10 @@ def _decoding(settings: Decoding) -> str:
 
 
 def read_records(recipe: Recipe) -> Records:
-    """Read them all, in the order in which the three commands write them.
+    """Read all records of a run, in the order in which the three commands write them.
 
-    Raises UserError, with the command to run, where one is missing, damaged, or tells of other
-    data, another training or another adapter than those that are there.
+    Raises UserError, with the command to run, if a record is missing or damaged, or if it belongs
+    to different data, another training or another adapter.
     """
     manifest, folder = check_prepared(recipe), recipe.output_dir
     if (folder / "adapter_model.bin").is_file() and not (folder / ADAPTER).is_file():
@@ -294,7 +294,7 @@ def read_records(recipe: Recipe) -> Records:
     scores, log = read_scores(recipe, adapter, manifest), adapter / "trainer_state.json"
     state, run = read_record(log, TrainerState), run_of(adapter)
     trained = read_record(adapter / TRAINED_WITH, TrainedWith)
-    fix = f"put the file that the training wrote back, or train again with `{TRAIN_AGAIN}`"
+    fix = f"put back the file that the training wrote, or train again with `{TRAIN_AGAIN}`"
     for name, record in ((RUN, run), (TRAINED_WITH, trained)):
         if record:
             record.check(adapter / name, fix)
@@ -304,17 +304,17 @@ def read_records(recipe: Recipe) -> Records:
 
 
 def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
-    """The result of this adapter on the whole test split; raises UserError where there is none."""
+    """Return this adapter's scores on the whole test split; raise UserError if there are none."""
     path = Path("results") / recipe.name / "scores.json"
     again = f"run `python -m eval.run {recipe.path}`"
     scores = Scores.read(path)
     if (scores.recipe, scores.split) != (recipe.name, "test"):
         raise UserError(
-            f"{path}: is of recipe {scores.recipe}, {scores.split} split, {scores.examples} rows; "
+            f"{path}: is for recipe {scores.recipe}, {scores.split} split, {scores.examples} rows; "
             f"{again}"
         )
     if lacks := [name for name in ("base", "tuned") if name not in scores.systems]:
-        raise UserError(f"{path}: lacks the result of {' and '.join(lacks)}; {again}")
+        raise UserError(f"{path}: lacks the scores of {' and '.join(lacks)}; {again}")
     fields = scores.systems["tuned"].fields
     compared = {
         "adapter": (fields.get("adapter"), adapter_hash(adapter)[:8]),
@@ -334,7 +334,7 @@ def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
 
 
 def settings_rows(config: dict[str, Any], run: RunRecord | None) -> list[tuple[str, str]]:
-    """The settings that shape the weights; those that the recipe leaves to Axolotl are left out."""
+    """Return the settings that affect the weights; keys the recipe does not set are left out."""
     rows = [(f"`{key}`", _shown(config[key])) for key in SETTINGS if key in config]
     if run and isinstance(processes := run.settings.get("processes"), int):
         rows.append(("processes", str(processes)))
@@ -344,9 +344,9 @@ def settings_rows(config: dict[str, Any], run: RunRecord | None) -> list[tuple[s
 def training_rows(
     state: TrainerState | None, trained: TrainedWith | None, scores: Scores
 ) -> list[tuple[str, str]]:
-    """What training and evaluation recorded; `not measured` where they did not."""
+    """Return what training and evaluation recorded; missing values say so."""
     state = state or TrainerState()
-    logged: dict[str, float] = {}  # the last number of each name
+    logged: dict[str, float] = {}  # the last value of each name
     for entry in state.log_history:
         logged |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
     memory, machine = trained and trained.peak_memory_gb, scores.environment
@@ -355,12 +355,12 @@ def training_rows(
         ("steps", _number(state.global_step, "d")),
         ("mean training loss", _number(logged.get("train_loss"), ".3f")),
         ("last validation loss", _number(logged.get("eval_loss"), ".3f")),
-        ("training time, since its last start", _minutes(logged.get("train_runtime"))),
-        ("peak memory of training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
+        ("training time since the last start", _minutes(logged.get("train_runtime"))),
+        ("peak memory in training", f"{memory:.1f} GB" if memory else NOT_MEASURED),
         ("energy", NOT_MEASURED),
-        ("machine of the training", (trained and trained.machine) or NOT_RECORDED),
-        ("generation of the test summaries, all processes", f"{base}, {tuned} (base, tuned)"),
-        ("machine of the evaluation", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
+        ("training machine", (trained and trained.machine) or NOT_RECORDED),
+        ("time to generate the test summaries, all processes", f"{base}, {tuned} (base, tuned)"),
+        ("evaluation machine", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
     ]
 
 
@@ -375,7 +375,7 @@ def _shown(value: Any) -> str:
 
 
 def _precision(config: dict[str, Any], taken: dict[str, Any]) -> str:
-    """As training took it, or as the recipe asks for it."""
+    """Return the precision that training used or, if not recorded, that the recipe asks for."""
     asked = {name: taken.get(name, config.get(name)) for name in ("bf16", "fp16")}
     words = next((name for name, value in asked.items() if value is True), "fp32")
     if asked["bf16"] == "auto":
@@ -391,28 +391,28 @@ def _minutes(seconds: float | None) -> str:
 
 
 def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | None = None) -> Names:
-    """The names, `base_model` (an option of the command) before those of the recipe.
+    """Return the names; `base_model` (from the command line) takes precedence over the recipe.
 
-    Raises UserError where the base model has no hub id, or a licence that is not known, and where
-    the adapter was trained on another one.
+    Raises UserError if the base model has no Hub id, its licence is unknown, or the adapter was
+    trained on a different model.
     """
     publish = recipe.summarization.publish
-    own = str(recipe.config["base_model"])  # `find_adapter`: it is that of the adapter's own record
+    own = str(recipe.config["base_model"])  # `find_adapter` compared it with the adapter's record
     local = not is_hub_id(own)
     base = base_model or publish.base_model or (None if local else own)
     if base is None:
         raise UserError(
-            f"{recipe.path}: base_model {own} is a folder of this machine; name the hub's model "
+            f"{recipe.path}: base_model {own} is a folder on this machine; name the Hub's model "
             "in summarization.publish.base_model, or with --base-model owner/name"
         )
     if not re.fullmatch(HUB_ID, base):
-        raise UserError(f"--base-model: {base} is no hub id; give owner/name")
+        raise UserError(f"--base-model: {base} is not a Hub id; give owner/name")
     _check_named(base, own, local, recipe, bool(base_model))
     base_license = (publish.base_license or BASE_LICENSES.get(base, "")).lower()
     if not base_license:
         raise UserError(
-            f"{recipe.path}: the licence of {base} is not known here; name it in "
-            "summarization.publish.base_license, as the model's own card does (for instance mit)"
+            f"{recipe.path}: the licence of {base} is not known; write it in "
+            "summarization.publish.base_license, as the model's card has it (for instance mit)"
         )
     source, license_of_data = recipe.summarization.source, recipe.summarization.license
     on_hub = not source_files and is_hub_id(source)
@@ -421,10 +421,10 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
 
 
 def _check_named(base: str, own: str, local: bool, recipe: Recipe, by_option: bool) -> None:
-    """Raise UserError where `base`, as recipe or option name it, is not the adapter's base model.
+    """Raise UserError if `base`, from the recipe or the option, is not the adapter's base model.
 
-    The folder's name, or the option, says which model a folder's weights are. Shapes can only
-    contradict that: fine-tuned models have those of their base.
+    For a local folder, its name or the option says which model it contains. Shapes can only
+    contradict that: fine-tuned models have the shape of their base.
     """
     key = "--base-model" if by_option else f"{recipe.path}: summarization.publish.base_model"
     trained = f"{key} is {base}, but the adapter was trained on {own}"
@@ -436,19 +436,19 @@ def _check_named(base: str, own: str, local: bool, recipe: Recipe, by_option: bo
     for what in SHAPE:
         if named.get(what) != there.get(what) and what in named and what in there:
             raise UserError(
-                f"{trained}, whose {what} is {there[what]} and not {named[what]}; name the hub's "
+                f"{trained}, whose {what} is {there[what]} and not {named[what]}; name the Hub's "
                 f"model that is in {own}"
             )
     letters = [re.sub("[^a-z0-9]", "", one.lower()) for one in (base.split("/")[1], own)]
     if not by_option and letters[0] not in letters[1]:
         raise UserError(
-            f"{trained}, a folder of another name; name the hub's model that is in it, or if "
-            f"{base} is, add `--base-model {base}`"
+            f"{trained}, a folder with another name; name the Hub's model that is in it, or if "
+            f"it is {base}, add `--base-model {base}`"
         )
 
 
 def _shape(name: str) -> dict[str, Any]:
-    """What is known here of a model's shape, by its folder, the hub's cache or its own name."""
+    """Return what a model's folder, the Hub's cache or our list of names says about its shape."""
     from scripts.random_model import PUBLISHED
 
     folder = _folder(name, {})
@@ -459,21 +459,21 @@ def _shape(name: str) -> dict[str, Any]:
 
 
 def _folder(name: str, config: dict[str, Any]) -> Path | None:
-    """Of a model on this machine, in the hub's cache too."""
+    """Return a model's folder on this machine, also in the Hub's cache; None if there is none."""
     return Path(name) if Path(name).is_dir() else snapshot(name, config)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is `owner/name` and no path: neither it nor its parent folder is there."""
+    """Whether a name is `owner/name` and not a path: its parent folder does not exist."""
     return bool(re.fullmatch(HUB_ID, name)) and not Path(name).parent.exists()
 
 
 def portable(recipe: Recipe, names: Names) -> dict[str, str]:
-    """Each absolute path that the recipe holds, and what is published for it."""
+    """Return each absolute path in the recipe with the text that is published instead."""
     config, name, source = recipe.config, recipe.name, recipe.summarization.source
     places = {
         str(config["output_dir"]): f"outputs/{name}",
-        source: f"data/{PureWindowsPath(source).name}",  # of either system's paths
+        source: f"data/{PureWindowsPath(source).name}",  # splits Windows and POSIX paths
         str(config["base_model"]): names.base_model,
         str(config.get("dataset_prepared_path") or ""): "last_run_prepared",
     }
@@ -484,5 +484,5 @@ def portable(recipe: Recipe, names: Names) -> dict[str, str]:
 
 
 def is_absolute(path: str) -> bool:
-    """Whether a path is absolute on any system, or begins in a home folder."""
+    """Whether a path is absolute on any system, or starts with a home folder (`~`)."""
     return path.startswith(("/", "~")) or PureWindowsPath(path).is_absolute()

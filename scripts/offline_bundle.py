@@ -1,12 +1,12 @@
-"""Pack what a machine without network lacks, in parts: packages, code, data, models.
+"""Pack packages, code, data and models, in parts, for a machine without network.
 
     python -m scripts.offline_bundle outputs/bundle --python 3.12 --have freeze.txt \
         --recipe recipes/smollm2_samsum.yml --part-size 60MiB
 
-`freeze.txt` is that machine's `pip list --format=freeze`: what it has and that fits is not carried,
-PyTorch with CUDA above all. Packages are those of pyproject.toml with all that they need, or the
-lines of a `--requirements` file alone. Copy the folder there and run `python3 bundle/unpack.py
-TARGET`. docs/gpu.md has the calls for a GPU that is lent for minutes.
+`freeze.txt` is that machine's `pip list --format=freeze`: packages that it has in a fitting version
+are left out, above all PyTorch with CUDA. The packages are those of pyproject.toml with their
+dependencies, or only those in a `--requirements` file. Copy the folder there and run `python3
+bundle/unpack.py TARGET`. docs/gpu.md has the commands for a GPU that is lent for minutes.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from scripts.unpack_bundle import CODE, sha256_of
 
-Files = list[tuple[str, Path]]  # with their names in the bundle
+Files = list[tuple[str, Path]]  # names in the bundle, and their files
 
 ROOT = Path(__file__).resolve().parent.parent
-GLIBC = 28  # 2.28 of 2018: Debian 10, RHEL 8 and later; wheels for a newer one are not taken
+GLIBC = 28  # 2.28 of 2018: Debian 10, RHEL 8 and later; no wheels that need a newer one
 PLATFORMS = [*(f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC, 4, -1)),
              "manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64"]  # fmt: skip
-EPOCH = 315532800  # 1980-01-01, the first time that a zip file can hold
+EPOCH = 315532800  # 1980-01-01, the earliest time that a zip file can store
 SIZES = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-LEFT_OUT = (  # of wheels: what no training, evaluation or measurement reads
+LEFT_OUT = (  # files in wheels that no training, evaluation or measurement reads
     r"wandb/bin/",  # 20 MB of programs that a logging server needs
     r"pycountry/locales/",  # 8 MB of translations
     r"mistral_common/data/(?!tokenizer\.model\.v1$)",  # 36 MB; random_model.py reads the v1 file
@@ -45,11 +45,11 @@ LEFT_OUT = (  # of wheels: what no training, evaluation or measurement reads
 
 
 def main() -> None:
-    """Resolve, download, pack; print what was packed."""
+    """Resolve, download and pack everything; print what was packed."""
     args = _arguments()
     size = part_size(args.part_size)
     if missing := [path for path in (*args.model, *args.data, *args.recipe) if not path.exists()]:
-        raise UserError(f"{missing[0]}: not there")
+        raise UserError(f"{missing[0]}: does not exist")
     left_out = [*LEFT_OUT]
     if args.cuda:
         left_out.append(rf"bitsandbytes/libbitsandbytes_(?!cuda{args.cuda.replace('.', '')}|cpu)")
@@ -79,8 +79,8 @@ def main() -> None:
 
 
 def installed_there(listed: str) -> set[str]:
-    """`name==version` of each line of `pip list --format=freeze`, as the registry knows them."""
-    pairs = re.findall(r"^([\w.-]+)==([\w.!-]+)", listed, re.M)  # without a build such as +cu130
+    """Return `name==version` per line of `pip list --format=freeze`, named as in the registry."""
+    pairs = re.findall(r"^([\w.-]+)==([\w.!-]+)", listed, re.M)  # without a suffix such as +cu130
     if not pairs:
         raise UserError("--have: no line of the form name==version; write it with `pip list "
                         "--format=freeze`")  # fmt: skip
@@ -88,14 +88,14 @@ def installed_there(listed: str) -> set[str]:
 
 
 def resolve(wanted: list[str], python: str, have: set[str], work: Path) -> list[str]:
-    """The requirements (`name==version`) that a machine with the packages of `have` lacks."""
+    """Return the requirements (`name==version`) that a machine with the packages `have` lacks."""
     try:
         from uv import find_uv_bin  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("uv is missing; run `pip install uv`") from error
     asked, pins = work / "wanted.in", work / "resolved.txt"
     asked.write_text("\n".join(wanted), "utf-8")
-    pins.write_text("\n".join(have), "utf-8")  # uv prefers its output file's versions that fit
+    pins.write_text("\n".join(have), "utf-8")  # uv prefers its output file's versions if they fit
     uv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     uv += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
     run([*uv, str(asked), "-o", str(pins)], f"a list of packages for Python {python}")
@@ -104,9 +104,9 @@ def resolve(wanted: list[str], python: str, have: set[str], work: Path) -> list[
 
 
 def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
-    """The wheels of these packages, without what they need in turn.
+    """Download the wheels of these packages, without their dependencies.
 
-    What has no wheel at the registry is built here, and refused where that compiles something.
+    A package without a wheel in the registry is built here; UserError if that compiles code.
     """
     folder.mkdir()
     pip = [sys.executable, "-m", "pip"]
@@ -126,14 +126,14 @@ def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
         built.add(source[1])
         make = [*pip, "wheel", "--quiet", "--no-deps", "-w", str(folder), source[1]]
         run(make, f"a wheel of {source[1]}")
-        # pip downloads all or nothing: so far the folder holds what was built
+        # pip downloads all or nothing: so far the folder only has the built wheels
         if any(not wheel.name.endswith("-none-any.whl") for wheel in folder.glob("*.whl")):
             raise UserError(f"{source[1]}: has no wheel, and one made here fits no other CPU")
     return sorted(folder.glob("*.whl"))
 
 
 def trimmed(wheel: Path, left_out: list[str], folder: Path, smallest: bool) -> tuple[str, Path]:
-    """A wheel without the files to leave out; for xz its files are stored, not deflated."""
+    """Return a wheel without the files to leave out; for xz its files are stored uncompressed."""
     unread = re.compile("|".join(left_out))
     place, path = f"wheels/{wheel.name}", folder / wheel.name
     method = zipfile.ZIP_STORED if smallest else zipfile.ZIP_DEFLATED
@@ -153,7 +153,7 @@ def trimmed(wheel: Path, left_out: list[str], folder: Path, smallest: bool) -> t
 
 
 def run(command: list[str], what: str) -> str:
-    """What a command prints; raises UserError where it fails to make `what`."""
+    """Return what a command prints; raise UserError, which names `what`, if it fails."""
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode:
         lines = [x for x in ran.stderr.splitlines() if "rror" in x] or [ran.stderr[-300:]]
@@ -165,23 +165,23 @@ def run(command: list[str], what: str) -> str:
 
 
 def checkout(code: Path) -> Path:
-    """The commit that is checked out, with as much of git as names it."""
+    """Clone the commit that is checked out, with enough of git to know its name."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
-        raise UserError(f"{ROOT}: not a git repository, whose commit scores.json would name")
+        raise UserError(f"{ROOT}: not a git repository, so scores.json could not name its commit")
     status = ["git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no"]
     if changed := run(status, "git status").splitlines():
-        print(f"note: {len(changed)} changed files are not in the bundle, only the commit is")
+        print(f"note: {len(changed)} changed files are left out; the bundle has the commit only")
     clone = ["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(code)]
     run(clone, "a clone")
     run(["git", "-C", str(code), "remote", "remove", "origin"], "a clone")
-    for name in ("index", "FETCH_HEAD", "logs"):  # they hold times and paths of this machine
+    for name in ("index", "FETCH_HEAD", "logs"):  # they contain times and paths of this machine
         path = code / ".git" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return code
 
 
 def files_of(path: Path, into: str) -> Files:
-    """All files of a folder, or one file, with their names in the bundle."""
+    """Return all files of a folder, or one file, with their names in the bundle."""
     if path.is_file():
         return [(into, path)]
     files = (
@@ -191,9 +191,9 @@ def files_of(path: Path, into: str) -> Files:
 
 
 def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
-    """What `--data` and `--model` name and what the recipes name, and the recipes with the data.
+    """Return the files of `--data`, of `--model` and of the recipes, and the recipes themselves.
 
-    Each goes where the recipe looks for it: a relative path within the project stays as it is.
+    Each goes where the recipe looks for it: a relative path within the project is kept.
     """
 
     def place(path: Path, kind: str) -> str:
@@ -212,7 +212,7 @@ def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
                 found[kind][path] = place(path, kind)
             elif place(path, kind) not in found[kind].values():
                 print(f"note: {file}: {path} is not on this disk and not in the bundle; "
-                      f"`hf download {path} --local-dir {kind}/NAME`, and carry that")  # fmt: skip
+                      f"`hf download {path} --local-dir {kind}/NAME`, and add that")  # fmt: skip
         if not (code / "recipes" / file.name).is_file():
             found["data"][file] = f"recipes/{file.name}"
     return {
@@ -225,23 +225,23 @@ def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
 
 
 def write(folder: Path, python: str, contents: dict[str, Files], size: int, smallest: bool) -> None:
-    """Write parts, manifest and unpack.py into `folder`, in place of an earlier bundle.
+    """Write parts, manifest and unpack.py into `folder`, replacing an earlier bundle.
 
-    Each content is a tar, cut into parts of at most `size` bytes.
+    Each content becomes a tar, cut into parts of at most `size` bytes.
     """
-    for path in folder.iterdir():  # of an earlier call, one that was stopped included
+    for path in folder.iterdir():  # from an earlier run, also one that was stopped
         if not re.fullmatch(r"[a-z]+\.\d{3}|unpack\.py|manifest\.json|stream", path.name):
-            raise UserError(f"{folder} holds something else; name a new or an empty folder")
+            raise UserError(f"{folder} contains other files; give a new or an empty folder")
         path.unlink()
     stream, packed = folder / "stream", []
     for name, files in contents.items():
         if not files:
             continue
-        # weights are as good as random: xz would make them little smaller in hours
+        # weights look random: in hours, xz would make them only a little smaller
         mode: Literal["w:xz", "w"] = "w:xz" if smallest and name != "models" else "w"
         with tarfile.open(stream, mode) as tar:
             for place, file in sorted(files):
-                info = tarfile.TarInfo(place)  # without owner and time on this machine
+                info = tarfile.TarInfo(place)  # without this machine's owner and times
                 info.mtime, info.size = EPOCH, file.stat().st_size
                 info.mode = 0o644 | file.stat().st_mode & 0o111
                 with file.open("rb") as data:
@@ -263,11 +263,11 @@ def write(folder: Path, python: str, contents: dict[str, Files], size: int, smal
     }
     shutil.copyfile(ROOT / "scripts/unpack_bundle.py", folder / "unpack.py")
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-    print(f"copy {folder} there, and run: python{python} {folder.name}/unpack.py TARGET")
+    print(f"copy {folder} to that machine, and run: python{python} {folder.name}/unpack.py TARGET")
 
 
 def part_size(text: str) -> int:
-    """Bytes of `60MiB`, `2GiB` or a bare number."""
+    """Return the bytes in `60MiB`, `2GiB` or a plain number."""
     match = re.fullmatch(r"(\d+)(|KiB|MiB|GiB)", text)
     if match is None or not int(match[1]):
         raise UserError(f"--part-size: {text!r} is not of the form 60MiB")
@@ -284,21 +284,21 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     add: Any = parser.add_argument
     several = {"action": "append", "default": [], "type": Path}
-    add("folder", type=Path, help="where the bundle goes")
-    add("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="that machine's")
+    add("folder", type=Path, help="folder to write the bundle to")
+    add("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="target version")
     add("--have", type=Path, metavar="FILE",
-        help="that machine's packages (default: nothing is installed there)")  # fmt: skip
+        help="list of that machine's packages (default: nothing is installed there)")  # fmt: skip
     add("--requirements", type=Path, metavar="FILE",
-        help="these packages alone (default: pyproject.toml's and what they need)")  # fmt: skip
+        help="only these packages (default: pyproject.toml's and their dependencies)")  # fmt: skip
     add("--carry", action="append", default=[], metavar="NAME==VERSION",
-        help="a wheel that is not installed there, also several times (default: none)")  # fmt: skip
+        help="also a wheel to carry but not install; can be repeated (default: none)")  # fmt: skip
     add("--cuda", metavar="VERSION",
-        help="leave out libraries for others (default: none is left out)")  # fmt: skip
-    add("--recipe", **several, help="with the model and data that it names (default: none)")
+        help="leave out libraries for other versions (default: keep all)")  # fmt: skip
+    add("--recipe", **several, help="a recipe, with its model and data (default: none)")
     add("--model", **several, help="a model folder (default: none)")
-    add("--data", **several, help="a folder or file of data (default: none)")
-    add("--part-size", default="60MiB", help="bytes a part at most")
-    add("--smallest", action="store_true", help="half the size, for a minute of xz each 100 MB")
+    add("--data", **several, help="a data folder or file (default: none)")
+    add("--part-size", default="60MiB", help="maximum size of a part")
+    add("--smallest", action="store_true", help="half the size, for a minute of xz per 100 MB")
     return parser.parse_args()
 
 

@@ -1,12 +1,12 @@
-"""Show what a trained adapter's page on the hub would hold, and upload it with `--yes`.
+"""Show which files of a trained adapter would go to the Hub, and upload them with `--yes`.
 
     python -m scripts.publish recipes/smollm2_samsum.yml --repo user/name [--merged]
 
 Writes `outputs/<recipe>/publish/`: the model card, the adapter (safetensors only), its tokenizer,
-the recipe and its scores, each from listed fields alone, without comments. No byte of them may hold
-a secret or an absolute path. `--merged` publishes the model that scripts.merge made and proved, its
-proof in the card, from `publish-merged/`. Prepare, train and evaluate first. Without `--yes`
-nothing leaves this machine.
+the recipe and its scores, each with only the fields listed here and without comments. A file that
+contains a secret or an absolute path is refused. `--merged` publishes the model that scripts.merge
+made and proved, with the proof in the card, from `publish-merged/`. Prepare, train and evaluate
+first. Without `--yes` nothing leaves this machine.
 """
 
 import json
@@ -46,11 +46,11 @@ from scripts.model_card import (
 
 STATUS = {
     401: "refused the token; log in again with `hf auth login`, or set HF_TOKEN",
-    403: "the token has no right to write there; use one with the `write` role, or your own name",
+    403: "the token may not write there; use one with the `write` role, or your own user name",
     404: "not found, or not visible with this token; check the name and the token",
 }
 
-# ---- what is published: files, and fields of them ----
+# ---- what is published: files and their fields ----
 
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
@@ -62,8 +62,8 @@ MERGED = (
 )  # fmt: skip
 OF_ADAPTER = (ADAPTER, "adapter_config.json")
 FILES = ("README.md", "recipe.yml", "scores.json", *OF_ADAPTER, *MERGED, *TOKENIZER)
-# Keys of a recipe whose text is published, with all that is below them; of other keys only numbers,
-# `true` and `false` are: a token, a password or a server's address is text.
+# Recipe keys whose text is published, with everything below them. Of other keys only numbers and
+# booleans are published, since tokens, passwords and server addresses are text.
 TEXTS = {
     "summarization", "base_model", "revision_of_model", "type_of_model", "model_type", "adapter",
     "attn_implementation", "chat_template", "chat_template_jinja", "tokenizer_type",
@@ -75,7 +75,7 @@ TEXTS = {
     "fp16", "tf32", "torch_dtype", "gradient_checkpointing", "torch_compile", "deepspeed", "fsdp",
     "auto_wrap_policy", "transformer_layer_cls_to_wrap", "state_dict_type", "sharding_strategy",
     "final_state_dict_type", "bnb_4bit_quant_type", "bnb_4bit_compute_dtype", "rl",
-    # of an entry of `datasets`
+    # in an entry of `datasets`
     "path", "type", "ds_type", "split", "field_messages", "message_property_mappings", "roles",
     "message_field_role", "message_field_content", "message_field_training", "roles_to_train",
     "message_field_training_detail", "train_on_eos", "train_on_eot", "field_system", "field_tools",
@@ -99,21 +99,21 @@ OF_TOKENIZER_JSON = {
 
 
 def main() -> None:
-    """Stage, show, and upload where asked to."""
+    """Stage the files, show them, and upload them with `--yes`."""
     parser = Options(
         "scripts.publish", __doc__.splitlines()[0],
         "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --repo user/name --private --yes",
         "my_recipe.yml --merged --base-model HuggingFaceTB/SmolLM2-135M-Instruct",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="its file")
+    parser.add_argument("recipe", type=Path, help="recipe file")
     parser.add_argument("--repo", help="user/name (default: summarization.publish.repo)")
-    parser.add_argument("--base-model", help="the base model's hub id, where the recipe's is local "
+    parser.add_argument("--base-model", help="the base model's Hub id, if the recipe's is local "
                         "(default: summarization.publish.base_model)")  # fmt: skip
     parser.add_argument(
-        "--merged", action="store_true", help="the merged model instead of the adapter"
+        "--merged", action="store_true", help="publish the merged model instead of the adapter"
     )
     parser.add_argument(
-        "--private", action="store_true", help="make a repository that is new private"
+        "--private", action="store_true", help="if the repository is new, make it private"
     )
     parser.add_argument(
         "--yes", action="store_true", help="upload; without it nothing leaves this machine"
@@ -125,7 +125,7 @@ def main() -> None:
         check_repo(repo)
     if args.yes:
         if not repo:
-            raise UserError("--yes: where to? add --repo user/name")
+            raise UserError("--yes: no target; add --repo user/name")
         check_access(repo)
     records = read_records(recipe)
     names = names_of(recipe, records.manifest.source_files, args.base_model)
@@ -136,8 +136,8 @@ def main() -> None:
     for path in sorted(folder.iterdir()):
         size, digest = path.stat().st_size, sha256_of(path)[:16]
         print(f"  {path.name:<28} {size:>13,} bytes  sha256 {digest}")
-    print("metadata of the card:", *card.data.to_yaml().splitlines(), sep="\n  ")
-    visible = "private" if args.private else "public where it is new"
+    print("metadata of the model card:", *card.data.to_yaml().splitlines(), sep="\n  ")
+    visible = "private" if args.private else "public if it is new"
     print(f"target: {f'{repo}, {visible}' if repo else 'none named; add --repo user/name'}")
     if args.yes:
         print(f"uploaded: {upload(folder, repo, args.private)}")
@@ -146,20 +146,20 @@ def main() -> None:
 
 
 def stage(records: Records, names: Names, card: ModelCard, merged: Path | None = None) -> Path:
-    """Write the folder and check its files; an earlier one stays until the new one is complete.
+    """Write the staging folder and check its files; the old folder stays until that has succeeded.
 
-    Raises UserError where the folder cannot be written, holds what this program did not write, or
-    a file must not be published.
+    Raises UserError if the folder cannot be written or contains files that this program did not
+    write, or if a file must not be published.
     """
     folder = records.adapter / ("publish-merged" if merged else "publish")
-    with writing_to(folder), FileLock(_sums(folder).with_suffix(".lock")):  # waits for another
+    with writing_to(folder), FileLock(_sums(folder).with_suffix(".lock")):  # waits for another run
         check_staged(folder)
         with temporary_folder(beside=folder) as partial:
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
             made_of = recorded(merged).made_of.values() if merged else ()
             revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
-            own = (*records.manifest.files.values(), *revisions, *made_of)  # look like tokens
+            own = (*records.manifest.files.values(), *revisions, *made_of)  # they look like tokens
             for path in sorted(partial.iterdir()):
                 check_file(path, {str(value).lower() for value in own})
             lines = {_sum(path) for path in partial.iterdir()}
@@ -168,13 +168,13 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
             for path in check_staged(folder):
                 path.unlink()
             if folder.exists():
-                folder.rmdir()  # fails where a file came in between
+                folder.rmdir()  # fails if a file was added meanwhile
             partial.rename(folder)
     return folder
 
 
 def _sums(folder: Path) -> Path:
-    """Beside a staging folder: a line, as of `sha256sum`, for all that was ever written there."""
+    """Return the path of the list of all files ever staged: lines as `sha256sum` writes them."""
     return folder.with_name(f".staged{folder.name.removeprefix('publish')}.sha256")
 
 
@@ -183,13 +183,13 @@ def _sum(path: Path) -> str:
 
 
 def written(folder: Path) -> set[str]:
-    """The lines of what this program wrote into a staging folder."""
+    """Return the lines for the files that this program wrote into a staging folder."""
     path = _sums(folder)
     return set(path.read_text("utf-8", "replace").splitlines()) if path.is_file() else set()
 
 
 def check_staged(folder: Path) -> list[Path]:
-    """The files of a staging folder; UserError where one is not as this program wrote it."""
+    """Return a staging folder's files; raise UserError if one is not as this program wrote it."""
     for path in (folder, _sums(folder)):
         is_wrong = path.is_file() if path.suffix != ".sha256" else path.is_dir()
         if path.is_symlink() or is_wrong:
@@ -199,19 +199,19 @@ def check_staged(folder: Path) -> list[Path]:
         if path.is_symlink() or not path.is_file() or _sum(path) not in known:
             raise UserError(
                 f"{path}: was not written by this program, or changed since; move it out of "
-                f"{folder} and run the same command again (the card takes your own words from "
+                f"{folder} and run the same command again (your own text for the card goes into "
                 "summarization.publish.note in the recipe)"
             )
     return found
 
 
-# ---- files, each from its listed fields ----
+# ---- files, each with its listed fields only ----
 
 DAMAGED = (ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 
 
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
-    """Card, recipe and scores, with names instead of this machine's paths."""
+    """Write card, recipe and scores, with portable names instead of this machine's paths."""
     config, places = records.recipe.config, portable(records.recipe, names)
     kept = published(config, places)
     (folder / "README.md").write_text(str(card), "utf-8")
@@ -225,9 +225,9 @@ def _write_records(folder: Path, records: Records, names: Names, card: ModelCard
 
 
 def published(value: Any, places: dict[str, str], is_listed: bool = False) -> Any:
-    """A recipe without trackers' keys, and without text that is not below one of TEXTS.
+    """Return a recipe without the keys of trackers and without text outside the keys in TEXTS.
 
-    The keys may be flat ones, such as `datasets[0].type`.
+    Keys may be flattened, such as `datasets[0].type`.
     """
     if isinstance(value, dict):
         kept = {}
@@ -246,7 +246,7 @@ def published(value: Any, places: dict[str, str], is_listed: bool = False) -> An
 
 
 def _write_model(folder: Path, records: Records, names: Names, merged: Path | None) -> None:
-    """The listed files alone: Axolotl's own README is not among them."""
+    """Write only the listed model files; Axolotl's own README, for example, is left out."""
     patterns = (*(MERGED if merged else OF_ADAPTER), *TOKENIZER)
     for path in sorted((merged or records.adapter).iterdir()):
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
@@ -271,13 +271,13 @@ def _write_model(folder: Path, records: Records, names: Names, merged: Path | No
         if path.name == "adapter_config.json":
             kept["base_model_name_or_path"] = names.base_model
             if names.local_base:
-                kept["revision"] = None  # of the folder, not of the hub's model
+                kept["revision"] = None  # it is the folder's, not the Hub model's
         _write_json(target, kept)
         _say_left_out(path.name, found.keys() - kept.keys())
 
 
 def _without_metadata(path: Path, target: Path) -> None:
-    """Save weights again where their header holds more than the name of their library."""
+    """Save weights again if their header has more metadata than the framework's name."""
     with safe_open(path, "pt") as weights:
         metadata = weights.metadata() or {}
     if metadata not in ({}, {"format": "pt"}):
@@ -288,7 +288,7 @@ def _without_metadata(path: Path, target: Path) -> None:
 
 
 def _fields(name: str, content: dict[str, Any]) -> Collection[str]:
-    """The fields of a JSON file that are published: those that its reader knows."""
+    """Return the fields of a JSON file to publish: those that its reader knows."""
     if name == "adapter_config.json":
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
@@ -323,7 +323,7 @@ def _write_json(path: Path, value: object) -> None:
 
 
 def check_repo(repo: str) -> None:
-    """Raise UserError where `repo` cannot be a model's name on the hub."""
+    """Raise UserError if `repo` is not a valid model id on the Hub."""
     try:
         validate_repo_id(repo)
         owner, name = repo.split("/")
@@ -331,23 +331,23 @@ def check_repo(repo: str) -> None:
             raise ValueError
     except (HFValidationError, ValueError) as error:
         raise UserError(
-            f"--repo: {repo} is no name of the hub; give user/name, of letters, digits, `-`, `_` "
-            "and `.`, at most 96 of them"
+            f"--repo: {repo} is not a valid Hub id; give user/name, at most 96 letters, digits, "
+            "`-`, `_` and `.`"
         ) from error
 
 
 def check_access(repo: str) -> None:
-    """Raise UserError where nothing could be uploaded: offline by setting, or no token."""
+    """Raise UserError if uploading is impossible: offline mode is set, or there is no token."""
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{repo}: HF_HUB_OFFLINE is set; unset it to upload")
     if get_token() is None:
-        raise UserError(f"{repo}: no token of the hub here; run `hf auth login` or set HF_TOKEN")
+        raise UserError(f"{repo}: no Hugging Face token found; run `hf auth login` or set HF_TOKEN")
 
 
 def upload(folder: Path, repo: str, private: bool) -> str:
-    """Create the repository where it is missing, upload in one commit, return its address.
+    """Create the repository if needed, upload in one commit, and return the commit's URL.
 
-    Only listed files go there, and only as they were staged.
+    Uploads only listed files, and only if they are unchanged since they were staged.
     """
     check_repo(repo)
     check_access(repo)
@@ -359,27 +359,27 @@ def upload(folder: Path, repo: str, private: bool) -> str:
             if f"{file.upload_info.sha256.hex()}  {path.name}" not in known:
                 raise UserError(f"{path}: changed since it was staged; run the same command again")
             files.append(file)
-    api, again = HfApi(), "nothing here was changed; run the same command again"
+    api, again = HfApi(), "nothing was changed on this machine; run the same command again"
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
             raise UserError(
-                f"{repo}: is there already, and public; make it private in its settings on the "
-                "hub, or leave out --private"
+                f"{repo}: already exists and is public; make it private in its settings on the "
+                "Hub, or leave out --private"
             )
         done = api.create_commit(repo, files, commit_message="Adapter, card and records")
     except HfHubHTTPError as error:
         why = STATUS.get(
-            status := error.response.status_code, f"the hub answered {status}; {again}"
+            status := error.response.status_code, f"the Hub answered {status}; {again}"
         )
         raise UserError(f"{repo}: {why} (it says: {error.server_message or status})") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
-            f"{repo}: the hub cannot be reached ({type(error).__name__}: {error}); check the "
+            f"{repo}: the Hub cannot be reached ({type(error).__name__}: {error}); check the "
             f"network; {again}"
         ) from error
-    except (ValueError, RuntimeError) as error:  # a card, a file or an answer that it refuses
-        raise UserError(f"{repo}: the hub's client gave up ({error}); {again}") from error
+    except (ValueError, RuntimeError) as error:  # the client refuses a card, a file or an answer
+        raise UserError(f"{repo}: the Hub's client gave up ({error}); {again}") from error
     return str(done.commit_url)
 
 

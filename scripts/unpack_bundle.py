@@ -1,12 +1,12 @@
 """Unpack a bundle of scripts/offline_bundle.py on a machine without network, and check it there.
 
     python3 bundle/unpack.py TARGET                             all of it
-    python3 bundle/unpack.py TARGET --only packages,code        as far as it was copied
+    python3 bundle/unpack.py TARGET --only packages,code        only what was copied
     . TARGET/env.sh                                             then: `python -m data_prep ...`
 
-The bundle holds this file as `unpack.py`. It needs Python 3.11 or later with pip, and nothing else.
-Every part that is needed is checked before anything is written. TARGET gets a virtual environment
-that sees the packages of the Python which runs this file, and ours before them.
+This file is `unpack.py` in the bundle. It needs only Python 3.11 or later with pip. Every part that
+is needed is checked before anything is written. TARGET gets a virtual environment that also sees
+the packages of the Python that runs this file; the bundle's packages come first.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from functools import partial
 from pathlib import Path
 
 CODE = "samsum-lora"
-# Axolotl's packing asks numba for `njit` alone; where the machine's numba and numpy do not fit each
-# other, plain Python packs a SAMSum of rows in a minute
+# Axolotl's packing only uses `njit` of numba. If the machine's numba and numpy are incompatible,
+# plain Python packs as many rows as SAMSum has in a minute
 STAND_IN = """def njit(function=None, **_):
     return function if function else (lambda inner: inner)
 """
@@ -44,16 +44,16 @@ print("axolotl", axolotl.__version__, "transformers", transformers.__version__,
 
 
 class Failure(Exception):
-    """What is wrong with the bundle or this machine, in one line."""
+    """A problem with the bundle or this machine, described in one line."""
 
 
 def main() -> None:
-    """Check, unpack, install, import; one line and exit code 2 for whatever is wrong."""
+    """Check, unpack, install and import; any problem is one line, with exit code 2."""
     example = "example: python unpack.py samsum --only packages,code --no-verify"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=example)
-    parser.add_argument("target", type=Path, help="a folder, made where it is not there")
-    parser.add_argument("--only", help="of the contents, these, with commas (default: all)")
-    verify = "do not import Axolotl at the end (default: it is imported, as a test)"
+    parser.add_argument("target", type=Path, help="folder to unpack into; created if needed")
+    parser.add_argument("--only", help="contents to unpack, separated by commas (default: all)")
+    verify = "do not import Axolotl at the end (default: import it as a test)"
     parser.add_argument("--no-verify", action="store_true", help=verify)
     args = parser.parse_args()
     try:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> None:
-    """Bring everything that is asked for and not yet there into `target`."""
+    """Unpack everything that is wanted and not yet unpacked into `target`."""
     path = bundle / "manifest.json"
     try:
         manifest = json.loads(path.read_text("utf-8"))
@@ -86,7 +86,7 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
     for content in todo:
         extract([bundle / part["name"] for part in content["parts"]], target)
         if content["name"] == "code" and shutil.which("git"):
-            # git sees that the files are those of the commit, so that scores.json can name it
+            # with an index git sees the files as unchanged, so that scores.json can name the commit
             git = ["git", "-c", f"safe.directory={target / CODE}", "-C", str(target / CODE)]
             subprocess.run([*git, "reset", "--quiet"], check=False)
         elif content["name"] == "packages":
@@ -102,7 +102,7 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
 
 
 def check_parts(bundle: Path, parts: list[dict]) -> None:
-    """Every part is there and whole; all that are not are named."""
+    """Raise Failure, listing all missing or damaged parts, unless every part is complete."""
     wrong = []
     for part in parts:
         path = bundle / part["name"]
@@ -115,13 +115,13 @@ def check_parts(bundle: Path, parts: list[dict]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file of any size."""
+    """Return the SHA-256 of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def extract(parts: list[Path], target: Path) -> None:
-    """Join the parts of a tar, and unpack it."""
+    """Join the parts of a tar and unpack it."""
     with tempfile.TemporaryFile(dir=target) as whole:
         for part in parts:
             with part.open("rb") as file:
@@ -135,15 +135,15 @@ def extract(parts: list[Path], target: Path) -> None:
 
 
 def install(target: Path, manifest: dict) -> None:
-    """Make the environment and install the carried wheels, without any index."""
+    """Create the environment and install the bundle's wheels, without any package index."""
     home = target / "venv"
     shutil.rmtree(home, ignore_errors=True)
     venv.create(home, with_pip=False, symlinks=True)
     python = home / "bin/python"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     packages = home / f"lib/python{version}/site-packages"
-    # not --system-site-packages: where this Python is itself one of a virtual environment, that
-    # would show the packages of the Python below it
+    # not --system-site-packages: if this Python belongs to a virtual environment itself, that would
+    # show the packages of the Python below it
     seen = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     lines = [str(target / CODE), *dict.fromkeys(seen)]
     (packages / "bundle.pth").write_text("\n".join(lines) + "\n", "utf-8")
@@ -154,15 +154,15 @@ def install(target: Path, manifest: dict) -> None:
         if installed.returncode:
             raise Failure(f"{sys.executable} has neither pip nor ensurepip; install pip there")
     wheels = [str(target / "wheels" / name) for name in manifest["install"]]
-    # --ignore-installed: a package that this Python has in the same version has its commands
-    # (accelerate) elsewhere
+    # --ignore-installed: if this Python already has a package in the same version, its commands
+    # (accelerate) are elsewhere
     flags = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
     ran = run([*pip, "install", *flags, *wheels], env=env)
     if ran.returncode:
         errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
         raise Failure(f"pip could not install the wheels: {errors[0]}")
-    # on all cores, because the first import would take as long as everything else
+    # on all cores: otherwise the first import would take as long as everything else
     run([str(python), "-m", "compileall", "-q", "-j", "0", str(packages)])
     if run([str(python), "-c", "import numba"]).returncode:
         (packages / "numba").mkdir(exist_ok=True)
@@ -171,14 +171,14 @@ def install(target: Path, manifest: dict) -> None:
 
 
 def verify(target: Path) -> None:
-    """Import what a training imports, and print the versions."""
+    """Import the packages that training imports, and print their versions."""
     env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     env.pop("PYTHONPATH", None)
     command = [str(target / "venv/bin/python"), "-c", VERIFY]
     ran = subprocess.run(command, env=env, capture_output=True, text=True)
     if ran.returncode:
         raise Failure(f"Axolotl cannot be imported: {(ran.stderr.splitlines() or ['?'])[-1]}")
-    print(ran.stdout.splitlines()[-1])  # before it, what packages say on import
+    print(ran.stdout.splitlines()[-1])  # the lines before are printed by packages on import
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Shared fixtures: the real small model, Mistral's real tokenizer, runs of the commands."""
+"""Shared fixtures: the real small model, Mistral's real tokenizer, functions to run commands."""
 
 import atexit
 import functools
@@ -24,44 +24,44 @@ from tests import forks
 from tests.browser import CHROMIUM
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
-# Axolotl's packing is compiled at every start, which takes ten seconds; a test's rows need none
+# compiling Axolotl's packing takes ten seconds at every start; tests have too few rows to need it
 os.environ["NUMBA_DISABLE_JIT"] = "1"
-# importing axolotl.cli calls it, and it wraps stdout as it is then: a test's, which pytest closes
+# importing axolotl.cli calls it, and it wraps the current stdout: a test's, which pytest closes
 colorama.init = lambda *_, **__: None
-# importing it also closes every handler of logging, of which absl's (rouge_score imports absl)
-# closes the stream that pytest captures, where a test has put another in its place
+# importing it also closes all logging handlers; that of absl (imported by rouge_score) closes the
+# stream that pytest captures if a test has replaced stderr
 absl.logging.get_absl_handler().python_handler.close = lambda: None  # type: ignore[method-assign]
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ("accelerate", "launch", "-m", "axolotl.cli.train")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-SLOWEST_FIRST = (  # files, so that no worker is left with one of them at the end
+SLOWEST_FIRST = (  # files that run first, so that no worker starts one of them at the end
     "test_train.py", "test_dry_run.py", "test_train_again.py", "test_training_rouge.py",
     "test_training_rouge_launched.py", "test_generate.py", "test_resume.py", "test_summarize.py",
     "test_refusals.py", "test_axolotl_commands.py", "test_merge.py", "test_kill_and_resume.py",
 )  # fmt: skip
 SMOLLM2 = ROOT / "models/smollm2-135m-instruct"
-PIECES = 4000  # of its 49,152, in a tokenizer that is made of them
+PIECES = 4000  # of its 49,152 tokens, in the reduced tokenizer
 SHARED = ROOT.parent / "shared/data"
 PUBLISHED = SHARED / "published/bart_large_moussaKam.txt"
 
 
 def pytest_configure() -> None:
-    """Give each worker a core of its own: two programs of two threads each crawl on two cores."""
+    """Give each worker its own core: two programs with two threads each crawl on two cores."""
     if WORKER and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the slowest files; the order within a file stays."""
+    """Start with the slowest files; keep the order within a file."""
     order = {name: place for place, name in enumerate(SLOWEST_FIRST)}
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The folder of the real small model; `make test` makes it."""
+    """The folder of the real small model; `make test` creates it."""
     if not (SMOLLM2 / "config.json").is_file():
         pytest.fail(f"{SMOLLM2} is missing; run `python scripts/get_smollm2.py` or `make test`")
     return SMOLLM2
@@ -69,7 +69,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def shallow_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """The real small model cut to its first six layers of thirty, for what any model shows."""
+    """The first six of the real small model's thirty layers, for tests that any model can pass."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -82,7 +82,7 @@ def shallow_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> 
 
 @pytest.fixture(scope="session")
 def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mistral's real tokenizer with a random model of width 64."""
+    """Mistral's real tokenizer with a random model of hidden size 64."""
     from scripts.random_model import save
 
     folder = tmp_path_factory.mktemp("models") / "tiny-mistral"
@@ -92,7 +92,7 @@ def tiny_mistral(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """A part of SmolLM2's real tokenizer with a random model of two layers."""
+    """SmolLM2's reduced tokenizer with a random model of two layers."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,7 +109,7 @@ def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Pat
 
 @functools.cache
 def small_tokenizer() -> Path:
-    """A folder with SmolLM2's tokenizer of 4,000 pieces, which loads in a second less."""
+    """Return a folder with 4,000 tokens of SmolLM2's tokenizer, which loads a second faster."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for path in SMOLLM2.iterdir():
@@ -126,7 +126,7 @@ def small_tokenizer() -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    """A folder in which a recipe was prepared, trained and evaluated; copy it, see `run`."""
+    """A folder in which a recipe was prepared, trained and evaluated; tests use a copy, `run`."""
     from tests.run_records import make_run
 
     folder = tmp_path_factory.mktemp("finished")
@@ -138,7 +138,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; of a module, because its event loop would be in the way of other tests."""
+    """Headless Chromium; per module, because its event loop would disturb other tests."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")
@@ -150,7 +150,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of `finished_run` of a test's own, which is the working directory."""
+    """A test's own copy of `finished_run`, which is also the working directory."""
     folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
     monkeypatch.chdir(folder)
     return folder
@@ -159,9 +159,9 @@ def run(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def command(
     *args: object, timeout: int = 900, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment, in the repository's root unless told otherwise.
+    """Run a command of this environment, by default in the repository's root.
 
-    `python -m` and `python -c` are forks, see there; `sys.executable` is a process from its start.
+    `python -m` and `python -c` run in a fork (tests/forks.py), `sys.executable` in a new process.
     """
     if args[0] == "python" and args[1] in ("-m", "-c"):
         return forks.run(args, cwd=cwd, timeout=timeout)
@@ -173,7 +173,7 @@ def command(
 
 
 def run_module(module: str, *args: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """What `python -m MODULE` does, in this process: an import of torch takes seconds."""
+    """Run `python -m MODULE` in this process, since importing torch takes seconds."""
     code, out, err = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.chdir(cwd)
@@ -186,22 +186,22 @@ def run_module(module: str, *args: object, cwd: Path = ROOT) -> subprocess.Compl
 
 
 def launch(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
-    """Run the launch line of the README, in a fork."""
+    """Run the README's launch command in a fork."""
     flags = [part for key, value in overrides.items() for part in (f"--{key}", value)]
     return forks.run([*LAUNCH, recipe, *flags])
 
 
 def train(recipe: Path, **overrides: object) -> subprocess.CompletedProcess[str]:
-    """Run the launch line of the README; fail with Axolotl's own last words."""
+    """Run the README's launch command; on failure, show the end of Axolotl's output."""
     done = launch(recipe, **overrides)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
 
 
 def derived_recipe(of: str, folder: Path, name: str, **overrides: object) -> Path:
-    """Write a recipe that differs from `recipes/<of>.yml` in its folders and `overrides`.
+    """Write a copy of `recipes/<of>.yml` with other folders and with `overrides`.
 
-    A key such as `summarization__source` sets a key of a block.
+    A key such as `summarization__source` sets a key in a block.
     """
     config = yaml.safe_load((ROOT / f"recipes/{of}.yml").read_text("utf-8"))
     if "eval_steps" in overrides:

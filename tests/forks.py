@@ -1,8 +1,7 @@
-"""Commands in forks of a process that has imported what they import: most of their time.
+"""Run commands in forks of a process that has already imported what they need, to save time.
 
-A fork runs the code of `python -m MODULE` or `python -c CODE`, or what `accelerate launch -m
-MODULE` starts, in a process and session of its own: with its own environment, folder, output and
-exit code.
+A fork runs `python -m MODULE`, `python -c CODE` or what `accelerate launch -m MODULE` starts. It is
+a process and session of its own, with its own environment, working directory, output and exit code.
 """
 
 import atexit
@@ -30,11 +29,11 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama", "transformers.models.mistral.modeling_mistral",
     "transformers.models.auto.modeling_auto", "transformers.trainer", "sentencex", "fire",
 )  # fmt: skip
-_server: list[subprocess.Popen[bytes]] = []  # of this test worker, from its first command on
+_server: list[subprocess.Popen[bytes]] = []  # this test worker's, started by its first command
 
 
 class Fork:
-    """A command that was started; one at a time. `pid` is that of its process group too."""
+    """A started command; only one runs at a time. `pid` is also its process group's id."""
 
     def __init__(
         self, words: Sequence[object], cwd: Path = ROOT, env: Mapping[str, str] = os.environ
@@ -51,13 +50,13 @@ class Fork:
         self.pid = int(self.answers.readline())
 
     def poll(self, seconds: float = 0) -> int | None:
-        """Its exit code, waiting so long for it; None while it runs."""
+        """Return the exit code, after waiting up to `seconds`; None if it is still running."""
         if self.code is None and select.select([self.answers], [], [], seconds)[0]:
             self.code = int(self.answers.readline())
         return self.code
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
-        """What it printed, and its exit code. After `timeout` it is killed: TimeoutExpired."""
+        """Return its output and exit code; kill it and raise TimeoutExpired after `timeout`."""
         ended = self.poll(timeout) is not None
         if not ended:
             os.killpg(self.pid, signal.SIGKILL)
@@ -79,14 +78,14 @@ def run(
     env: Mapping[str, str] = os.environ,
     timeout: float = 900,
 ) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run` of `python -m MODULE ...` or `accelerate launch -m MODULE ...`."""
+    """Like `subprocess.run` with `python -m MODULE ...` or `accelerate launch -m MODULE ...`."""
     return Fork(words, cwd, env).finish(timeout)
 
 
 def main() -> None:
-    """Start each command that comes by standard input: print its process, and then its code."""
+    """Run each command read from standard input; print its process id, then its exit code."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # for what is printed on import
+    os.dup2(2, 1)  # imports may print to stdout
     for module in IMPORTED:
         importlib.import_module(module)
     for line in sys.stdin:
@@ -98,12 +97,12 @@ def main() -> None:
 
 
 def _become(call: dict[str, Any]) -> NoReturn:
-    """Run a command to its end in this process, and end with it as Python does."""
+    """Run a command in this process, then exit as Python would."""
     os.setsid()
     os.chdir(call["cwd"])
     os.environ.clear()
     os.environ.update(call["env"])
-    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads them on import
+    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads the environment on import
     for place, name in enumerate(("in", "out", "err")):
         os.dup2(os.open(os.path.join(call["logs"], name), os.O_CREAT | os.O_RDWR), place)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -125,13 +124,13 @@ def _become(call: dict[str, Any]) -> NoReturn:
         if stop.code and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
     except BaseException:
-        code = 1  # or what the hook of Axolotl's plugin ends with
+        code = 1  # or the code with which the Axolotl plugin's hook exits
         try:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         except SystemExit as stop:
             code = int(stop.code or 0)
     finally:
-        with suppress(ValueError):  # absl closes what it logs to
+        with suppress(ValueError):  # absl closes the stream it logs to
             sys.stdout.flush()
             sys.stderr.flush()
         atexit._run_exitfuncs()
@@ -139,7 +138,7 @@ def _become(call: dict[str, Any]) -> NoReturn:
 
 
 def _launched(words: list[str]) -> list[str]:
-    """What `accelerate launch` starts, with the environment that it sets."""
+    """Return the command that `accelerate launch` would start, and set its environment."""
     from accelerate.commands import launch
 
     given = launch.launch_command_parser().parse_args(words[2:])

@@ -45,7 +45,7 @@ from tests.conftest import ROOT, WORKER, derived_recipe
 CHAT = "Anna: are you coming tonight?\nBen: yes, at 8. I'll bring the cake"
 QUESTION = {"model": "tuned", "dialogue": CHAT}
 DIALOGUES = [CHAT, "A: Zoë, kommst du? 😅\nB: ja", "one line without a speaker"]
-FACTS = r"^\d+ new tokens, \d+\.\d\d s, (stopped by itself|cut at the limit)$"
+FACTS = r"^\d+ new tokens, \d+\.\d\d s, (complete|cut off at the limit)$"
 SCORED = FACTS[:-1] + r"\. ROUGE-1 (\d+\.\d\d), ROUGE-2 (\d+\.\d\d), ROUGE-L (\d+\.\d\d)$"
 EXPORT = "".join(
     f"[{day}/11/26, 20:1{n}:00] {name}: {text}\n"
@@ -299,7 +299,7 @@ def running(recipe: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     try:
         line = process.stdout.readline() if process.stdout else ""
         said = line or process.communicate()[1][-2000:]
-        assert re.match(r"http://127\.0\.0\.1:\d+ shows the page; Ctrl-C ends it\n", line), said
+        assert re.match(r"http://127\.0\.0\.1:\d+ is ready; press Ctrl-C to stop\n", line), said
         yield line.split()[0] + "/", process
     finally:
         process.kill()
@@ -354,7 +354,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     assert (boxes[0]["y"] == boxes[1]["y"]) is wide and (boxes[0]["x"] < boxes[1]["x"]) is wide
     assert not reference.is_visible()
     note = page.get_by_role("status").inner_text()
-    assert re.match(r"The prompt has \d\d tokens, of 479 at most\. Control strings .*: 1\.", note)
+    assert re.match(r"The prompt has \d\d of at most 479 tokens\. Control strings .*: 1\.", note)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(255, 255, 255)" if wide else "rgb(20, 23, 27)")  # the dark one is narrow
@@ -368,7 +368,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     page.get_by_label("Or open an export").set_input_files(
         {"name": "_chat.txt", "mimeType": "text/plain", "buffer": EXPORT.encode()}
     )
-    page.get_by_label("Conversations in it").select_option(index=1)
+    page.get_by_label("Conversations in this export").select_option(index=1)
     assert chat.input_value() == "Zoë: where are you?\nBen: <b>home</b>"
     page.screenshot(path=tmp_path / "export.png", full_page=True)
     chat.fill(EXPORT)
@@ -398,7 +398,7 @@ def test_ctrl_c_does_not_wait_for_a_summary(browser: Any, path: Path) -> None:
     with running(recipe) as (url, process):
         page = browser.new_page()
         page.goto(url)
-        summarise(page, "Anna: hi\n" * 500, ":text('Base model at work')")
+        summarise(page, "Anna: hi\n" * 500, ":text('Base model is working')")
         page.wait_for_timeout(1000)
         process.send_signal(signal.SIGINT)
         output, said = process.communicate(timeout=10)

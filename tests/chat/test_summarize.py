@@ -280,9 +280,9 @@ def test_memory_that_runs_out_on_one_leaves_the_others(
 @pytest.mark.parametrize(("args", "error"), [
     (["/nowhere.txt"], "/nowhere.txt: not found"),
     ([str(FOLDER / "prose.txt")], "prose.txt: no line is a turn of a dialogue"),
-    (["Ana: hi", "--gap-hours", "0"], "--gap-hours: 0 is no length of a silence; use 6"),
-    (["Ana: hi", "--gap-hours", "nan"], "--gap-hours: nan is no length"),
-    (["Ana: hi", "--gap-hours", "inf"], "--gap-hours: inf is no length"),
+    (["Ana: hi", "--gap-hours", "0"], "--gap-hours: 0 is not a valid length; use 6"),
+    (["Ana: hi", "--gap-hours", "nan"], "--gap-hours: nan is not a valid length"),
+    (["Ana: hi", "--gap-hours", "inf"], "--gap-hours: inf is not a valid length"),
     ([], "standard input: is empty"),
 ])  # fmt: skip
 def test_nothing_to_summarise_is_exit_code_2(run: Run, args: list[str], error: str) -> None:

@@ -83,7 +83,7 @@ def test_every_record_is_in_the_text(records: Records) -> None:
     for row in ("| lead-3 |", "| base-cut |", "| tuned - base |", "| tuned - longest-3 |"):
         assert row in text
     assert "| `lora_r` | 16 |" in text and "| precision | bf16 |" in text
-    assert "| training time, since its last start | 84 s |" in text
+    assert "| training time since the last start | 84 s |" in text
     assert "| energy | not measured |" in text
     assert "| train | 160 | 160 | none |" in text
     assert records.recipe.summarization.instruction in text
@@ -96,7 +96,7 @@ def test_the_licence_of_the_data_is_told_where_it_forbids_something(records: Rec
     card = card_of(records, data_license="CC-BY-NC-ND-4.0", dataset="knkarthick/samsum")
     assert isinstance(card.data, ModelCardData)
     assert "The data's licence does not allow commercial use" in card.text
-    assert "This is no legal advice." in card.text
+    assert "This is not legal advice." in card.text
     assert card.data.license == "cc-by-nc-nd-4.0"
     assert card.data.datasets == ["knkarthick/samsum"]
     assert (card.data.eval_results or [])[0].dataset_type == "knkarthick/samsum"
@@ -132,11 +132,11 @@ def test_code_and_an_example_come_first(records: Records) -> None:
     text = model_card(records, names_of(records.recipe, {}), example=example).text
     titles = re.findall("^##+ (.*)$", text, re.M)
     assert titles[:3] == ["How to use it", "An example", "Is it better than the base model?"]
-    assert f"The first of the test dialogues, and the summary that it makes:\n\n```text\n" \
+    assert f"The first test dialogue, and the summary that the model writes:\n\n```text\n" \
         f"{first.dialogue}\n```\n\n```text\n{wanted}\n```\n" in text  # fmt: skip
-    assert "Of the data, these files hold the example above." in text
+    assert "The example above is the only part of the data in these files." in text
     code = card_of(records).text
-    assert "### An example" not in code and "No dialogue and no summary of the data" in code
+    assert "### An example" not in code and "contain no dialogue and no summary from" in code
 
 
 def test_an_example_of_data_that_are_not_free_is_our_own(
@@ -148,8 +148,8 @@ def test_an_example_of_data_that_are_not_free_is_our_own(
     sample = (ROOT / "data_prep/sample/test.jsonl").read_text("utf-8").splitlines()[0]
     assert example and example.dialogue == json.loads(sample)["dialogue"] and not example.of_data
     text = model_card(records, names_of(records.recipe, {}), example=example).text
-    assert "A dialogue that is not of its data, and the summary" in text
-    assert "No dialogue and no summary of the data is in these files." in text
+    assert "A dialogue that is not from its data, and the summary" in text
+    assert "These files contain no dialogue and no summary from the data." in text
     # a machine without the base model publishes the card without an example
     records.recipe.config["base_model"] = "models/none"
     assert example_of(records) is None
@@ -207,17 +207,17 @@ def test_what_was_measured_and_what_was_not() -> None:
         instruction="", steps=995, adapter="", machine="A100 x 2", peak_memory_gb=21.25
     )
     rows = dict(training_rows(TrainerState(global_step=995, log_history=history), trained, scores))
-    assert rows["steps"] == "995" and rows["training time, since its last start"] == "59 min"
+    assert rows["steps"] == "995" and rows["training time since the last start"] == "59 min"
     assert rows["mean training loss"] == "1.751" and rows["last validation loss"] == "1.625"
-    assert rows["peak memory of training"] == "21.2 GB"
-    assert rows["machine of the training"] == "A100 x 2"
+    assert rows["peak memory in training"] == "21.2 GB"
+    assert rows["training machine"] == "A100 x 2"
     assert "12 min, not measured (base, tuned)" in rows.values()
-    assert rows["machine of the evaluation"] == "A100 x 1"
+    assert rows["evaluation machine"] == "A100 x 1"
     nothing = dict(training_rows(None, None, scores))
-    assert nothing["machine of the training"] == "not recorded"
+    assert nothing["training machine"] == "not recorded"
     assert nothing["steps"] == nothing["last validation loss"] == "not recorded"
-    assert nothing["training time, since its last start"] == nothing["energy"] == "not measured"
-    assert nothing["peak memory of training"] == "not measured"
+    assert nothing["training time since the last start"] == nothing["energy"] == "not measured"
+    assert nothing["peak memory in training"] == "not measured"
 
 
 # ---- hub ids, licences and paths ----
@@ -253,9 +253,9 @@ def test_a_local_model_is_named_by_the_recipe_or_the_option(tmp_path: Path) -> N
     named = names_of(recipe_of(folder, publish=told), {})
     assert (named.base_model, named.base_license, named.local_base) == ("a/B-1.5", "mit", True)
     assert names_of(recipe_of(folder, publish=told), {}, MISTRAL).base_model == MISTRAL
-    with pytest.raises(UserError, match="--base-model: ../x is no hub id"):
+    with pytest.raises(UserError, match="--base-model: ../x is not a Hub id"):
         names_of(recipe_of(str(tmp_path)), {}, "../x")
-    with pytest.raises(UserError, match="licence of a/b is not known here; name it in"):
+    with pytest.raises(UserError, match="licence of a/b is not known; write it in"):
         names_of(recipe_of("a/b"), {})
 
 
@@ -279,15 +279,15 @@ def test_a_copied_recipe_s_base_model_is_refused_and_the_fix_works(tmp_path: Pat
     # of a folder: by its name, unless the option says which model is in it
     folder = str(tmp_path / "qwen3-0.6b")
     said = refused(recipe_of(folder, publish=left))
-    assert f"trained on {folder}, a folder of another name" in said
-    assert said.endswith(f"or if {SMOLLM2} is, add `--base-model {SMOLLM2}`")
+    assert f"trained on {folder}, a folder with another name" in said
+    assert said.endswith(f"or if it is {SMOLLM2}, add `--base-model {SMOLLM2}`")
     assert names_of(recipe_of(folder, publish=left), {}, SMOLLM2).base_model == SMOLLM2
 
 
 def test_a_folder_of_another_shape_is_refused(smollm2: Path) -> None:
     assert names_of(recipe_of(str(smollm2), publish={"base_model": SMOLLM2}), {}).local_base
     said = refused(recipe_of(str(smollm2)), "Qwen/Qwen3-0.6B")
-    assert "whose model_type is llama and not qwen3; name the hub's model that is in" in said
+    assert "whose model_type is llama and not qwen3; name the Hub's model that is in" in said
     said = refused(recipe_of(str(smollm2)), "meta-llama/Llama-3.2-1B-Instruct")
     assert "whose hidden_size is 576 and not 2048" in said
 
@@ -363,10 +363,10 @@ def test_a_step_that_was_not_taken(run: Path, missing: Path, message: str) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(recipe="other"), "is of recipe other, test split, 40 rows; run"),
+        (lambda s: s.update(recipe="other"), "is for recipe other, test split, 40 rows; run"),
         (lambda s: s.update(split="validation"), "validation split, 40 rows; run"),
         (lambda s: s.update(examples=5), "number of test dialogues was 5 and is 40; run"),
-        (lambda s: s["systems"].pop("base"), "lacks the result of base; run"),
+        (lambda s: s["systems"].pop("base"), "lacks the scores of base; run"),
         (lambda s: s.pop("systems"), "scores.json: cannot be read"),
         (lambda s: s["systems"]["tuned"].pop("fields"), "scores.json: cannot be read"),
         (lambda s: s["systems"]["tuned"]["fields"].update(adapter="0" * 8), "adapter was 00000000"),

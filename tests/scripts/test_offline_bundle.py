@@ -190,7 +190,7 @@ def test_sizes_of_parts() -> None:
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="contains other files"):
         write(tmp_path, HERE, {}, KIB, False)
     assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
 

@@ -67,7 +67,7 @@ def test_without_yes_it_shows_all_and_uploads_nothing(run: Path) -> None:
         assert f"{path.name:<28} {path.stat().st_size:>13,} bytes" in done.stdout
         assert sha256_of(path)[:16] in done.stdout
     assert f"  base_model: {BASE}" in done.stdout and "  model-index:" in done.stdout
-    assert "target: user/name, public where it is new" in done.stdout
+    assert "target: user/name, public if it is new" in done.stdout
     assert done.stdout.splitlines()[-1] == "nothing was uploaded; add --yes to do so"
     assert not list(OUTPUT.glob(".publish*"))
 
@@ -86,7 +86,7 @@ def test_with_yes_the_hub_gets_what_was_staged_and_nothing_else(run: Path) -> No
 def test_yes_needs_a_repository(run: Path) -> None:
     done = publish(run, "--yes")
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1] == "error: --yes: where to? add --repo user/name"
+    assert done.stderr.splitlines()[-1] == "error: --yes: no target; add --repo user/name"
 
 
 # ---- the merged model ----
@@ -335,7 +335,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(
 ) -> None:
     with Hub(private=False) as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        with pytest.raises(UserError, match="user/name: is there already, and public"):
+        with pytest.raises(UserError, match="user/name: already exists and is public"):
             upload(folder, "user/name", private=True)
         assert not hub.files
         address = upload(folder, "user/name", private=False)
@@ -347,9 +347,9 @@ def test_a_public_repository_is_not_taken_for_a_private_one(
     ("status", "message"),
     [
         (401, "refused the token"),
-        (403, "no right to write there"),
+        (403, "may not write there"),
         (404, "not found"),
-        (500, "the hub answered 500"),
+        (500, "the Hub answered 500"),
     ],
 )
 def test_a_hub_that_refuses(
@@ -365,11 +365,11 @@ def test_a_hub_that_refuses(
 def test_no_network_no_token_and_offline_by_setting(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="the hub cannot be reached"):
+    with pytest.raises(UserError, match="the Hub cannot be reached"):
         upload(folder, "user/name", private=False)
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "none"))
-    with pytest.raises(UserError, match="no token of the hub here; run `hf auth login`"):
+    with pytest.raises(UserError, match="no Hugging Face token found; run `hf auth login`"):
         check_access("user/name")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="HF_HUB_OFFLINE is set"):
@@ -378,6 +378,6 @@ def test_no_network_no_token_and_offline_by_setting(
 
 @pytest.mark.parametrize("repo", ["alone", "a/b/c", "user/na me", "/name", "user/a--b", "user/"])
 def test_names_that_the_hub_has_not(repo: str) -> None:
-    with pytest.raises(UserError, match="is no name of the hub; give user/name"):
+    with pytest.raises(UserError, match="is not a valid Hub id; give user/name"):
         check_repo(repo)
     check_repo("user/name_1.0-b")

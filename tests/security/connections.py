@@ -1,8 +1,8 @@
-"""Copied as `sitecustomize.py`: each Python process refuses and notes connections to elsewhere.
+"""Copied as `sitecustomize.py`: each Python process refuses and logs connections to other hosts.
 
-By Python's audit events (docs.python.org/3/library/audit_events.html), which every use of `socket`
-raises, whoever calls it; children have the same PYTHONPATH. The processor is made one on which
-bitsandbytes asks the hub for compiled code.
+It uses Python's audit events (docs.python.org/3/library/audit_events.html), which every use of
+`socket` raises; child processes inherit PYTHONPATH. The CPU is made to look like one for which
+bitsandbytes asks the Hub for compiled code.
 """
 
 import importlib.abc
@@ -13,25 +13,25 @@ from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 NAMES = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
-ADDRESSES = {"socket.connect", "socket.sendto", "socket.sendmsg"}  # connect_ex raises the first
+ADDRESSES = {"socket.connect", "socket.sendto", "socket.sendmsg"}  # connect_ex raises the first one
 LOCAL = ("127.", "localhost", "::1", "0.0.0.0")
 
 
 def refuse(event: str, args: tuple[Any, ...]) -> None:
-    """The hook: a host that is not this one is a line in the file that CONNECTIONS names."""
+    """Audit hook: refuse a connection to another host, and log it in the file $CONNECTIONS."""
     host = args[0] if event in NAMES else None
-    if event in ADDRESSES and isinstance(args[1], tuple):  # else a socket of this machine's files
+    if event in ADDRESSES and isinstance(args[1], tuple):  # else it is a Unix socket
         host = args[1][0]
     if host is None or (host := os.fsdecode(host)).startswith(LOCAL):
         return
     code = [f"{f.filename}:{f.lineno}" for f in traceback.extract_stack()[-12:-1]]
     with open(os.environ["CONNECTIONS"], "a", encoding="utf-8") as file:
         print(event, host, sys.argv[:1], " < ".join(reversed(code)), file=file)
-    raise OSError(101, f"a test lets nothing connect to {host}")
+    raise OSError(101, f"tests refuse connections to {host}")
 
 
 class WideProcessor(importlib.abc.MetaPathFinder):
-    """Finds `bitsandbytes.functional` as it is, but for what it says about AVX512-BF16."""
+    """Finds the real `bitsandbytes.functional`, but makes it report AVX512-BF16."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name != "bitsandbytes.functional":

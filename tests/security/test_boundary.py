@@ -1,6 +1,6 @@
-"""Attacks on what the commands read: each ends with one line that names the file, and exit code 2.
+"""Attacks on the commands' input: each ends with one line that names the file, and exit code 2.
 
-Not a case is known to the readers: `run_cli` and `reading` (data_prep/errors.py) hold for them all.
+No reader has code for these cases: `run_cli` and `reading` (data_prep/errors.py) handle them all.
 """
 
 import gzip
@@ -32,7 +32,7 @@ ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 
 
 def recipe(folder: Path, source: object = ROOT / "data_prep/sample", **more: object) -> list[str]:
-    """The arguments of data_prep for a source, and for values of the recipe that come on top."""
+    """Return data_prep's arguments for a source, with more keys in the recipe."""
     config = yaml.safe_load(TEXT)
     config["datasets"][0]["path"] = str(folder / "rows/train.jsonl")
     config["test_datasets"][0]["path"] = str(folder / "rows/validation.jsonl")
@@ -93,7 +93,7 @@ def above(folder: Path) -> list[str]:
 
 
 def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
-    """A row that is 12 MB long once it is unpacked."""
+    """Write a row that is 12 MB long when unpacked."""
     with gzip.open(folder / name, "wb", compresslevel=1) as file:
         file.write(start)
         for _ in range(times):
@@ -217,7 +217,7 @@ def test_one_line(attack: str, tmp_path: Path) -> None:
 
 
 def test_a_saved_data_set_is_hashed_as_it_is_read(tmp_path: Path) -> None:
-    """Through links, under any name, and before it is loaded."""
+    """Also through links and under other names, and before it is loaded."""
     table, saved = Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]), tmp_path / "saved"
     DatasetDict({"train": table, "test": table}).save_to_disk(saved)
     (saved / "train").rename(tmp_path / "other")
@@ -263,7 +263,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command that does `body`, as a process of its own."""
+    """Run a command with the code `body` in its own process."""
     code = f"from data_prep.errors import *\ndef main():\n    {body}\nrun_cli(main)"
     return subprocess.run(
         [sys.executable, "-c", code, *argv],

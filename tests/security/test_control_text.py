@@ -1,6 +1,6 @@
-"""Text never becomes control, and no code of a model runs unsaid: each attack, and what is right.
+"""Attacks: text never becomes a control token, and no model's code runs without notice.
 
-The tokenizers are SmolLM2's own with another normaliser, and Mistral's real one.
+The tokenizers are SmolLM2's with other normalisers, and Mistral's real one.
 """
 
 import builtins
@@ -40,7 +40,7 @@ from training.prompt_checks import check_parity
 
 IM_END = "<|im_end|>"
 WIDE = "".join(chr(ord(sign) + 0xFEE0) for sign in IM_END)
-NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it makes `<|im_end|>` of
+NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it turns into `<|im_end|>`
     "full width": (NFKC(), WIDE),
     "one sign is wide": (NFKC(), f"\uff1c{IM_END[1:]}"),
     "capitals": (Lowercase(), IM_END.upper()),
@@ -53,9 +53,9 @@ NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it makes `<
 
 
 def model_with(folder: Path, source: Path, normalizer: Any = None, template: str = "") -> Path:
-    """A copy of a model with another template, or normaliser: of its added tokens too.
+    """Copy a model, with another template or with another normaliser, also for its added tokens.
 
-    Of the tokenizer's words then only the single bytes are there, so that it loads at once.
+    The copy's tokenizer then has only single-byte tokens, so that it loads fast.
     """
     model = folder / "model"
     shutil.copytree(source, model)
@@ -76,7 +76,7 @@ def model_with(folder: Path, source: Path, normalizer: Any = None, template: str
 def recipe_of(
     folder: Path, model: Path, text: str = "", alone: bool = False, **overrides: Any
 ) -> Recipe:
-    """A recipe with this text in the first dialogue of each split, its summary and its topic.
+    """Return a recipe with `text` in each split's first dialogue and in its summary and topic.
 
     `alone`: it is the whole dialogue.
     """
@@ -110,7 +110,7 @@ def test_what_a_normaliser_makes_control_is_broken(
     encoder = PromptEncoder(recipe)
     end = encoder.tokenizer.eos_token_id
     raw = Example.build("raw", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
-    assert encoder.prompt_ids(raw).count(end) > 2  # without the neutraliser it is control
+    assert encoder.prompt_ids(raw).count(end) > 2  # not neutralised, it becomes control tokens
     with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
         encoder.check_neutral([raw])
     prepare(recipe)
@@ -131,7 +131,7 @@ def test_words_and_signs_that_a_recipe_names_are_control(
     with pytest.raises(UserError, match="row raw: holds a special token"):
         raw = Example.build("raw", "Ann: STOP", "Hi.", recipe.summarization.instruction)
         PromptEncoder(recipe).check_neutral([raw])
-    assert not list(recipe.output_dir.iterdir())  # Axolotl writes such a tokenizer there
+    assert not list(recipe.output_dir.iterdir())  # Axolotl would write such a tokenizer there
     prepare(recipe)
     PromptEncoder(recipe).check_neutral(rows_of(recipe))
     text = "".join(turn["content"] for row in rows_of(recipe) for turn in row.messages)
@@ -159,7 +159,7 @@ def test_what_the_instruction_and_a_text_make_together_is_broken(
 def test_what_no_blank_breaks_is_refused_with_another_fix(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    """A normaliser that removes whatever is put in between; a template that completes the text."""
+    """A normaliser that removes any separator; a template that completes a control string."""
     removes = normalizers.Sequence([NFKC(), *(Replace(gap, "") for gap in " -.")])
     (tmp_path / "other").mkdir()
     completes = (
@@ -176,7 +176,7 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
             PromptEncoder(recipe).check_neutral([row])
 
 
-MARKS = {  # of templates that write more than the tokenizer's own tokens
+MARKS = {  # that templates write besides the tokenizer's own tokens
     "alpaca": {"### Instruction:", "### Response:"}, "chatml": set(), "mistral_v2v3": set(),
     "llama3": set(), "llava": set(), "metharme": {"<|system|>", "<|user|>", "<|model|>"},
     "exaone": {"[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]"},
@@ -184,7 +184,7 @@ MARKS = {  # of templates that write more than the tokenizer's own tokens
 
 
 def test_marks_that_a_template_writes_and_no_tokenizer_knows_are_broken(smollm2: Path) -> None:
-    """Of all templates that Axolotl ships; ordinary text stays."""
+    """For all templates that Axolotl ships; ordinary text is unchanged."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     known = control_strings(tokenizer, {}, "") | WELL_KNOWN_CONTROLS
     usual = "User: <file_photo> [edited] # 1\nAssistant: - no :-)\n*** \u201ehi\u201c -> /no/"
@@ -208,7 +208,7 @@ def test_rows_hold_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smollm2:
 
 
 def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path) -> None:
-    """Not a sample, and the test split too, by ids that no string betrays."""
+    """Not only a sample, and the test split too; by token ids, since the strings look harmless."""
     recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, NFKC()))
     prepare(recipe)
     for split in ("train", "validation", "test"):
@@ -226,7 +226,7 @@ def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path)
 def test_signs_that_a_tokenizer_does_not_know_are_no_control(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    """The token for unknown signs is a special one, and ends nothing."""
+    """The unknown token is a special token, but it ends nothing."""
     model = model_with(tmp_path, tiny_smollm2, Replace("\u2603", "\U00012000"))
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
     words = {token["content"]: token["id"] for token in data["added_tokens"]}
@@ -302,7 +302,7 @@ COMMANDS: dict[str, tuple[Callable[[], None], tuple[str, ...]]] = {
 def call(
     name: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command, in which a question is an error."""
+    """Return a command's exit code, stdout and stderr; fail if it asks for input."""
     main, arguments = COMMANDS[name]
     given = [str(recipe.path), *arguments]
     if name == "chat.summarize":
@@ -379,7 +379,7 @@ def test_every_command_refuses_such_a_template_in_one_line(
     assert {path.name: path.read_bytes() for path in recipe.data_dir.iterdir()} == before
 
 
-# ---- code of a model ----
+# ---- a model's own code ----
 
 OWN = (
     "from pathlib import Path\nfrom transformers import LlamaConfig, LlamaForCausalLM\n\n"
@@ -390,7 +390,7 @@ OWN = (
 
 
 def model_with_code(folder: Path, source: Path) -> tuple[Path, Path]:
-    """A model with code of its own, and the file that this code makes where it runs."""
+    """Return a model with its own code, and the file that this code creates when it runs."""
     model, marker = model_with(folder, source), folder / "it-ran"
     (model / "own.py").write_text(OWN.format(marker=str(marker)), "utf-8")
     config = json.loads((model / "config.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Attacks on folders: what a killed process leaves, and trainings into foreign folders."""
+"""Attacks on folders: files left by killed processes, and training into other people's folders."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from training import run_record
 
 
 def left(*folders: Path) -> list[Path]:
-    """What our commands write before it is whole, hidden files too."""
+    """Return the unfinished files and folders of our commands, hidden ones too."""
     return [path for folder in folders for path in folder.glob("*.partial")]
 
 
@@ -37,7 +37,7 @@ def wait_for(true: Callable[[], Any], process: Any = None) -> None:
 def test_a_killed_data_prep_leaves_nothing_that_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """Killed while it writes the rows of an archive; then another one is prepared there."""
+    """Killed while it writes an archive's rows; then another archive is prepared there."""
     unpacking = tmp_path / "tmp"
     unpacking.mkdir()
     source = write_archive(tmp_path / "corpus.zip", members(chats(train=20_000)))
@@ -63,7 +63,7 @@ def test_a_killed_data_prep_leaves_nothing_that_stays(
 
 
 def test_nothing_else_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither files with like names, nor links, nor what a living process writes."""
+    """Not files with similar names, not links, not the files of a running process."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     digits = "0123456789abcdef" * 2
     (tmp_path / "target").mkdir()
@@ -89,7 +89,7 @@ def test_nothing_else_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_chats_of_a_killed_process_are_removed_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also from a folder that an archive has made read-only."""
+    """Also if an archive made its folder read-only."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     archive = write_archive(tmp_path / "export.zip", {"inner/_chat.txt": b"Ann: hi"})
     child = os.fork()
@@ -101,7 +101,7 @@ def test_the_chats_of_a_killed_process_are_removed_by_the_next(
         os._exit(0)
     wait_for(lambda: list(tmp_path.glob("samsum-lora.*/ready")))
     with unpacked(archive):
-        assert len(left(tmp_path)) == 2  # the other process lives
+        assert len(left(tmp_path)) == 2  # the other process is running
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     with unpacked(archive) as folder:
@@ -109,7 +109,7 @@ def test_the_chats_of_a_killed_process_are_removed_by_the_next(
     assert left(tmp_path) == []
 
 
-# ---- a training into a foreign folder ----
+# ---- training into a folder that is not ours ----
 
 FOREIGN = {
     "a model": ["README.md", "config.json", "model.safetensors"],
@@ -128,7 +128,7 @@ FOREIGN = {
 def test_a_training_into_a_foreign_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, kind: str, by: str
 ) -> None:
-    """By the plugin, in the order in which Axolotl asks it, before Axolotl writes there."""
+    """By the plugin, called in the same order as by Axolotl, before Axolotl writes there."""
     from axolotl.utils.dict import DictDefault
 
     from training import plugin
@@ -150,7 +150,7 @@ def test_a_training_into_a_foreign_folder_is_refused(
     refusing = plugin.SummarizationPlugin()
     with pytest.raises((SystemExit, UserError)) as ended:
         refusing.register(config)
-        run_record.check_same_run(named, {})  # what `load_datasets` asks next about this folder
+        run_record.check_same_run(named, {})  # the next check, from `load_datasets`
     said = capsys.readouterr().err + str(ended.value)
     assert str(named) in said and "output_dir" in said
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == set(

@@ -1,4 +1,4 @@
-"""What a model's config.json names beyond the usual: code of the hub, and files elsewhere."""
+"""Unusual references in a model's config.json: code on the Hub, and files elsewhere."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path
 
 
 def test_an_adapter_that_names_others_is_not_loaded(tmp_path: Path) -> None:
-    """PEFT would fetch them from the hub, and no hash would hold them."""
+    """PEFT would download them from the Hub, and no hash would cover them."""
     recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
     config = {"peft_type": "XLORA", "base_model_name_or_path": recipe.config["base_model"]}
     (tmp_path / ADAPTER).write_text("")

@@ -1,4 +1,4 @@
-"""No command asks another machine for anything that its recipe does not name."""
+"""No command connects to a machine for anything that its recipe does not name."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from chat.page import bind
 from tests.conftest import ROOT
 from tests.run_records import NAME
 
-# what would keep the packages from asking, or hide that they do
+# variables that would stop the packages from connecting, or hide it
 KEPT_OFF = re.compile(
     "HF_.*|HUGGING.*|TRANSFORMERS_.*|AXOLOTL_.*|DO_NOT_TRACK|LOCAL_KERNELS|WANDB_.*|.*_proxy", re.I
 )
@@ -27,8 +27,8 @@ COMMANDS = [
     ["chat.summarize", RECIPE, "chat.txt"],
     ["scripts.publish", RECIPE, "--repo", "user/name"],
 ]
-# A notebook's import first, then all commands, as `python -m` runs them; the page last, which ends
-# its process at Ctrl-C.
+# First a notebook's import, then all commands as `python -m` runs them; the page comes last, since
+# it ends its process on Ctrl-C.
 SESSION = f"""
 import eval.hf_engine
 import json, os, runpy, signal, sys, threading, time, urllib.request
@@ -76,14 +76,14 @@ run("chat.page", {RECIPE!r}, "--port", port)
 def watched(
     folder: Path, code: str, *args: str
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Run Python code; what it did, and the connections that it and its children wanted."""
+    """Run Python code; return the process, and the connections that it and children attempted."""
     hook, noted = folder / "hook", folder / "connections.txt"
     hook.mkdir()
     noted.touch()
     shutil.copy(Path(__file__).with_name("connections.py"), hook / "sitecustomize.py")
     env = {key: value for key, value in os.environ.items() if not KEPT_OFF.fullmatch(key)}
     env |= {"PYTHONPATH": f"{hook}{os.pathsep}{ROOT}", "CONNECTIONS": str(noted)}
-    env |= {"HF_HOME": str(folder / "hf")}  # where nothing is cached
+    env |= {"HF_HOME": str(folder / "hf")}  # nothing is cached there
     done = subprocess.run(
         [sys.executable, "-c", code, *args], cwd=folder, env=env, capture_output=True, text=True
     )
@@ -92,7 +92,7 @@ def watched(
 
 @pytest.mark.slow
 def test_no_command_connects_to_what_its_recipe_does_not_name(run: Path) -> None:
-    """With a local model and local data it names nothing; the page is asked for a summary too."""
+    """The recipe names only a local model and data; the page is asked for a summary too."""
     (run / "chat.txt").write_text("Anna: are you coming?\nBen: yes, at 8\n", "utf-8")
     with bind("127.0.0.1", 0) as free:
         port = str(free.getsockname()[1])
@@ -125,7 +125,7 @@ for number, connect in enumerate([
     except Exception:
         pass
 here = socket.create_server(("127.0.0.1", 0))
-socket.create_connection(here.getsockname())  # a connection to this machine is none
+socket.create_connection(here.getsockname())  # connections to this machine are allowed
 """
     done, connections = watched(tmp_path, ways)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -1,4 +1,4 @@
-"""The page's server against pages of other sites: names, origins, sizes, routes; a tiny model."""
+"""The page's server against other sites' pages: names, origins, sizes, routes; a tiny model."""
 
 import io
 import json
@@ -32,7 +32,7 @@ OWN = "http://127.0.0.1:{port}"
 
 
 class Counting(Pair):
-    """A pair that counts what it was asked for."""
+    """A pair that counts the summaries it was asked for."""
 
     asked = 0
 
@@ -42,7 +42,7 @@ class Counting(Pair):
 
 
 def last(answer: httpx.Response) -> dict[str, str]:
-    """The last line of a stream: the summary, or why there is none."""
+    """Return the last line of a stream: the summary, or an error."""
     return dict(json.loads(answer.text.splitlines()[-1]))
 
 
@@ -66,7 +66,7 @@ def port(pair: Pair) -> int:
 
 @pytest.fixture
 def client(port: int) -> Iterator[httpx.Client]:
-    """Of a real server; what it refuses has cost no summary."""
+    """A client of a real server."""
     with httpx.Client(base_url=OWN.format(port=port), trust_env=False, timeout=60) as client:
         yield client
 
@@ -99,7 +99,7 @@ def test_the_page_itself_is_answered(
     "evil@127.0.0.1", "www.localhost", "localhost.", "10.0.0.1", "[::ffff:127.0.0.1]", "*", "",
 ])  # fmt: skip
 def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> None:
-    """DNS rebinding: its own name was pointed at this machine, so that it is the same origin."""
+    """DNS rebinding: the site's own name was pointed at this machine, so it is the same origin."""
     name = host.format(port=port)
     sent = {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
     assert client.get("/", headers=sent).status_code == 400
@@ -144,7 +144,7 @@ def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
     "/config", "/queue/join", "/login/huggingface", "/_vercel",
 ])  # fmt: skip
 def test_there_are_three_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
-    """Nothing is stored, sent, fetched for a page or redirected."""
+    """Nothing can be stored, sent, fetched or redirected through it."""
     url = str(client.base_url) + path
     answers = [client.request(way, url, content=b"x") for way in ("GET", "POST", "PUT", "DELETE")]
     home = path.startswith("/?")
@@ -169,7 +169,7 @@ def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
 def test_a_body_of_any_size_is_neither_kept_nor_read_on(
     client: httpx.Client, chunked: bool, path: str, kind: dict[str, str]
 ) -> None:
-    """The second one tells no length, and would never end."""
+    """The chunked one declares no length, and would never end."""
     process, sent = psutil.Process(), 0
 
     def chunks() -> Iterator[bytes]:
@@ -211,7 +211,7 @@ def test_a_body_that_is_no_question(
 
 
 def bomb() -> bytes:
-    """An archive of 5 kB that says of itself that it holds 1 GB of text."""
+    """Return a 5 kB archive that claims to contain 1 GB of text."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("_chat.txt", b"[1/2/24, 20:15:01] Anna: hi\n" * 9)
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_export(
     client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str], data: bytes, name: str, said: str,
 ) -> None:  # fmt: skip
-    """Its name never becomes a place, and what was written of it is gone."""
+    """Its name is never used as a path, and its temporary files are removed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = client.post("/chats", content=data, headers=BYTES, params={"name": name})
     assert answer.status_code == 200 and answer.json()["parts"] == []
@@ -332,7 +332,7 @@ def test_a_page_of_another_site_in_a_browser(browser: Any, port: int) -> None:
     for host in ("localhost", "127.0.0.1"):  # another site; the same site, another origin
         page = browser.new_page()
         page.goto(f"http://{host}:{other}/")
-        # of what is sent without asking first, an answer cannot be read
+        # answers to requests that need no CORS preflight cannot be read
         told = page.evaluate("attack()")
         assert told in (["", "", "", *["refused"] * 3], ["refused"] * 6)
         page.wait_for_timeout(200)

@@ -1,4 +1,4 @@
-"""Nothing private is published: attacks on a finished run, on its records, and on the folder."""
+"""Nothing private is published: attacks on a finished run, its records and the staging folder."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from training.run_record import write_trained_with
 
 ROOT_OF_TEMPLATES = Path(axolotl.__path__[0]) / "utils/chat_templates/templates"
 SCORES, MANIFEST = Path(f"results/{NAME}/scores.json"), Path(f"data/{NAME}/manifest.json")
-DRAWN = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # letters and digits, as if by chance
+DRAWN = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # letters and digits that look random
 HUB, WANDB, AWS = "hf_" + "aBcD" * 9, "0a1b2c3d4e" * 4, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -48,7 +48,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line with which publish ends."""
+    """Return the one line that publish ends with."""
     capsys.readouterr()
     assert publish(monkeypatch) == 2
     out, error = capsys.readouterr()
@@ -95,7 +95,7 @@ def test_only_listed_fields_are_staged(
     save_file(load_file(weights), weights, {"format": "pt", "owner": "h1dden"})
     recipe, files = load_recipe(RECIPE), json.loads(MANIFEST.read_text("utf-8"))["files"]
     write_trained_with(OUTPUT, recipe, 40)
-    write_scores(recipe, files)  # of this adapter
+    write_scores(recipe, files)  # for this adapter
     capsys.readouterr()
     assert publish(monkeypatch) == 0, capsys.readouterr().err
     left_out = capsys.readouterr().out
@@ -250,7 +250,7 @@ def test_what_a_recipe_and_the_records_say(records: Records) -> None:
         lambda: records.scores.notes.append(WANDB),
         lambda: records.scores.environment.update(cpu="x /root"),
     ):
-        change()  # beside the earlier ones
+        change()  # in addition to the earlier changes
         with pytest.raises(UserError, match="would publish") as error:
             staged(records)
         assert HUB not in str(error.value) and not PUBLISH.exists()
@@ -297,13 +297,13 @@ def test_a_vocabulary_and_a_header_of_weights(tmp_path: Path, text: str) -> None
     for header in (
         f'{{"w": {tensor}, "of": {shown}}}}}',
         f'{{"__metadata__": {{"x": {shown}, "x": "y"}}, "w": {tensor}}}}}',
-    ):  # loaders leave both out
+    ):  # loaders ignore both
         weights.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(8))
         with pytest.raises(UserError, match="model.safetensors: would publish"):
             check_file(weights)
 
 
-# ---- files that are none, or damaged ----
+# ---- files that are not regular, or damaged ----
 
 
 def link(name: str) -> Callable[[], None]:
@@ -339,8 +339,8 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
         ("tokenizer.json", link("tokenizer.json"), "is a link; put the file itself"),
         ("adapter_model.safetensors", link("adapter_model.safetensors"), "is a link; put the"),
         ("adapter_config.json", link("adapter_config.json"), "is a link; put the file itself"),
-        ("chat_template.jinja", folder, "is no regular file; put the file itself there"),
-        ("chat_template.jinja", pipe, "is no regular file; put the file itself"),
+        ("chat_template.jinja", folder, "is not a regular file; put the file itself there"),
+        ("chat_template.jinja", pipe, "is not a regular file; put the file itself"),
         ("chat_template.jinja", holds("chat_template.jinja", KEY.encode()), "would publish an acc"),
         *(
             (name, holds(name, content), "damaged")
@@ -364,7 +364,7 @@ def test_records_of_the_training_and_weights_that_are_a_pickle(run: Path) -> Non
         (holds("run.json", b'{"settings": []}'), "run.json: cannot be read"),
         (holds("adapter_config.json", b"[]"), "adapter_config.json: cannot be read"),
         (pickle, "adapter_model.bin is a pickle, which may run code"),
-    ):  # each is noticed before those of earlier
+    ):  # each is found before the earlier ones
         damage()
         with pytest.raises(UserError, match=words):
             read_records(load_recipe(RECIPE))
@@ -389,7 +389,7 @@ def test_a_record_that_was_edited(records: Records, path: Path, old: str, new: s
     path.write_text(whole.replace(old, new), "utf-8")
     with pytest.raises(UserError, match=f"{path}: (was changed since it was written|is not as)"):
         read_records(records.recipe)
-    if path.name != "trainer_state.json":  # a record of an earlier version has no hash
+    if path.name != "trainer_state.json":  # records of earlier versions have no hash
         add(path, **(json.loads(whole) | {"digest": ""}))
         read_records(records.recipe)
 
@@ -463,7 +463,7 @@ def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
             staged(records)
         after = {path: path.lstat().st_mtime_ns for path in (*PUBLISH.iterdir(), PUBLISH)}
         assert after == before
-        own.rename(f"moved-{make.__name__}")  # as the message says
+        own.rename(f"moved-{make.__name__}")  # as the message asks
 
 
 def test_what_it_wrote_is_replaced_also_after_a_kill(records: Records) -> None:
@@ -471,7 +471,7 @@ def test_what_it_wrote_is_replaced_also_after_a_kill(records: Records) -> None:
     partial, mine = OUTPUT / f".publish.{'0a' * 16}.partial", OUTPUT / ".publish.partial"
     shutil.copytree(PUBLISH, partial)  # killed while it was written
     shutil.copytree(PUBLISH, mine)
-    (PUBLISH / "scores.json").unlink()  # and killed while the earlier ones were removed
+    (PUBLISH / "scores.json").unlink()  # and killed while the old files were removed
     records.recipe.summarization.publish.note = "another"
     assert "- another" in (staged(records) / "README.md").read_text("utf-8")
     assert not partial.exists() and hashes(mine) and "scores.json" in hashes(PUBLISH)

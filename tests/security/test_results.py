@@ -1,4 +1,4 @@
-"""Attacks on what a result says: files that are swapped, outputs that are inputs, another git."""
+"""Attacks on results: swapped files, outputs that are also inputs, other git repositories."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.data_prep.corpora import (
 def refused(
     main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: Any, *flags: object
 ) -> str:
-    """The one line with which a command refuses, with exit code 2."""
+    """Return the one line with which a command ends, with exit code 2."""
     monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
     with pytest.raises(SystemExit) as ended:
         run_cli(main)
@@ -43,7 +43,7 @@ def refused(
 
 # ---- the signature ----
 
-LOADED = (  # what transformers and peft may read from a model's folder
+LOADED = (  # files that transformers and peft may read from a model's folder
     "config.json", "generation_config.json", "model.safetensors.index.json", "model.safetensors",
     "model-00002-of-00002.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
     "pytorch_model-00001-of-00002.bin", "consolidated.00.pt", "model-q4.gguf", "adapter_model.bin",
@@ -59,10 +59,10 @@ LOADED = (  # what transformers and peft may read from a model's folder
 def test_every_file_that_is_loaded_is_in_key_and_signature(
     tmp_path: Path, weights: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Added, replaced by one of the same size and time, or taken away."""
+    """Added, replaced by one of the same size and time, or removed."""
     monkeypatch.setattr(
         signature, "template_hash", lambda *_, **__: None
-    )  # as where it cannot tell
+    )  # as if it could not be found out
     model = tmp_path / "model"
     (model / "additional_chat_templates").mkdir(parents=True)
     (model / weights).write_bytes(b"weights")
@@ -78,7 +78,7 @@ def test_every_file_that_is_loaded_is_in_key_and_signature(
     first = seen()
     for name in LOADED:
         if place == "tokenizer_config" and name.endswith(".safetensors"):
-            continue  # no tokenizer is in there
+            continue  # it contains no tokenizer
         file = model / name
         before = file.read_bytes() if file.exists() else None
         found = []
@@ -116,7 +116,7 @@ def test_every_key_of_the_tokenizer_is_in_the_key(tmp_path: Path, more: dict[str
 
 
 def git(folder: Path, *flags: str) -> str:
-    """Run git as its user would, and return what it prints."""
+    """Run git as a user would, and return what it prints."""
     settings = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     done = subprocess.run(
         ["git", "-C", folder, *settings, *flags], check=True, capture_output=True, text=True
@@ -125,7 +125,7 @@ def git(folder: Path, *flags: str) -> str:
 
 
 def hostile_repository(folder: Path) -> Path:
-    """A repository whose settings start a program when its state is asked; what that writes."""
+    """Make a repository whose settings run a program on `git describe`; return its output file."""
     mark, program = folder / "executed", folder / "program"
     program.write_text(f"#!/bin/sh\ntouch {mark}\n")
     program.chmod(0o755)
@@ -147,7 +147,7 @@ def test_the_commit_is_not_that_of_a_repository_in_which_the_command_runs(
     own, mark = signature.commit(), hostile_repository(tmp_path)
     if by == "folder":
         monkeypatch.chdir(tmp_path)
-    else:  # as in one of its hooks
+    else:  # as in one of the repository's hooks
         monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
         monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / ".git/index"))
     assert signature.commit() == own and not mark.exists()
@@ -215,7 +215,7 @@ SWAPS: dict[str, dict[str, Callable[[Path, bytes], None]]] = {
 def test_a_source_that_is_replaced_while_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, swap: str, kind: str
 ) -> None:
-    """At the start of a split; without the check the manifest has the old hash and the new rows."""
+    """At the start of a split; unchecked, the manifest would have the old hash and the new rows."""
     corpus, others = chats(), chats(train=9)
     if kind == "folder":
         source = write_folder(tmp_path / "corpus", corpus)
@@ -287,7 +287,7 @@ def in_the_way(path: Path, kind: str) -> None:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Every entry below a folder: a file's content, or what else it is."""
+    """Return every entry below a folder: a file's content, or its kind."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         if path.is_file() and not path.is_symlink()
@@ -353,7 +353,7 @@ def test_a_write_protected_file_is_kept(tmp_path: Path) -> None:
 
 
 def spelled(path: Path, how: str) -> Path:
-    """The same file under another name."""
+    """Return the same file under another name."""
     other = path.with_name(f"other-{path.name}")
     if how == "dots":
         return path.parent / ".." / path.parent.name / path.name
@@ -400,7 +400,7 @@ def test_an_output_that_is_an_input_is_refused(
 def test_outputs_beside_an_input_are_refused_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """The keys of predictions, the key of a sheet, a table that is the page."""
+    """Keys of predictions, a sheet's key, a table that is also the page."""
     monkeypatch.chdir(tmp_path)
     rows = [{"id": "1", "prediction": "tram", "reference": "bus", "dialogue": "A: hi"}]
     for name in ("one.jsonl", "two.jsonl"):
@@ -443,7 +443,7 @@ def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
 def test_two_containers_with_one_process_id_write_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On one volume each is process 7, say; the last one to end wins, whole."""
+    """Both may be process 7 on a shared volume; the last one to finish wins, with a whole file."""
     monkeypatch.setattr(os, "getpid", lambda: 7)
     with whole_file(tmp_path / "a") as first:
         first.write("first")
