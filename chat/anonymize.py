@@ -105,7 +105,7 @@ def _same(text: str) -> str:
 
 
 def _parts(name: str) -> list[str]:
-    """Return the parts of a name that may be used alone: capitals, unless the name has none."""
+    """Return the parts of a name used alone: those with a capital, or all if none has one."""
     parts = [
         part
         for part in (piece.strip(punctuation) for piece in re.split(r"[\s/,()]+", name))

@@ -147,7 +147,7 @@ def _iso(text: str) -> datetime:
 # The function that reads an app's messages: the keys that only these messages have.
 APPS: dict[Callable[[People, Entry], Message | None], set[str]] = {
     _discord: {"timestamp", "author", "content", "type"},  # of DiscordChatExporter
-    _discord_package: {"ID", "Timestamp", "Contents"},  # from a copy of one's own data
+    _discord_package: {"ID", "Timestamp", "Contents"},  # in the data that Discord sends to users
     _meta: {"sender_name", "timestamp_ms"},
     _meta_encrypted: {"senderName", "timestamp"},
     _signal_export: {"date", "sender", "body"},

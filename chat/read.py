@@ -81,7 +81,7 @@ def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[
         yield from _path(Path(given), given, field)
     elif "\n" in given or ": " in given:
         if "\n" not in given:
-            given = given.replace("\\n", "\n")  # most shells pass a typed `\n` on
+            given = given.replace("\\n", "\n")  # most shells do not expand `\n`
         yield from _text(given, argument, "", field)
     else:
         raise UserError(

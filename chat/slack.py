@@ -33,7 +33,7 @@ def recognise(folder: Path) -> bool:
     if any((folder / name).is_file() for name in (*USERS, *LISTS)):
         return True
     files = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
-    depth = len(folder.parts) + 2  # other files would be left out
+    depth = len(folder.parts) + 2  # any other file would be left out
     only_days = all(DAY.fullmatch(path.name) and len(path.parts) <= depth for path in files)
     return only_days and any(map(_is_day, files))
 

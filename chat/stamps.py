@@ -141,7 +141,7 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
         to_come = sum(day > date.today() + timedelta(1) for day in days)
         years = max(days).year - min(days).year if days else 0
         faults[order] = (times.count(None), back, to_come, years)
-    if "9.9.9" in stamps[0].style:  # no language has a short year in front here
+    if "9.9.9" in stamps[0].style:  # no language begins such dates with the year
         del faults["year first"]
     best = [order for order, found in faults.items() if found == min(faults.values())]
     # languages that write `오후 9:15` put the year in front

@@ -323,7 +323,7 @@ def _captions(text: str, place: str) -> list[Message]:
     said = [(name, line) for name, line in said if name or line.strip()]
     named = [name for name, _ in said if name]
     # film subtitles have colons too, but few speakers who come back
-    if 2 * len(named) > len(said):  # starts with the first; before it is `[music]` or so
+    if 2 * len(named) > len(said):  # drop `[music]` and the like before the first name
         said = said[[bool(name) for name, _ in said].index(True) :]
     if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
         raise UserError(

@@ -71,7 +71,7 @@ class Record:
         value = self.get("id")
         if value is None or value != value:  # NaN
             return ""
-        return re.sub(r"(?<=\d)\.0+", "", str(value).strip())  # pandas: 1.0 if a row has no id
+        return re.sub(r"(?<=\d)\.0+", "", str(value).strip())  # 1.0 in pandas if a row has no id
 
     def texts(self, kind: str) -> list[str]:
         """Return the texts of a field, one or several; raise UserError if missing or not text."""

@@ -130,7 +130,7 @@ def copy_predictions(source: Path, target: Path) -> None:
 
 
 def true_record(path: Path) -> FileRecord | None:
-    """Return the record of `path` if the file has not changed since, else None."""
+    """Return the record of `path` if it still matches the file, else None."""
     record = read_record(path)
     return record if record and record.sha256 == sha256_of(path) else None
 

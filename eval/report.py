@@ -31,7 +31,7 @@ SHORT = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p ra
 
 
 def table(scores: Scores) -> str:
-    """Return the scores in Markdown, with intervals: one row per system, and the tuned gain."""
+    """Return the scores in Markdown, with intervals: one row per system, then tuned - base."""
     return markdown(_score_rows(scores))
 
 
@@ -56,7 +56,7 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
 def test_rows(
     scores: Scores, metric: str = PRIMARY, holm: Mapping[tuple[str, str], float] | None = None
 ) -> list[list[str]]:
-    """Return the same as rows, header first; `holm`: p by pair, shown instead of both tests' p."""
+    """Return that table as rows, header first; `holm`: p by pair, shown instead of both tests'."""
     counts = ["better", "worse", *(["equal"] if holm else [])] if metric == PRIMARY else []
     titles = ["p (Holm)"] if holm else ["p bootstrap", "p randomisation"]
     rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]

@@ -46,7 +46,7 @@ def evaluate(
     output: Path | None,
     given: Path | None = None,
 ) -> None:
-    """Run the evaluation and write its files; raises UserError for bad input.
+    """Run the evaluation and write its files; raise UserError for bad input.
 
     `given`: the folder of an adapter that is not in the recipe's `output_dir`.
     """
@@ -153,7 +153,7 @@ def _predict(
     processes = PartialState(cpu=not torch.cuda.is_available())  # for CPU multiprocessing
     first = processes.is_main_process
     if not verbose():
-        disable_progress_bar()  # for loading weights; we show our own
+        disable_progress_bar()  # while weights load; we show our own
     if first:
         dialogues = f"{len(examples):,} {split} dialogues"
         say(f"Evaluating {of.path} ({', '.join(models)}) on {dialogues}", "bold")

@@ -42,7 +42,7 @@ class Score(BaseModel):
 
 
 class Style(BaseModel):
-    """Length and copying of the summaries (see `eval.baselines.style`); None where unknown."""
+    """Length and copying of the summaries (see `eval.baselines.style`); None if unknown."""
 
     words: float | None
     length_ratio: float | None
@@ -84,7 +84,7 @@ class PairedTest(BaseModel):
 
 
 class Comparison(BaseModel):
-    """Two systems by metric; the number of examples where the second has a `better` PRIMARY etc."""
+    """Two systems by metric; `better` counts examples where the second has the higher PRIMARY."""
 
     systems: tuple[str, str]
     metrics: dict[str, PairedTest]

@@ -24,7 +24,7 @@ def bootstrap(values: Array, settings: Bootstrap) -> Any:
     from scipy import stats
 
     return stats.bootstrap(
-        (np.repeat(values, 2, axis=0) if len(values) == 1 else values,),  # SciPy refuses one
+        (np.repeat(values, 2, axis=0) if len(values) == 1 else values,),  # SciPy needs two
         np.mean,
         n_resamples=settings.resamples,
         batch=max(1, CELLS // max(1, values.size)),
