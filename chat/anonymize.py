@@ -1,8 +1,8 @@
-"""`--anonymize`: people, e-mail addresses and phone numbers out of a chat.
+"""`--anonymize`: mask people, e-mail addresses and phone numbers in a chat.
 
-Masked are the speakers (`Person 1`), others whom the export lists or a message mentions with @
-(`someone`), e-mail addresses, and every number of seven digits or more that is no date. All other
-names, addresses and facts that a message tells stay in the text: read it before you share it.
+Masked are the speakers (`Person 1`), other people that the export lists or a message mentions with
+@ (`someone`), e-mail addresses, and every number of seven or more digits that is not a date. All
+other names, addresses and facts stay in the text: read it before you share it.
 """
 
 import re
@@ -15,29 +15,29 @@ from chat.chat import Chat, speakers_of
 from data_prep.errors import UserError
 
 OTHERS = "someone"
-SAME = str.maketrans("’‘ʼ‐‑\u00a0\u2007\u202f", "'''--   ")  # one apostrophe, hyphen and blank
-# Parts of a name that are no name, as in `Dr. Ahrens` and `anna from work`.
+SAME = str.maketrans("’‘ʼ‐‑\u00a0\u2007\u202f", "'''--   ")  # to one apostrophe, hyphen and space
+# Parts of a name that do not identify anyone, as in `Dr. Ahrens` and `anna from work`.
 _SMALL = "dr mr mrs ms miss prof sir the and at by for from in my of on to with"
 SMALL = frozenset(_SMALL.split())
-# Names that chats hold as words too: in small letters they are names only after an @, or where
-# the export writes them so.
+# Names that are also words: in lower case they count as names only after an @, or if the export
+# writes them so.
 _WORDS = """
     will mark may june april august rose bill hope grace art max faith joy dawn page chase drew
     sunny summer autumn rich frank guy grant miles skip chip a an do he i in my no so to you
 """
 WORDS = frozenset(_WORDS.split())
-# Thai, Lao, Burmese, Khmer, Chinese, Japanese, Korean: a word follows another without a blank.
+# Thai, Lao, Burmese, Khmer, Chinese, Japanese, Korean: words are not separated by spaces.
 GLUED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u9fff\uac00-\ud7a3"
 START, END = rf"(?<![^\W{GLUED}])", rf"(?![^\W{GLUED}])"
 FAMILY_FIRST = re.compile("[\u4e00-\u9fff]{3}|[\uac00-\ud7a3]{3}")  # 王 + 小明, 김 + 지우
 
 DAY, YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:19|20)\d\d"
-DATE = "|".join(  # not in `01.12.30.45.60`, which is the number of a phone
+DATE = "|".join(  # not in `01.12.30.45.60`, which is a phone number
     rf"(?:{YEAR}{sign}{DAY}{sign}{DAY}|{DAY}{sign}{DAY}{sign}(?:{YEAR}|\d\d))(?!(?:{sign})?\d)"
     for sign in ("-", "/", r"\. ?")
 )
 TIME = r"\d?\d:\d\d(?::\d\d)?(?!\d)"
-PATTERN = (  # at the same place of a text, the first of these wins
+PATTERN = (  # at the same position, the first of these wins
     r"(?P<email>(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
     r"|(?P<name>@?(?:{names}))"
     rf"|(?P<handle>{START}@(?!(?:here|channel|everyone|all)\b)[^\W\d]\w*(?:[.-]\w+)*)"
@@ -47,14 +47,14 @@ PATTERN = (  # at the same place of a text, the first of these wins
 
 
 class _Mask:
-    """Replaces what names a person in a text; `speakers` has the new name of each speaker."""
+    """Replaces people's names in a text; `speakers` maps each speaker to a new name."""
 
     def __init__(self, chat: Chat):
         speakers = speakers_of(chat.messages)
         self.speakers = {name: f"Person {n}" for n, name in enumerate(speakers, 1)}
-        self._people: dict[str, str] = {}  # by name in small letters
+        self._people: dict[str, str] = {}  # by lower-case name
         spelled: set[str] = set()
-        # those with a speaker first: a name that a stranger shares is the speaker's
+        # speakers first: a name that they share with someone else is the speaker's
         others = sorted(chat.people, key=self.speakers.keys().isdisjoint)
         for names in [*((name,) for name in speakers), *others]:
             person = next((self.speakers[n] for n in names if n in self.speakers), OTHERS)
@@ -62,7 +62,7 @@ class _Mask:
             spelled |= words
             for word in {word.lower() for word in words}:
                 if self._people.setdefault(word, person) != person != OTHERS:
-                    self._people[word] = OTHERS  # speakers share it
+                    self._people[word] = OTHERS  # several speakers share it
         self._kept = WORDS - spelled
         known = _any_of(name for name in spelled if any(map(str.isalnum, name)))
         self._pattern = re.compile(PATTERN.format(names=known), re.IGNORECASE)
@@ -81,9 +81,9 @@ class _Mask:
 
 
 def anonymize(chat: Chat, number: int) -> Chat:
-    """The chat with all that is masked, in names and texts; its own name becomes a number.
+    """Return the chat with names and texts masked; the chat's own name becomes a number.
 
-    Raises UserError where a line has no speaker: it may hold names that nothing tells from words.
+    Raises UserError if a line has no speaker: names in it cannot be told from words.
     """
     unnamed = [message.text for message in chat.messages if not message.speaker]
     if unnamed:
@@ -100,12 +100,12 @@ def anonymize(chat: Chat, number: int) -> Chat:
 
 
 def _same(text: str) -> str:
-    """A text with composed letters and one kind of apostrophe, hyphen and blank."""
+    """Return a text with composed letters and one kind of apostrophe, hyphen and space."""
     return unicodedata.normalize("NFC", text).translate(SAME)
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a name that may be used alone: with a capital, unless the name has none."""
+    """Return the parts of a name used alone: those with a capital, or all if none has one."""
     parts = [
         part
         for part in (piece.strip(punctuation) for piece in re.split(r"[\s/,()]+", name))
@@ -116,9 +116,9 @@ def _parts(name: str) -> list[str]:
 
 
 def _any_of(names: Iterable[str]) -> str:
-    """A pattern that finds names as whole words, or anywhere in a script without blanks.
+    """Return a pattern that finds names as whole words, or anywhere in a script without spaces.
 
-    Of two at the same place, the longer. Each kind has its bounds once: compiling takes 40 ms.
+    The longer of two names wins. Word bounds are written once per kind: compiling takes 40 ms.
     """
     kinds: dict[tuple[str, str], list[str]] = {(START, END): [], ("", ""): []}
     for name in sorted(names, key=lambda name: (-len(name), name)):

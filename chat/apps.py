@@ -1,7 +1,7 @@
 """The JSON exports of Discord, Messenger, Instagram, Signal, Google Chat, Skype, Teams and Matrix.
 
-Each is recognised by keys that only its app writes. Times that count from 1970 become UTC, others
-stay as the export gives them.
+Each is recognised by keys that only its app writes. Times counted from 1970 become UTC; others
+stay as in the export.
 """
 
 import html
@@ -19,17 +19,17 @@ from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, People, media_wor
 from data_prep.errors import UserError
 
 Entry = dict[str, Any]
-Block = tuple[Entry, list[Any]]  # what is around the messages of a chat, and these
+Block = tuple[Entry, list[Any]]  # the object around the messages of a chat, and the messages
 
-# Files that hold no message, or the same as the one beside them.
+# Files without messages, or with the same messages as the file next to them.
 BESIDE = {"group_info.json": "messages.json", "channel.json": "messages.json",
           "chat.md": "data.json"}  # fmt: skip
-PART = re.compile(r"message_\d+\.json")  # Meta cuts a thread into files of 10,000 messages
-ME = "Me"  # as signal-export calls the owner, where an export does not give the name
+PART = re.compile(r"message_\d+\.json")  # Meta splits a thread into files of 10,000 messages
+ME = "Me"  # signal-export's name for the owner; ours if an export gives none
 
 # ----- the messages of each app; None for what the app itself wrote
 
-# What people and bots write; 20 and 23 are answers to commands.
+# Types of messages from people and bots; 20 and 23 are answers to commands.
 DISCORD = {"Default", "Reply", "20", "23"}
 META = {"photos": PHOTO, "videos": VIDEO, "gifs": GIF, "audio_files": OTHER, "files": OTHER}
 META_WROTE = re.compile(r"(Liked a message|Reacted .+ to your message|.+ sent an attachment\.)\s*")
@@ -49,7 +49,7 @@ def _discord(people: People, entry: Entry) -> Message | None:
     sent = entry.get("forwardedMessage") or entry
     files = [media_word(file["fileName"]) for file in sent.get("attachments") or []]
     parts = [sent["content"], *files, *(OTHER for _ in sent.get("stickers") or [])]
-    if not any(parts):  # a bot's; elsewhere an embed is what a link leads to
+    if not any(parts):  # a bot's; elsewhere an embed is the preview of a link
         parts = [e.get(key) for e in sent.get("embeds") or [] for key in ("title", "description")]
     return said(_iso(entry["timestamp"]), people.name(author["id"]), *parts)
 
@@ -72,7 +72,7 @@ def _meta(people: People, entry: Entry) -> Message | None:
 
 
 def _meta_encrypted(people: People, entry: Entry) -> Message | None:
-    if entry.get("isUnsent"):  # its text says so
+    if entry.get("isUnsent"):  # its text only says so
         return None
     files = [media_word(file["uri"]) for file in entry.get("media") or []]
     text = entry.get("text") if entry.get("type") in ("text", "link", "media", None) else ""
@@ -104,7 +104,7 @@ def _signal(people: People, entry: Entry) -> Message | None:
 
 def _google_chat(people: People, entry: Entry) -> Message | None:
     creator, time = entry["creator"], None
-    with suppress(ValueError):  # the time is text, in the language of the account
+    with suppress(ValueError):  # the time is text, in the account's language
         written = " ".join(entry["created_date"].split())
         time = datetime.strptime(written, "%A, %B %d, %Y at %I:%M:%S %p UTC")
     files = [media_word(f.get("original_name") or "") for f in entry.get("attached_files") or []]
@@ -144,10 +144,10 @@ def _iso(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=None)
 
 
-# By what reads a message: the keys that tell an app's messages from all others.
+# The function that reads an app's messages: the keys that only these messages have.
 APPS: dict[Callable[[People, Entry], Message | None], set[str]] = {
     _discord: {"timestamp", "author", "content", "type"},  # of DiscordChatExporter
-    _discord_package: {"ID", "Timestamp", "Contents"},  # what Discord sends the owner of the data
+    _discord_package: {"ID", "Timestamp", "Contents"},  # in the data that Discord sends to users
     _meta: {"sender_name", "timestamp_ms"},
     _meta_encrypted: {"senderName", "timestamp"},
     _signal_export: {"date", "sender", "body"},
@@ -162,21 +162,21 @@ NEWEST_FIRST = {_discord_package, _meta, _meta_encrypted, _skype}
 
 
 def parse(data: Any, place: str) -> list[Chat | UserError] | None:
-    """The chats of an app's export, which may be the rows of a JSONL; None for other data."""
+    """Return the chats of an app's export, which may be JSONL rows; None for other data."""
     entries = [entry for _, entries in _blocks(data) for entry in entries]
     for app, keys in APPS.items():
         if any(isinstance(entry, dict) and keys <= entry.keys() for entry in entries):
             with suppress(UnicodeError):
-                if app is _meta:  # which writes each byte of UTF-8 as a character
+                if app is _meta:  # it writes each byte of UTF-8 as a character
                     data = json.loads(json.dumps(data, ensure_ascii=False).encode("latin-1"))
             return [_chat(app, *block, place) for block in _blocks(data)]
     return None
 
 
 def join_parts(paths: list[Path]) -> list[Entry]:
-    """The threads of Messenger or Instagram in a folder, each of all its files.
+    """Return the Messenger or Instagram threads of a folder, each joined from all its files.
 
-    Empty where one of the files is damaged, or of another kind.
+    Empty if one of the files is damaged or of another kind.
     """
     threads: dict[str, Entry] = {}
     with suppress(UserError, *base.UNEXPECTED):
@@ -196,12 +196,12 @@ def _chat(
     titles += [around.get(key) for key in ("title", "threadName", "room_name", "displayName")]
     title = str(next(filter(None, [*titles, folder]), Path(place).stem))
     people = People()
-    with suppress(*base.UNEXPECTED):  # who they are is only needed to mask them
+    with suppress(*base.UNEXPECTED):  # their names are only needed for masking
         for one in around.get("participants") or []:
             one = one if isinstance(one, dict) else {"name": one}
             people.name(one.get("id"), *one.get("names", [one.get("name")]))
     try:
-        for _ in range(2):  # at the first time, names are learned that come late
+        for _ in range(2):  # the first pass learns names that only appear later
             read = base.parse_entries(entries, partial(app, people), f"{place} ({title})")
     except UserError as error:
         return error
@@ -224,15 +224,15 @@ def _blocks(data: Any) -> list[Block]:
         if isinstance(chat, dict):
             entries = chat.get("MessageList", chat.get("messages"))
             blocks += [(chat, entries)] if isinstance(entries, list) else []
-    return blocks or [({}, [data])]  # a message alone, in what would be a file of lines
+    return blocks or [({}, [data])]  # a single message: JSONL with one line
 
 
 def _signal_chats(rows: list[Any]) -> list[Block]:
-    """The chats of Signal's own export, whose rows are recipients, chats and messages."""
+    """Return the chats of Signal's own export; its rows are recipients, chats and messages."""
     names: dict[object, list[str]] = {}
     people: list[Entry] = []
     chats: dict[object, Block] = {}
-    with suppress(*base.UNEXPECTED):  # a damaged row ends what can be understood
+    with suppress(*base.UNEXPECTED):  # nothing after a damaged row is read
         for row in rows:
             if one := row.get("recipient"):
                 names[one["id"]] = _signal_names(one)
@@ -246,7 +246,7 @@ def _signal_chats(rows: list[Any]) -> list[Block]:
 
 
 def _signal_names(one: Entry) -> list[str]:
-    """The names of a person or a group, first the one that Signal shows."""
+    """Return the names of a person or a group, first the one that Signal shows."""
     if "self" in one:
         return [ME]
     if "group" in one:

@@ -1,4 +1,4 @@
-"""What every format is read into: a chat of messages, and its text as a model reads it."""
+"""The common form of all chat formats: messages, and the dialogue text that a model reads."""
 
 import json
 import re
@@ -17,7 +17,7 @@ LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:：<>][^:：<>\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
 TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
-MOST_BYTES = 2 * 10**8  # some two million messages, which take ten times as much memory
+MOST_BYTES = 2 * 10**8  # about two million messages, which take ten times as much memory
 
 # How SAMSum writes an attachment, so that a model tuned on it knows the word.
 PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"
@@ -27,7 +27,7 @@ ENDINGS = {
     "gif": GIF,
 }
 
-# What code that expects an app's JSON raises on any other.
+# The errors that code for one app's JSON raises on any other JSON.
 UNEXPECTED = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, OSError, RecursionError,
 )  # fmt: skip
@@ -35,9 +35,9 @@ UNEXPECTED = (
 
 @dataclass(frozen=True)
 class Message:
-    """One message; `time` as the export gives it, without a zone, or None where it gives none.
+    """One message; `time` as in the export, without a time zone, or None if it has none.
 
-    Those of a `thread` are read one after another.
+    Messages of the same `thread` are read one after another.
     """
 
     time: datetime | None
@@ -46,18 +46,18 @@ class Message:
     thread: str = ""
 
     def line(self) -> str:
-        """The turn as a dialogue has it, on one line: `Anna: hi`."""
-        speaker = " ".join(self.speaker.split())  # an export may hold anything
+        """Return the message as one line of a dialogue: `Anna: hi`."""
+        speaker = " ".join(self.speaker.split())  # an export may contain anything
         return Turn(speaker, self.text).line()
 
 
 @dataclass(frozen=True)
 class Chat:
-    """A chat in the order of the export, which is that of time.
+    """A chat in the order of the export, which is by time.
 
-    `place` names file and row for messages to the user; `name` is empty for text that was typed;
-    `people` are names that the export knows, all those of a person together; `notes` are what the
-    reader had to guess or leave out.
+    `place` is the file and row, for messages to the user; `name` is empty for typed text; `people`
+    are the names in the export, grouped by person; `notes` say what the reader had to guess or
+    leave out.
     """
 
     place: str
@@ -69,22 +69,22 @@ class Chat:
 
 
 class People:
-    """The people of an export by their ids in it: what each is called, and all names of each.
+    """The people of an export, by id: what we call each of them, and all of their names.
 
-    Two who share a name are told apart: `Alex`, `Alex (2)`.
+    Two people with the same name get different ones: `Alex`, `Alex (2)`.
     """
 
     def __init__(self) -> None:
-        """No one is known at first."""
-        self._by_id: dict[object, tuple[str, ...]] = {}  # first what the person is called
+        """Start without any people."""
+        self._by_id: dict[object, tuple[str, ...]] = {}  # first the name that we use
         self._called: set[str] = set()
-        self._numbers: dict[str, Iterator[int]] = {}  # the next ones of those who share a name
+        self._numbers: dict[str, Iterator[int]] = {}  # the next number for each shared name
         self._without_id: dict[str, None] = {}
 
     def name(self, person: object, *names: object) -> str:
-        """What a person is called: the first name at the first call with one, and later the same.
+        """Return the name to use for a person: the first one ever given here.
 
-        Until then it is the id; without an id (None), the name is the person.
+        Until a name is given, it is the id; without an id (None), the name identifies the person.
         """
         known = dict.fromkeys(" ".join(str(name).split()) for name in names if name)
         known.pop("", None)
@@ -102,7 +102,7 @@ class People:
         return self._by_id.get(person, (first,))[0]
 
     def all(self) -> tuple[tuple[str, ...], ...]:
-        """The names of each person, as `Chat.people` has them."""
+        """Return the names of each person, as in `Chat.people`."""
         others = [(name,) for name in self._without_id if name not in self._called]
         return (*self._by_id.values(), *others)
 
@@ -110,39 +110,39 @@ class People:
 def said(
     time: datetime | None, speaker: str, *parts: str | None, thread: str = ""
 ) -> Message | None:
-    """A message of what it holds, such as a file and its caption; None where that is nothing."""
+    """Return a message with these parts, such as a file and its caption; None if all are empty."""
     text = " ".join(stripped for part in parts if part and (stripped := part.strip()))
     return Message(time, speaker, text, thread) if text else None
 
 
 def utc(seconds: float) -> datetime:
-    """The time of so many seconds since 1970, in UTC."""
+    """Return the UTC time of this many seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None)
 
 
 def dialogue_of(messages: Iterable[Message]) -> str:
-    """The messages as a dialogue, a turn a line."""
+    """Return the messages as a dialogue, one turn per line."""
     return "\n".join(message.line() for message in messages)
 
 
 def speakers_of(messages: Iterable[Message]) -> list[str]:
-    """The speakers in the order of their first message."""
+    """Return the speakers in the order of their first message."""
     return list(dict.fromkeys(message.speaker for message in messages if message.speaker))
 
 
 def media_word(file_name: str) -> str:
-    """The placeholder for an attached file, by its ending."""
+    """Return the placeholder for an attached file, by its extension."""
     return ENDINGS.get(file_name.rpartition(".")[2].lower(), OTHER)
 
 
 def parse_plain(text: str, place: str) -> list[Message]:
-    """The turns of a dialogue; a line without a name is kept as it is, a blank one left out.
+    """Return the turns of a dialogue; lines without a name are kept, blank lines left out.
 
-    Raises UserError where fewer than half of the lines have a name, and where the text begins with
-    a header (`Saved on: ...`).
+    Raises UserError if fewer than half of the lines have a name, or if the text begins with a
+    header (`Saved on: ...`).
     """
     messages: list[Message] = []
-    blank = [0]  # how many messages are above each blank line
+    blank = [0]  # number of messages above each blank line
     for line in LINE_END.split(text):
         turn = TURN.fullmatch(line)
         said = (turn[2] or turn[3] or "") if turn else ""
@@ -153,20 +153,20 @@ def parse_plain(text: str, place: str) -> list[Message]:
         elif messages and blank[-1] != len(messages):
             blank.append(len(messages))
     if not messages:
-        raise UserError(f"{place}: is empty; give a dialogue with a turn a line (`Name: text`)")
+        raise UserError(f"{place}: is empty; give a dialogue with one turn per line (`Name: text`)")
     speakers = [message.speaker for message in messages if message.speaker]
     if len(HEADERS & {speaker.lower() for speaker in speakers}) > 2:
         raise UserError(f"{place}: is an e-mail; write each turn as `Name: text`")
     turns = len(speakers)
-    letter = not messages[0].speaker and len({*speakers}) == turns  # where no one speaks again
+    letter = not messages[0].speaker and len({*speakers}) == turns  # no one speaks twice
     if 2 * turns < len(messages) + letter:
         count = f"only {turns} of {len(messages)} lines are turns" if turns else "no line is a turn"
         raise UserError(
             f"{place}: {count} of a dialogue; write each as `Name: text`, or give an export that "
-            "docs/chats.md names"
+            "docs/chats.md lists"
         )
-    # Is the first paragraph a header? No one in it speaks again, and under it is a line without a
-    # speaker, or a dialogue in one piece in which people do speak again.
+    # Is the first paragraph a header? Yes, if no one in it speaks again, and what follows is a line
+    # without a speaker, or a dialogue in one piece in which people do speak again.
     above = messages[: blank[1]] if len(blank) > 1 else []
     below = messages[len(above) :] if above else []
     names = {message.speaker for message in above}
@@ -176,15 +176,15 @@ def parse_plain(text: str, place: str) -> list[Message]:
         if not below[0].speaker or (in_one_piece and len({*after}) < len(after)):
             raise UserError(
                 f"{place}: begins with a header (`{above[0].speaker}`); remove it, or the blank "
-                "line under it where a person said that"
+                "line under it if a person said that"
             )
     return messages
 
 
 def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | None:
-    """The messages of a list of turns; None for another value, and for one that names no speaker.
+    """Return the messages of a list of turns; None for other values, or if there is no speaker.
 
-    Turns with times may be the log of an app, of which it is not known in what order it is.
+    Turns with times give None unless `may_have_times`: an app's log may be in any order.
     """
     items = value if isinstance(value, list) else []
     keys = {str(key) for item in items if isinstance(item, dict) for key in item}
@@ -199,10 +199,10 @@ def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | 
 def parse_entries(
     entries: Iterable[Any], parse: Callable[[Any], Message | None], place: str
 ) -> tuple[list[Message], tuple[str, ...]]:
-    """The messages of an app's JSON, and a note on entries that `parse` cannot read.
+    """Return the messages of an app's JSON, and a note on entries that `parse` cannot read.
 
-    `parse` gives None for an entry in which no person said anything. Raises UserError where no
-    entry can be read.
+    `parse` returns None for an entry in which no person said anything. Raises UserError if no entry
+    can be read.
     """
     messages, odd = [], []
     for number, entry in enumerate(entries, 1):
@@ -214,13 +214,13 @@ def parse_entries(
             messages += [message] if message else []
     if odd and not messages:
         raise UserError(f"{place}: {odd[0]}; export the chat again as JSON")
-    return messages, (f"messages that are left out: {len(odd)}; {odd[0]}",) if odd else ()
+    return messages, (f"messages left out: {len(odd)}; {odd[0]}",) if odd else ()
 
 
 def load_json(path: Path, shown: str) -> Any:
-    """What a JSON file holds; `shown` names it.
+    """Return the contents of a JSON file, called `shown` in messages.
 
-    Raises UserError where it is damaged or too large.
+    Raises UserError if it is damaged or too large.
     """
     with reading(path, "export or unpack it again", shown=shown):
         check_size(path.stat().st_size, shown)
@@ -228,8 +228,8 @@ def load_json(path: Path, shown: str) -> Any:
 
 
 def check_size(size: int, shown: object) -> None:
-    """Raise UserError where text of so many bytes is more than memory may take."""
+    """Raise UserError if text of this many bytes would take too much memory."""
     if size > MOST_BYTES:
         raise UserError(
-            f"{shown}: holds {size:,} bytes of text, more than {MOST_BYTES:,}; give a part of it"
+            f"{shown}: has {size:,} bytes of text, more than {MOST_BYTES:,}; give a part of it"
         )

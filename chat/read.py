@@ -1,4 +1,4 @@
-"""Recognise what is given: a dialogue as text, a file, a folder or an archive, and read its chats.
+"""Recognise the input (a dialogue as text, a file, folder or archive) and read its chats.
 
 Use: `for item in read_all(["chat.txt", "export.zip"], "dialogue", sys.stdin.buffer): ...`.
 """
@@ -21,11 +21,11 @@ from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 from data_prep.sources import MOST_FOLDERS, TOO_DEEP
 
-# What can hold messages; of an archive, files with these endings are unpacked.
+# Extensions of files that can contain messages; only these are unpacked from an archive.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
 PAGES = (".html", ".htm")
 KNOWN = (*TEXTS, "", ".zip")
-# An export's own file, beside which lie the files that people sent.
+# An export's main file; the files that people sent are next to it.
 EXPORT = re.compile(r"_chat\.txt|(?:result|data)\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
 MEDIA = re.compile(r"(?:.*_)?(?:media|files|photos|videos|audio|gifs|attachments)", re.IGNORECASE)
 PAGE = re.compile(r"messages?_?\d*\.html?", re.IGNORECASE)  # of Telegram, Facebook, Instagram
@@ -34,22 +34,22 @@ JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
 TURNS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
 TITLE = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
 
-Item = Chat | UserError | str  # a chat, why one cannot be used, or a note
+Item = Chat | UserError | str  # a chat, the error of an unusable one, or a note
 
 
 def read_all(inputs: Iterable[str], field: str, stdin: IO[bytes]) -> Iterator[Item]:
-    """The chats of all inputs, one after another; a bad one gives its error.
+    """Yield the chats of all inputs, one after another; a bad input yields its error.
 
-    `-` is standard input; `field` holds the dialogue in JSON and JSONL rows.
+    `-` is standard input; `field` is the key of the dialogue in JSON and JSONL rows.
     """
     for number, given in enumerate(inputs, 1):
         yield from _with_error(_input(given, f"argument {number}", field, stdin), given)
 
 
 def read_upload(data: bytes, name: str) -> Iterator[Item]:
-    """The chats of a file's bytes, read as a file of that name; one without a name is plain text.
+    """Yield the chats in the bytes of a file called `name`; without a name, it is plain text.
 
-    They lie in a file of the temporary folder, which no other user may read, while it is read.
+    Meanwhile the bytes are in a temporary file that no other user can read.
     """
     suffix = Path(name).suffix.lower()
     with temporary_folder() as folder:
@@ -62,12 +62,12 @@ def read_upload(data: bytes, name: str) -> Iterator[Item]:
 
 
 def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
-    """The items, and the error that ends them as the last one, so that others can follow."""
+    """Yield the items, and an error that ends them as the last item, so that others can follow."""
     try:
         yield from items
     except UserError as error:
         yield error
-    except Exception as error:  # an export may hold anything: say so, and read the others
+    except Exception as error:  # an export may contain anything: report it, read the others
         yield UserError(f"{shown}: {reason_of(error)}; export it again, or give its parts")
 
 
@@ -77,15 +77,15 @@ def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[
         check_size(len(data), "standard input")
         text = _decode(data, "standard input")
         yield from _text(text, "standard input", "", field)
-    elif os.path.exists(given):  # which takes any text, however long
+    elif os.path.exists(given):  # works for text of any length
         yield from _path(Path(given), given, field)
     elif "\n" in given or ": " in given:
         if "\n" not in given:
-            given = given.replace("\\n", "\n")  # as most shells pass it on
+            given = given.replace("\\n", "\n")  # most shells do not expand `\n`
         yield from _text(given, argument, "", field)
     else:
         raise UserError(
-            f"{given}: not found; give a file, a folder, `-` for standard input, or a dialogue "
+            f"{given}: not found; give a file, a folder, `-` for standard input, or the dialogue "
             "itself (`Name: text`)"
         )
 
@@ -97,7 +97,7 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
     elif suffix in PAGES:
         raise UserError(f"{shown}: {texts.MARKUP}")
     elif suffix not in KNOWN:
-        raise UserError(f"{shown}: unknown ending; use {', '.join(filter(None, KNOWN))}")
+        raise UserError(f"{shown}: unknown file extension; use {', '.join(filter(None, KNOWN))}")
     elif suffix == ".zip":
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field, archive=True)
@@ -110,20 +110,20 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
 
 
 def _folder(folder: Path, shown: str, field: str, archive: bool = False) -> Iterator[Item]:
-    """What a folder holds, in the order of names; what is no chat is counted."""
+    """Yield the chats of a folder, in order of file names; count the files that are not chats."""
     paths, left = _listed(folder, archive)
     for path in paths:
         name = f"{shown}/{path.relative_to(folder)}" if path != folder else shown
         read = _app_folder if path.is_dir() else _path
         yield from _with_error(read(path, name, field), name)
     if not paths:
-        raise UserError(f"{shown}: holds no file that can be read; use .txt, .json, .jsonl or .zip")
+        raise UserError(f"{shown}: has no file that can be read; use .txt, .json, .jsonl or .zip")
     if left:
-        yield f"{shown}: files that are no chats, which are left out: {left}"
+        yield f"{shown}: files left out because they are not chats: {left}"
 
 
 def _app_folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
-    """The chats of an export that is a folder: of Slack, or of Messenger's parts of threads."""
+    """Yield the chats of an export that is a folder: Slack's, or Messenger's split threads."""
     if slack.recognise(folder):
         yield from _usable(slack.parse(folder, shown), shown)
         return
@@ -141,7 +141,7 @@ def _parts(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
-    """Files, and folders that are an export, to read; and how many files and links are besides."""
+    """Return the files and export folders to read, and the number of other files and links."""
     if slack.recognise(folder):
         return [folder], 0
     parts = _parts(folder)
@@ -151,7 +151,7 @@ def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
     for path in paths:
         is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()
         if path.is_dir() and MEDIA.fullmatch(path.name) and (parts or len(paths) > 1):
-            left += sum(one.is_file() for one in path.rglob("*"))  # what was sent in the chats
+            left += sum(one.is_file() for one in path.rglob("*"))  # files sent in the chats
         elif path.is_dir() and not path.is_symlink():  # a link may lead back here
             inner, others = _listed(path, archive)
             found, left = found + inner, left + others
@@ -164,19 +164,19 @@ def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
     exports = [path for path in found if path.parent == folder and EXPORT.fullmatch(path.name)]
     own = found
     if pages and not any(path.suffix.lower() == ".json" for path in paths):
-        own = pages[:1]  # an export as HTML; all others were sent in it
-    elif exports and exports[0].name == "_chat.txt":  # an iPhone's, with what was sent beside it
+        own = pages[:1]  # an HTML export; all other files were sent in it
+    elif exports and exports[0].name == "_chat.txt":  # an iPhone's, next to the files sent in it
         own = [path for path in found if path in exports or path.parent != folder]
     elif exports and (archive or exports[0].name == "chat.md"):
         own = exports
-    elif exports:  # perhaps in a folder of many chats: what it names was sent in it
+    elif exports:  # perhaps among many chats: the files that it mentions were sent in it
         text = "\n".join(path.read_bytes().decode("utf-8", "replace") for path in exports)
         own = [path for path in found if str(path.relative_to(folder)) not in text]
     return own, left + len(found) - len(own)
 
 
 def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Iterator[Item]:
-    """The chats of a text of any format, by the file's ending or by how it looks."""
+    """Yield the chats of a text in any format, recognised by file extension or content."""
     chats: Iterable[Chat | UserError] = []
     if suffix == ".jsonl":
         chats = _lines(text, place, field)
@@ -195,8 +195,8 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
         except (ValueError, RecursionError) as error:
             if suffix == ".json" and not JSON_LINES.match(text):
                 raise UserError(
-                    f"{place}: is not JSON ({error}); export it again, or name it .jsonl where "
-                    "each line is an object"
+                    f"{place}: is not JSON ({error}); export it again, or, if each line is an "
+                    "object, rename it to .jsonl"
                 ) from error
             if JSON_START.match(text):
                 chats = _lines(text, place, field)
@@ -205,7 +205,7 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
 
 
 def _data(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
-    """The chats of parsed JSON: an app's, a list of turns, or rows with a dialogue each."""
+    """Yield the chats of parsed JSON: an app's, a list of turns, or rows with one dialogue each."""
     if isinstance(data, list):
         yield from _rows([(f"{place} row {n}", row) for n, row in enumerate(data, 1)], place, field)
     elif found := _of_app(data, place):
@@ -215,7 +215,7 @@ def _data(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
 
 
 def _lines(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
-    """The chats of JSONL; for a bad line the error, and then the others."""
+    """Yield the chats of JSONL; a bad line yields its error, and the others are still read."""
     rows: list[tuple[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):
         try:
@@ -227,7 +227,7 @@ def _lines(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
 
 
 def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat | UserError]:
-    """The chats of rows, each with its place; one error where no row has a dialogue."""
+    """Yield the chats of (place, row) pairs; just one error if no row has a dialogue."""
     data = [row for _, row in rows if not isinstance(row, UserError)]
     has_field = any(isinstance(row, dict) and field in row for row in data)
     if not has_field and (found := _of_app(data, place)):
@@ -242,7 +242,7 @@ def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat 
 
 
 def _of_app(data: Any, place: str) -> Iterable[Chat | UserError] | None:
-    """The chats of an app's export; None for other data."""
+    """Return the chats of an app's export; None for other data."""
     if (found := apps.parse(data, place)) is not None:
         return found
     if chat := slack.parse_file(data, place):
@@ -254,7 +254,7 @@ def _row(row: Any, place: str, field: str) -> Chat | UserError:
     if isinstance(row, UserError):
         return row
     if not isinstance(row, dict):
-        return UserError(f"{place}: is no object; each row must be like {{{field!r}: 'Anna: hi'}}")
+        return UserError(f"{place}: is not an object; each row must be {{{field!r}: 'Anna: hi'}}")
     row_id = row.get("id")
     name = str(row_id) if isinstance(row_id, (str, int)) else place
     lists = [row.get(key) for key in (TURNS if field not in row else [field])]
@@ -275,7 +275,7 @@ def _row(row: Any, place: str, field: str) -> Chat | UserError:
 
 
 def _usable(items: Iterable[Chat | UserError], place: str) -> Iterator[Item]:
-    """Chats with messages; empty ones are counted, and an error where there are no others."""
+    """Yield the chats with messages and count empty ones; raise UserError if all are empty."""
     empty = found = 0
     for item in items:
         if isinstance(item, Chat) and not item.messages:
@@ -288,13 +288,13 @@ def _usable(items: Iterable[Chat | UserError], place: str) -> Iterator[Item]:
             yield from (f"{item.place}: {note}" for note in item.notes)
             yield _whole(item)
     if not found:
-        raise UserError(f"{place}: holds no message that a person sent; give another export")
+        raise UserError(f"{place}: has no message that a person sent; give another export")
     if empty:
-        yield f"{place}: chats without a message, which are left out: {empty}"
+        yield f"{place}: chats left out because they have no message: {empty}"
 
 
 def _whole(chat: Chat) -> Chat:
-    """The chat with U+FFFD for each half of a surrogate pair, which UTF-8 cannot hold."""
+    """Return the chat with U+FFFD for half surrogate pairs, which UTF-8 cannot encode."""
     if not HALF_PAIR.search(chat.name + dialogue_of(chat.messages)):
         return chat
     whole = partial(HALF_PAIR.sub, "\ufffd")
@@ -307,22 +307,22 @@ def _decode(data: bytes, place: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        if error.reason in ("unexpected end of data", "truncated data"):  # a download broke off
+        if error.reason in ("unexpected end of data", "truncated data"):  # an incomplete download
             return data.decode(encoding, "replace")
         raise UserError(f"{place}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def _title(shown: Path) -> str:
-    """A file's name without what WhatsApp sets before it; a zipped `_chat.txt` has the zip's."""
+    """Return a file's name without WhatsApp's prefix; for a zipped `_chat.txt`, the zip's name."""
     stem = shown.parent.stem if shown.stem == "_chat" else shown.stem
     return TITLE.sub("", stem) or stem
 
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    """A folder with the text files of a `.zip`, while the block lasts.
+    """Unpack the text files of a `.zip` into a temporary folder; removed when the block ends.
 
-    Raises UserError where the archive is too large or cannot be unpacked: damaged, or encrypted.
+    Raises UserError if the archive is too large, damaged or encrypted.
     """
     with temporary_folder() as folder:
         try:
@@ -330,12 +330,12 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 members = [
                     m for m in zipped.infolist() if m.filename.lower().endswith((*TEXTS, *PAGES))
                 ]
-                # a Mac adds a folder with what it knows about the files
+                # macOS adds a folder with file metadata
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
                 if any(member.filename.count("/") > MOST_FOLDERS for member in members):
                     raise zipfile.BadZipFile(TOO_DEEP)
-                zipped.extractall(folder, members)  # which keeps to the folder
+                zipped.extractall(folder, members)  # never writes outside the folder
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
             raise UserError(
                 f"{archive}: cannot be unpacked ({error}); fetch it again, or unpack it yourself "

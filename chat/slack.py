@@ -1,6 +1,6 @@
-"""Slack's export: a folder with `users.json` and, for each channel, a folder with a file a day.
+"""Slack's export: `users.json`, and a folder for each channel with one file per day.
 
-Also one such file, and a conversation as the API and slackdump give it. Times stay in UTC.
+Also reads a single such file, and a conversation from the API or slackdump. Times stay in UTC.
 """
 
 import html
@@ -15,12 +15,12 @@ from typing import Any
 from chat.chat import Chat, Message, People, load_json, media_word, parse_entries, said, utc
 from data_prep.errors import UserError
 
-USERS = ("users.json", "org_users.json")  # the latter of Enterprise Grid
+USERS = ("users.json", "org_users.json")  # the latter in Enterprise Grid
 LISTS = ("channels.json", "groups.json", "dms.json", "mpims.json")
 DAY = re.compile(r"\d{4}-\d\d-\d\d\.json")
 SAID = {None, "bot_message", "file_share", "me_message", "thread_broadcast", "file_comment"}
 MARKUP = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
-# Elements of blocks, in the markup that a message's text has for them.
+# Elements of blocks, and the markup that they have in a message's text.
 ELEMENTS = {
     "user": "<@{user_id}>", "channel": "<#{channel_id}>", "broadcast": "<!{range}>",
     "emoji": ":{name}:",
@@ -29,19 +29,19 @@ INLINE = {"rich_text_section", "rich_text_quote", "rich_text_preformatted"}
 
 
 def recognise(folder: Path) -> bool:
-    """Whether a folder is an export of Slack, with its lists or without, or a channel of one."""
+    """Return whether a folder is a Slack export, with or without its lists, or a channel of one."""
     if any((folder / name).is_file() for name in (*USERS, *LISTS)):
         return True
     files = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
-    depth = len(folder.parts) + 2  # a file of another kind would be left out
+    depth = len(folder.parts) + 2  # any other file would be left out
     only_days = all(DAY.fullmatch(path.name) and len(path.parts) <= depth for path in files)
     return only_days and any(map(_is_day, files))
 
 
 def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
-    """Each channel and conversation of an export; for a damaged one the error, then the others.
+    """Yield each channel and conversation of an export; a damaged one yields its error.
 
-    Raises UserError where the list of users cannot be read: no name could be masked without it.
+    Raises UserError if the list of users cannot be read: no name could be masked without it.
     """
     listed = [user for name in USERS for user in _objects(folder / name, place)]
     people = People()
@@ -66,18 +66,18 @@ def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
         yield _channel(channel, f"{place}/{channel.name}", title, people)
     others = {path.name for path in folder.glob("*.json")} - {*USERS, *LISTS}
     for name in sorted(name for name in others if not DAY.fullmatch(name)):
-        with suppress(UserError):  # of one that need not be a conversation
+        with suppress(UserError):  # the file may not be a conversation
             if found := parse_file(load_json(folder / name, name), f"{place}/{name}", people):
                 yield found
 
 
 def parse_file(data: Any, place: str, people: People | None = None) -> Chat | UserError | None:
-    """The conversation of one JSON file, of the export, the API or slackdump; None for others."""
+    """Return the conversation of a JSON file (export, API or slackdump); None for other files."""
     entries = data.get("messages") if isinstance(data, dict) else data
     if not isinstance(entries, list) or not any(map(_is_message, entries)):
         return None
     entries = [entry for entry in entries if isinstance(entry, dict)]
-    times = {str(entry.get("ts")) for entry in entries}  # some answers are shown in the channel too
+    times = {str(entry.get("ts")) for entry in entries}  # some replies are in the channel too
     for answers in [entry.get("slackdump_thread_replies") for entry in entries]:
         if isinstance(answers, list):
             entries += [one for one in answers if _is_message(one) and str(one["ts"]) not in times]
@@ -100,9 +100,9 @@ def _is_message(entry: Any) -> bool:
 
 
 def _objects(path: Path, place: str) -> list[dict[str, Any]]:
-    """The objects of a JSON file; none where it does not exist.
+    """Return the objects of a JSON file; empty if it does not exist.
 
-    Raises UserError where it is damaged or too large.
+    Raises UserError if it is damaged or too large.
     """
     if not path.is_file():
         return []
@@ -110,12 +110,12 @@ def _objects(path: Path, place: str) -> list[dict[str, Any]]:
     found = load_json(path, shown)
     entries = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     if not entries and found != []:
-        raise UserError(f"{shown}: is no list of objects; export or unpack it again")
+        raise UserError(f"{shown}: is not a list of objects; export or unpack it again")
     return entries
 
 
 def _add(people: People, user: dict[str, Any], profile: Any) -> None:
-    """Tell all names of a user, the one that Slack shows first; the handle if there is no other."""
+    """Add all names of a user, first the one that Slack shows; the handle if there is no other."""
     profile = profile if isinstance(profile, dict) else {}
     names = [
         profile.get("display_name"), profile.get("real_name"), user.get("real_name"),
@@ -135,7 +135,7 @@ def _channel(folder: Path, place: str, title: str, people: People) -> Chat | Use
 def _chat(
     days: dict[str, list[dict[str, Any]]], place: str, title: str, people: People
 ) -> Chat | UserError:
-    # guests, and everybody in an export without its lists, are known from their messages
+    # guests, and everybody in an export without its lists, are only known from their messages
     for entry in chain(*days.values()):
         if entry.get("user") and isinstance(profile := entry.get("user_profile"), dict):
             _add(people, {"id": entry["user"], "name": profile.get("name")}, profile)
@@ -152,7 +152,7 @@ def _chat(
 
 
 def _message(people: People, entry: dict[str, Any]) -> Message | None:
-    """What a person or a bot said; None for what Slack itself wrote."""
+    """Return what a person or a bot said; None for what Slack itself wrote."""
     if entry.get("type") != "message" or entry.get("subtype") not in SAID:
         return None
     time, thread = utc(int(float(entry["ts"]))), str(entry.get("thread_ts") or entry["ts"])
@@ -160,9 +160,9 @@ def _message(people: People, entry: dict[str, Any]) -> Message | None:
 
 
 def _speaker(entry: dict[str, Any], people: People) -> str:
-    """A user's name; for a bot the one that its message gives, as it may have several."""
+    """Return a user's name; for a bot, the one in its message, as it may have several."""
     user, profile = entry.get("user"), entry.get("bot_profile") or {}
-    username = "Slackbot" if user == "USLACKBOT" else entry.get("username")  # seldom listed
+    username = "Slackbot" if user == "USLACKBOT" else entry.get("username")  # rarely in users.json
     names = username, profile.get("name")
     if user and entry.get("subtype") != "bot_message":
         return people.name(user, *names)
@@ -170,7 +170,7 @@ def _speaker(entry: dict[str, Any], people: People) -> str:
 
 
 def _parts(entry: dict[str, Any], people: People) -> list[str]:
-    """Text, without Slack's markup, and files; some is in blocks alone, a bot's in attachments."""
+    """Return text without markup, and files; some text is only in blocks or a bot's attachments."""
     text = (entry.get("text") or "").strip()
     text = text or "\n".join(map(_block, entry.get("blocks") or [])).strip()
     if not text:
@@ -182,7 +182,7 @@ def _parts(entry: dict[str, Any], people: People) -> list[str]:
 
 
 def _plain(target: str, label: str | None, people: People) -> str:
-    """What `<target|label>` looks like to a reader."""
+    """Return what Slack shows for `<target|label>`."""
     kind, name = target[0], target[1:]
     if kind == "@":
         return f"@{people.name(name, label)}"
@@ -194,15 +194,15 @@ def _plain(target: str, label: str | None, people: People) -> str:
 
 
 def _block(block: dict[str, Any]) -> str:
-    """A block, or an element of one, in the markup that a message's text has."""
+    """Return a block, or an element of one, in the markup of a message's text."""
     kind, text = str(block.get("type")), block.get("text")
     if kind in ELEMENTS:
         return ELEMENTS[kind].format_map(block)
     if kind == "link":
         return f"<{block['url']}|{text}>" if text else f"<{block['url']}>"
-    if isinstance(text, dict):  # of a section or a header
+    if isinstance(text, dict):  # in a section or a header
         text = text["text"]
-    elif kind == "text" and text:  # of rich text, the only one that is not escaped
+    elif kind == "text" and text:  # in rich text, the only text that is not escaped
         text = html.escape(text, quote=False)
     inner = [*(block.get("fields") or []), *(block.get("elements") or [])]
     return ("" if kind in INLINE else "\n").join([*([text] if text else []), *map(_block, inner)])

@@ -1,4 +1,4 @@
-"""The stamp in front of a line of a chat: date and time as any language or app writes them."""
+"""The timestamp before a line of a chat: date and time as any language or app writes them."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from babel import Locale, localedata
 from babel.core import get_global
 
-EDGES = "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # marks of direction
+EDGES = "\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069"  # text direction marks
 _GAP = rf"[\s{EDGES}]*"
 _DATE = (
     rf"(?P<first>\d{{1,4}}){_GAP}[./年년-]{_GAP}(?P<second>\d{{1,2}}){_GAP}[./月월-]{_GAP}"
@@ -27,7 +27,7 @@ _AM_PM = rf"(?P<after>{_GAP}[ap]\.?{_GAP}m\.?)?"
 _WHEN = (
     rf"{_DATE}(?P<before>[^\d\n:]{{0,20}}?){_TIME}"  # between them `, `, ` klo `, ` 오후 `, `] `
 )
-STARTS = [  # of the iPhone, of WhatsApp Web, of Android, in Vietnam, of other apps, old iPhones
+STARTS = [  # iPhone, WhatsApp Web, Android, Vietnam, other apps, old iPhones
     re.compile(rf"{start}(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
     for start in (
         rf"\[{_GAP}{_WHEN}{_AFTER}\)?{_GAP}\]\s?",
@@ -39,14 +39,14 @@ STARTS = [  # of the iPhone, of WhatsApp Web, of Android, in Vietnam, of other a
     )
 ]
 
-# Where in a date's three numbers its year, month and day are.
+# Positions of year, month and day among a date's three numbers.
 ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1, 2)}
 
 
 class Stamp(NamedTuple):
-    """A date as three numbers in the file's order, its time of day, and how they are written.
+    """A date as three numbers in the file's order, the time of day, and how they are written.
 
-    In `style` a number is 9, a year of four digits Y, and a part of the day H.
+    In `style`, 9 stands for a number, Y for a four-digit year, H for a part of the day such as AM.
     """
 
     numbers: tuple[int, int, int]
@@ -54,9 +54,9 @@ class Stamp(NamedTuple):
     style: str
 
     def moment(self, order: str) -> datetime | None:
-        """Date and time; None where the order makes it no date."""
+        """Return date and time; None if there is no such date in this order."""
         year, month, day = (self.numbers[place] for place in ORDERS[order])
-        # WhatsApp is of 2009, so 52 to 99 are Buddhist years, as 2552 is, which is 2009
+        # WhatsApp began in 2009, the Buddhist year 2552: so 52 to 99 are Buddhist years
         year += 2000 if year < 52 else 1957 if year < 100 else -543 if year > 2400 else 0
         try:
             return datetime.combine(date(year, month, day), self.time)
@@ -66,9 +66,9 @@ class Stamp(NamedTuple):
 
 @cache
 def _day_periods() -> dict[str, set[int]]:
-    """The hours that a word for a part of the day may mean, in every language that is official.
+    """Return the hours that each word for a part of the day may mean, in all official languages.
 
-    Takes up to a second, and so is left until a stamp has a word that is not known.
+    Takes up to a second, so it is only called for a word that `_hours` does not know.
     """
     words: dict[str, set[int]] = defaultdict(set)
     territories = get_global("territory_languages").values()
@@ -91,7 +91,7 @@ def _letters(word: str) -> str:
 
 
 def _hours(word: str) -> Collection[int]:
-    """The hours that a word beside the time allows; none for a word like `Uhr`."""
+    """Return the hours that a word next to the time allows; empty for a word like `Uhr`."""
     letters = _letters(word)
     morning, afternoon = range(12), range(12, 24)
     known = {"": (), "a": morning, "am": morning, "p": afternoon, "pm": afternoon}
@@ -99,7 +99,7 @@ def _hours(word: str) -> Collection[int]:
 
 
 def read_start(line: str) -> tuple[Stamp, str] | None:
-    """The stamp of a line that starts a message, and what follows it; None for any other line."""
+    """Return the stamp of a line that starts a message, and the rest; None for other lines."""
     line = re.sub(rf"^[{EDGES}]+", "", line)
     found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
     if not found:
@@ -124,12 +124,12 @@ def read_start(line: str) -> tuple[Stamp, str] | None:
 
 
 def find_order(stamps: list[Stamp]) -> tuple[str, str]:
-    """Which order all dates are in, and a note where that is a guess.
+    """Return the order that all dates are in, and a note if that is a guess.
 
-    A year in front decides. Else the order that makes the most of them dates wins; then the one
-    that runs back in time less often, for an export is in the order of sending; then the one with
-    the fewest days to come, and of the fewest years. Where day and month are both possible, 12
-    hours and a slash mean America.
+    A leading year decides. Otherwise the order with the fewest impossible dates wins; then the one
+    that goes back in time least often, as an export is in the order of sending; then the one with
+    the fewest days in the future, and then with the shortest span of years. If both day first and
+    month first remain, a 12-hour clock and slashes mean American dates.
     """
     if all(stamp.numbers[0] > 31 for stamp in stamps):
         return "year first", ""
@@ -141,10 +141,10 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
         to_come = sum(day > date.today() + timedelta(1) for day in days)
         years = max(days).year - min(days).year if days else 0
         faults[order] = (times.count(None), back, to_come, years)
-    if "9.9.9" in stamps[0].style:  # where no language has the year in front
+    if "9.9.9" in stamps[0].style:  # no language begins such dates with the year
         del faults["year first"]
     best = [order for order, found in faults.items() if found == min(faults.values())]
-    # whoever writes `오후 9:15` has the year in front
+    # languages that write `오후 9:15` put the year in front
     best = ["year first"] if "year first" in best and "H9:" in stamps[0].style else best
     if not {"day first", "month first"} <= {*best}:
         return best[0], ""
@@ -152,4 +152,4 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
         return "day first", ""
     american = all("H" in stamp.style and "/" in stamp.style for stamp in stamps)
     order = "month first" if american else "day first"
-    return order, f"no date tells day from month; they are read {order}"
+    return order, f"no date shows which number is the day; they are read {order}"

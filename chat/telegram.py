@@ -1,4 +1,4 @@
-"""Telegram Desktop's `result.json`: one chat, or all of them under `chats.list`."""
+"""Telegram Desktop's `result.json`: one chat, or all chats under `chats.list`."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,12 +9,12 @@ from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, People, parse_ent
 from data_prep.errors import UserError
 
 MEDIA = {"animation": GIF, "video_file": VIDEO, "video_message": VIDEO}
-GONE = "Deleted Account"  # Telegram's own word for a speaker without a name
+GONE = "Deleted Account"  # what Telegram shows for a speaker without a name
 NAMED = ("from", "actor", "forwarded_from", "saved_from", "inviter", "author")
 
 
 def recognise(data: object) -> bool:
-    """Whether parsed JSON is an export of Telegram."""
+    """Return whether parsed JSON is a Telegram export."""
     if not isinstance(data, dict):
         return False
     if not isinstance(entries := data.get("messages"), list):
@@ -23,21 +23,21 @@ def recognise(data: object) -> bool:
 
 
 def parse(data: dict[str, Any], place: str) -> Iterator[Chat | UserError]:
-    """Each chat of an export; for a damaged one the error, and then the others."""
+    """Yield each chat of an export; a damaged one yields its error, and the others follow."""
     if "chats" not in data:
         yield from _chats(data, place)
         return
     for block in (data[key] for key in ("chats", "left_chats") if data.get(key) is not None):
         chats = block.get("list") if isinstance(block, dict) else None
         if not isinstance(chats, list):
-            yield UserError(f"{place}: `chats` holds no `list`; export the chats again as JSON")
+            yield UserError(f"{place}: `chats` has no `list`; export the chats again as JSON")
             continue
         for number, chat in enumerate(chats, 1):
             yield from _chats(chat, f"{place} chat {number}")
 
 
 def _chats(chat: Any, place: str) -> Iterator[Chat | UserError]:
-    """The chat, or one for each topic of a forum, which people read apart."""
+    """Yield the chat, or one chat per topic of a forum, as people read topics separately."""
     if not isinstance(chat, dict) or not isinstance(chat.get("messages"), list):
         yield UserError(f"{place}: has no list of `messages`; export the chat again as JSON")
         return
@@ -59,11 +59,11 @@ def _chats(chat: Any, place: str) -> Iterator[Chat | UserError]:
         if found or not topics:
             title = f"{name}: {topic}" if topic else name
             yield Chat(place, title, found, people=people.all(), notes=notes)
-            notes = ()  # of all topics, said once
+            notes = ()  # they are about all topics: yield them once
 
 
 def _topics(entries: list[Any]) -> dict[str, str]:
-    """The topic's title by a message's id: what begins a topic, and all that answers it."""
+    """Return the topic title by message id, for the start of a topic and all of its replies."""
     topics, titles = {}, People()
     for entry in (entry for entry in entries if isinstance(entry, dict)):
         number, answered = str(entry.get("id")), str(entry.get("reply_to_message_id"))
@@ -75,7 +75,7 @@ def _topics(entries: list[Any]) -> dict[str, str]:
 
 
 def _message(people: People, topics: dict[str, str], entry: dict[str, Any]) -> Message | None:
-    """What a person sent; None for a service message and for one that holds nothing."""
+    """Return what a person sent; None for a service message or an empty one."""
     if entry.get("type") != "message":
         return None
     parts = [_media(entry), _text(entry.get("text")), _extras(entry)]
@@ -87,7 +87,7 @@ def _message(people: People, topics: dict[str, str], entry: dict[str, Any]) -> M
 
 
 def _text(text: Any) -> str:
-    """A text, a list of texts and entities such as links, mentions and bold words, or nothing."""
+    """Return the plain text of a text, or of a list of texts and entities such as links."""
     if isinstance(text, str):
         return text.strip()
     parts = (part if isinstance(part, str) else part["text"] or "" for part in text or [])
@@ -105,7 +105,7 @@ def _media(entry: dict[str, Any]) -> str:
 
 
 def _extras(entry: dict[str, Any]) -> str:
-    """What an entry holds besides text: a poll, a checklist, a contact, a place."""
+    """Return what an entry has besides text: a poll, a checklist, a contact, a place."""
     if asked := entry.get("poll") or entry.get("todo_list"):
         answers = ", ".join(_text(answer["text"]) for answer in asked.get("answers") or [])
         if "todo_list" in entry:
@@ -118,7 +118,7 @@ def _extras(entry: dict[str, Any]) -> str:
 
 
 def _people(entry: Any) -> list[Any]:
-    """The names that an entry knows: of who sent it, of members, and of who is mentioned in it."""
+    """Return the names in an entry: of its sender, of members, and of people it mentions."""
     if not isinstance(entry, dict):
         return []
     members, parts = entry.get("members"), entry.get("text")

@@ -1,7 +1,7 @@
-"""Texts that an app or a tool wrote: a table of formats, with a pattern for where a message starts.
+"""Texts that an app or tool wrote: a table of formats, each with a pattern for a message's start.
 
-A new format is a row of `FORMATS`. Captions (WebVTT, SRT), CSV and the XML of SMS Backup & Restore
-have a function each. Times are as the text gives them; offsets into a recording are none.
+A new format is a row in `FORMATS`. Captions (WebVTT, SRT), CSV and the XML of SMS Backup & Restore
+each have a function. Times are as in the text; offsets into a recording do not count as times.
 """
 
 import csv
@@ -37,7 +37,7 @@ _IRC_EVENT = (
     r"|joined|quit|left)\b"
 )
 
-# What stands for an attachment where an app writes no file name.
+# Words for attachments in apps that write no file name.
 _WORDS = {
     PHOTO: r"photos?|images?|pictures?|写真|画像|照片|圖片|图片|사진(?: \d+장)?|foto|รูป|hình ảnh",
     VIDEO: r"videos?|動画|影片|视频|視頻|동영상|วิดีโอ",
@@ -55,16 +55,16 @@ FILE_LINE = re.compile(
 )
 
 
-# No `+` or `*` of a pattern may meet the same signs as the one before it: of a long line that would
-# take its square of steps.
+# In a pattern, neighbouring `+` or `*` must not match the same characters: on a long line, that
+# would take quadratic time.
 class Format(NamedTuple):
     """How an app writes a chat.
 
-    `start` matches the start of a message, up to its text, which goes on to the next match. Its
-    groups: `name`, and `when`, or `clock` under the last `day`. A match without a name is what the
-    app wrote, and is left out. Where there is a `header`, a text has to begin with it, and then has
-    the format for certain. `drop` is removed from the messages; one that is `gone` as a whole was
-    not sent by a person. `media` is how a word for an attachment is written.
+    `start` matches the start of a message, up to its text, which extends to the next match. Its
+    groups are `name`, and `when`, or `clock` after the last `day`. A match without a name was
+    written by the app and is left out. If there is a `header`, the text must begin with it, and is
+    then certain to have this format. `drop` is removed from messages; a message that `gone` matches
+    as a whole was not sent by a person. `media` is how a word for an attachment is written.
     """
 
     name: str
@@ -146,9 +146,9 @@ BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\ufeff": ""})
 
 
 def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError]:
-    """The chats of a text whose format is known, or nothing; `sure` asks for a header.
+    """Return the chats of a text in a known format, or an empty list; `sure` requires a header.
 
-    Raises UserError for a known format that holds no chat.
+    Raises UserError for a known format without a chat.
     """
     text = "\n".join(LINE_END.split(text.translate(BLANKS))).lstrip("\n")
     start = text[:300].lstrip().lower()
@@ -167,20 +167,20 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
         return []
     if not messages:
         raise UserError(
-            f"{place}: seems to be of {form.name}, but no message can be read in it; write each as "
+            f"{place}: seems to be from {form.name}, but no message can be read; write each as "
             "`Name: text`"
         )
     notes = [note] if note else []
     if not sure and (ahead := _lines(text[: starts[0].start()])):
-        notes.append(f"lines before the first message, which are left out: {ahead}")
+        notes.append(f"lines left out before the first message: {ahead}")
     return [Chat(place, name, messages, notes=tuple(notes))]
 
 
 def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str]]] | None:
-    """The text without its header, and where messages start; None where it has another format.
+    """Return the text without its header, and the messages' starts; None for another format.
 
-    Without a header it has to begin with a message, and no turns of a plain dialogue may be in the
-    others' texts; or more than half of its lines start a message.
+    Without a header, either the text begins with a message and does not look like a plain dialogue
+    between the starts, or more than half of its lines start a message.
     """
     header = re.match(form.header, text) if form.header else None
     if sure != bool(form.header) or (sure and not header):
@@ -200,12 +200,12 @@ def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str
 
 
 def _lines(text: str) -> int:
-    """How many lines are not blank."""
+    """Return the number of lines that are not blank."""
     return sum(bool(line.strip()) for line in text.split("\n"))
 
 
 def _spans(starts: list[re.Match[str]], text: str) -> Iterator[tuple[re.Match[str], int]]:
-    """Each start with the end of its message."""
+    """Return each start with the end of its message."""
     ends = [*(start.start() for start in starts), len(text)][1:]
     return zip(starts, ends, strict=True)
 
@@ -213,7 +213,7 @@ def _spans(starts: list[re.Match[str]], text: str) -> Iterator[tuple[re.Match[st
 def _messages(
     form: Format, text: str, starts: list[re.Match[str]]
 ) -> tuple[list[Message], str | None]:
-    """What people sent, and a note where the order of day and month is a guess."""
+    """Return what people sent, and a note if the order of day and month is a guess."""
     found: list[tuple[str, str, str]] = []
     day = ""
     for start, end in _spans(starts, text):
@@ -231,10 +231,10 @@ def _messages(
 
 
 def _clean(form: Format, text: str) -> str:
-    """A message's text without what the app added; empty where no person said anything."""
+    """Return a message's text without what the app added; empty if no person said anything."""
     text = re.sub(form.drop, "", text, flags=re.M) if form.drop else text
     text = "\n".join(line.strip() for line in text.strip().split("\n"))
-    if "\n" in text and text[0] == text[-1] == '"':  # as LINE writes several lines
+    if "\n" in text and text[0] == text[-1] == '"':  # LINE quotes a message of several lines
         text = text[1:-1].replace('""', '"')
     if form.gone and re.fullmatch(form.gone, text):
         return ""
@@ -246,7 +246,7 @@ def _clean(form: Format, text: str) -> str:
 
 
 def _times(texts: list[str]) -> tuple[list[datetime | None], str | None]:
-    """The times, and a note where nothing tells day from month."""
+    """Return the times, and a note if nothing shows which number is the day."""
     numbers = [re.match(r"\D*(\d\d?)[-/.](\d\d?)[-/.]", text) for text in texts]
     if not any(numbers):
         return [_time(text, False) for text in texts], None
@@ -268,16 +268,16 @@ def _times(texts: list[str]) -> tuple[list[datetime | None], str | None]:
         return times[True], None
     day_first = not all("/" in text and re.search(_HALF, text) for text in texts if text)
     order = "day first" if day_first else "month first"
-    guess = f"no date tells day from month; they are read {order}"
+    guess = f"no date shows which number is the day; they are read {order}"
     return times[day_first], guess if times[True] != times[False] else None
 
 
 def _time(text: str, day_first: bool) -> datetime | None:
-    """A date and a time as apps write them, without a zone."""
+    """Parse a date and time as apps write them, without a time zone."""
     text = re.sub(rf"({_HALF}) ?([\d:]+)", r"\2 \1", text)
     text = re.sub("[오上午]\\s?[전午前]", "AM", re.sub("오후|下午|午後", "PM", text))
     text = re.sub(r"\s?[年년月월]\s?|\.\s+(?=\d)", "-", text)
-    text = re.sub(r"[^\x00-\x7f]+|[()\[\]]", " ", text)  # weekdays of other languages
+    text = re.sub(r"[^\x00-\x7f]+|[()\[\]]", " ", text)  # weekdays in other languages
     if date := re.search(_DATE, text):
         text = text[date.start() :]
     try:
@@ -289,7 +289,7 @@ def _time(text: str, day_first: bool) -> datetime | None:
 
 
 MARKUP = (
-    "is HTML or XML of a kind that is not read; export the chat as JSON (Telegram Desktop: Export "
+    "is HTML or XML of an unknown kind; export the chat as JSON (Telegram Desktop: Export "
     "chat history, Format: Machine-readable JSON), or as text"
 )
 
@@ -302,14 +302,14 @@ VOICE = re.compile(r"<v(?:\.[^\s<>]+)? ([^<>]+)>")
 
 
 def _captions(text: str, place: str) -> list[Message]:
-    """A message a cue; one without a speaker belongs to the message before."""
+    """Return one message per cue; a cue without a speaker belongs to the message before it."""
     text, of_youtube = SBV.subn(r"\1 --> \2", text.lstrip())
     text = f"WEBVTT\n\n{text}" if of_youtube else text
     kind = "vtt" if text.startswith("WEBVTT") else "srt"
     try:
         cues = webvtt.from_buffer(io.StringIO(text), format=kind).captions
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
-        raise UserError(f"{place}: is no {kind.upper()} ({error}); export it again") from error
+        raise UserError(f"{place}: is invalid {kind.upper()} ({error}); export it again") from error
     said: list[tuple[str, str]] = []
     for cue in cues:
         webex = re.match(r'\d+ "(.+)"', cue.identifier or "")
@@ -319,11 +319,11 @@ def _captions(text: str, place: str) -> list[Message]:
             for line in html.unescape(MARKS.sub("", part)).strip().split("\n"):
                 turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
                 said.append((turn[1], turn[2] or "") if turn else (name, line))
-                name = ""  # the next line goes on with it
+                name = ""  # the next lines have the same speaker
     said = [(name, line) for name, line in said if name or line.strip()]
     named = [name for name, _ in said if name]
-    # subtitles of a film hold a colon too, but few speakers that come back
-    if 2 * len(named) > len(said):  # before the first of them is a sign such as `[music]`
+    # film subtitles have colons too, but few speakers who come back
+    if 2 * len(named) > len(said):  # drop `[music]` and the like before the first name
         said = said[[bool(name) for name, _ in said].index(True) :]
     if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
         raise UserError(
@@ -353,7 +353,7 @@ COLUMNS = {
 
 
 def parse_csv(text: str, place: str, name: str) -> Chat:
-    """A CSV with a message a row: of Viber, KakaoTalk for Mac or DiscordChatExporter."""
+    """Read a CSV with one message per row: Viber, KakaoTalk for Mac or DiscordChatExporter."""
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = list(csv.reader(io.StringIO(text), delimiter=delimiter))
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
@@ -383,10 +383,10 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
 
 
 def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
-    """SMS Backup & Restore: a chat for each address; `Me` sent what was not received."""
+    """Read SMS Backup & Restore: one chat per address; `Me` sent what was not received."""
 
     def character(found: re.Match[str]) -> str:
-        """A character as two references to half of it each, or a half alone, which XML forbids."""
+        """Decode references to one or both UTF-16 halves of a character, which XML forbids."""
         numbers = re.findall(r"&#(x?)([0-9a-f]+);", found[0], re.I)
         units = b"".join(
             int(digits, 16 if x else 10).to_bytes(2, "little") for x, digits in numbers
@@ -395,11 +395,11 @@ def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
 
     if re.search("<!(?!--)", text):  # DOCTYPE: entities can read files
         raise UserError(f"{place}: has a DOCTYPE, which no backup needs; make the backup again")
-    half = r"&#(?:5\d{4}|x[dD][\da-fA-F]{3});"  # these are characters, whole or half
+    half = r"&#(?:5\d{4}|x[dD][\da-fA-F]{3});"  # matches all halves, and some whole characters
     try:
         root = ElementTree.fromstring(re.sub(rf"(?:{half})+", character, text))
     except ElementTree.ParseError as error:
-        raise UserError(f"{place}: is no XML ({error}); make the backup again") from error
+        raise UserError(f"{place}: is invalid XML ({error}); make the backup again") from error
     chats: dict[str, list[Message]] = {}
     names: dict[str, str] = {}
     for entry in root:
@@ -412,7 +412,7 @@ def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
         if kind == "3" or not body or not get("date", "").isdigit():  # 3: a draft
             continue
         senders = [one.get("address", "") for one in entry.iter("addr") if one.get("type") == "137"]
-        sender = senders[0] if "~" in address and senders else name  # ~: several people
+        sender = senders[0] if "~" in address and senders else name  # ~: a group
         message = Message(utc(int(get("date", "")) / 1000), sender if kind == "1" else "Me", body)
         chats.setdefault(address, []).append(message)
         names[address] = name

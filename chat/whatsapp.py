@@ -1,8 +1,8 @@
 """WhatsApp's "Export chat": the `.txt` of Android and of the iPhone.
 
-The parser is ours: whatstk (0.9.1) is GPL-3.0 and takes no name with a colon, chat-miner (0.6.0)
-joins the lines of a message, chat-export (1.1.2) makes web pages. Where it is in doubt whether
-WhatsApp or a person wrote something, a person did.
+We wrote our own parser: whatstk (0.9.1) is GPL-3.0 and does not accept names with a colon,
+chat-miner (0.6.0) joins the lines of a message, and chat-export (1.1.2) makes web pages. If it is
+unclear whether WhatsApp or a person wrote something, we take it for a person's.
 """
 
 import re
@@ -14,7 +14,7 @@ from itertools import accumulate, groupby, pairwise
 from chat.chat import GIF, LINE_END, OTHER, PHOTO, TURN, VIDEO, Chat, Message, media_word
 from chat.stamps import EDGES, Stamp, find_order, read_start
 
-MARK = "\u200e"  # an iPhone sets it before what WhatsApp wrote itself; some keyboards have it too
+MARK = "\u200e"  # iPhones put it before what WhatsApp wrote itself; some keyboards type it too
 
 _OMITTED = (
     r"omitted|weggelassen|ausgelassen|ausgeschlossen|omitid[oa]|ocultad[oa]|ocult[oa]|omis(?:e|es)?"
@@ -30,7 +30,7 @@ _KINDS = {
     r"|sprachnachricht|aufkleber|tarjeta de contacto|аудио|стикер|документ|ses|belge|çıkartma",
 }
 _KIND_WORDS = "|".join(_KINDS.values())
-# `<Media omitted>`, which has the word media in nearly all languages; `<Video note omitted>`.
+# `<Media omitted>`, with the word media in nearly all languages; `<Video note omitted>`.
 ANDROID = re.compile(
     rf"(?i)<[^<>]{{2,30}}\s(?:{_OMITTED})>|<pomini[eę]to [^<>]+>|\A<(?=[^<>]{{7}})[^<>\n]{{0,99}}"
     r"(?:m[eéè]di|мед[иі]|мултим|πολυμ|מדי|وسائط|رسانه|媒|メディア|미디어|मीडिया|สื่อ|phương tiện)"
@@ -39,7 +39,7 @@ ANDROID = re.compile(
 IOS = re.compile(
     rf"^(?:(?P<kind>{_KIND_WORDS}) (?:{_OMITTED})|pominięto (?P<other>\w+))$", re.I | re.M
 )
-# Of any kind, where the mark before it says that WhatsApp wrote it; also behind one's own words.
+# Any kind, if the mark before it says that WhatsApp wrote it; also after a person's own words.
 _ANY = r"[\w-]+(?: [\w-]+){0,3}"
 MARKED = re.compile(
     rf"\u200e(?:(?P<kind>{_ANY}) (?:{_OMITTED})(?!\w)|pominięto (?P<other>{_ANY}))", re.I
@@ -49,7 +49,7 @@ ATTACHED = re.compile(
     r"(?:\u200e\s?[<‹]|[<‹]\u200e|‹|<(?=\w[\w ]{2,30}\s?: ?[^<>:\n]+\.\w{2,5}>|\d{8}-))"
     r"[^<>‹›\n]*\.(?P<file>\w{2,5})(?:\s[^<>‹›.\n]*)?[>›]"
 )
-# `IMG-20201231-WA0001.jpg (file attached)` on the first line; of an address it would be a remark.
+# `IMG-20201231-WA0001.jpg (file attached)` on the first line; after a web address, it is a remark.
 FILE = re.compile(
     r"(?im)\A\u200e?[^\n]*[^\s.]\.(?P<file>(?!(?:com|org|net)\b)(?=\d*[^\W\d])\w{2,5})"
     r" \([^\W\d_][^()\d\n]{2,39}\)[^\S\n]*$"
@@ -86,9 +86,9 @@ DELETED = re.compile(
     r"|(?:此消息已|您已)删除(?:此消息)?|此(?:訊息|讯息)已(?:刪除|删除|被刪除)"
     r"|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?"
 )
-# A group's name, with any colon.
+# A quoted group name, which may contain a colon.
 QUOTED = re.compile(r'(?<!\S)(?:"[^"]{0,200}"|„[^“”]{0,200}[“”]|“[^”]{0,200}”|«[^»]{0,200}»)(?!\w)')
-# What an Android system line has before a colon, which is then no name; of an iPhone's, anywhere.
+# Words of system lines: before a colon on Android (so it is not a name), anywhere on an iPhone.
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
     r"|created (?:the |this )?group|end-to-end encrypted|joined using|security code"
@@ -104,11 +104,11 @@ SYSTEM = re.compile(
     r"|adicionou|removeu|dodał|usunął|usunęła|добавил|удалил|left$|salió|a quitté|ha abbandonato"
     r"|saiu|opuścił|покинул)"
 )
-# The notice that opens each chat, where its mark was lost.
+# The notice that opens each chat, if its mark was lost.
 NOTICE = re.compile(
     r"(?:Messages|Nachrichten|Los mensajes|Les messages|I messaggi|As mensagens)\b[^?]{20,}"
 )
-# A system line whose verb is the last word, behind a name's colon: `Ana hat Team: Bo entfernt`.
+# System lines that end with the verb, after a name with a colon: `Ana hat Team: Bo entfernt`.
 SYSTEM_END = re.compile(
     r"[^:]{1,200} (?:hat|heeft) [^:]{1,200}: .+ (?:hinzugefügt|entfernt|toegevoegd|verwijderd)\.?"
     r"|[^:]{1,200}, [^:]{1,200}: .+ kişi\w* (?:ekledi|çıkardı)\.?"
@@ -117,15 +117,15 @@ CALL = re.compile(r"\u200e[^\u200e\n]{2,40}\. ?\u200e[^\u200e\n]{1,40}")  # `Voi
 
 LOOKED_AT = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
-MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name, between marks
+MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name between marks
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
-TIGHT = re.compile(r"[^:\n]{1,50}(?<!\d):(?=[^\s/\d])")  # `Bob:hi`, where there is no other
+TIGHT = re.compile(r"[^:\n]{1,50}(?<!\d):(?=[^\s/\d])")  # `Bob:hi`, if there is no other colon
 
 
 def recognise(text: str) -> bool:
-    """Whether the first turn starts as a message of WhatsApp does, or most of the first lines.
+    """Return whether the first turn, or most of the first lines, start like WhatsApp messages.
 
-    One dated line in a dialogue does not make it an export.
+    One dated line does not turn a dialogue into an export.
     """
     lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
     starts = [read_start(line) for line in lines]
@@ -136,16 +136,16 @@ def recognise(text: str) -> bool:
 
 
 def parse(text: str, place: str = "", name: str = "") -> Chat:
-    """The messages that people sent, with notes on what was guessed or left out.
+    """Return the messages that people sent, with notes on what was guessed or left out.
 
     Attachments become SAMSum's placeholders; deleted messages and system lines are left out.
-    The text is one that `recognise` knows.
+    `recognise` must be true for the text.
     """
     lines = _lines(text)
     starts = [read_start(line) for line in lines]
     moments, guess = _moments([(n, *start) for n, start in enumerate(starts) if start])
     own = {start[0].style for n, start in enumerate(starts) if start and n in moments}
-    # the time, the lines that follow it, and whether an iPhone wrote them
+    # the time, the lines of the message, and whether an iPhone wrote them
     entries: list[tuple[datetime | None, list[str], bool]] = []
     ahead = others = 0
     for number, (line, start) in enumerate(zip(lines, starts, strict=True)):
@@ -160,22 +160,22 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     older = sum(one - later > timedelta(1) for one, later in times)
     notes = [guess] if guess else []
     if ahead:
-        notes.append(f"lines before the first message, which are left out: {ahead}")
+        notes.append(f"lines left out before the first message: {ahead}")
     if others:
-        notes.append(f"dated lines in another style, which are taken as text: {others}")
+        notes.append(f"dated lines in another style, taken as text: {others}")
     if older:
         notes.append(f"messages a day or more older than the one before, perhaps pasted: {older}")
-    # those to whom a message points with an @ may never have written
+    # people that a message mentions with @ may never have written
     people = tuple((person.strip(),) for person in dict.fromkeys(MENTION.findall(text)))
     return Chat(place, name, _messages(entries), people=people, notes=tuple(notes))
 
 
 def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime | None], str]:
-    """The time of each line that starts a message of this chat, and a note where it is a guess.
+    """Return the time of each line that starts a message of this chat, and a note if it is a guess.
 
-    The chat's own style is the commonest; that of the first line counts double, for a file begins
-    with a stamp of its own. Lines in another style were pasted or written into a message, but for
-    those of an export that was put behind this one: they are later, and of the same people.
+    The chat's own style is the most common one; the first line's counts double, as a file begins
+    with its own stamp. Lines in another style were pasted or typed into a message, except those of
+    a second export appended to this one: they are later, and from the same people.
     """
     styles = [stamp.style for _, stamp, _ in stamped]
     own = Counter([styles[0], *styles]).most_common(1)[0][0]
@@ -189,7 +189,7 @@ def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime 
     )
     afters, before = [*accumulate(reversed([*firsts]), min)], datetime.min
     for run in runs:
-        after = afters.pop()  # the earliest time in it, if it is of the own style, and behind it
+        after = afters.pop()  # the earliest time in the chat's own style, from this run on
         names = {turn[0] for _, _, rest in run if (turn := _turn(rest))}
         if run[0][1].style != own and len(run) > 1 and names & people:
             run_order, _ = find_order([stamp for _, stamp, _ in run])
@@ -207,10 +207,10 @@ def _lines(text: str) -> list[str]:
 def _turn(
     line: str, prefixes: Collection[str] = (), people: Collection[str] | None = ()
 ) -> tuple[str, str] | None:
-    """Name and text of a message's first line; None for what WhatsApp wrote.
+    """Return the name and text of a message's first line; None for what WhatsApp wrote.
 
-    A name among the `prefixes` goes on to the next colon. The names of `people` are names however
-    they look, and all are where it is None.
+    A name among the `prefixes` extends to the next colon. Names in `people` are always accepted; if
+    `people` is None, every name is.
     """
     whole = ""
     while True:
@@ -229,13 +229,13 @@ def _turn(
 
 
 def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
-    """What is no whole name: `Team`, where every message continues `Team: Anna: `.
+    """Return what is not a whole name: `Team`, if every message continues `Team: Anna: `.
 
-    So that no `note: milk` becomes a name, two or more names must be in twice as many messages,
-    and in all but system lines; or one in all, in a chat of two or where WhatsApp's mark follows.
+    To keep `note: milk` from becoming a name, two or more names must follow in twice as many
+    messages, in all but system lines; or one in all, in a chat of two or before WhatsApp's mark.
     """
     prefixes: set[str] = set()
-    for _ in range(4):  # of a name that has more colons the rest is text
+    for _ in range(4):  # after more colons than this, the rest is text
         texts = defaultdict(list)
         for name, text in filter(None, (_turn(line, prefixes, people) for line in lines)):
             texts[name].append(text)
@@ -264,7 +264,7 @@ def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
 
 
 def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Message]:
-    """What people sent; an iPhone sets a name also before what WhatsApp wrote."""
+    """Return what people sent; an iPhone also puts a name before what WhatsApp wrote."""
     first_lines = [said[0] for _, said, _ in entries]
     named = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
     people = {name for name, times in named.items() if times > 1}
@@ -287,7 +287,7 @@ def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Me
 
 
 def clean(text: str) -> str | None:
-    """The text of a message with its attachments as placeholders; None where nothing was said."""
+    """Return a message's text with placeholders for attachments; None if nothing was said."""
     text = EDITED.sub("", text.strip()).strip()
     if DELETED.fullmatch(text.replace(MARK, "").strip()):
         return None
@@ -298,6 +298,6 @@ def clean(text: str) -> str | None:
 
 
 def _placeholder(found: re.Match[str]) -> str:
-    """`image omitted` becomes `<file_photo>`."""
+    """Return `<file_photo>` for `image omitted`, and so on."""
     word = found["kind"] or found["other"]
     return next((p for p, kinds in _KINDS.items() if re.fullmatch(kinds, word, re.I)), OTHER)

@@ -1,7 +1,7 @@
-"""Outputs of any system: reading prediction and reference files, and putting them in one order.
+"""Read any system's prediction and reference files and match their rows.
 
-Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`. Read as they are:
-our own files, LLaMA-Factory's `generated_predictions.jsonl`, samples of lm-evaluation-harness.
+Use: `load({"mine": Path("mine.jsonl")}, Path("references.csv"), FieldNames())`. Accepts our own
+files, LLaMA-Factory's `generated_predictions.jsonl` and lm-evaluation-harness samples unchanged.
 """
 
 import re
@@ -23,9 +23,9 @@ from eval.predictions import true_record
 
 @dataclass
 class FieldNames:
-    """Names of the fields (JSON, Parquet) or columns (CSV); a plain-text file has none.
+    """Field names (JSON, Parquet) or column names (CSV); plain text has none.
 
-    None: the first of the usual names that a record has.
+    None means the first of the `USUAL` names that the record has.
     """
 
     prediction: str | None = None
@@ -34,7 +34,7 @@ class FieldNames:
     id: str | None = None
 
     def of(self, kind: str) -> tuple[str, ...]:
-        """Under which names a field of this kind is looked for; case and blanks do not count."""
+        """Return the names to look up for this kind of field; case and outer blanks are ignored."""
         asked = getattr(self, kind)
         return (asked.strip().lower(),) if asked else USUAL[kind]
 
@@ -49,14 +49,14 @@ USUAL = {
 
 @dataclass
 class Record:
-    """A record of a file: its place for messages, its fields, and how they are to be named."""
+    """One record of a file: its place (for messages), its fields, and the names to look up."""
 
     place: str
     fields: dict[str, Any]
     names: FieldNames
 
     def get(self, kind: str) -> Any:
-        """The value of a field by its kind, a key of USUAL; None where it is missing."""
+        """Return the value of a field by its kind, a key of USUAL; None if it is missing."""
         for name in self.names.of(kind):
             if self.fields.get(name) not in (None, []):
                 return self.fields[name]
@@ -67,14 +67,14 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The record's id as text, whichever type the file gives it; "" where it has none."""
+        """The record's id as text, whatever its type in the file; "" if it has none."""
         value = self.get("id")
         if value is None or value != value:  # NaN
             return ""
-        return re.sub(r"(?<=\d)\.0+", "", str(value).strip())  # pandas, in a column with a gap
+        return re.sub(r"(?<=\d)\.0+", "", str(value).strip())  # 1.0 in pandas if a row has no id
 
     def texts(self, kind: str) -> list[str]:
-        """The texts of a field, one or several; raises UserError where it is missing or no text."""
+        """Return the texts of a field, one or several; raise UserError if missing or not text."""
         names, value = self.names.of(kind), self.get(kind)
         if not any(name in self.fields for name in names):
             numbered = [n for n in self.fields if re.fullmatch(r"(summary|reference)_?\d+", n)]
@@ -99,22 +99,22 @@ class Record:
                     f"{self.place}: the {kind} is {text!r}, not text; correct the record"
                 )
             if HALF_PAIR.search(text):
-                raise UserError(f"{self.place}: the {kind} holds half of a surrogate pair; fix it")
+                raise UserError(f"{self.place}: the {kind} has half of a surrogate pair; fix it")
             if kind == "reference" and not text.strip():
                 raise UserError(f"{self.place}: the reference is empty; fill it or remove the row")
         return texts
 
     def text(self, kind: str) -> str:
-        """The only text of a field; raises UserError as `texts` does, and where it has several."""
+        """Return the only text of a field; raise UserError like `texts`, or if it has several."""
         texts = self.texts(kind)
         if len(texts) > 1:
-            raise UserError(f"{self.place}: holds {len(texts)} {kind}s; keep one")
+            raise UserError(f"{self.place}: has {len(texts)} {kind}s; keep one")
         return texts[0]
 
 
 @dataclass
 class Row:
-    """A prediction and what it is scored on; `cluster` names its dialogue where others share it."""
+    """A prediction and what it is scored against; rows of the same dialogue share a `cluster`."""
 
     prediction: Record
     target: Record
@@ -131,11 +131,11 @@ def load(
     by_order: bool = False,
     of_models: bool = True,
 ) -> tuple[dict[str, System], Corpus]:
-    """Systems by name, and what they are scored on; raises UserError where that cannot be.
+    """Return the systems by name and the corpus to score them on; raise UserError on bad input.
 
-    Without `references` each file brings its own, and they must agree unless `force` is set; the
-    first file's are then used. `strip`: the predictions may hold control tokens and think blocks,
-    which `analyse` strips. `by_order`: join by order although both have ids. `of_models`: prompt
+    Without `references`, each file supplies its own; they must agree unless `force` is set, and the
+    first file's are used. `strip`: predictions may contain control tokens and think blocks, which
+    `analyse` strips. `by_order`: join by order even if both sides have ids. `of_models`: prompt
     and decoding must be the same, too.
     """
     for name in files.keys() & BASELINES.keys():
@@ -154,8 +154,8 @@ def load(
             rows[name] = in_order_of(rows[name], rows[first], path, by_order)
         if len(rows[name]) != len(rows[first]):
             raise UserError(
-                f"{path}: {len(rows[name])} rows where {files[first]} has {len(rows[first])}; give "
-                "as many predictions for each dialogue in every file"
+                f"{path}: {len(rows[name])} rows, but {files[first]} has {len(rows[first])}; give "
+                "the same number of predictions for each dialogue in every file"
             )
         record = true_record(path)
         known = signature.generation_fields(record.key, record.versions) if record else {}
@@ -163,7 +163,7 @@ def load(
         each = [row.references for row in rows[name]]
         if not strip:
             _refuse_markup(rows[name])
-        fields = signature.scoring_fields(each, Scoring()) | known  # the scoring is the same
+        fields = signature.scoring_fields(each, Scoring()) | known  # scored the same way
         compared = compared or fields
         if (differ := signature.differences(compared, fields, of_models)) and not force:
             fix = "use the same settings for both, or compare them with --force"
@@ -173,11 +173,11 @@ def load(
             )
         if both := signature.engines(compared, fields):
             print(
-                f"note: {files[first]} is by {both[0]} and {path} by {both[1]}: under the same "
-                "settings two engines differ by rounding alone"
+                f"note: {files[first]} was generated by {both[0]} and {path} by {both[1]}: with "
+                "the same settings, two engines differ only by rounding"
             )
     dialogues = None
-    for side in ("prediction", "target"):  # the references' own where both files have them
+    for side in ("prediction", "target"):  # the reference file's, if both have them
         records = [getattr(row, side) for row in rows[first]]
         if all(record.get("dialogue") for record in records):
             dialogues = [record.text("dialogue") for record in records]
@@ -185,7 +185,7 @@ def load(
     clusters = _clusters(rows[first], dialogues, systems)
     if clusters:
         print(
-            f"note: {len(ids)} rows are of {len(set(clusters))} dialogues: means, intervals "
+            f"note: {len(ids)} rows belong to {len(set(clusters))} dialogues: means, intervals "
             "and tests are over dialogues"
         )
     each = [row.references for row in rows[first]]
@@ -212,7 +212,7 @@ def _refuse_markup(rows: list[Row]) -> None:
     if marks:
         place, mark = marks[0]
         raise UserError(
-            f"{place}: holds `{mark}`, which ROUGE would count as words ({len(marks)} such texts); "
+            f"{place}: has `{mark}`, which ROUGE would count as words ({len(marks)} such texts); "
             "strip control tokens and think blocks with --strip, or correct the file"
         )
 
@@ -220,10 +220,11 @@ def _refuse_markup(rows: list[Row]) -> None:
 def _clusters(
     rows: list[Row], dialogues: list[str] | None, systems: dict[str, System]
 ) -> list[str] | None:
-    """The dialogue of each row, where rows share one; None where each has its own.
+    """Return each row's dialogue if some rows share one; None if each row has its own.
 
-    They share one where they share the dialogue's text, or else an id; or, as DialogSum's test rows
-    `test_0_1`, `test_0_2`, all but a part of the id, and every system's prediction.
+    Rows share a dialogue if they have the same dialogue text, or else the same id; or, like
+    DialogSum's test rows `test_0_1`, `test_0_2`, the same id but for a counter, and the same
+    prediction by every system.
     """
     count = len(rows)
     if dialogues:
@@ -235,33 +236,33 @@ def _clusters(
     ids = [row.prediction.id or row.target.id for row in rows]
     texts = [[" ".join(text.split()) for text in one.predictions] for one in systems.values()]
     outputs = list(zip(*texts, strict=True))
-    for key in (stem, lambda name: stem(name[::-1])[::-1]):  # `1_0` counts in front
+    for key in (stem, lambda name: stem(name[::-1])[::-1]):  # in `1_0` the counter comes first
         names = [key(name) for name in ids]
         distinct = len(set(zip(names, outputs, strict=True)))
         if all(ids) and 1 < len(set(names)) == distinct < count:
             return names
     if 1 < 2 * len(set(outputs)) <= count and len(set(outputs)) > 1:
         print(
-            f"note: {count} rows hold {len(set(outputs))} distinct predictions; where rows are of "
-            "one dialogue, give them its id or its text: else they count as independent"
+            f"note: {count} rows have {len(set(outputs))} distinct predictions; if rows belong to "
+            "the same dialogue, give them its id or text: otherwise they count as independent"
         )
     return None
 
 
 def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
-    """Every record of `path`; a line of plain text becomes the field of this kind.
+    """Return every record of `path`; a line of plain text becomes a field of this kind.
 
-    Raises UserError where the file is missing, is empty, is not UTF-8 or breaks off in a record.
+    Raises UserError if the file is missing, empty, not UTF-8 or ends in the middle of a record.
     """
     if is_data(path.name):
         records = [Record(place, fields, names) for place, fields in read_file(path, str(path))]
         filters = {str(record.fields.get("filter")) for record in records}
         if len(filters) > 1 and "filtered_resps" in records[0].fields:  # lm-eval's filters
             raise UserError(
-                f"{path}: holds the outputs of {len(filters)} filters ({', '.join(sorted(filters))}"
-                "); keep the lines of one"
+                f"{path}: has the outputs of {len(filters)} filters ({', '.join(sorted(filters))}"
+                "); keep the lines of only one"
             )
-        for record in records:  # lm-eval keeps the row of the data set in `doc`
+        for record in records:  # lm-eval keeps the dataset row in `doc`
             if isinstance(record.fields.get("doc"), dict):
                 record.fields = {**record.fields["doc"], **record.fields}
     else:
@@ -270,20 +271,21 @@ def read_records(path: Path, kind: str, names: FieldNames) -> list[Record]:
         field = names.of(kind)[0]
         lines = text.removesuffix("\n").split("\n") if text.strip() else []
         if lines and all(line.strip()[:1] + line.strip()[-1:] == "{}" for line in lines):
-            raise UserError(f"{path}: holds a JSON object in each line; name it .jsonl")
+            raise UserError(f"{path}: has a JSON object on each line; rename it to .jsonl")
         records = [Record(f"{path}:{n}", {field: line}, names) for n, line in enumerate(lines, 1)]
     if not records:
-        raise UserError(f"{path}: is empty; expected a record a line")
+        raise UserError(f"{path}: is empty; expected one record per line")
     return records
 
 
 def join(
     records: list[Record], targets: list[Record], path: Path, target_path: Path, by_order: bool
 ) -> list[Row]:
-    """A row for each prediction, in the targets' order: by id where both have one, else by order.
+    """Return one row per prediction, in the targets' order, joined by id if both have ids.
 
-    An id that occurs several times among the targets alone has several references; among the
-    predictions too, so many rows of one dialogue. Raises UserError where the two do not fit.
+    Otherwise they are joined by order. An id that repeats only among the targets has several
+    references; one that repeats among the predictions too has several rows of one dialogue.
+    Raises UserError if predictions and targets do not match.
     """
     if records is targets:
         return [Row(one, one, one.texts("reference"), one.id or one.place) for one in records]
@@ -294,14 +296,14 @@ def join(
         without = next((record for record in side if not record.id), None)
         if without and any(record.id for record in side) and not by_order:
             raise UserError(
-                f"{without.place}: has no id, though other records have; add it, or join by order "
+                f"{without.place}: has no id, but other records do; add it, or join by order "
                 "with --by-order"
             )
     if not all(record.id for record in (*records, *targets)) or by_order:
         if len(records) != len(targets):
             raise UserError(
                 f"{path}: {len(records)} predictions for {len(targets)} references; give one for "
-                "each (an empty one counts, with 0)"
+                "each (an empty one scores 0)"
             )
         if not by_order:
             print(f"note: {path} and {target_path} are joined by order: they do not both have ids")
@@ -338,16 +340,16 @@ def join(
         else:
             raise UserError(
                 f"{ours[-1].place}: id `{name}` occurs {len(ours)} times, for {len(some)} "
-                "references; make the ids unique, or give as many predictions for each"
+                "references; make the ids unique, or give each the same number of predictions"
             )
     return rows
 
 
 def in_order_of(rows: list[Row], first: list[Row], path: Path, by_order: bool) -> list[Row]:
-    """The rows of a file that brings its own references, in the order of the first file's."""
+    """Return the rows of a file with its own references, in the order of the first file's rows."""
     ids = [[row.prediction.id for row in some] for some in (rows, first)]
     if by_order or not all(map(all, ids)) or sorted(ids[0]) != sorted(ids[1]):
-        return rows  # other references are refused by their hash
+        return rows  # different references are refused later, by their hash
     place: dict[str, list[Row]] = {}
     for row in rows:
         place.setdefault(row.prediction.id, []).append(row)
@@ -362,6 +364,6 @@ def _by_id(records: list[Record], key: Callable[[str], str] = str) -> dict[str, 
 
 
 def stem(name: str) -> str:
-    """An id without the part that counts the rows of a dialogue: `0_1`, `0:ref1`, `0 (1)`, `0a`."""
+    """Strip the part of an id that counts a dialogue's rows: `0_1`, `0:ref1`, `0 (1)`, `0a`."""
     match = re.fullmatch(r"(.+?)[-_#.:/ (]{1,9}[a-z]{0,9}(?:\d+|[a-z])\)?|(.*\d)[a-z]", name)
     return (match[1] or match[2]) if match else name

@@ -1,8 +1,8 @@
-"""Prediction files: `predictions.<model>.jsonl`, written whole, resumable while they grow.
+"""Prediction files, `predictions.<model>.jsonl`: written atomically, resumable until finished.
 
-While a model generates, each process appends its finished batches to a file of its own, a shard.
-The same command resumes from the shards, on any number of processes; under another key it starts
-again and says why. The key of a finished file is next to it, in `.predictions.<model>.key.json`.
+While a model generates, each process appends its finished batches to its own file, a shard. The
+same command resumes from the shards, with any number of processes; if the key has changed, it
+starts over and says why. A finished file's key is next to it: `.predictions.<model>.key.json`.
 """
 
 import json
@@ -24,7 +24,7 @@ from eval.signature import GenerationKey, engine_versions
 
 
 class BatchRecord(BaseModel):
-    """A line of a shard: a finished batch of the plan."""
+    """One line of a shard: a finished batch."""
 
     batch: int
     seconds: float
@@ -32,7 +32,7 @@ class BatchRecord(BaseModel):
 
 
 class FileRecord(BaseModel):
-    """The key file: what a finished file was made with, its hash, and the seconds that it took."""
+    """The key file: a finished file's generation key, its hash, and the seconds it took."""
 
     key: GenerationKey
     sha256: str
@@ -50,8 +50,8 @@ def generate_file(
 ) -> None:
     """Generate a prediction for every example and write `path`, in the order of `examples`.
 
-    Every process calls it (`processes` is accelerate's PartialState); the first one merges the
-    shards. Raises UserError where the folder cannot be written or another evaluation writes there.
+    Every process calls it (`processes` is accelerate's PartialState); the main one merges the
+    shards. Raises UserError if the folder is not writable or another evaluation writes there.
     """
     shard = path.with_name(f".{path.stem}.{processes.process_index}.partial.jsonl")
     with writing_to(shard), _locked(shard):
@@ -60,9 +60,9 @@ def generate_file(
             old = record.key
         if old and not key.matches(old):
             say(f"{path}: generated again: {difference(old, key)}")
-        processes.wait_for_everyone()  # from here on no shard holds another key
+        processes.wait_for_everyone()  # now every process has a shard with this key
         done = _read_shards(path, key)
-        processes.wait_for_everyone()  # all have read the same shards before one of them grows
+        processes.wait_for_everyone()  # all have read the shards before any of them grows
         todo = [batch for batch in batches if batch.number not in done]
         todo = todo[processes.process_index :: processes.num_processes]
         finished = sum(len(batch.predictions) for batch in done.values())
@@ -80,7 +80,7 @@ def generate_file(
                     predictions=predictions,
                 )
                 file.write(line.model_dump_json() + "\n")
-                file.flush()  # a killed process loses nothing that the operating system has
+                file.flush()  # so a killed process loses no finished batch
                 tokens += sum(prediction.tokens for prediction in predictions)
                 rate = tokens / (monotonic() - bar.began)
                 bar.step(len(predictions), f"{rate:.0f} tokens/s")
@@ -92,9 +92,9 @@ def generate_file(
 
 
 def finished_record(path: Path, key: GenerationKey) -> FileRecord | None:
-    """The record of `path` if it was made under this key, else None.
+    """Return the record of `path` if it was generated with this key, else None.
 
-    Raises UserError where the file is no longer what was written.
+    Raises UserError if the file has changed since it was written.
     """
     record = read_record(path)
     if record is None or not key.matches(record.key) or not path.is_file():
@@ -108,7 +108,7 @@ def finished_record(path: Path, key: GenerationKey) -> FileRecord | None:
 
 
 def read_record(path: Path) -> FileRecord | None:
-    """What the key file of `path` says, None where there is none or it is damaged."""
+    """Return the key file of `path`; None if it is missing or damaged."""
     try:
         check_file(key_file(path))
         return FileRecord.model_validate_json(key_file(path).read_bytes())
@@ -117,26 +117,26 @@ def read_record(path: Path) -> FileRecord | None:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The lines of a finished predictions file."""
+    """Return the lines of a finished predictions file."""
     with path.open("rb") as file:
         return [Prediction.model_validate_json(line) for line in file]
 
 
 def copy_predictions(source: Path, target: Path) -> None:
-    """Copy a finished file and then its key, each whole or not at all."""
+    """Copy a finished file and then its key, each of them atomically."""
     for old, new in ((source, target), (key_file(source), key_file(target))):
         with whole_file(new) as file:
             file.write(old.read_text("utf-8"))
 
 
 def true_record(path: Path) -> FileRecord | None:
-    """The record of `path`, if the file is as it was written."""
+    """Return the record of `path` if it still matches the file, else None."""
     record = read_record(path)
     return record if record and record.sha256 == sha256_of(path) else None
 
 
 def difference(old: GenerationKey, new: GenerationKey) -> str:
-    """The names of what differs between two keys, nested ones with a dot."""
+    """Say which fields of two keys differ, nested ones with a dot: `decoding.dtype changed`."""
     before, after = old.model_dump(), new.model_dump()
     for key in (before, after):
         key |= {f"decoding.{name}": value for name, value in key.pop("decoding").items()}
@@ -144,18 +144,18 @@ def difference(old: GenerationKey, new: GenerationKey) -> str:
 
 
 def key_file(path: Path) -> Path:
-    """Where the key of a finished file is kept."""
+    """Return the path of a finished file's key."""
     return path.with_name(f".{path.stem}.key.json")
 
 
 @contextmanager
 def _locked(shard: Path) -> Iterator[None]:
-    """Lock a shard; raises UserError where another process writes it."""
+    """Lock a shard; raise UserError if another process is writing it."""
     try:
         with FileLock(shard.with_suffix(".lock"), timeout=0):
             yield
     except Timeout as error:
-        raise UserError(f"{shard}: another evaluation writes it; wait, or use --output") from error
+        raise UserError(f"{shard}: another evaluation uses it; wait, or use --output") from error
 
 
 def _merge(path: Path, key: GenerationKey, examples: Sequence[Example]) -> None:
@@ -183,9 +183,9 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
-    """Keep the whole lines of a shard if they were made under `key`, else start it again.
+    """Keep the complete lines of a shard if they were generated with `key`, else empty it.
 
-    Returns the other key that it held, if there was one.
+    Returns the key that the shard had before, if it was a different one.
     """
     found, batches = _read_shard(shard)
     same = key.matches(found)
@@ -197,7 +197,7 @@ def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
 
 
 def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
-    """Finished batches by number, from every shard under `key`."""
+    """Return the finished batches by number, from every shard with this key."""
     done: dict[int, BatchRecord] = {}
     for shard in _shards(path):
         found, batches = _read_shard(shard)
@@ -207,7 +207,7 @@ def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
 
 
 def _read_shard(shard: Path) -> tuple[GenerationKey | None, dict[int, BatchRecord]]:
-    """Key and batches of a shard, up to the first line that is not whole: a kill cut it there."""
+    """Return the key and batches of a shard, up to the first line that a kill cut short."""
     key: GenerationKey | None = None
     batches: dict[int, BatchRecord] = {}
     if not shard.exists():

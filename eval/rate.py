@@ -1,8 +1,8 @@
-"""People rate summaries: a blind sheet for a spreadsheet, and the reading of filled ones.
+"""Human ratings: write a blind sheet of summaries for a spreadsheet, and read the filled sheets.
 
-`python -m eval.rate sheet results/<recipe>` writes `ratings.csv`, which raters fill, and
-`ratings.key.json`, which says whose summary is whose; `python -m eval.rate read SHEET...` reads
-the sheets that come back, one a rater. What they say is computed in `eval.ratings`.
+`python -m eval.rate sheet results/<recipe>` writes `ratings.csv`, which raters fill in, and
+`ratings.key.json`, which says which system wrote which summary. `python -m eval.rate read SHEET...`
+reads the filled sheets, one per rater; `eval.ratings` evaluates them.
 """
 
 import argparse
@@ -29,17 +29,17 @@ from data_prep.errors import (
 from data_prep.options import Help, Options
 from eval.ratings import Rating, evaluate, tables
 
-# A spreadsheet takes a cell for a formula that begins so, in East Asian full width too (OWASP,
-# "CSV Injection"). The apostrophe is among them because reading removes it.
+# A spreadsheet treats a cell that begins with one of these as a formula, full-width forms included
+# (OWASP, "CSV Injection"). The apostrophe is listed because reading removes it.
 FORMULAS = ("=", "+", "-", "@", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-NUMBER_OR_DATE = re.compile(r"[\d.,:/eE %-]+")  # 0012 would become 12, and 1-2 a day in January
+NUMBER_OR_DATE = re.compile(r"[\d.,:/eE %-]+")  # 0012 would become 12, and 1-2 a date
 SAFE_NUMBER = re.compile(r"0|[1-9]\d{0,14}")  # Excel keeps 15 digits
-EXCEL_CELL = 32_767  # characters ("Excel specifications and limits"); it cuts a longer cell
+EXCEL_CELL = 32_767  # characters ("Excel specifications and limits"); it cuts longer ones
 YES_NO = {"y": True, "yes": True, "n": False, "no": False}
 
 
 class KeyRow(BaseModel):
-    """A row of the sheet: whose its summaries are, from left to right, and its `_hashes`."""
+    """A row of the sheet: the systems of its summaries, left to right, and its `_hashes`."""
 
     id: str
     systems: list[str]
@@ -55,8 +55,8 @@ class Key(BaseModel):
 
 
 def main() -> None:
-    """Write a sheet and its key, or read filled sheets and print what they say."""
-    args = _arguments()  # before the imports, which take longer than --help should
+    """Write a sheet and its key, or read filled sheets and print the results."""
+    args = _arguments()  # before the slow imports, so that --help is fast
     if args.command == "sheet":
         write_sheet(args)
         return
@@ -64,14 +64,14 @@ def main() -> None:
 
     sheets = named(args.sheets)
     if len({path.resolve() for path in sheets.values()}) < len(sheets):
-        raise UserError("read: a sheet is given twice; name each rater's own file once")
+        raise UserError("read: a sheet is given twice; give each rater's own file once")
     first = next(iter(sheets.values()))
     own = first.with_suffix(".key.json")
     keys = [p for p in first.parent.glob("*.key.json") if not p.name.startswith(".")]
     if not args.key and own not in keys and len(keys) != 1:
-        raise UserError(f"{first}: no {own.name} is beside it; name the key of the sheet by --key")
+        raise UserError(f"{first}: no {own.name} next to it; give the key of the sheet with --key")
     path = args.key or (own if own in keys else keys[0])
-    with reading(path, "name the right key by --key"):
+    with reading(path, "give the right key with --key"):
         key = Key.model_validate_json(path.read_bytes())
     check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), path])
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
@@ -85,10 +85,10 @@ def main() -> None:
 
 
 def write_sheet(args: argparse.Namespace) -> None:
-    """Draw dialogues, put their summaries into a blind order, write the sheet and its key.
+    """Draw dialogues, put their summaries in a blind order, and write the sheet and its key.
 
-    Raises UserError where fewer than two systems are given, where they have no dialogue in
-    common or differ in its text, and where a sheet or key would be overwritten.
+    Raises UserError if there are fewer than two systems, if they have no dialogue in common or
+    disagree on its text, or if a sheet or key would be overwritten.
     """
     from data_prep.sources import sha256_of
     from eval.compare import find_runs
@@ -96,48 +96,48 @@ def write_sheet(args: argparse.Namespace) -> None:
     from eval.predictions import key_file
 
     key_path = args.output.with_suffix(".key.json")
-    for path in (args.output, key_path):  # a sheet that is with a rater is lost without its key
+    for path in (args.output, key_path):  # without its key, a rater's sheet is useless
         if path.exists() and not args.overwrite:
             raise UserError(f"{path}: exists; choose another --output, or use --overwrite")
     if args.rows < 1:
-        raise UserError(f"--rows: {args.rows} is no number of dialogues; use 1 or more")
+        raise UserError(f"--rows: {args.rows} is not a number of dialogues; use 1 or more")
     runs = find_runs(args.runs)
     files = {run.name: run.file for run in runs}
     if len(runs) == 1 and (
         Path(args.runs[0]).is_dir() or args.runs[0].endswith(".yml")
-    ):  # a folder or recipe: and base
+    ):  # a folder or recipe: its base too
         models = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
         files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
     if len(files) < 2:
-        raise UserError("sheet: name a results folder, or the predictions of two or more systems")
+        raise UserError("sheet: give a results folder, or the predictions of two or more systems")
     check_outputs(key_path, args.output, inputs=[*files.values(), *map(key_file, files.values())])
 
     def text(record: Record, name: str) -> str:
-        # half a surrogate pair, which JSON can hold, cannot be written
+        # JSON can contain half a surrogate pair, which cannot be written
         joined = "\n".join(record.texts(name)).strip()
         return joined.encode("utf-8", "replace").decode() or "(empty)"
 
-    # Per id that all systems have: the texts before the summaries, and the summary of each system.
+    # `rows`: per id that all systems have, the texts before the summaries, and the summaries.
     read: dict[str, dict[str, Record]] = {system: {} for system in files}
     for system, path in files.items():
         for record in read_records(path, "prediction", FieldNames()):
             if not record.id or record.id in read[system]:
                 what = f"id `{record.id}` occurs twice" if record.id else "has no id"
-                raise UserError(f"{record.place}: {what}; give every record an id of its own")
+                raise UserError(f"{record.place}: {what}; give every record its own id")
             read[system][record.id] = record
     rows: dict[str, tuple[list[str], dict[str, str]]] = {}
     for name in next(iter(read.values())):
         if not all(name in records for records in read.values()):
             continue
         same = {system: records[name] for system, records in read.items()}
-        # a file of another program may have ids and predictions alone
+        # another program's file may have only ids and predictions
         told = [one for one in same.values() if one.get("dialogue")] or list(same.values())
         texts = [text(told[0], "dialogue")]
         for record in told:
             if text(record, "dialogue").split() != texts[0].split():
                 raise UserError(
-                    f"{record.place}: the dialogue of id `{name}` is another one than in "
-                    f"{told[0].place}; name predictions for the same data"
+                    f"{record.place}: the dialogue of id `{name}` is different from that in "
+                    f"{told[0].place}; give predictions for the same data"
                 )
         if args.reference:
             texts.append(text(next(iter(same.values())), "reference"))
@@ -145,9 +145,9 @@ def write_sheet(args: argparse.Namespace) -> None:
     if not rows:
         raise UserError(f"sheet: no id is in all of {', '.join(map(str, files.values()))}")
 
-    # The rows stay in the order of the draw, so that the first ones that a rater fills are a random
-    # sample too. Rotating the systems puts each into each column equally often (to within one): no
-    # system gains from raters who prefer the first summary.
+    # The rows stay in the order drawn, so that the first ones that a rater fills in are a random
+    # sample too. Rotating the systems puts each in each column equally often (to within one), so
+    # that no system gains from raters who prefer the first summary.
     generator = random.Random(args.seed)
     drawn = generator.sample(list(rows), min(args.rows, len(rows)))
     orders: list[list[str]] = []
@@ -163,7 +163,7 @@ def write_sheet(args: argparse.Namespace) -> None:
     titles += [*(f"faithful_{n} (y/n)" for n in numbers), "note"]
     key = Key(systems={n: sha256_of(p) for n, p in files.items()}, seed=args.seed, rows=[])
     with whole_files(args.output.parent, key_path.name, args.output.name) as written:
-        written[args.output.name].write("\ufeff")  # by this mark Excel knows UTF-8
+        written[args.output.name].write("\ufeff")  # by this mark Excel recognises UTF-8
         sheet = csv.writer(written[args.output.name], delimiter=";" if args.semicolon else ",")
         sheet.writerow(titles)
         for name, order in zip(drawn, orders, strict=True):
@@ -176,29 +176,29 @@ def write_sheet(args: argparse.Namespace) -> None:
             )
         written[key_path.name].write(key.model_dump_json(indent=2) + "\n")
     print(f"{args.output}: {len(drawn)} of {len(rows)} dialogues; give each rater a copy")
-    print(f"{key_path}: whose summary is whose; no rater should see it")
+    print(f"{key_path}: which system wrote which summary; do not show it to raters")
     if any(len(cell) >= EXCEL_CELL for name in drawn for cell in rows[name][0]):
         print("note: Excel cannot hold the longest of these dialogues; rate them in LibreOffice")
 
 
 def as_text(text: str) -> str:
-    """A cell that a spreadsheet shows as it is: an apostrophe before formulas, numbers, dates."""
+    """Put an apostrophe before formulas, numbers and dates, so that a spreadsheet keeps them."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.replace("\t", " ")  # LibreOffice 7.4 drops it, and joins two words
+    text = text.replace("\t", " ")  # LibreOffice 7.4 drops tabs, which joins two words
     changed = NUMBER_OR_DATE.fullmatch(text) and not SAFE_NUMBER.fullmatch(text)
     return f"'{text}" if changed or text.lstrip().startswith(FORMULAS) else text
 
 
 def _hashes(cells: Sequence[str]) -> list[str]:
-    """Of the texts of a row, and of what Excel's plain CSV leaves of them: `?` for an emoji.
+    """Hash a row's texts as they are, and as Excel's plain CSV writes them: `?` for an emoji.
 
-    Neither depends on what spreadsheets change: the apostrophes that `as_text` adds, blanks, line
+    Both hashes ignore what spreadsheets change: the apostrophes that `as_text` adds, blanks, line
     ends and control characters.
     """
     visible = [[c for c in cell.lstrip("'") if c.isprintable() and c != " "] for cell in cells]
     text = "\n".join("".join(characters) for characters in visible)
     versions = [text.encode(name, "replace").decode(name) for name in ("utf-8", "cp1252")]
-    # an emoji is one `?` or two; in both versions, for the second is compared with what was read
+    # an emoji becomes one or two `?`; joined in both, as a sheet read back may match either
     return [hashlib.sha256(re.sub(r"\?+", "?", v).encode()).hexdigest() for v in versions]
 
 
@@ -206,10 +206,10 @@ def _hashes(cells: Sequence[str]) -> list[str]:
 
 
 def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
-    """The ratings of one rater by id, of the rows with a rating.
+    """Return one rater's ratings by id, for the rows that have a rating.
 
-    Raises UserError that names the row, counted as a spreadsheet does, for an unknown or repeated
-    id, texts that were changed and a rating that is none; also for a sheet without any rating.
+    Raises UserError with the row number that a spreadsheet shows for an unknown or repeated id,
+    changed texts or an invalid rating; also for a sheet without any rating.
     """
     titles, *lines = _cells(path) or [[]]
     columns = [title.strip().split(" ")[0].casefold() for title in titles]
@@ -219,27 +219,27 @@ def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
         if columns.count(name) != 1:
             raise UserError(
                 f"{path} row 1: {columns.count(name)} columns are named `{name}`, not one; restore "
-                "it, or name the sheet's key by --key. Open and save the sheet as UTF-8"
+                "it, or give the sheet's key with --key. Open and save the sheet as UTF-8"
             )
     rows = {row.id.lstrip("'").strip(): row for row in key.rows}
     ratings: dict[str, Rating] = {}
     for number, line in enumerate(lines, 2):
         if not any(cell.strip() for cell in line):
-            continue  # Excel saves rows that were touched once
+            continue  # Excel saves empty rows that were once edited
         place = f"{path} row {number}"
         cells = dict(zip(columns, line + [""] * len(columns), strict=False))
         name = cells["id"].lstrip("'").strip()
         if name not in rows:
             raise UserError(f"{place}: id `{name}` is not in the key; restore it, or use --key")
         if name in ratings:
-            raise UserError(f"{place}: id `{name}` is there twice; delete one of the rows")
+            raise UserError(f"{place}: id `{name}` occurs twice; delete one of the rows")
         row, rating = rows[name], Rating()
         if _hashes([cells[column] for column in texts])[0] not in row.hashes:
             raise UserError(
-                f"{place}: dialogue or summaries of id `{name}` are not those that the key was "
-                "written with; restore them. Open and save the sheet as UTF-8"
+                f"{place}: the dialogue or summaries of id `{name}` have changed since the key "
+                "was written; restore them. Open and save the sheet as UTF-8"
             )
-        # a spreadsheet may have made 1.0 of 1
+        # a spreadsheet may have turned 1 into 1.0
         if said := cells["best"].strip().casefold().removesuffix(".0"):
             by_number = dict(zip(numbers, row.systems, strict=True))
             if said in ("tie", "="):
@@ -255,12 +255,12 @@ def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
         ratings[name] = rating
     ratings = {name: rating for name, rating in ratings.items() if rating.best or rating.faithful}
     if not ratings:
-        raise UserError(f"{path}: has no rating; fill `best` or `faithful_1` in some of its rows")
+        raise UserError(f"{path}: has no rating; fill in `best` or `faithful_1` in some rows")
     return ratings
 
 
 def _cells(path: Path) -> list[list[str]]:
-    """The rows of a sheet as spreadsheets save it: UTF-8, UTF-16 or cp1252, by `,`, `;` or tabs."""
+    """Return the rows of a saved sheet: UTF-8, UTF-16 or cp1252, split by `,`, `;` or tabs."""
     with reading(path, "save it as `CSV UTF-8`"):
         data = path.read_bytes()
         if data.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):  # .xlsx and .ods; .xls
@@ -279,7 +279,7 @@ def _cells(path: Path) -> list[list[str]]:
 
 def _arguments() -> argparse.Namespace:
     parser = Options(
-        "eval.rate", "A blind sheet for people who rate summaries, and what their ratings say.",
+        "eval.rate", "Write a blind sheet for people who rate summaries, and read their ratings.",
         "sheet results/smollm2_samsum --rows 30 --seed 1 --reference --semicolon",
         "sheet a=results/a b=results/b --overwrite --output ratings.csv",
         "read ratings.anna.csv ben=filled.csv --key ratings.key.json --output ratings.json",
@@ -290,18 +290,18 @@ def _arguments() -> argparse.Namespace:
     add = sheet.add_argument
     text = "a results folder (alone: base and tuned; else its tuned model), or a predictions file"
     add("runs", nargs="+", metavar="[NAME=]RUN", help=text)
-    add("--rows", type=int, default=50, help="dialogues, drawn at random")
-    add("--seed", type=int, default=12345, help="of the draw and the order")
-    add("--reference", action="store_true", help="show the reference in a column too")
-    text = "separate the columns by `;`, as Excel does where `,` is the decimal sign"
+    add("--rows", type=int, default=50, help="dialogues to draw at random")
+    add("--seed", type=int, default=12345, help="seed of the draw and the order")
+    add("--reference", action="store_true", help="add a column with the reference")
+    text = "separate the columns by `;`, as Excel does if `,` is the decimal point"
     add("--semicolon", action="store_true", help=text)
-    add("--overwrite", action="store_true", help="replace a sheet and its key")
-    add("--output", type=Path, default=Path("ratings.csv"), help="the sheet")
-    read = commands.add_parser("read", help="read filled sheets, one a rater")
+    add("--overwrite", action="store_true", help="replace an existing sheet and its key")
+    add("--output", type=Path, default=Path("ratings.csv"), help="sheet to write")
+    read = commands.add_parser("read", help="read filled sheets, one per rater")
     add = read.add_argument
-    add("sheets", nargs="+", metavar="[RATER=]SHEET", help="as they were filled in")
-    add("--key", type=Path, help="of the sheets (default: the one beside the first)")
-    add("--output", type=Path, help="a JSON file of the results (default: none)")
+    add("sheets", nargs="+", metavar="[RATER=]SHEET", help="filled sheets")
+    add("--key", type=Path, help="key of the sheets (default: the one next to the first)")
+    add("--output", type=Path, help="JSON file for the results (default: none)")
     parser.epilog = f"{sheet.format_usage()}{read.format_usage()}\n{parser.epilog}"
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""What people's ratings of summaries say: preferences, faithful summaries, agreement.
+"""Evaluate human ratings of summaries: preferences, faithfulness and agreement.
 
 Use: `evaluate({"ana": {"dialogue 1": Rating(frozenset({"tuned"}), {"base": False})}}, systems)`.
 """
@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 @dataclass
 class Rating:
-    """One rater on one dialogue: the best systems (all of them: a tie), and who is faithful.
+    """One rater's answers on one dialogue: the best systems (several: a tie), who is faithful.
 
-    Nothing is in them where the rater left a cell empty.
+    Cells that the rater left empty are missing here.
     """
 
     best: frozenset[str] = frozenset()
@@ -23,9 +23,9 @@ class Rating:
 
 
 class Share(BaseModel):
-    """`count` of `total` dialogues in percent, with the exact 95 % interval; None of no dialogue.
+    """`count` of `total` dialogues in percent, with the exact 95 % interval; None if `total` is 0.
 
-    Clopper and Pearson, 1934; it leaves 50 % out exactly where the sign test's p is below 0.05.
+    Clopper and Pearson, 1934; it excludes 50 % exactly when the sign test's p is below 0.05.
     """
 
     count: int
@@ -38,7 +38,7 @@ class Share(BaseModel):
 class Preference(BaseModel):
     """In how many dialogues the second of two systems wins, ties and loses.
 
-    `win_rate` and `p`, that of the two-sided sign test, leave the ties out.
+    `win_rate` and `p` (of the two-sided sign test) ignore ties.
     """
 
     systems: tuple[str, str]
@@ -50,14 +50,14 @@ class Preference(BaseModel):
 
 
 class Result(BaseModel):
-    """What one rater says, or all together: every two systems, and faithful summaries by system."""
+    """Results of one rater or of all: each pair of systems, and faithful summaries by system."""
 
     preferences: list[Preference]
     faithful: dict[str, Share]
 
 
 class Agreement(BaseModel):
-    """Two raters on the items that both rated; kappa is None where chance alone always agrees."""
+    """Two raters on the items that both rated; kappa is None if chance alone always agrees."""
 
     question: str
     raters: tuple[str, str]
@@ -67,7 +67,7 @@ class Agreement(BaseModel):
 
 
 class Ratings(BaseModel):
-    """What `read --output` writes; `alpha` is by question, `best` and `faithful`."""
+    """What `read --output` writes; `alpha` has the questions `best` and `faithful` as keys."""
 
     systems: dict[str, str]
     raters: dict[str, Result]
@@ -77,8 +77,8 @@ class Ratings(BaseModel):
 
 
 def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> Ratings:
-    """Every rater alone, all together, and how far they agree; `systems` is the key's."""
-    # by question and item (a dialogue, or a dialogue and a system): what each of its raters says
+    """Evaluate each rater, all together, and their agreement; `systems` comes from the key."""
+    # question -> item (a dialogue, or a dialogue and a system) -> rater -> answer
     said: dict[str, dict[Hashable, dict[str, Hashable]]] = {"best": {}, "faithful": {}}
     for rater, ratings in raters.items():
         for name, rating in ratings.items():
@@ -110,11 +110,11 @@ def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> R
 
 
 def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
-    """The majority of each dialogue: its raters together are one observation of it.
+    """Take the majority per dialogue: its raters together count as one observation.
 
-    A system wins where more raters prefer it than prefer the other; as many are a tie. A summary
-    is faithful where more than half of its raters say so: with two, one who found a mistake is
-    enough. Raters who call a third system best say nothing about these two.
+    A system wins if more raters prefer it than prefer the other; equal numbers are a tie. A summary
+    is faithful if more than half of its raters say so: with two raters, one who found a mistake is
+    enough to reject it. Raters who call a third system best do not count for these two.
     """
     from scipy.stats import binomtest
 
@@ -156,9 +156,9 @@ def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
 
 
 def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
-    """Agreement of two raters beyond chance (Cohen, 1960), 1 at most; `pairs`: both on one item.
+    """Return two raters' agreement beyond chance (Cohen, 1960), at most 1; one pair per item.
 
-    Chance: each rater draws from their own shares of the categories. None where that always agrees.
+    Chance: each rater draws from their own category shares. None if chance always agrees.
     """
     total = len(pairs)
     ones, others = (Counter(pair[side] for pair in pairs) for side in (0, 1))
@@ -168,11 +168,11 @@ def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
 
 
 def krippendorffs_alpha(items: Sequence[Sequence[Hashable]]) -> float | None:
-    """Agreement of any number of raters beyond chance, nominal (Krippendorff, 2011), 1 at most.
+    """Return the agreement of any raters beyond chance (Krippendorff, 2011; nominal), at most 1.
 
-    `items`: the ratings that each one has; one alone compares nothing and is left out. Disagreement
-    is the share of the other ratings that differ from a rating, on average: observed among those of
-    the same item, expected among those of all items. None where no two ratings differ.
+    `items`: the ratings of each item; items with only one rating are left out. Disagreement is the
+    share of the other ratings that differ from a rating, on average: observed within the same item,
+    expected over all items. None if no two ratings differ.
     """
     items = [ratings for ratings in items if len(ratings) > 1]
     every = Counter(rating for ratings in items for rating in ratings)
@@ -187,7 +187,7 @@ def krippendorffs_alpha(items: Sequence[Sequence[Hashable]]) -> float | None:
 
 
 def tables(result: Ratings) -> str:
-    """Markdown tables for the terminal: preferences, faithful summaries, agreement."""
+    """Return Markdown tables for the terminal: preferences, faithful summaries, agreement."""
     from eval.report import markdown
 
     def shown(share: Share) -> str:

@@ -1,4 +1,4 @@
-"""The short report, `report.md`, and its tables for the terminal and the model card."""
+"""`report.md`, the short report, and its tables for the terminal and the model card."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ SHORT = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p ra
 
 
 def table(scores: Scores) -> str:
-    """Markdown table: each metric with its interval, a row a system, and the models' gain."""
+    """Return the scores in Markdown, with intervals: one row per system, then tuned - base."""
     return markdown(_score_rows(scores))
 
 
@@ -49,14 +49,14 @@ def _score_rows(scores: Scores) -> list[list[str]]:
 
 
 def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
-    """Markdown table of the paired tests of one metric, a row a pair; of ROUGE-L with counts."""
+    """Return one metric's paired tests in Markdown, one row per pair; for ROUGE-L with counts."""
     return markdown(test_rows(scores, metric))
 
 
 def test_rows(
     scores: Scores, metric: str = PRIMARY, holm: Mapping[tuple[str, str], float] | None = None
 ) -> list[list[str]]:
-    """The same as rows, a header first; `holm`: by pair the p to show instead of both tests'."""
+    """Return that table as rows, header first; `holm`: p by pair, shown instead of both tests'."""
     counts = ["better", "worse", *(["equal"] if holm else [])] if metric == PRIMARY else []
     titles = ["p (Holm)"] if holm else ["p bootstrap", "p randomisation"]
     rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]
@@ -74,27 +74,27 @@ def test_rows(
 
 
 def interval(score: Score) -> str:
-    """`36.23 [35.04, 37.36]`."""
+    """Return `36.23 [35.04, 37.36]`."""
     return f"{score.f1:.2f} [{score.low:.2f}, {score.high:.2f}]"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell as it is shown, bold between two NUL, and its numbers by their columns in CSV."""
+    """A table cell: its text (bold between two NULs) and its CSV values by column name."""
 
     text: str
     numbers: Mapping[str, str | float | None]
 
     @classmethod
     def of_score(cls, metric: str, score: Score, bold: bool = False) -> "Cell":
-        """A score with its interval."""
+        """Return a score with its interval."""
         text = f"\0{interval(score)}\0" if bold else interval(score)
         ends = {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
         return cls(text, ends)
 
 
 def copied(scores: Scores) -> dict[str, str]:
-    """The page's table of scores in each form."""
+    """Return the page's table of scores as Markdown, CSV and LaTeX."""
     ahead = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
     rows = []
     for name, system in scores.systems.items():
@@ -113,7 +113,7 @@ def copied(scores: Scores) -> dict[str, str]:
 
 
 def forms(rows: Sequence[Mapping[str, Cell]]) -> dict[str, str]:
-    """A table, its cells by their titles, as Markdown, CSV and LaTeX."""
+    """Return a table (one dict of cells by title per row) as Markdown, CSV and LaTeX."""
     texts = [list(rows[0]), *([one.text for one in row.values()] for row in rows)]
     numbers = [
         {name: value for one in row.values() for name, value in one.numbers.items()} for row in rows
@@ -127,18 +127,18 @@ def forms(rows: Sequence[Mapping[str, Cell]]) -> dict[str, str]:
 
 
 def metrics_in_order(scores: Scores) -> list[str]:
-    """The names of the metrics, PRIMARY first."""
+    """Return the names of the metrics, PRIMARY first."""
     return sorted(scores.metrics, key=lambda metric: metric != PRIMARY)
 
 
 def latex(rows: Sequence[Sequence[str]]) -> str:
-    """A `tabular` for LaTeX's package booktabs, its header first; text between two NUL is bold."""
+    """Return a `tabular` for LaTeX's booktabs, header first; text between two NULs is bold."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
-    def escaped(text: str) -> str:  # a row that begins with [ would be an option of \\
+    def escaped(text: str) -> str:  # LaTeX reads a [ after \\ as its option
         text = re.sub(r"[\\~^<>|&%$#_{}]", lambda m: special.get(m[0], f"\\{m[0]}"), text)
-        # the marks of bold survive the escaping, which a command would not
+        # bold is marked by NULs until here: escaping would break a LaTeX command
         return BOLD.sub(r"\\textbf{\1}", re.sub(r"^\[", "{[}", text))
 
     lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
@@ -148,7 +148,7 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(scores: Scores) -> None:
-    """Print notes, the verdict, and tables of the systems and the paired tests, in 80 columns."""
+    """Print notes, the conclusion, and tables of systems and paired tests, in 80 columns."""
     for note in scores.notes:
         say(f"note: {note}")
     if sentence := conclusion(scores):
@@ -160,7 +160,7 @@ def show(scores: Scores) -> None:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A table with its columns below each other, for a terminal; its header first."""
+    """Return a table with aligned columns for a terminal; header first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
@@ -170,10 +170,10 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def conclusion(scores: Scores) -> str:
-    """Whether the main model beats base, and the strongest of the baselines, in plain words.
+    """Say whether the main model beats base, and the strongest baseline.
 
-    The strongest is that of the highest ROUGE-L; another metric by which the model falls behind its
-    strongest baseline is named too. "" where there is nothing to compare with.
+    The strongest baseline has the highest ROUGE-L; if the model falls behind the strongest baseline
+    of another metric, that is said too. Returns "" if there is nothing to compare with.
     """
     main, base, sure = scores.main, scores.models[0], scores.bootstrap.confidence
     pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == main}
@@ -206,7 +206,7 @@ def conclusion(scores: Scores) -> str:
 
 
 def mistake_table(scores: Scores) -> str:
-    """Markdown table: in how many examples each mistake was found, a row a system."""
+    """Return the number of examples with each mistake in Markdown, one row per system."""
     names = list(next(iter(scores.systems.values())).mistakes)
     rows = [
         [name, *(_number(count, "d") for count in system.mistakes.values())]
@@ -216,7 +216,7 @@ def mistake_table(scores: Scores) -> str:
 
 
 def leaked_table(scores: Scores) -> str:
-    """Markdown table of the scores without the leaked dialogues; "" if none or all are leaked."""
+    """Return the scores without leaked dialogues in Markdown; "" if none or all are leaked."""
     rows = [
         [name, *(f"{kept[metric]:.2f}" for metric in scores.metrics)]
         for name, system in scores.systems.items()
@@ -228,7 +228,7 @@ def leaked_table(scores: Scores) -> str:
 
 
 def report(result: Analysis) -> str:
-    """The whole report in Markdown: tables, how it was scored, ten dialogues side by side."""
+    """Return the whole report in Markdown: tables, signatures, ten dialogues side by side."""
     scores, corpus = result.scores, result.corpus
     settings = scores.bootstrap
     baselines = [f"{name}: {text}" for name, text in BASELINES.items() if name in scores.systems]
@@ -246,7 +246,7 @@ def report(result: Analysis) -> str:
     if scores.comparisons:
         parts += ["## Paired tests", *map(markdown, _tests(scores))]
     if leaked := leaked_table(scores):
-        head = f"## Without the {scores.leaked} dialogues that are in the training source too"
+        head = f"## Without the {scores.leaked} dialogues that are also in the training source"
         parts += [head, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
     parts += [f"- {name}: `{system.signature}`" for name, system in scores.systems.items()]
@@ -267,21 +267,21 @@ def report(result: Analysis) -> str:
 
 
 def adapter_sentence(scores: Scores) -> str:
-    """How an adapter differs from what the recipe trains; "" where it does not."""
+    """Say how an adapter differs from what the recipe trains; "" if it does not."""
     adapter = scores.adapter
     if not adapter or adapter.trained_otherwise == []:
         return ""
     if adapter.trained_otherwise is None:
-        return f"The adapter of {adapter.folder} has no run.json: how it was trained is unknown."
+        return f"The adapter in {adapter.folder} has no run.json: how it was trained is unknown."
     changed = "; ".join(adapter.trained_otherwise)
     return (
-        f"The adapter of {adapter.folder} was trained otherwise than recipe {scores.recipe} "
-        f"says: {changed}."
+        f"The adapter in {adapter.folder} was trained with other settings than recipe "
+        f"{scores.recipe}: {changed}."
     )
 
 
 def fenced(text: str) -> str:
-    """Text as a code block that no run of backticks in it can end."""
+    """Return text as a code block that no run of backticks in it can end."""
     fence = "`" * max(3, *(1 + len(run) for run in re.findall("`*", text)))
     return f"{fence}text\n{text}\n{fence}"
 
@@ -292,7 +292,7 @@ def _tests(scores: Scores) -> list[list[list[str]]]:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its header first."""
+    """Return a Markdown table, header first."""
     header, *lines = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([header, "|---|" + "---:|" * (len(rows[0]) - 1), *lines])
 
@@ -302,6 +302,6 @@ def _number(value: float | None, form: str, unknown: str = "-") -> str:
 
 
 def cell(text: str) -> str:
-    """Text that a Markdown table shows as it is: no markup, no HTML, one line."""
+    """Escape text so that a Markdown table shows it literally: no markup, no HTML, one line."""
     text = re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", " ".join(text.split()))
     return text or "(empty)"

@@ -52,11 +52,11 @@ def write_results(
     leaked: list[str] | None,
     given: Path | None = None,
 ) -> None:
-    """Write the three files, all or none of them, print the tables, and tell the trackers.
+    """Write the three files (all or none), print the tables, and send the scores to trackers.
 
-    `records`: key and seconds of each model's predictions file; `leaked`: ids of the rows that
-    are also in the training source, None where the manifest does not tell; `given`: the folder of
-    an adapter that is not the one in the recipe's `output_dir`.
+    `records`: the record of each model's predictions file; `leaked`: ids of the rows that are also
+    in the training source, None if the manifest does not say; `given`: the folder of an adapter
+    that is not in the recipe's `output_dir`.
     """
     predictions = {name: read_predictions(folder / f"predictions.{name}.jsonl") for name in records}
     first = next(iter(predictions.values()))
@@ -123,16 +123,16 @@ def write_results(
 
 
 def _recipe_text(recipe: Recipe, given: Path | None) -> str:
-    """The recipe as the adapter was trained with it, where that is known."""
+    """Return the recipe that the adapter was trained with, if known, else the given one."""
     own = given and run_folder(given) / RECIPE
-    # a link in an adapter that came from elsewhere may lead to any file of this machine
+    # a symlink in a downloaded adapter could point to any file on this machine
     path = own if own and own.is_file() and not own.is_symlink() else recipe.path
-    YamlFile(path)  # is bounded
+    YamlFile(path)  # refuses a file that is too large
     return path.read_text("utf-8")
 
 
 def _settings(recipe_text: str) -> dict[str, Any]:
-    """What `eval.compare` shows of a recipe: no folders, and of other paths the last part."""
+    """Return the settings that `eval.compare` shows; absolute paths lose their folders."""
     config = yaml.safe_load(recipe_text)
     for key in ("license", "metrics", "bertscore", "publish"):
         config["summarization"].pop(key, None)
@@ -145,9 +145,9 @@ def _settings(recipe_text: str) -> dict[str, Any]:
 
 
 def _training(folder: Path) -> Training:
-    """What the records beside the adapter say, and how many numbers it has."""
+    """Return what the records next to the adapter say, and its number of parameters."""
     took = Training()
-    # from the header of the weights, which are not read
+    # from the file header; the weights are not read
     with suppress(OSError, SafetensorError), safe_open(folder / ADAPTER, "pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         took.parameters = sum(map(math.prod, shapes))
@@ -164,10 +164,10 @@ def _training(folder: Path) -> Training:
 
 
 def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
-    """What training logged of CURVES (and generated ROUGE) by step, from `trainer_state.json`.
+    """Return the logged CURVES (and generated ROUGE) by step, from `trainer_state.json`.
 
-    Our plugin leaves the whole history next to the adapter; where it has not, the checkpoint of
-    the highest step has it up to that step. Empty where no readable one exists.
+    Our plugin saves the whole history next to the adapter; without it, the checkpoint with the
+    highest step has the history up to that step. Empty if there is no readable file.
     """
     states = [*output_dir.glob("checkpoint-*/trainer_state.json")]
     histories = [_history(state) for state in (*states, output_dir / "trainer_state.json")]
@@ -181,7 +181,7 @@ def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
 
 
 def _history(path: Path) -> list[dict[str, float]]:
-    """What the trainer logged: its numbers, without NaN and infinity, which no chart can show."""
+    """Return the numbers that the trainer logged, without NaN and infinity (no chart has them)."""
     try:
         check_file(path)
         history = json.loads(path.read_text("utf-8"))["log_history"]
@@ -195,7 +195,7 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 
 def environment() -> dict[str, str]:
-    """Machine and packages, without any path or host name."""
+    """Return the machine and package versions, without paths or host names."""
     import torch
 
     found = {"python": platform.python_version(), "system": platform.system()}

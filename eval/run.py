@@ -1,4 +1,4 @@
-"""Evaluate a recipe's base and tuned model: `python -m eval.run [RECIPE]`.
+"""Evaluate a recipe's base and tuned models: `python -m eval.run [RECIPE]`.
 
 Writes `results/<recipe>/`: predictions.<model>.jsonl, scores.json, report.md and report.html.
 """
@@ -25,7 +25,7 @@ MODELS = ("base", "tuned", "merged")
 
 
 def main() -> None:
-    """Generate, score, report."""
+    """Generate summaries, score them and write the report."""
     args = _arguments()
     recipe = load_recipe(args.recipe)
     models = [name.strip() for name in args.models.replace("both", "base,tuned").split(",")]
@@ -34,7 +34,7 @@ def main() -> None:
             f"--models: unknown {', '.join(sorted(unknown))}; choose from {','.join(MODELS)}, both"
         )
     if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit: {args.limit} is no number of dialogues; use 1 or more")
+        raise UserError(f"--limit: {args.limit} is not a number of dialogues; use 1 or more")
     evaluate(recipe, models, args.split, args.limit, args.output, args.adapter)
 
 
@@ -46,14 +46,14 @@ def evaluate(
     output: Path | None,
     given: Path | None = None,
 ) -> None:
-    """Run the evaluation and write its files; raises UserError for bad input.
+    """Run the evaluation and write its files; raise UserError for bad input.
 
-    `given`: the folder of another adapter than the one in the recipe's `output_dir`.
+    `given`: the folder of an adapter that is not in the recipe's `output_dir`.
     """
     from eval.metrics import check_bertscore, model_folder
     from eval.results import NAMES, write_results
 
-    # where a model is missing, say so before anything is generated
+    # report a missing model before generating anything
     if "embedding" in recipe.summarization.metrics:
         model_folder()
     if "bertscore" in recipe.summarization.metrics:
@@ -75,8 +75,8 @@ def evaluate(
     _check_folder(folder, recipe, given)
     own_result = default_output(recipe, split, limit)
     records = _predict(recipe, models, split, examples, data, folder, own_result, adapter)
-    if records is not None:  # None: another process of this run writes the report
-        leaked = manifest.leaked.get(split)  # the training split itself has none
+    if records is not None:  # None: the main process writes the report
+        leaked = manifest.leaked.get(split)  # None for the training split itself
         with Bar("scoring"):
             write_results(recipe, split, folder, records, leaked, given)
 
@@ -84,9 +84,9 @@ def evaluate(
 def default_output(
     recipe: Recipe, split: str, limit: int | None, given: Path | None = None
 ) -> Path:
-    """`results/<recipe>`; a part or another split goes below it, beside the full test result.
+    """Return `results/<recipe>`, or a folder inside it for another split or part of a split.
 
-    So does the result of a `given` adapter, under its folder's name.
+    The results of a `given` adapter also go inside it, under the name of the adapter's folder.
     """
     folder = Path("results") / recipe.name
     if given:
@@ -99,15 +99,15 @@ def default_output(
 
 
 def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
-    """Make the folder; refuse one that cannot be written, or with another recipe's results.
+    """Create the folder; raise UserError if not writable or if it has another recipe's results.
 
-    With a `given` adapter, also one with the results of another adapter.
+    With a `given` adapter, also if it has another adapter's results.
     """
     if (folder / SCORES).is_file():
         scores = Scores.read(folder / SCORES)
         if given and scores.adapter and scores.adapter.folder != shown(given):
             raise UserError(
-                f"{folder}: holds the results of the adapter {scores.adapter.folder}; choose "
+                f"{folder}: holds the results of adapter {scores.adapter.folder}; choose "
                 "another --output"
             )
         if scores.recipe != recipe.name:
@@ -123,7 +123,7 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
         raise UserError(f"{foreign[0]}: was not written by eval.run; choose another --output")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # one without a name
+        tempfile.TemporaryFile(dir=folder).close()  # an unnamed file: is the folder writable?
 
 
 def _predict(
@@ -136,11 +136,11 @@ def _predict(
     own_result: Path,
     adapter: Path | None,
 ) -> dict[str, FileRecord] | None:
-    """Make the predictions that are missing; the record of each, None in a second process.
+    """Generate missing predictions; return each model's record (None in the other processes).
 
     `data`: hash and number of the dialogues; `own_result`: the folder without `--adapter`. A model
-    that is not asked for is in the report too where its predictions are there. Those of the base
-    model are copied from the recipe's own result where they are the same.
+    that was not asked for is also reported if its predictions exist. The base model's predictions
+    are copied from the recipe's own result if they were generated with the same key.
     """
     import torch
     from accelerate import PartialState
@@ -150,10 +150,10 @@ def _predict(
     from eval.predictions import generate_file
     from eval.signature import generation_key
 
-    processes = PartialState(cpu=not torch.cuda.is_available())  # else it knows no CPU processes
+    processes = PartialState(cpu=not torch.cuda.is_available())  # for CPU multiprocessing
     first = processes.is_main_process
     if not verbose():
-        disable_progress_bar()  # of loading weights; ours says so
+        disable_progress_bar()  # while weights load; we show our own
     if first:
         dialogues = f"{len(examples):,} {split} dialogues"
         say(f"Evaluating {of.path} ({', '.join(models)}) on {dialogues}", "bold")
@@ -162,7 +162,7 @@ def _predict(
     decoding = resolve(of.summarization.decoding, of, len(examples), adapter)
     records: dict[str, FileRecord] = {}
     summarizer = None
-    for name in MODELS:  # base before tuned, which is made of its weights
+    for name in MODELS:  # base before tuned, which reuses its weights
         path, recipe, asked = folder / f"predictions.{name}.jsonl", of, name in models
         of_model = adapter if name == "tuned" else None
         try:
@@ -202,7 +202,7 @@ def _predict(
 
 
 def _merged(recipe: Recipe) -> Recipe:
-    """The recipe with the merged folder for its base model, as it is saved: not quantised."""
+    """Return the recipe with the merged folder as base model, loaded as saved (not quantised)."""
     folder = merged_folder(recipe)
     without = ("load_in_4bit", "load_in_8bit", "revision_of_model", "tokenizer_config")
     config = {key: value for key, value in recipe.config.items() if key not in without}
@@ -211,21 +211,21 @@ def _merged(recipe: Recipe) -> Recipe:
 
 def _arguments() -> argparse.Namespace:
     parser = Options(
-        "eval.run", "Summaries of base and tuned model on a prepared split, ROUGE and a report.",
+        "eval.run", "Summarise a prepared split with the base and tuned models, and report ROUGE.",
         "recipes/smollm2_samsum.yml", "recipes/smollm2_samsum.yml --models both,merged --limit 20",
         "recipes/smollm2_samsum.yml --models tuned --split validation --output results/try "
         "--adapter outputs/smollm2_samsum/checkpoint-40",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
-    models = "base, tuned, merged, or several with commas; both: base,tuned"
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="recipe file")
+    models = "base, tuned, merged, or several separated by commas; both: base,tuned"
     add("--models", default="both", help=models)
     splits = ("train", "validation", "test")
-    add("--split", default="test", choices=splits, help="whose dialogues are summarised")
+    add("--split", default="test", choices=splits, help="split to summarise")
     add("--limit", type=int, help="only the first LIMIT dialogues (default: all)")
-    add("--adapter", type=Path, help="folder of another adapter of this base model and prompt "
+    add("--adapter", type=Path, help="folder of another adapter with this base model and prompt "
         "(default: the recipe's output_dir)")  # fmt: skip
-    add("--output", type=Path, help="folder (default: results/<recipe>)")
+    add("--output", type=Path, help="results folder (default: results/<recipe>)")
     return parser.parse_args()
 
 

@@ -1,6 +1,6 @@
 """Score the outputs of any system: `python -m eval.score --predictions FILE... --references FILE`.
 
-JSONL, JSON, CSV, Parquet or plain text; needs no model. Several prediction files are compared by
+JSONL, JSON, CSV, Parquet or plain text; no model needed. Several prediction files are compared by
 paired tests. From Python: `score(predictions, references).systems["predictions"].scores["rougeL"]`.
 """
 
@@ -24,11 +24,11 @@ def score(
     language: str = "en",
     **rouge: Any,
 ) -> "Scores":
-    """Scores of one system, or of several by name, which are then compared by paired tests.
+    """Return the scores of one system, or of several by name, compared by paired tests.
 
-    `references`: a text for each example, or a list of several; `dialogues` add the baselines;
-    `language` and `rouge` (tokenizer, stemmer, lsum, strip) are those of a recipe. All scores are
-    in percent. Raises ValueError where lengths or types differ or a setting is unknown.
+    `references`: one text per example, or a list of several; `dialogues` add the baselines;
+    `language` and `rouge` (tokenizer, stemmer, lsum, strip) are as in a recipe. All scores are in
+    percent. Raises ValueError if lengths or types differ or a setting is unknown.
     """
     from data_prep.settings import Rouge
     from eval.analysis import analyse
@@ -46,7 +46,7 @@ def score(
         if name in BASELINES:
             raise ValueError(f"{name} is the name of a baseline; choose another")
     if not predictions or (dialogues and len(dialogues) != len(references)):
-        raise ValueError(f"expected predictions, and a dialogue for each of {len(references)}")
+        raise ValueError(f"expected predictions, and {len(references)} dialogues or none")
     corpus = Corpus(references, dialogues)
     folded = [" ".join(text.split()) for text in dialogues or ()]
     corpus.clusters = folded if len(set(folded)) < len(folded) else None
@@ -55,8 +55,8 @@ def score(
 
 
 def main() -> None:
-    """Read, check that the results may be compared, score, print; optionally write JSON."""
-    args = _arguments()  # before the imports, which take longer than --help should
+    """Read, check that results are comparable, score and print; optionally write JSON."""
+    args = _arguments()  # before the slow imports, so that --help is fast
     from eval.analysis import analyse
     from eval.baselines import with_baselines
     from eval.outputs import FieldNames, load
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def named(values: list[str]) -> dict[str, Path]:
-    """`name=path` or a path, whose own name is then used: `predictions.base.jsonl` is `base`."""
+    """Read `name=path`, or a path named after its file: `predictions.base.jsonl` is `base`."""
     found: dict[str, Path] = {}
     for value in values:
         name, has_name, path = value.partition("=")
@@ -113,15 +113,15 @@ ROUGE_EXAMPLE = "{} --language de --tokenizer unicode --stemmer none --lsum line
 
 
 def rouge_options(parser: argparse.ArgumentParser) -> None:
-    """The options that a recipe has as `summarization.rouge` and `summarization.language`."""
-    add, own = parser.add_argument, "; of runs: as they were scored)"
+    """Add the options that a recipe has as `summarization.rouge` and `summarization.language`."""
+    add, own = parser.add_argument, "; for runs: as they were scored)"
     codes = f"ISO 639 code, for sentences and stemmer (default: en{own}"
     add("--language", type=_language, default="en", help=codes)
     tokenizers = ("auto", "english", "unicode")
-    add("--tokenizer", default="auto", choices=tokenizers, help=f"of words (default: auto{own}")
+    add("--tokenizer", default="auto", choices=tokenizers, help=f"for words (default: auto{own}")
     stemmers = f"auto, none, porter, or a Snowball language (default: auto{own}"
     add("--stemmer", default="auto", help=stemmers)
-    lsum = f"what ROUGE-Lsum takes for a sentence (default: sentences{own}"
+    lsum = f"what ROUGE-Lsum counts as a sentence (default: sentences{own}"
     add("--lsum", default="sentences", choices=("sentences", "lines"), help=lsum)
     strip = f"strip control tokens and think blocks (default: no{own}"
     add("--strip", action="store_true", help=strip)
@@ -130,12 +130,12 @@ def rouge_options(parser: argparse.ArgumentParser) -> None:
 def _language(code: str) -> str:
     code = code.lower().partition("-")[0]  # en-US
     if not (code.isascii() and code.isalpha() and len(code) in (2, 3)):
-        raise UserError(f"--language {code}: use a code of ISO 639, such as en, de or zh")
+        raise UserError(f"--language {code}: use an ISO 639 code, such as en, de or zh")
     return code
 
 
 def rouge_of(**settings: Any) -> "Rouge":
-    """The settings that `rouge_options` asked for; raises UserError for one that cannot be."""
+    """Return the settings from `rouge_options`; raise UserError if one is invalid."""
     from pydantic import ValidationError
 
     from data_prep.settings import Rouge
@@ -160,19 +160,19 @@ def _arguments() -> argparse.Namespace:
         ROUGE_EXAMPLE.format("--predictions a.txt --references r.txt"),
     )
     add = parser.add_argument
-    add("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="a file a system")
+    add("--predictions", nargs="+", required=True, metavar="[NAME=]FILE", help="one per system")
     add("--references", type=Path, help="default: the references in the prediction files")
     usual = "default: the usual names"
     add("--prediction-field", help=f"{usual} (prediction, predict, filtered_resps)")
     add("--reference-field", help=f"{usual} (reference, references, label, target, summary)")
     add("--dialogue-field", help=f"{usual} (dialogue)")
     add("--id-field", help=f"{usual} (id, idx, doc_id)")
-    add("--by-order", action="store_true", help="join by order although both sides have ids")
+    add("--by-order", action="store_true", help="join by order even if both sides have ids")
     rouge_options(parser)
-    add("--resamples", type=int, default=1000, help="of the bootstrap")
-    add("--workers", type=int, help="processes that score (default: the cores)")
-    add("--force", action="store_true", help="compare although the signatures differ")
-    add("--output", type=Path, help="a JSON file of the scores (default: none)")
+    add("--resamples", type=int, default=1000, help="bootstrap resamples")
+    add("--workers", type=int, help="scoring processes (default: one per core)")
+    add("--force", action="store_true", help="compare even if the signatures differ")
+    add("--output", type=Path, help="JSON file for the scores (default: none)")
     return parser.parse_args()
 
 

@@ -12,15 +12,15 @@ from pydantic import BaseModel, field_validator
 from data_prep.errors import reading
 from data_prep.settings import Decoding, Rouge
 
-# 1, without a number in the file, kept the similarity apart from the other metrics; up to 2 each
-# line was a sentence for rougeLsum
+# Version 1 had no number in the file and kept similarity apart from the other metrics; up to
+# version 2, rougeLsum took each line as a sentence
 VERSION = 3
-SUM = ".scores.sha256"  # beside the file: its hash, as `sha256sum -c` reads it
+SUM = ".scores.sha256"  # next to the file: its hash, for `sha256sum -c`
 PRIMARY = "rougeL"  # the metric of the headline, the groups and "better in N dialogues"
 
 
 class Bootstrap(BaseModel):
-    """Settings of the intervals and of the paired tests."""
+    """Settings of the intervals and the paired tests."""
 
     resamples: int = 1000
     permutations: int = 10_000
@@ -31,7 +31,7 @@ class Bootstrap(BaseModel):
 class Score(BaseModel):
     """The mean of one metric over the examples, with its interval.
 
-    `f1` of the metric `similarity` is the cosine, which has neither precision nor recall.
+    For the metric `similarity`, `f1` is the cosine, which has neither precision nor recall.
     """
 
     f1: float
@@ -42,7 +42,7 @@ class Score(BaseModel):
 
 
 class Style(BaseModel):
-    """Length and copying of the summaries (see `eval.baselines.style`); None where unknown."""
+    """Length and copying of the summaries (see `eval.baselines.style`); None if unknown."""
 
     words: float | None
     length_ratio: float | None
@@ -51,9 +51,9 @@ class Style(BaseModel):
 
 
 class SystemScores(BaseModel):
-    """One system; `mistakes` counts examples, and a count that cannot be known is None.
+    """One system; `mistakes` counts the examples with each mistake, None if that is unknown.
 
-    `scores_without_leaked`: mean by metric, and the number of `examples` that remain.
+    `scores_without_leaked`: the mean by metric, and the number of `examples` that remain.
     """
 
     kind: Literal["model", "baseline"]
@@ -69,7 +69,7 @@ class SystemScores(BaseModel):
 
 
 class PairedTest(BaseModel):
-    """Second system minus first: mean difference, its interval, p-values of both tests."""
+    """Second system minus first: mean difference, its interval, and both tests' p-values."""
 
     difference: float
     low: float
@@ -79,12 +79,12 @@ class PairedTest(BaseModel):
 
     @property
     def p(self) -> float:
-        """The larger of both."""
+        """The larger of the two."""
         return max(self.p_bootstrap, self.p_randomization)
 
 
 class Comparison(BaseModel):
-    """Two systems by metric; in how many examples the second is `better` in PRIMARY, and so on."""
+    """Two systems by metric; `better` counts examples where the second has the higher PRIMARY."""
 
     systems: tuple[str, str]
     metrics: dict[str, PairedTest]
@@ -94,7 +94,7 @@ class Comparison(BaseModel):
 
 
 class Group(BaseModel):
-    """A group of dialogues, for example of 51 to 100 words, and each system's ROUGE-L there."""
+    """A group of dialogues, such as those of 51 to 100 words, and each system's ROUGE-L on it."""
 
     label: str
     examples: int
@@ -102,9 +102,9 @@ class Group(BaseModel):
 
 
 class EvaluatedAdapter(BaseModel):
-    """Which adapter made the summaries of `tuned`, and what its training changed in the recipe.
+    """The adapter that made the summaries of `tuned`, and how its training and the recipe differ.
 
-    `trained_otherwise` is None where no record of the training exists; `signature` names the keys.
+    `trained_otherwise` is None if no record of the training exists; `signature` lists the keys.
     """
 
     folder: str
@@ -113,9 +113,9 @@ class EvaluatedAdapter(BaseModel):
 
 
 class Training(BaseModel):
-    """What the training of the adapter took; None where it was not recorded.
+    """What the training of the adapter took; None if it was not recorded.
 
-    `tokens`: all that it read, since its last start. `parameters`: the adapter's own.
+    `tokens`: all tokens read since training last started. `parameters`: the adapter's own.
     """
 
     minutes: float | None = None
@@ -127,9 +127,9 @@ class Training(BaseModel):
 
 
 class Scores(BaseModel):
-    """The whole file; `eval.score` does not know what the first and the last fields tell.
+    """The whole file; `eval.score` leaves the first and last fields empty, which need a recipe.
 
-    `examples` counts the rows; where several share a dialogue, `dialogues` counts those.
+    `examples` counts the rows; if several share a dialogue, `dialogues` counts the dialogues.
     """
 
     version: int = 1
@@ -144,12 +144,12 @@ class Scores(BaseModel):
     systems: dict[str, SystemScores]
     comparisons: list[Comparison]
     groups: dict[str, list[Group]]
-    notes: list[str] = []  # what a reader must know of these figures
+    notes: list[str] = []  # what a reader must know about these figures
     adapter: EvaluatedAdapter | None = None
     training: Training | None = None
     rouge: Rouge | None = None  # with every `auto` resolved
     language: str = "en"
-    settings: dict[str, Any] = {}  # flat, of the recipe as the adapter was trained with it
+    settings: dict[str, Any] = {}  # flat, from the recipe that the adapter was trained with
     decoding: Decoding | None = None
     environment: dict[str, str] = {}
     commit: str = ""
@@ -158,7 +158,7 @@ class Scores(BaseModel):
     @field_validator("decoding", mode="before")
     @classmethod
     def _unknown(cls, decoding: Any) -> Any:
-        return decoding or None  # {} in files of before
+        return decoding or None  # {} in older files
 
     @field_validator("version")
     @classmethod
@@ -169,8 +169,8 @@ class Scores(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Scores":
-        """Raises UserError where the file is missing, damaged or of a newer version."""
-        with reading(path, "run `python -m eval.run`, where it is damaged without the file"):
+        """Read the file; raise UserError if it is missing, damaged or of a newer version."""
+        with reading(path, "run `python -m eval.run`; delete a damaged file first"):
             return cls.model_validate_json(path.read_bytes())
 
     @property
@@ -180,11 +180,11 @@ class Scores(BaseModel):
 
     @property
     def models(self) -> list[str]:
-        """The names of the systems that are no baseline."""
+        """The names of the systems that are not baselines."""
         return [name for name, system in self.systems.items() if system.kind == "model"]
 
     def highest(self, metric: str, names: list[str]) -> str:
-        """Which of these systems has the highest mean of a metric."""
+        """Return the one of these systems with the highest mean of a metric."""
         return max(names, key=lambda name: self.systems[name].scores[metric].f1)
 
     @property

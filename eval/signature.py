@@ -1,6 +1,6 @@
-"""Signatures: every setting that could change a score, in one line, in the manner of sacrebleu.
+"""Signatures: every setting that could change a score, in one line, modelled on sacrebleu's.
 
-`rouge|n:819|agg:mean-f1|stem:porter|...`: two results can be compared where what matters agrees.
+`rouge|n:819|agg:mean-f1|stem:porter|...`: two results are comparable if the important parts agree.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from data_prep.sources import sha256_of
 from eval.adapter import PROMPT
 from eval.language import Scoring
 
-# What two results must share to be compared; the second group only where both name it.
+# What two results must share to be compared; WHERE_KNOWN only if both have it.
 SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clusters", "strip")
 ALWAYS = (*SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt", "template")
-# Of a recipe's entry in `datasets:`, what says where its rows are; all else may change prompts.
+# Keys of an entry in `datasets:` that only say where its rows are; others may change prompts.
 WHERE = ("path", "name", "split", "ds_type", "data_files", "type")
 ROOT = Path(__file__).parent.parent
-# Of a model's folder: what no loader reads, and what our commands write into it later.
+# Files in a model folder that no loader reads, or that our commands add to it later.
 NOT_READ = re.compile(r"\..*|.*\.(md|log)|merge_proof\.json")
 
 
 def scoring_fields(
     references: Sequence[Sequence[str]], scoring: Scoring, clusters: Sequence[str] | None = None
 ) -> dict[str, str]:
-    """What every result over these references has in common.
+    """Return the fields that all results on these references share.
 
-    `multi`: how several references of a dialogue are scored; `clusters`: of how many dialogues the
-    rows are, where some share one.
+    `multi`: how several references of a dialogue are scored; `clusters`: the number of dialogues,
+    if some rows share one.
     """
     several = any(len(texts) > 1 for texts in references)
     one_each = [texts[0] if len(texts) == 1 else list(texts) for texts in references]
@@ -68,13 +68,13 @@ class GenerationKey(BaseModel):
     base_model_hash: str
     adapter_hash: str | None
     prompt_hash: str
-    template_hash: str | None = None  # of the chat template's text and of what it writes
-    files_hash: str | None = None  # of all else in the folders of model and tokenizer
+    template_hash: str | None = None  # of the chat template's text and output
+    files_hash: str | None = None  # of other files in the model and tokenizer folders
     decoding: Decoding
     data: str
 
     def matches(self, saved: "GenerationKey | None") -> bool:
-        """Whether a saved key is this one; an earlier version's knows no template and no files."""
+        """Return whether a saved key equals this one; old keys may lack template and files."""
         if saved:
             later = ("template_hash", "files_hash")
             lacks = {n: getattr(self, n) for n in later if getattr(saved, n) is None}
@@ -83,7 +83,7 @@ class GenerationKey(BaseModel):
 
 
 def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str, str]:
-    """What the key of a model's predictions tells of them, and the packages that made them."""
+    """Return the fields of a generation key, and the packages that made the predictions."""
     fields = {
         "model": "-".join(filter(None, [key.base_model_hash[:8], key.quantized])),
         "adapter": (key.adapter_hash or "none")[:8],
@@ -97,7 +97,7 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
 
 
 def engine_versions(engine: str) -> dict[str, str]:
-    """The packages here that make an engine's summaries, each with its version."""
+    """Return the versions of the installed packages that make an engine's summaries."""
     found = {name: version(name) for name in ("torch", "transformers", "peft")}
     if engine == "vllm":
         import vllm
@@ -107,15 +107,15 @@ def engine_versions(engine: str) -> dict[str, str]:
 
 
 def line(fields: dict[str, str]) -> str:
-    """The signature as one line."""
+    """Return the signature as one line."""
     rest = (f"{name}:{value}" for name, value in fields.items() if name != "metric")
     return "|".join([fields["metric"], *rest])
 
 
 def differences(first: dict[str, str], second: dict[str, str], of_models: bool = True) -> list[str]:
-    """What matters and differs: `name: one value, another`, as the message of a refusal.
+    """Return what matters and differs, as `name: one value, another`, for an error message.
 
-    The engine does not matter, but for sampling: else two engines differ by rounding alone.
+    The engine matters only for sampling: otherwise two engines differ only by rounding.
     `of_models`: prompt and decoding matter too.
     """
     if engines(first, second):
@@ -132,7 +132,7 @@ def differences(first: dict[str, str], second: dict[str, str], of_models: bool =
 
 
 def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
-    """The two engines of results that were not sampled; empty where it is one, or not known."""
+    """Return the two engines of results that were not sampled; empty if the same or unknown."""
     words = [fields.get("decoding", "") for fields in (first, second)]
     both = [word.partition("-")[0] for word in words]
     sampled = any("-sample-" in word for word in words)
@@ -142,7 +142,7 @@ def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
 def generation_key(
     recipe: Recipe, model: str, decoding: Decoding, data: str, adapter: Path | None
 ) -> GenerationKey:
-    """The key of a model's predictions; `data` is the hash of the rows."""
+    """Return the key of a model's predictions; `data` is the hash of the rows."""
     config = recipe.config
     templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
     prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
@@ -170,25 +170,25 @@ def generation_key(
 
 
 def quantization(config: dict[str, Any]) -> str | None:
-    """How training and evaluation hold the base model: nf4, int8, or None for as it is saved."""
+    """Return how the base model is loaded: nf4, int8, or None for the saved precision."""
     return "nf4" if config.get("load_in_4bit") else "int8" if config.get("load_in_8bit") else None
 
 
 def attention(config: dict[str, Any]) -> str | None:
-    """`eager` where training took it, else None for the model's default."""
+    """Return `eager` if training used it, else None for the model's default."""
     eager = config.get("attn_implementation") == "eager" or config.get("eager_attention")
     return "eager" if eager else None
 
 
 def adapter_hash(folder: Path) -> str:
-    """Hash of an adapter's weights and configuration."""
+    """Return the hash of an adapter's weights and configuration."""
     return _folder_hash(folder, "adapter_config.json")
 
 
 def commit() -> str:
-    """Our repository's commit, `-dirty` where files differ from it; else the package's version.
+    """Return our repository's commit, `-dirty` if files differ; else the package's version.
 
-    Not that of a repository in which the command runs, whose settings could also start programs.
+    Never that of another repository we run in, whose git settings could also start programs.
     """
     project = ROOT / "pyproject.toml"
     own = (ROOT / ".git").exists() and project.is_file()
@@ -196,7 +196,7 @@ def commit() -> str:
         git = ["git", f"--git-dir={ROOT / '.git'}", f"--work-tree={ROOT}"]
         git += ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
         git += ["describe", "--always", "--dirty", "--exclude=*"]
-        # a hook of another repository has its index in these
+        # set by git while it runs a hook of another repository
         env = {k: v for k, v in os.environ.items() if not re.match("GIT_(?!CONFIG)", k)}
         try:
             return subprocess.run(
@@ -211,7 +211,7 @@ def commit() -> str:
 
 
 def _decoding_word(decoding: Decoding) -> str:
-    """`hf-bfloat16-greedy-128`, plus every setting that is not the default one."""
+    """Return `hf-bfloat16-greedy-128`, plus every setting that is not the default."""
     search = f"beam{decoding.num_beams}" if decoding.num_beams > 1 else "greedy"
     search = "sample" if decoding.do_sample else search
     words = [decoding.engine, decoding.dtype, search, decoding.max_new_tokens]
@@ -221,7 +221,7 @@ def _decoding_word(decoding: Decoding) -> str:
 
 
 def _model_hash(base_model: str, revision: str | None) -> str:
-    """Hash of a local folder's weights and configuration; of a hub's model, its commit."""
+    """Return the hash of a local folder's weights and configuration; a Hub model's commit."""
     if Path(base_model).is_dir():
         return _folder_hash(Path(base_model), "config.json", "tokenizer.json")
     from transformers.utils import cached_file
@@ -229,24 +229,24 @@ def _model_hash(base_model: str, revision: str | None) -> str:
 
     try:
         file = cached_file(base_model, "config.json", revision=revision)
-    except OSError:  # whoever loads the model reports this, with the fix
+    except OSError:  # loading the model reports this, with the fix
         return "unknown"
     return extract_commit_hash(file, None) or "unknown"
 
 
 def _folder_hash(folder: Path, *others: str) -> str:
-    # transformers and peft read the older formats only where these are missing
+    # transformers and peft read the older formats only if there are no safetensors
     files = sorted(folder.glob("*.safetensors")) or [
         file for kind in ("bin", "pt", "gguf") for file in sorted(folder.glob(f"*.{kind}"))
     ]
-    named = (folder / name for name in weight_files(folder)[0])  # by an index, in subfolders too
+    named = (folder / name for name in weight_files(folder)[0])  # in an index; may be in subfolders
     files += [file for file in named if file not in files and file.is_file()]
     files += [folder / name for name in others if (folder / name).is_file()]
     return _hash_of(files)
 
 
 def _files_hash(config: dict[str, Any]) -> str | None:
-    """Hash of the files that a loader may read and `_folder_hash` does not; None for a hub's."""
+    """Hash the files that a loader may read and `_folder_hash` skips; None for a Hub model."""
     names = filter(None, [config["base_model"], config.get("tokenizer_config")])
     found = [
         file

@@ -1,4 +1,4 @@
-"""How sure a mean, or the difference of two systems, is: bootstrap and randomisation tests.
+"""Uncertainty of a mean or of two systems' difference: bootstrap and randomisation tests.
 
 All arrays have the shape (examples, metrics).
 Sources: Efron and Tibshirani, 1993, chapters 13 and 15; Koehn, 2004; Riezler and Maxwell, 2005.
@@ -11,19 +11,20 @@ import numpy as np
 from eval.metrics import Array
 from eval.scores import PRIMARY, Bootstrap, Comparison, PairedTest
 
-CELLS = 2**21  # drawn numbers held at a time: 16 MiB as float64, however many examples there are
-TIE = 1e-12  # of the mean size of the terms: how far two sums of the same terms can differ
+CELLS = 2**21  # random numbers in memory at a time: 16 MiB as float64, for any number of examples
+TIE = 1e-12  # relative to the mean size of the terms: how far two sums of them can differ
 
 
 def bootstrap(values: Array, settings: Bootstrap) -> Any:
-    """SciPy's result: percentile `confidence_interval`, `bootstrap_distribution` (k, resamples).
+    """Return SciPy's result: `confidence_interval`, `bootstrap_distribution` (k, resamples).
 
-    All columns share their resamples. One example has no spread: both ends are its value.
+    The interval is the percentile one. All columns share their resamples. A single example has no
+    spread: both ends are its value.
     """
     from scipy import stats
 
     return stats.bootstrap(
-        (np.repeat(values, 2, axis=0) if len(values) == 1 else values,),  # SciPy refuses one
+        (np.repeat(values, 2, axis=0) if len(values) == 1 else values,),  # SciPy needs two
         np.mean,
         n_resamples=settings.resamples,
         batch=max(1, CELLS // max(1, values.size)),
@@ -36,19 +37,18 @@ def bootstrap(values: Array, settings: Bootstrap) -> Any:
 
 
 def paired_tests(first: Array, second: Array, settings: Bootstrap) -> list[PairedTest]:
-    """Compare two systems on the same examples: for each column second minus first, in percent.
+    """Compare two systems on the same examples: per column, second minus first, in percent.
 
-    Several pairs in one call, their columns side by side, share their draws: the same results as
-    one by one, in a fraction of the time.
+    Several pairs can be compared in one call, with their columns side by side: they share their
+    draws, so the results are the same as one by one, in a fraction of the time.
 
-    Bootstrap: p is the share of resampled differences that are as far from the observed one as
-    that is from 0 (the shift method). Approximate randomisation: in each permutation the systems
-    swap their outputs on a random half of the examples, the same half in all columns. Both p are
-    two-sided, and 1 is added to both counts, so that p is never 0. One example proves nothing: its
-    p is 1.
+    Bootstrap: p is the share of resampled differences at least as far from the observed one as
+    that is from 0 (the shift method). Approximate randomisation: each permutation swaps the two
+    systems' outputs on a random half of the examples, the same half in all columns. Both p are
+    two-sided, and 1 is added to both counts so that p is never 0. A single example gives p = 1.
 
-    Not `scipy.stats.permutation_test`: in SciPy 1.17 it takes 25 times as long, and doubles the
-    smaller one-sided p, so that the least p is twice this one.
+    We do not use `scipy.stats.permutation_test`: in SciPy 1.17 it takes 25 times as long, and it
+    doubles the smaller one-sided p, so that its smallest p is twice ours.
     """
     if first.shape != second.shape:  # NumPy would broadcast them
         raise ValueError(f"the two systems differ in shape: {first.shape} and {second.shape}")
@@ -88,7 +88,7 @@ def paired_tests(first: Array, second: Array, settings: Bootstrap) -> list[Paire
 
 
 def in_percent(value: float) -> float:
-    """A share as scores.json has it."""
+    """Return a share as a percentage, rounded as in scores.json."""
     return round(100 * float(value), 4)
 
 
@@ -96,15 +96,15 @@ def in_percent(value: float) -> float:
 
 
 def outcome(test: PairedTest, confidence: float) -> str:
-    """`better` or `worse` (the second system) where both tests find a difference, or `open`."""
-    level = round(1 - confidence, 12)  # 1 - 0.95 comes out above 0.05
+    """Return `better` or `worse` (second system) if both tests find a difference, else `open`."""
+    level = round(1 - confidence, 12)  # 1 - 0.95 is a little above 0.05
     if test.p >= level:
         return "open"
     return "better" if test.difference > 0 else "worse"
 
 
 def verdict(pair: Comparison, settings: Bootstrap) -> str:
-    """One sentence on ROUGE-L of two systems, then in how many dialogues each is better."""
+    """Return a sentence on two systems' ROUGE-L and on how many dialogues each is better."""
     (first, second), test = pair.systems, pair.metrics[PRIMARY]
     found = outcome(test, settings.confidence)
     if found == "open":
@@ -130,17 +130,17 @@ def verdict(pair: Comparison, settings: Bootstrap) -> str:
 
 
 def p_value(p: float, draws: int) -> str:
-    """`= 0.023`; for the least p that so many draws can give `≤ 0.001`."""
+    """Return `= 0.023`, or `≤ 0.001` for the smallest p that this many draws can give."""
     if p <= 1.000001 / (draws + 1):
         return f"≤ {1 / draws:.3g}"
     return f"= {p:.3f}" if p >= 0.01 else f"= {p:.4f}"
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """With a real minus sign, and `95 %` with a blank that does not break; a dash for None."""
+    """Format with a real minus sign and a non-breaking space in `95 %`; a dash for None."""
     return "–" if value is None else format(value, form).replace("-", "−").replace("%", "\u00a0%")
 
 
 def signed(value: float) -> str:
-    """As `number`, with the plus sign too, and without any sign where it rounds to 0."""
+    """Format like `number`, but with a plus sign, and with no sign if it rounds to 0."""
     return number(value, "+.2f") if abs(value) >= 0.005 else "0.00"

@@ -1,9 +1,9 @@
-"""The scores in the trackers that the recipe turns on: TensorBoard, W&B and MLflow.
+"""Send the scores to the trackers that the recipe turns on: TensorBoard, W&B and MLflow.
 
-`eval.results` calls `log_scores` once its files are whole. An evaluation is a run of its own beside
-the training's, which stays as it is: W&B cannot continue an offline run (`wandb sync` of a second
-folder with the same id replaces the first, github.com/wandb/wandb/issues/5865). The same adapter
-evaluated again on the same dialogues goes into the same run.
+`eval.results` calls `log_scores` once its files are complete. An evaluation gets its own run and
+leaves the training's run alone: W&B cannot continue an offline run (`wandb sync` of a second folder
+with the same id replaces the first, github.com/wandb/wandb/issues/5865). Evaluating the same
+adapter on the same dialogues again updates the same run.
 """
 
 import html
@@ -27,7 +27,7 @@ FILES = ("report.html", "report.md", "scores.json")
 
 
 class TrainingRuns(BaseModel):
-    """`trackers.json` beside an adapter: ids of the runs that its training logged into."""
+    """`trackers.json` next to an adapter: ids of the runs that its training logged to."""
 
     wandb: str | None = None
     mlflow: str | None = None
@@ -35,10 +35,10 @@ class TrainingRuns(BaseModel):
 
 @dataclass(frozen=True)
 class Logged:
-    """What each tracker gets: `place` is `eval/<split>`, with which every figure's name starts.
+    """What each tracker gets; every figure's name starts with `place`, which is `eval/<split>`.
 
-    The run is called `name`. `key`, with the adapter's hash, identifies it: no two adapters and no
-    two splits share a run, of which the second that W&B syncs would replace the first.
+    The run is called `name` and identified by `key`, which includes the adapter's hash: two
+    adapters or splits must not share a run, because the second that W&B syncs replaces the first.
     """
 
     recipe: Recipe
@@ -51,19 +51,19 @@ class Logged:
     training: TrainingRuns
 
     def changed(self, known: Any) -> dict[str, float]:
-        """The figures that a run does not have yet: the same ones would be a second point each."""
+        """Return the figures that a run does not have yet; others would get a second point."""
         return {name: value for name, value in self.figures.items() if known.get(name) != value}
 
 
 def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> None:
-    """Send the scores to each tracker; one that fails costs a line that says so, and no more.
+    """Send the scores to each tracker; if one fails, only print a note that says so.
 
-    `folder`: of the results; `adapter`: the adapter's. Only the main process calls it.
+    `folder`: of the results; `adapter`: the adapter's. Only the main process calls this.
     """
     config = recipe.config
     mode = config.get("wandb_mode") or os.environ.get("WANDB_MODE")
-    # Axolotl too takes the name of a project or an experiment for `true` (axolotl.utils.wandb_,
-    # axolotl.utils.mlflow_), and the recipe's keys before the environment.
+    # As in Axolotl (axolotl.utils.wandb_, axolotl.utils.mlflow_), a project or experiment name
+    # turns the tracker on, and the recipe's keys win over the environment.
     wandb = (config.get("use_wandb") or config.get("wandb_project")) and mode != "disabled"
     mlflow = config.get("use_mlflow") or config.get("mlflow_experiment_name")
     for tracker, is_on, log in (
@@ -75,7 +75,7 @@ def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> N
             continue
         try:
             place = log(_logged(recipe, scores, folder, adapter))
-        except Exception as error:  # whatever a tracker raises, the results are whole
+        except Exception as error:  # whatever a tracker raises, the results are written
             why = " ".join(str(error).split())[:300] or type(error).__name__
             if isinstance(error, ImportError):
                 why += f"; `pip install {tracker}`"
@@ -89,13 +89,13 @@ def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> N
 
 
 def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logged:
-    """Names and figures: a part of a split has names of its own, such as `eval/test-first-50`."""
+    """Return names and figures; part of a split has its own names: `eval/test-first-50`."""
     rows = check_prepared(recipe).counts[scores.split].written
     split = scores.split + ("" if scores.examples == rows else f"-first-{scores.examples}")
     place = f"eval/{split}"
     other = scores.adapter.folder if scores.adapter and adapter != recipe.output_dir else ""
     name = "-".join(filter(None, (recipe.name, "eval", other, split)))
-    # W&B allows no other sign in the name of an artifact
+    # W&B allows no other characters in the name of an artifact
     name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
     figures, systems = _figures(scores), scores.systems
     runs = run_folder(adapter) / TRACKED
@@ -114,7 +114,7 @@ def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logg
 
 
 def _figures(scores: Scores) -> dict[str, float | None]:
-    """`tuned/rougeL`, `tuned/rougeL_low` ...; for a pair `tuned_vs_base/rougeL`, the difference."""
+    """Return `tuned/rougeL`, `tuned/rougeL_low` ...; differences as `tuned_vs_base/rougeL`."""
     figures: dict[str, float | None] = {"examples": scores.examples}
     for name, system in scores.systems.items():
         for metric, score in system.scores.items():
@@ -141,10 +141,10 @@ def _figures(scores: Scores) -> dict[str, float | None]:
 def _tensorboard(logged: Logged) -> str:
     from torch.utils.tensorboard import SummaryWriter
 
-    # where transformers' TensorBoardCallback puts the events of the training
+    # where transformers' TensorBoardCallback writes the training's events
     runs = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or logged.recipe.output_dir / "runs")
     folder = runs / logged.name
-    for events in folder.glob("events.out.tfevents.*"):  # TensorBoard would show both
+    for events in folder.glob("events.out.tfevents.*"):  # TensorBoard would show these too
         events.unlink()
     with SummaryWriter(str(folder)) as writer:
         for name, value in logged.figures.items():
@@ -158,7 +158,7 @@ def _tensorboard(logged: Logged) -> str:
 def _wandb(logged: Logged) -> str:
     import wandb
 
-    # without a key W&B asks for one, in a terminal for ever; it reads this once, before `init`
+    # without a key W&B prompts for one, in a terminal forever; it reads this once, before `init`
     os.environ.setdefault("WANDB_LOGIN_TIMEOUT", "60")
     config = logged.recipe.config
     with wandb.init(
@@ -169,12 +169,12 @@ def _wandb(logged: Logged) -> str:
         name=logged.name,
         job_type="eval",
         resume="allow",
-        reinit="create_new",  # a run that is open in this process stays what it is
+        reinit="create_new",  # leaves a run that is open in this process alone
         config={"base_model": config["base_model"], "training_run": logged.training.wandb},
         settings=wandb.Settings(silent=True, console="off", init_timeout=60),
     ) as run:
         if run.disabled:
-            raise RuntimeError("no login was found: `wandb login`, or `wandb_mode: offline`")
+            raise RuntimeError("no login was found; use `wandb login` or `wandb_mode: offline`")
         if changed := logged.changed(run.summary):
             report = html.escape((logged.folder / "report.md").read_text("utf-8"))
             page = {f"{logged.place}/report": wandb.Html(f"<pre>{report}</pre>")}
@@ -195,7 +195,7 @@ def _mlflow(logged: Logged) -> str:
     from mlflow.entities import Metric, RunTag
 
     config, now = logged.recipe.config, int(1000 * time.time())
-    client = MlflowClient(config.get("mlflow_tracking_uri"))  # None: as the environment says
+    client = MlflowClient(config.get("mlflow_tracking_uri"))  # None: from the environment
     name = config.get("mlflow_experiment_name") or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     experiment = client.get_experiment_by_name(name or "Default")
     number = experiment.experiment_id if experiment else client.create_experiment(name)

@@ -378,7 +378,7 @@ def test_the_page_in_a_browser(page: Any, recipe: Recipe, tmp_path: Path) -> Non
     page.get_by_label("Or open an export").set_input_files(
         {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b"%PDF"}
     )
-    page.wait_for_selector("[role=alert]:text('a.pdf: unknown ending')")
+    page.wait_for_selector("[role=alert]:text('a.pdf: unknown file extension')")
 
     # a chat that cannot be summarised is refused, without the summaries of the one before
     summarise(page, "Anna: hi\n" * 300, "[role=alert]:text('sequence_len of 480 allows 479')")

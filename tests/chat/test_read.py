@@ -81,7 +81,7 @@ def test_a_bad_row_is_named_and_the_others_are_read() -> None:
         expected = [
             "2: has no field `dialogue` (found: id, chat)", "4: is not JSON (Unterminated string",
             "5: `dialogue` is NoneType, not text",
-            "7: is empty", "8: is no object",
+            "7: is empty", "8: is not an object",
         ]  # fmt: skip
         assert len(said) == len(expected)
         assert all(text.startswith(start) for text, start in zip(said, expected, strict=True))
@@ -93,7 +93,7 @@ def test_dialogue_field_and_an_array_of_rows(tmp_path: Path) -> None:
     path.write_text('[{"dialogue": "Ana: hi"}, 7]')
     found = read_items(path)
     assert turns(found[0]) == [("Ana", "hi")] and found[0].id is None
-    assert errors(found)[0].startswith(f"{path} row 2: is no object")
+    assert errors(found)[0].startswith(f"{path} row 2: is not an object")
 
 
 def test_folder_of_many_kinds(tmp_path: Path) -> None:
@@ -108,23 +108,23 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
     assert [one.name for one in read(tmp_path)] == ["a", "plain", "r1", "3", "r6", "whatsapp_ko"]
     assert f"{tmp_path}/b/prose.txt: no line is a turn of a dialogue" in errors(found)[0]
     assert f"{tmp_path}/gone.txt: is missing" in errors(found)[-1]
-    assert notes(found) == [f"{tmp_path}: files that are no chats, which are left out: 1"]
+    assert notes(found) == [f"{tmp_path}: files left out because they are not chats: 1"]
 
 
 @pytest.mark.parametrize(("name", "data", "what", "fix"), [
     ("none.txt", None, "not found", "give a file, a folder"),
-    ("empty.txt", b"", "is empty", "give a dialogue with a turn a line"),
+    ("empty.txt", b"", "is empty", "give a dialogue with one turn per line"),
     ("prose.txt", b"Nobody spoke.", "no line is a turn", "write each as `Name: text`"),
     ("latin.txt", b"Zo\xeb: hi", "is not UTF-8 (byte 2)", "save it as UTF-8"),
-    ("chat.docx", b"a,b", "unknown ending", "use .txt"),
+    ("chat.docx", b"a,b", "unknown file extension", "use .txt"),
     ("chat.csv", b"a,b", "no columns for who wrote what", "name them `sender`"),
     ("chat.json", b"{", "is not JSON", "export it again"),
     ("deep.json", b"[" * 100_000, "is not JSON", "export it again"),
-    ("rows.jsonl", b"\n\n", "holds no message", "give another export"),
+    ("rows.jsonl", b"\n\n", "has no message", "give another export"),
     ("export.zip", b"PK\x03\x04 cut", "cannot be unpacked", "fetch it again"),
     ("system.txt", b"31.12.20, 21:15 - Ana hat die Gruppe verlassen",
-     "holds no message that a person sent", "give another export"),
-    ("", None, "holds no file that can be read", "use .txt"),
+     "has no message that a person sent", "give another export"),
+    ("", None, "has no file that can be read", "use .txt"),
 ])  # fmt: skip
 def test_bad_input_is_one_error(
     tmp_path: Path, name: str, data: bytes | None, what: str, fix: str
@@ -176,7 +176,7 @@ def test_files_that_people_sent_are_no_chats(
 ) -> None:
     found = read_items(zipped(tmp_path, members))
     assert [one.name for one in found if isinstance(one, chat.Chat)] == names
-    assert not errors(found) and notes(found)[-1].endswith(f"no chats, which are left out: {left}")
+    assert not errors(found) and notes(found)[-1].endswith(f"because they are not chats: {left}")
 
 
 def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
     (tmp_path / "media/a.jpg").write_text("")
     found = read_items(tmp_path)
     assert [one.name for one in found[:2]] == ["Bo", "other"]
-    assert found[2:] == [f"{tmp_path}: files that are no chats, which are left out: 2"]
+    assert found[2:] == [f"{tmp_path}: files left out because they are not chats: 2"]
 
 
 def test_telegram_as_html(tmp_path: Path) -> None:
@@ -223,10 +223,10 @@ def test_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
     path = tmp_path / "chat.txt"
     path.write_text("Ana: hi\n" * 200, "utf-8")
-    assert errors(read_items(path))[0].startswith(f"{path}: holds 1,600 bytes of text, more than 1")
+    assert errors(read_items(path))[0].startswith(f"{path}: has 1,600 bytes of text, more than 1")
     assert [one.name for one in read("slack")] == ["nora, Sam Okoye"]
-    assert errors(read_items("slack"))[0].startswith("slack/general/2024-01-02.json: holds 1,")
+    assert errors(read_items("slack"))[0].startswith("slack/general/2024-01-02.json: has 1,")
     monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *_: pytest.fail("it was unpacked"))
     bomb = zipped(tmp_path, {"a.txt": "Ana: hi\n" * 100_000, "b.json": " " * 300_000})
     assert bomb.stat().st_size < 10_000
-    assert errors(read_items(bomb))[0].startswith(f"{bomb}: holds 1,100,000 bytes of text")
+    assert errors(read_items(bomb))[0].startswith(f"{bomb}: has 1,100,000 bytes of text")

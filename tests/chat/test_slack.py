@@ -17,7 +17,7 @@ def export(tmp_path: Path) -> Path:
 
 
 def test_notes_and_people() -> None:
-    assert notes(read_items("slack")) == ["slack: chats without a message, which are left out: 1"]
+    assert notes(read_items("slack")) == ["slack: chats left out because they have no message: 1"]
     assert {("nora", "Nora Lind"), ("guest", "Gil Guest")} <= {*read("slack")[1].people}
 
 
@@ -35,7 +35,7 @@ def test_threads_within_each_conversation() -> None:
 def test_an_export_without_its_lists_and_a_channel_alone(tmp_path: Path) -> None:
     """Their users are known from the messages."""
     bare = read_items("slack_bare")
-    assert notes(bare) == ["slack_bare: chats without a message, which are left out: 1"]
+    assert notes(bare) == ["slack_bare: chats left out because they have no message: 1"]
     (alone,) = read_items("slack_bare/standup")
     zipped = shutil.make_archive(str(tmp_path / "standup"), "zip", FOLDER / "slack_bare/standup")
     (unpacked,) = read_items(zipped)
@@ -65,11 +65,11 @@ def test_zip(tmp_path: Path, inside: str) -> None:
 
 @pytest.mark.parametrize(("file", "text", "error", "names"), [
     ("general/2024-01-03.json", "[{", "2024-01-03.json: cannot be read", ["nora, Sam Okoye"]),
-    ("general/2024-01-03.json", "{}", "is no list of objects", ["nora, Sam Okoye"]),
+    ("general/2024-01-03.json", "{}", "is not a list of objects", ["nora, Sam Okoye"]),
     ("general/2024-01-03.json", '[{"type": "message", "text": "hi", "ts": "1e17"}]',
      "2024-01-03.json: message 1 cannot be read", ["nora, Sam Okoye"]),
     ("channels.json", "[", "slack/channels.json: cannot be read", ["nora, Sam Okoye", "general"]),
-    ("users.json", "[null]", "slack/users.json: is no list of objects", []),
+    ("users.json", "[null]", "slack/users.json: is not a list of objects", []),
 ])  # fmt: skip
 def test_a_damaged_file(export: Path, file: str, text: str, error: str, names: list[str]) -> None:
     (export / file).write_text(text)
@@ -82,7 +82,7 @@ def test_an_odd_message_among_others(export: Path, odd: str) -> None:
     good = '{"type": "message", "text": "hi", "ts": "1704272400", "user": "U1"}'
     (export / "general/2024-01-03.json").write_text(f'[{{"type": "message", {odd}}}, {good}]')
     assert turns(read(export)[1])[-1] == ("nora", "hi")
-    assert "2024-01-03.json: messages that are left out: 1" in notes(read_items(export))[0]
+    assert "2024-01-03.json: messages left out: 1" in notes(read_items(export))[0]
 
 
 def test_odd_entries_of_lists_cost_no_channel(export: Path) -> None:

@@ -14,7 +14,7 @@ from tests.chat.fixtures import errors, notes, read, read_items, turns
 def test_odd_messages_and_all_names_that_an_export_knows() -> None:
     (chat,) = read("telegram_odd.json")
     (note,) = notes(read_items("telegram_odd.json"))
-    assert note.startswith("telegram_odd.json: messages that are left out: 2; message 7 ")
+    assert note.startswith("telegram_odd.json: messages left out: 2; message 7 ")
     assert [len(part) for part in cut_at_gaps(chat.messages, 6)] == [2, 3, 1]  # one has a zone
     names = {name for names in chat.people for name in names}
     assert names == {"Marta O’Neil", "Ivo Kern", "Ivko", "Juni", "Lou Park", "Rui", "Costa"}
@@ -24,7 +24,7 @@ def test_all_chats_of_which_one_is_damaged() -> None:
     found = read_items("telegram_all.json")
     (error,) = errors(found)
     assert error.startswith("telegram_all.json chat 2 (Broken): message 1 cannot be read")
-    assert notes(found) == ["telegram_all.json: chats without a message, which are left out: 1"]
+    assert notes(found) == ["telegram_all.json: chats left out because they have no message: 1"]
 
 
 def export(folder: Path, *entries: Mapping[str, object]) -> Path:
@@ -87,10 +87,10 @@ def test_a_checklist_and_half_of_an_emoji(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("data", "error"), [
-    ({"chats": {"about": ""}}, "`chats` holds no `list`"),
+    ({"chats": {"about": ""}}, "`chats` has no `list`"),
     ({"chats": {"list": ["no chat"]}}, "chat 1: has no list of `messages`"),
     ({"name": "A", "messages": ["no message"]}, "(A): message 1 cannot be read"),
-    ({"name": "A", "messages": []}, "holds no message that a person sent"),
+    ({"name": "A", "messages": []}, "has no message that a person sent"),
     ({"about": "me"}, "has no field `dialogue` (found: about)"),
 ])  # fmt: skip
 def test_other_json(tmp_path: Path, data: object, error: str) -> None:

@@ -175,11 +175,11 @@ def test_day_and_month(text: str, when: str, said: int) -> None:
     ("Title: rope\nDate: today\n\nIda: hi\nOle: yes\nIda: ok", "begins with a header (`Title`)"),
     ("WEBVTT\n\n00:00.000 --> 00:02.000\nhi", "its captions name no speakers"),
     ("WEBVTT\n\nno cue", "captions"),
-    ("[LINE] Chat with Ida\nin a layout of tomorrow\n", "seems to be of LINE"),
+    ("[LINE] Chat with Ida\nin a layout of tomorrow\n", "seems to be from LINE"),
     ("<html><body>Ida: hi</body></html>", "export the chat as JSON"),
     ("<?xml version='1.0'?><calls/>", "HTML or XML"),
     ("<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]><smses/>", "has a DOCTYPE"),
-    ("<?xml version='1.0'?><smses><sms", "is no XML"),
+    ("<?xml version='1.0'?><smses><sms", "is invalid XML"),
 ])  # fmt: skip
 def test_what_is_no_chat_is_refused(text: str, said: str) -> None:
     (error,) = errors(read_items("-", stdin=text.encode()))
@@ -228,7 +228,7 @@ def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
     )
     chat, note = read_items(tmp_path)
     assert turns(chat) == [*HI_YES, ("Ida", "<file_photo>")]
-    assert note.endswith("files that are no chats, which are left out: 1")
+    assert note.endswith("files left out because they are not chats: 1")
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -280,4 +280,4 @@ def test_a_sent_text_in_a_media_folder_is_no_chat(tmp_path: Path) -> None:
     (tmp_path / "chat.txt").write_text("Ana: hi\nBo: yo")
     assert [one.name for one in read(tmp_path)] == ["chat"]
     (note,) = notes(read_items(tmp_path))
-    assert note.endswith("files that are no chats, which are left out: 1")
+    assert note.endswith("files left out because they are not chats: 1")

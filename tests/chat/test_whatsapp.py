@@ -15,7 +15,7 @@ PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_
 
 def test_guesses_are_noted() -> None:
     (note,) = notes(read_items("whatsapp_ambiguous.txt"))
-    assert "no date tells day from month" in note and "day first" in note
+    assert "no date shows which number is the day" in note and "day first" in note
     (note,) = notes(read_items("whatsapp_pasted.txt"))
     assert "dated lines in another style" in note and note.endswith(": 6")
 
@@ -40,7 +40,7 @@ def test_each_part_of_a_stamp_has_a_style(stamp: str) -> None:
     assert turns(chat)[2:] == [("Ana", f"hi\n{stamp}Bo: no")]
     chat = parse("\n".join([f"{stamp}Bo: no", *own]))
     assert turns(chat) == [("Ana", "hi")] * 3
-    assert chat.notes == ("lines before the first message, which are left out: 1",)
+    assert chat.notes == ("lines left out before the first message: 1",)
 
 
 @pytest.mark.parametrize(("starts", "order", "guessed"), [

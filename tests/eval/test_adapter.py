@@ -129,7 +129,7 @@ def test_another_adapter_does_not_overwrite_the_results_of_one(run: Path) -> Non
     scores.adapter = EvaluatedAdapter(folder="a/final", trained_otherwise=[], signature="")
     before = scores.model_dump_json()
     (folder / "scores.json").write_text(before, "utf-8")
-    with pytest.raises(UserError, match="holds the results of the adapter a/final; choose another"):
+    with pytest.raises(UserError, match="holds the results of adapter a/final; choose another"):
         evaluate(copy, ["tuned"], "test", None, None, Path("b/final"))
     assert (folder / "scores.json").read_text("utf-8") == before
 
@@ -199,7 +199,7 @@ def test_a_given_adapter_is_evaluated_and_recorded(run: Path) -> None:
     assert scores["adapter"]["folder"] == "outputs/tiny_run"
     assert scores["systems"]["tuned"]["signature"].endswith("|trained:lora_r")
     assert "trained:" not in scores["systems"]["base"]["signature"]
-    sentence = "was trained otherwise than recipe copy says: lora_r was 16 and is 64."
+    sentence = "was trained with other settings than recipe copy: lora_r was 16 and is 64."
     assert sentence in (folder / "report.md").read_text("utf-8")
     page = (folder / "report.html").read_text("utf-8")
     assert sentence in page and "# A recipe of a test." in page

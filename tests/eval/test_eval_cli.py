@@ -21,7 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
     [
         ([], "no trained adapter there; train one with `accelerate launch -m axolotl.cli.train"),
         (["--models", "base,tunned"], "--models: unknown tunned"),
-        (["--limit", "0"], "--limit: 0 is no number of dialogues"),
+        (["--limit", "0"], "--limit: 0 is not a number of dialogues"),
     ],
 )
 def test_refusals(prepared: Path, tmp_path: Path, flags: list[str], message: str) -> None:

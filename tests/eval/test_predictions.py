@@ -161,7 +161,7 @@ def test_two_evaluations_do_not_write_the_same_file(tmp_path: Path) -> None:
     path = tmp_path / "predictions.base.jsonl"
 
     def meanwhile(batch: Batch) -> list[Prediction]:
-        with pytest.raises(UserError, match="another evaluation writes it"):
+        with pytest.raises(UserError, match="another evaluation uses it"):
             generate(path)
         return summaries(batch)
 

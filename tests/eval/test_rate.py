@@ -271,7 +271,7 @@ def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
         ({"best": "3"}, "ana.csv row 4: best is `3`; use 1, 2 or tie"),
         ({"faithful_2": "maybe"}, "row 4: faithful_2 is `maybe`; use y or n"),
         ({"id": "1-Jan"}, "row 4: id `1-Jan` is not in the key"),
-        ({"id": opened(sheet)[0]["id"]}, "row 4: id .* is there twice"),
+        ({"id": opened(sheet)[0]["id"]}, "row 4: id .* occurs twice"),
         ({"summary_1": "better"}, f"row 4: dialogue or summaries of id `{name}`"),
         ({"dialogue": opened(sheet)[1]["dialogue"]}, "row 4: dialogue or summaries"),
     ):
@@ -288,7 +288,7 @@ def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         rate("read", good, "--key", results / "predictions.base.jsonl")
     rate("sheet", results, "--output", tmp_path / "second.csv")
-    with pytest.raises(UserError, match="no ana.key.json is beside it.*--key"):
+    with pytest.raises(UserError, match="no ana.key.json next to it.*--key"):
         rate("read", good)
     rate("read", good, "--key", tmp_path / "ratings.key.json")
 

@@ -233,7 +233,7 @@ def test_an_id_that_is_missing_in_one_record_is_refused(tmp_path: Path) -> None:
     made = [{"id": n, "prediction": t} for n, t in enumerate(THREE)]
     del made[1]["id"]
     files = {"it": jsonl(tmp_path / "p.jsonl", made)}
-    with pytest.raises(UserError, match="p.jsonl row 2: has no id, though other records have"):
+    with pytest.raises(UserError, match="p.jsonl row 2: has no id, but other records do"):
         load(files, wanted, FieldNames())
     assert load(files, wanted, FieldNames(), by_order=True)[0]["it"].predictions == THREE
 
@@ -285,7 +285,7 @@ def test_summaries_that_hold_them_are_refused_or_scored_without(tmp_path: Path) 
     path = jsonl(tmp_path / "p.jsonl", rows)
     done = run_module("eval.score", "--predictions", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "row 1: holds `<|im_end|>`" in done.stderr and "(2 such texts)" in done.stderr
+    assert "row 1: has `<|im_end|>`" in done.stderr and "(2 such texts)" in done.stderr
     means, printed = scored("--predictions", path, "--strip")
     assert means == dict.fromkeys(METRICS, 100.0)
     assert "note: 2 summaries of p held control tokens or think blocks, which were" in printed
@@ -392,7 +392,7 @@ def test_rows_that_look_repeated_are_said(
     rows = [{"id": n, "prediction": str(n // 3), "reference": "a"} for n in range(12)]
     _, corpus = load({"it": jsonl(tmp_path / "p.jsonl", rows)}, None, FieldNames())
     assert corpus.clusters is None
-    assert "12 rows hold 4 distinct predictions" in capsys.readouterr().out
+    assert "12 rows have 4 distinct predictions" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ours", ["one", "three"])
@@ -429,7 +429,7 @@ def test_names_of_columns_files_and_options(tmp_path: Path) -> None:
         )
     (tmp_path / "p.txt").write_text(text, "utf-8")
     for file, names, message in (
-        ("p.txt", FieldNames(), "holds a JSON object in each line; name it .jsonl"),
+        ("p.txt", FieldNames(), "has a JSON object on each line; rename it to .jsonl"),
         ("p.JSONL", FieldNames(id="uid"), "--id-field uid: no record"),
     ):
         with pytest.raises(UserError, match=message):

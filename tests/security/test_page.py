@@ -223,9 +223,9 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(("data", "name", "said"), [
     (b"", "a.txt", "a.txt: is empty"), (b"", "", "the text: is empty"),
     (b"\xff", "a.txt", "a.txt: is not UTF-8"), (b"x", "/etc/passwd", "/etc/passwd: no line is"),
-    (b"x", "../../a.pdf", "a.pdf: unknown ending"), (b"x", "a.zip", "a.zip: cannot be unpacked"),
+    (b"x", "../../a.pdf", "a.pdf: unknown file"), (b"x", "a.zip", "a.zip: cannot be unpacked"),
     (b"x", "..", "..: no line"), (b"x", "a\0.txt", "no line"), (b"x", "a" * 5000, "no line"),
-    (b"[" * 100_000, "a.json", "a.json: is not JSON"), (bomb(), "b.zip", "holds 1,000,000,000"),
+    (b"[" * 100_000, "a.json", "a.json: is not JSON"), (bomb(), "b.zip", "has 1,000,000,000"),
     (b"<script>alert(1)</script>", "a.html", "a.html: "),
 ], ids=range(12))  # fmt: skip
 def test_a_file_that_is_no_export(
