@@ -12,7 +12,7 @@ export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
 help:
 	@echo "make setup                   install into $(VENV), for the GPU where there is one"
-	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; what is finished is kept"
+	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; finished work is kept"
 	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
 	@echo "     ... VERBOSE=1           show all that Axolotl and the other libraries say"
 	@echo "make test                    the quick checks, minutes"

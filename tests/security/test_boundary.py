@@ -276,7 +276,7 @@ def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedPr
     [
         ("import json; json.loads('[1, 2')", b"cannot be read (Expecting"),
         ("open('/nonexistent/x')", b"/nonexistent/x: is missing; "),
-        ("[0] * 10**18", b"more than there is memory for"),
+        ("[0] * 10**18", b"not enough memory"),
         ("f = lambda: f(); f()", b"nested too deeply"),
         ("{}['key']", b"KeyError: 'key'"),
         (
