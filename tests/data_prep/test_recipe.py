@@ -132,7 +132,7 @@ def test_default_recipe_exists() -> None:
         ({"summarization__decoding": {"engine": "vllm", "num_beams": 2}}, "need `engine: hf`"),
         ({"summarization__instruction": "{dialogue} {dialogue}"}, "must hold {dialogue} once"),
         ({"datasets": []}, "`datasets[0].path` is missing"),
-        ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into one folder"),
+        ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into the same folder"),
     ],
 )
 def test_reader_refuses(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

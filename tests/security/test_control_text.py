@@ -260,7 +260,7 @@ def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> No
     ({"datasets": "type: chat_template\n    data_files: /etc/passwd"}, "data_files` is /etc/passw"),
     ({"datasets": "type: chat_template\n    trust_remote_code: true"}, "trust_remote_code` is Tru"),
     ({"test_datasets": "type: chat_template\n    data_files: [a.json]"}, "`test_datasets[0].data_"),
-    ({"": "pretraining_dataset: [{path: /etc, type: text}]"}, "`pretraining_dataset` names rows"),
+    ({"": "pretraining_dataset: [{path: /etc, type: text}]"}, "`pretraining_dataset` adds rows"),
     ({"": 'trust_remote_code: "false"'}, "write true or false, without quotes"),
     ({"": "trust_remote_code: 1"}, "write true or false, without quotes"),
 ])  # fmt: skip
