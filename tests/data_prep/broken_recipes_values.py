@@ -120,7 +120,8 @@ CONTRADICTIONS = [
         ("", BEST),
         ("eval_strategy: epoch\nsave_steps: 250", "evals_per_epoch: 3\nsaves_per_epoch: 2")], [
         (BEST, "`load_best_model_at_end` would be turned off: saving every 0.5 steps is not a "
-               "multiple of evaluating every 0.333333; set `save_steps` to a multiple of `eval_steps`")]),
+               "multiple of evaluating every 0.333333; set `save_steps` to a multiple of "
+               "`eval_steps`")]),
     add("early stopping by epochs", "early_stopping_patience: 3",
         f"`early_stopping_patience` would be turned off: `eval_steps` is not set; {FIT}"),
     BrokenRecipe("rouge that is never computed", [
