@@ -172,7 +172,7 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
     ):  # fmt: skip
         recipe = recipe_of(folder, model)
         row = Example.build("r7", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
-        with pytest.raises(UserError, match="row r7: .*a blank does not break it: change it in"):
+        with pytest.raises(UserError, match="row r7: .*a space does not break it: change it in"):
             PromptEncoder(recipe).check_neutral([row])
 
 
