@@ -233,7 +233,7 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     with pytest.raises(UserError) as refused:
         prepare(second)
     words = str(refused.value)
-    assert f"holds rows that recipe {first.name} prepared; let `datasets`" in words
+    assert f"holds rows that recipe {first.name} prepared; point `datasets`" in words
     assert "data/copy" in words and f"`python -m data_prep {copy} --overwrite`" in words
     assert outputs(first.data_dir) == before
     assert prepare(second, overwrite=True).recipe == "copy"
