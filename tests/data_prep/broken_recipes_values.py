@@ -79,8 +79,8 @@ WRONG_VALUES = [
     swap("our switch", "  train_rows: all", "  cleaning: {drop_empty: 'yes'}",
          "`summarization.cleaning.drop_empty`: must be a valid boolean (found 'yes')"),
     swap("no place for the dialogue", "    {dialogue}\n", "    the dialogue\n",
-         "`summarization.instruction`: must hold {dialogue} once, where the dialogue goes "
-         "(found 'Summarize th...nthe dialogue')", at="  instruction:"),
+         "`summarization.instruction`: must contain {dialogue} exactly once, where the dialogue "
+         "goes (found 'Summarize th...nthe dialogue')", at="  instruction:"),
     swap("sampling without sampling", "    dtype: float32", "    temperature: 0.5",
          "`summarization.decoding`: temperature has no effect without `do_sample: true`"),
 ]  # fmt: skip

@@ -130,7 +130,7 @@ def test_default_recipe_exists() -> None:
     [
         ({"summarization__decoding": {"min_new_tokens": 999}}, "above max_new_tokens"),
         ({"summarization__decoding": {"engine": "vllm", "num_beams": 2}}, "need `engine: hf`"),
-        ({"summarization__instruction": "{dialogue} {dialogue}"}, "must hold {dialogue} once"),
+        ({"summarization__instruction": "{dialogue} {dialogue}"}, "must contain {dialogue}"),
         ({"datasets": []}, "`datasets[0].path` is missing"),
         ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into the same folder"),
     ],
