@@ -111,7 +111,7 @@ def test_arithmetic_of_batch_tokens(name: str, of_a_token: int, gigabytes: float
     path = ROOT / f"recipes/{name}.yml"
     tokens = raw(path)["summarization"]["decoding"]["batch_tokens"]
     assert round(tokens * of_a_token / 1e9, 1) == gigabytes
-    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB a token"
+    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB per token"
     assert said in path.read_text("utf-8")
 
 
