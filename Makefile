@@ -5,20 +5,20 @@ SMALL := models/smollm2-135m-instruct
 
 export AXOLOTL_DO_NOT_TRACK := 1
 export SAMSUM_LORA_VERBOSE ?= $(VERBOSE)
-# axolotl imports bitsandbytes before our plugin can keep it from the hub (data_prep/errors.py)
+# axolotl imports bitsandbytes before our plugin can keep it off the Hub (data_prep/errors.py)
 export LOCAL_KERNELS ?= kernels-community/quantization-bitsandbytes=/nonexistent
 
 .PHONY: help setup run demo test test-all test-longest lint clean
 
 help:
-	@echo "make setup                   install into $(VENV), for the GPU where there is one"
-	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; what is finished is kept"
-	@echo "make demo                    the same for the small model, which needs no GPU and no hub"
-	@echo "     ... VERBOSE=1           show all that Axolotl and the other libraries say"
-	@echo "make test                    the quick checks, minutes"
-	@echo "make test-all                and the deep ones: training, kill -9, two processes, the browser"
-	@echo "make test-longest            and what takes minutes each, before a release"
-	@echo "make clean                   remove what the demo wrote"
+	@echo "make setup                   install into $(VENV), for the GPU if there is one"
+	@echo "make run RECIPE=recipes/...  prepare, train, evaluate; finished work is kept"
+	@echo "make demo                    the same for the small model, which needs no GPU and no Hub"
+	@echo "     ... VERBOSE=1           show all output of Axolotl and other libraries"
+	@echo "make test                    the quick checks: takes minutes"
+	@echo "make test-all                also the slow ones: training, kill -9, two processes, the browser"
+	@echo "make test-longest            tests of minutes each, to run before a release"
+	@echo "make clean                   remove the files of the demo"
 
 setup: $(VENV)/.ready
 
@@ -26,7 +26,7 @@ ifneq ($(filter run,$(MAKECMDGOALS)),)
 ifeq ($(wildcard $(RECIPE)),)
 $(error RECIPE=$(RECIPE): no such recipe; choose one of: $(wildcard recipes/*.yml))
 endif
-# its model comes from the package registry, and nothing else has to be asked
+# this model comes from the package registry, so the Hub is not needed
 ifneq ($(shell grep '^base_model: *$(SMALL)' $(RECIPE)),)
 run: $(SMALL)/config.json
 run: export HF_HUB_OFFLINE := 1

@@ -9,18 +9,18 @@ from data_prep.recipe import DEFAULT_RECIPE, load_recipe
 
 
 def main() -> None:
-    """Read the recipe, prepare the data, and say what was written."""
+    """Read the recipe, prepare the data, and report what was written."""
     parser = Options(
         "data_prep",
         __doc__.partition(":")[0] + ".",
         "recipes/smollm2_samsum.yml",
         "my_recipe.yml --overwrite",
     )
-    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="its file")
+    parser.add_argument("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="recipe file")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace rows that were edited or that another recipe prepared too",
+        help="also replace rows that were edited or that another recipe prepared",
     )
     args = parser.parse_args()
     recipe = load_recipe(args.recipe)
@@ -31,7 +31,7 @@ def main() -> None:
     for split, counts in manifest.counts.items():
         notes = [f"{n} dropped: {reason}" for reason, n in counts.dropped.items()]
         if counts.references:
-            of = "a row each" if split == "train" else "references of the same dialogues"
+            of = "one row each" if split == "train" else "references of the same dialogues"
             notes.append(f"{counts.references} further summaries, {of}")
         path = recipe.data_dir / f"{split}.jsonl"
         say("; ".join([f"{path}: {counts.written:,} rows", *notes]))
@@ -39,9 +39,9 @@ def main() -> None:
         say(f"note: {note}")
     tokens = manifest.tokens
     if train := tokens.train:
-        say(f"train: {train.tokens:,} tokens, {train.mean} a row, longest {train.longest}")
+        say(f"train: {train.tokens:,} tokens, {train.mean} per row, longest {train.longest}")
     else:
-        say(f"no token counts, and only well-known control strings neutralised: {tokens.why}")
+        say(f"no token counts, only well-known control strings neutralised: {tokens.why}")
     say(f"{recipe.data_dir / 'manifest.json'}: counts, dropped and over-long rows, hashes")
 
 

@@ -1,4 +1,4 @@
-"""Clean rows and keep evaluation dialogues out of training; each step counted and switchable."""
+"""Clean rows and keep evaluation dialogues out of training; each step is counted and optional."""
 
 import hashlib
 import re
@@ -10,21 +10,21 @@ from data_prep.formats import SPLITS, SourceRow
 from data_prep.settings import Summarization
 from data_prep.turns import Turn, as_list, as_turns, plain, shape
 
-HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can spell it, UTF-8 cannot
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can encode it, UTF-8 cannot
 TRAILING_BLANKS = re.compile(r"(?<![^\S\r\n])[^\S\r\n]+(?=[\r\n]|\Z)")
-# How the ends of turns are written where a dialogue has no newline: spelled out by an escape, as
-# HTML, or by Unicode's own separators (U+0085, U+2028, U+2029).
+# How turns end in a dialogue without newlines: with a literal `\n` of two characters, HTML, or
+# Unicode's own separators (U+0085, U+2028, U+2029).
 TURN_ENDS = re.compile(
     r"(?:(?<![ \t])[ \t]+)?(?:(?:\\r)?\\n|<br ?/?>|[\v\x85\u2028\u2029])[ \t]*", re.IGNORECASE
 )
-# What pandas, R, SQL and spreadsheets write for a value that is missing.
+# What pandas, R, SQL and spreadsheets write for a missing value.
 MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a"}
 
 
 class Cleaned(NamedTuple):
-    """A row's dialogue, its summaries, one or more, and the other texts that the prompt holds.
+    """A row's dialogue, its summaries, and the other columns that the prompt contains.
 
-    A row with a `reason` is to be dropped.
+    A row with a `reason` must be dropped.
     """
 
     dialogue: str
@@ -36,9 +36,9 @@ class Cleaned(NamedTuple):
 class Cleaner:
     """Applies a recipe's cleaning to one row after another.
 
-    Feed it the test split, then validation, then train, which must not hold a dialogue of the
-    other two. It keeps a 16-byte hash of each distinct row and of each evaluation dialogue, with
-    the ids of the latter, and no text.
+    Feed it the test split, then validation, then train, which must not contain a dialogue of the
+    other two. It stores a 16-byte hash of each distinct row and of each evaluation dialogue, and
+    the ids of the latter, but no text.
     """
 
     def __init__(self, settings: Summarization):
@@ -49,10 +49,10 @@ class Cleaner:
         self._held_out: dict[str, dict[bytes, list[str]]] = {"test": {}, "validation": {}}
         self._seen_in_train: set[bytes] = set()
         self.changed: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()  # rows, by what was found out about them
+        self.notes: Counter[str] = Counter()  # number of rows by note
 
     def __call__(self, split: str, row_id: str, row: SourceRow) -> Cleaned:
-        """Clean a row, and say whether it is to be dropped."""
+        """Clean a row; the result has a `reason` if the row must be dropped."""
         dialogue, summaries = self._dialogue(row), self._summaries(row)
         columns: dict[str, str] = {}
         for name in self._settings.prompt_columns:
@@ -73,7 +73,7 @@ class Cleaner:
         return Cleaned(dialogue, summaries, columns, reason)
 
     def overlaps(self) -> dict[str, int]:
-        """How many distinct evaluation dialogues are elsewhere too, white space folded."""
+        """Count the distinct evaluation dialogues that other splits have too, up to white space."""
         test, validation = (self._held_out[split].keys() for split in ("test", "validation"))
         return {
             "test_in_train": len(test & self._seen_in_train),
@@ -82,7 +82,7 @@ class Cleaner:
         }
 
     def leaked(self) -> dict[str, list[str]]:
-        """Ids of the evaluation rows whose dialogue is in the training rows of the source."""
+        """Return the ids of evaluation rows whose dialogue is in the source's training rows."""
         found: dict[str, list[str]] = {}
         for split, rows in self._held_out.items():
             leaks = (ids for dialogue, ids in rows.items() if dialogue in self._seen_in_train)
@@ -90,13 +90,13 @@ class Cleaner:
         return found
 
     def _dialogue(self, row: SourceRow) -> str:
-        """The dialogue of a row, a turn a line, whether it is a text or a list of turns."""
+        """Return a row's dialogue, one turn per line; the column is a text or a list of turns."""
         column, keys = self._settings.dialogue_column, self._settings.turns
         value = self._listed(row, column)
         if keys.speaker_column:
             speakers = self._listed(row, keys.speaker_column)
             if not isinstance(value, list) or not isinstance(speakers, list):
-                raise UserError(f"{row.place}: `{column}` and `{keys.speaker_column}` are no lists")
+                raise UserError(f"{row.place}: `{column}`, `{keys.speaker_column}` must be lists")
             if len(value) != len(speakers):
                 raise UserError(
                     f"{row.place}: `{column}` has {len(value)} turns and `{keys.speaker_column}` "
@@ -113,15 +113,15 @@ class Cleaner:
         turns = as_turns(value, keys.speaker, keys.text)
         if turns is None:
             raise UserError(
-                f"{row.place}: `{column}` is {_kind(value)}, neither a text nor a list of turns "
-                "that is known; name the keys of a turn with `summarization.turns: {speaker: ..., "
+                f"{row.place}: `{column}` is {_kind(value)}, neither text nor a known list of "
+                "turns; set the keys of a turn with `summarization.turns: {speaker: ..., "
                 "text: ...}`, or fix the row"
             )
         self.notes[f"dialogues that are lists of {shape(value, keys.speaker, keys.text)}"] += 1
         return self._text(row, column, "\n".join(map(Turn.line, turns)))
 
     def _summaries(self, row: SourceRow) -> list[str]:
-        """Those of every summary column; each holds a text or a list of them."""
+        """Return the distinct summaries of all summary columns; each is a text or a list."""
         found = []
         for column in self._settings.summary_columns:
             value = self._listed(row, column)
@@ -130,7 +130,7 @@ class Cleaner:
         return list(dict.fromkeys(found))
 
     def _listed(self, row: SourceRow, column: str) -> Any:
-        """The value of a column; a list that was written as text is one."""
+        """Return the value of a column; a list that was written as text becomes a list."""
         value = self._value(row, column)
         try:
             listed = as_list(value)
@@ -148,8 +148,8 @@ class Cleaner:
             have = f"has no column `{column}` (found: {', '.join([*row.columns][:12])})"
             if in_prompt:
                 raise UserError(
-                    f"{row.place}: {have}, which summarization.instruction names; take "
-                    f"`{{{column}}}` out of it, or add the column"
+                    f"{row.place}: {have}, which summarization.instruction uses; remove "
+                    f"`{{{column}}}` from it, or add the column"
                 ) from error
             lists = {n: v[-1] for n, v in row.columns.items() if isinstance(v, list) and v}
             inside = [
@@ -157,12 +157,12 @@ class Cleaner:
                 for n, last in lists.items()
                 if last and isinstance(last, dict)
             ]
-            other = f", also of a place inside one, such as `{inside[-1]}`" if inside else ""
+            other = f", or to a place inside one, such as `{inside[-1]}`" if inside else ""
             if column in self._settings.summary_columns and not inside:
                 other = "; or cut the split from train: `summarization.test_rows: 0.1`"
             raise UserError(
                 f"{row.place}: {have}; set summarization.dialogue_column and "
-                f"summarization.summary_column to the names of the right ones{other}"
+                f"summarization.summary_column to the right columns{other}"
             ) from error
 
     def _text(self, row: SourceRow, column: str, text: object) -> str:
@@ -208,9 +208,9 @@ def _kind(value: object) -> str:
 
 
 def value_at(columns: dict[str, Any], name: str) -> Any:
-    """The value of a column, or of a place inside one: `dialog.turns`, `messages.-1.content`.
+    """Return the value of a column, or of a place in one: `dialog.turns`, `messages.-1.content`.
 
-    A name that meets a list of objects is looked up in each. Raises LookupError where there is no
+    In a list of objects, a name is looked up in each of them. Raises LookupError if there is no
     such column or place.
     """
     if name in columns:
@@ -229,5 +229,5 @@ def value_at(columns: dict[str, Any], name: str) -> Any:
 
 
 def digest(text: str) -> bytes:
-    """A hash of 16 bytes."""
+    """Return a 16-byte hash."""
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""What a command says: plain lines, on a terminal with a bar that moves; libraries can be muted."""
+"""A command's output: plain lines, progress bars on a terminal; libraries can be muted."""
 
 import atexit
 import logging
@@ -22,22 +22,22 @@ from data_prep.errors import VERBOSE, printable
 
 Row = TypeVar("Row")
 
-# rich keeps colours and bars to terminals, and knows NO_COLOR, TERM=dumb and COLUMNS
+# rich shows colours and bars only on terminals, and respects NO_COLOR, TERM=dumb and COLUMNS
 out, err = Console(), Console(stderr=True)
-_silenced: list[IO[str]] = []  # the streams that are muted
-_unseen: deque[str] = deque(maxlen=400)  # the last that they were given, for an error
-_bars: list["Bar"] = []  # those on the terminal
+_silenced: list[IO[str]] = []  # the muted streams
+_unseen: deque[str] = deque(maxlen=400)  # the latest texts written to them, shown on an error
+_bars: list["Bar"] = []  # the bars on the terminal
 
 
 def verbose() -> bool:
-    """Whether all is to be shown that libraries say: `--verbose`, or the variable is set."""
+    """Return whether to show the libraries' own output: `--verbose`, or the variable is set."""
     return bool(os.environ.get(VERBOSE))
 
 
 def say(text: object, style: str | None = None, error: bool = False) -> None:
-    """Print a text on stdout, or with `error` on stderr; above a bar, and while all is muted.
+    """Print a text on stdout, or with `error` on stderr, even above a bar or while muted.
 
-    A terminal gets lines that fit, but for errors, whose commands are to be copied.
+    Lines are wrapped to fit a terminal, except in errors, which contain commands to copy.
     """
     console = err if error and not (_bars and err.is_terminal) else out
     lines = printable(str(text)).split("\n")
@@ -52,13 +52,13 @@ def say(text: object, style: str | None = None, error: bool = False) -> None:
 class Bar:
     """Progress of one piece of work: a bar on a terminal, elsewhere a line now and then.
 
-    Without a `total` it shows that something happens, and what a muted library's bar says.
+    Without a `total` it only shows activity, and the text of a muted library's own bar.
     """
 
     def __init__(
         self, what: str, total: int | None = None, unit: str = "", done: int = 0, shown: bool = True
     ) -> None:
-        """`done`: how much was done before; `shown`: false in all processes but the first."""
+        """`done`: how much was done before; `shown`: false in all but the first process."""
         self.what, self.total, self.unit, self.shown = what, total, unit, shown
         self.done = self.first = done
         self.note = ""
@@ -66,7 +66,7 @@ class Bar:
         self.task: Task | None = None
 
     def __enter__(self) -> "Bar":
-        """Show it."""
+        """Show the bar."""
         if self.shown and out.is_interactive:
             if not _bars:
                 _write_directly(out, sys.__stdout__)  # the filter of run_cli would escape a bar
@@ -78,7 +78,7 @@ class Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove it; the line that stays is the caller's."""
+        """Remove the bar; the caller prints the final line."""
         if self.task:
             _progress().remove_task(self.task.id)
             _bars.remove(self)
@@ -87,18 +87,18 @@ class Bar:
                 _progress().stop()
 
     def step(self, by: int = 1, note: str = "") -> None:
-        """Something more is done."""
+        """Add `by` to what is done; `note` is shown after the numbers."""
         self.done, self.note = self.done + by, note or self.note
         now = monotonic()
         if self.task:
             self.task.completed = self.done
-        # after five minutes every half minute, after ten hours every hour
+        # every half minute in the first five minutes, every hour after ten hours
         elif self.shown and now - self.said > max(30, (now - self.began) / 10):
             self.said = now
             say(f"{self.what}: {self.state()}")
 
     def state(self) -> str:
-        """How much is done, for how long, and about how much longer."""
+        """Return how much is done, the time taken, and an estimate of the time left."""
         took = monotonic() - self.began
         parts = [_clock(took), self.note]
         if self.total and self.first < self.done < self.total:
@@ -111,7 +111,7 @@ class Bar:
 
 
 def track(rows: Iterable[Row], what: str, unit: str) -> Iterator[Row]:
-    """The rows, with a bar that counts them."""
+    """Yield the rows, and count them in a bar."""
     with Bar(what, unit=unit) as bar:
         for row in rows:
             yield row
@@ -129,7 +129,7 @@ def _progress() -> Progress:
         TextColumn("{task.description}"), BarColumn(10), _State(), console=out, transient=True,
         refresh_per_second=4, redirect_stdout=not _silenced, redirect_stderr=not _silenced,
     )  # fmt: skip
-    atexit.register(bars.stop)  # gives the cursor back
+    atexit.register(bars.stop)  # restores the cursor
     return bars
 
 
@@ -149,31 +149,31 @@ def _write_directly(console: Console, stream: IO[str] | None) -> None:
 
 
 def mute() -> None:
-    """Keep from the terminal whatever is printed or logged from now on, but for our own lines.
+    """Hide everything that is printed or logged from now on, except our own lines.
 
-    An exception that ends a thread or the process shows the last of it, and so is the text of a
-    `SystemExit`. What was printed before `os._exit` or a signal that kills is lost.
+    An exception that ends a thread or the process shows the last hidden lines, and the text of a
+    `SystemExit` is printed. Output before `os._exit` or a fatal signal is lost.
     """
     own = os.getpid()
-    _progress.cache_clear()  # the next one leaves sys.stdout alone
-    logging.getLogger().setLevel(logging.WARNING)  # for the log; scripts/cli.py had set another
+    _progress.cache_clear()  # the next one must not redirect sys.stdout
+    logging.getLogger().setLevel(logging.WARNING)  # scripts/cli.py had set another level
     sys.excepthook = partial(_shown, sys.excepthook)  # until the plugin sets its own
     threading.excepthook = partial(_shown, threading.excepthook)
 
     def write(console: Console, text: str) -> int:
-        if os.getpid() != own:  # a worker's fork: its copy of a lock may be held for ever
+        if os.getpid() != own:  # a forked worker: its copy of a lock may stay locked
             return len(text)
-        if not sys._getframe().f_back:  # the interpreter itself: what `SystemExit` holds
+        if not sys._getframe().f_back:  # the interpreter, printing a `SystemExit`
             return console.file.write(printable(text))
         if "\r" not in text:
             _unseen.append(text)
         elif _bars and _bars[-1].total is None:
-            line = re.sub(r"\|[^|]*\|", "", text.rpartition("\r")[2])  # tqdm's, without its bar
+            line = re.sub(r"\|[^|]*\|", "", text.rpartition("\r")[2])  # tqdm's text
             _bars[-1].note = " ".join(line.split())
         return len(text)
 
     for console, stream in ((out, sys.__stdout__), (err, sys.__stderr__)):
-        if stream:  # handlers of logging hold the same object
+        if stream:  # logging handlers hold the same object
             _write_directly(console, stream)
             stream.write = partial(write, console)  # type: ignore[method-assign]
             _silenced.append(stream)
@@ -185,7 +185,7 @@ def _shown(hook: Callable[..., object], *error: object) -> None:
 
 
 def unmute(lines: int) -> None:
-    """Show all again, and the last `lines` that were not shown."""
+    """Show output again, and print the last `lines` hidden lines."""
     if _silenced:
         if _bars:
             _progress().stop()

@@ -1,7 +1,7 @@
-"""Settings that Axolotl silently takes and that do not do what they say, or not together.
+"""Find settings that Axolotl accepts silently but that do not work, alone or in combination.
 
-Each function checks one of them. A value of the wrong type is not checked here: data_prep/recipe.py
-has named it already.
+Each function checks one group of them. Values of the wrong type are not checked here, because
+data_prep/recipe.py has reported them already.
 """
 
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 Config = dict[str, Any]
-Loc = tuple[Any, ...]  # the way to a value: ("datasets", 0, "path")
+Loc = tuple[Any, ...]  # the location of a value: ("datasets", 0, "path")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong at `loc`, and how to `fix` it where `what` does not say so.
+    """One problem at `loc`, and how to `fix` it if `what` does not say so.
 
-    `lacks` are the keys whose absence it complains of; `meant` is the key that an unknown one
-    probably means. What is lacking only because it is misspelt is one problem, not two.
+    `lacks`: the missing keys that it is about. `meant`: the known key that an unknown one probably
+    stands for. A key that is missing only because it is misspelt is one problem, not two.
     """
 
     loc: Loc
@@ -29,12 +29,12 @@ class Problem:
 
 
 def contradictions(config: Config) -> Iterator[Problem]:
-    """All of them in a recipe."""
+    """Yield all such problems of a recipe."""
     for check in (_ranges, _switches, _packing, _data, _no_best_checkpoint, _metric):
         yield from check(config)
 
 
-# Axolotl sets no limits here; beyond these it trains nothing, or nonsense, or fails late
+# Axolotl does not limit these; outside the limits it trains nothing or nonsense, or fails late
 RANGES = [
     (("micro_batch_size", "gradient_accumulation_steps", "sequence_len", "lora_r"),
      lambda value: value >= 1, "it must be at least 1"),
@@ -66,9 +66,11 @@ def _switches(config: Config) -> Iterator[Problem]:
          "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
          "keep one of the two", ()),
         ("save_only_model", is_on(config.get("save_only_model")),
-         "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run that "
-         "was interrupted cannot resume as it was", "remove it", ()),
-        # packages read the text `false` as true
+         "`save_only_model: true` leaves the optimizer out of the checkpoints, so an interrupted "
+         "run cannot resume exactly", "remove it", ()),
+        ("merge_lora", is_on(config.get("merge_lora")),
+         "`merge_lora` is what `axolotl merge-lora` sets by itself", "remove it", ()),
+        # libraries take the text `false` as true
         ("trust_remote_code", code is not None and type(code) is not bool,
          f"`trust_remote_code` is {code!r}", "write true or false, without quotes", ()),
         ("output_dir", config.get("output_dir") is None, "`output_dir` is missing", "set it",
@@ -90,8 +92,8 @@ def _packing(config: Config) -> Iterator[Problem]:
     if attention is None:
         yield Problem(
             ("sample_packing",),
-            "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack see "
-            "each other",
+            "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack "
+            "attend to each other",
             "set `attn_implementation: sdpa`",
             lacks=(("attn_implementation",), *((flag,) for flag in LEGACY_ATTN_FLAG_TO_IMPL)),
         )
@@ -101,25 +103,25 @@ def _packing(config: Config) -> Iterator[Problem]:
             yield Problem(
                 ("attn_implementation",),
                 f"`attn_implementation: {attention}` with `sample_packing: true` lets the dialogues"
-                " of a pack see each other",
+                " of a pack attend to each other",
                 "use `sdpa`, or `flash_attention_2`",
             )
 
 
-# What Axolotl may be told of a file of data_prep's; else it reads other rows, or makes other
-# prompts of them than preflight and evaluation do.
+# The only values that these keys may have for data_prep's files; with others Axolotl reads other
+# rows, or builds prompts different from those of preflight and evaluation.
 OF_OUR_ROWS = {"type": "chat_template", "ds_type": "json", "data_files": None,
                "trust_remote_code": False}  # fmt: skip
 
 
 def _data(config: Config) -> Iterator[Problem]:
-    """Where data_prep writes them, and evaluation reads them; and no test rows in the training."""
-    unprepared = "nothing prepares, cleans or keeps apart from the test dialogues"
+    """Check that training uses only the files that data_prep writes, and no test rows."""
+    unprepared = "data_prep does not prepare, clean or separate from the test dialogues"
     if config.get("pretraining_dataset"):
-        what = f"`pretraining_dataset` names rows which {unprepared}"
+        what = f"`pretraining_dataset` adds rows which {unprepared}"
         fix = "put them into `summarization.source`, and remove the key"
         yield Problem(("pretraining_dataset",), what, fix)
-    if config.get("push_dataset_to_hub"):  # which Axolotl also reads from, before these rows
+    if config.get("push_dataset_to_hub"):  # Axolotl also reads from there, before our files
         what = f"`push_dataset_to_hub` uploads the rows, or trains on rows there which {unprepared}"
         yield Problem(("push_dataset_to_hub",), what, "remove it")
     paths: dict[str, list[Path | None]] = {}
@@ -133,14 +135,14 @@ def _data(config: Config) -> Iterator[Problem]:
                 if block.get(name) in (right, None) or (name == "type" and config.get("rl")):
                     continue
                 fix = f"write `{name}: {right}`" if name.endswith("type") else "remove it"
-                what = f"`{key}[0].{name}` is {block[name]}, and these rows are data_prep's JSON"
+                what = f"`{key}[0].{name}` is {block[name]}, but these rows are data_prep's JSON"
                 inside = block[name] if isinstance(block[name], dict) else {}
-                lacks = tuple((key, 0, name, one) for one in inside)  # said of one of them already
+                lacks = tuple((key, 0, name, one) for one in inside)  # one problem for all
                 yield Problem((key, 0, name), what, fix, lacks=lacks)
     if config.get("default_system_message"):
         yield Problem(
             ("default_system_message",),
-            "`default_system_message` has no effect: it changes no prompt of `type: chat_template`",
+            "`default_system_message` has no effect on prompts of `type: chat_template`",
             "remove it, and set `summarization.system`",
         )
     folder = None
@@ -155,7 +157,7 @@ def _data(config: Config) -> Iterator[Problem]:
             yield Problem(
                 loc,
                 f"`{key}[0].path` is {path}",
-                f"data_prep writes {split}.jsonl, both sets into one folder",
+                f"data_prep writes {split}.jsonl, and both files into the same folder",
             )
     for key, found in paths.items():
         for index, path in list(enumerate(found))[1:]:
@@ -163,24 +165,24 @@ def _data(config: Config) -> Iterator[Problem]:
             fix = "put its rows into `summarization.source`, and remove the entry"
             if key == "datasets" and path and path in paths["test_datasets"]:
                 why = "is in `test_datasets` too"
-                fix = "a model must not be tested on what it learns: remove it"
+                fix = "a model must not be tested on its training rows: remove it"
             yield Problem((key, index), f"`{key}[{index}]` is {path or 'rows'}, which {why}", fix)
 
 
 # ---- the best checkpoint ----
-# Axolotl leaves `load_best_model_at_end` on only where evaluation and saving fit together, and
-# passes `greater_is_better` on only where it is true (core/builders/causal.py of 0.19.0).
+# Axolotl turns `load_best_model_at_end` off unless evaluation and saving steps fit together, and
+# passes `greater_is_better` on only if it is true (core/builders/causal.py of 0.19.0).
 
 GENERATED = [f"eval_rouge{kind}" for kind in ("1", "2", "L", "Lsum")]
 
 
 def number(value: Any) -> float | None:
-    """A value as a number; None where it is none."""
+    """Return a value as a float; None if it is not a number."""
     return float(value) if isinstance(value, (int, float)) and type(value) is not bool else None
 
 
 def is_on(value: Any) -> bool:
-    """Whether Axolotl takes a value as `true`: it reads some words as that too."""
+    """Return whether Axolotl reads a value as `true`, as it does with words such as `yes`."""
     return str(value).lower() in {"true", "1", "yes", "on", "y", "t"}
 
 
@@ -192,14 +194,14 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
         return
     steps = {kind: number(config.get(f"{kind}_steps")) for kind in ("eval", "save")}
     epochs = number(config.get("num_epochs", 1.0)) or 0.0
-    for kind in () if patience else steps:  # early stopping looks at the steps themselves
+    for kind in () if patience else steps:  # early stopping looks only at `*_steps`
         of_a_run = (number(config.get(f"{kind}s_per_epoch")) or 0.0) * epochs
         if of_a_run > 1.0:  # a fraction of all steps
             steps[kind] = 1.0 / of_a_run
     save, evaluate = steps["save"], steps["eval"]
     lacks = [(f"{kind}_steps",) for kind, value in steps.items() if not value]
     if not config.get("test_datasets") and not number(config.get("val_set_size")):
-        why, fix = "there are no evaluation data", "set `test_datasets`"
+        why, fix = "there is no evaluation data", "set `test_datasets`"
         lacks = [("test_datasets",), ("val_set_size",)]
     elif not save or not evaluate:
         verb = "is" if len(lacks) == 1 else "are"
@@ -207,7 +209,7 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
         fix = "set `eval_steps`, and `save_steps` to a multiple of it, instead of `eval_strategy`"
         fix += " and `save_strategy`"
     elif save % evaluate:
-        why = f"saving every {save:g} steps is no multiple of evaluating every {evaluate:g}"
+        why = f"saving every {save:g} steps is not a multiple of evaluating every {evaluate:g}"
         fix = "set `save_steps` to a multiple of `eval_steps`"
     else:
         return
@@ -216,7 +218,7 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
 
 
 def _metric(config: Config) -> Iterator[Problem]:
-    """`metric_for_best_model` is there, is used, and is better in the direction that is given."""
+    """Check that `metric_for_best_model` exists, is used, and improves in the given direction."""
     metric, greater = config.get("metric_for_best_model"), config.get("greater_is_better")
     loc, name = ("metric_for_best_model",), f"`metric_for_best_model: {metric}`"
     used = is_on(config.get("load_best_model_at_end")) or config.get("early_stopping_patience")
@@ -228,7 +230,7 @@ def _metric(config: Config) -> Iterator[Problem]:
     if metric is not None and not used and config.get("save_strategy") != "best":
         yield Problem(
             loc,
-            f"{name} chooses nothing: the last weights are kept",
+            f"{name} has no effect: the last weights are kept",
             "set `load_best_model_at_end: true`, or remove it",
             lacks=(("load_best_model_at_end",), ("early_stopping_patience",)),
         )
@@ -240,7 +242,7 @@ def _metric(config: Config) -> Iterator[Problem]:
             yield Problem(
                 loc,
                 f"{name} is never computed: `summarization.training_rouge.dialogues` is 0",
-                "set it, to 100 for instance",
+                "set it, for instance to 100",
                 lacks=(place, (*place, "dialogues")),
             )
     metric, loc = metric or "loss", ("greater_is_better",)
@@ -250,5 +252,5 @@ def _metric(config: Config) -> Iterator[Problem]:
         yield Problem(loc, what, "remove it")
     elif isinstance(metric, str) and not metric.endswith("loss") and greater is False:
         what = f"`greater_is_better: false` is dropped by Axolotl: a higher {metric} still wins"
-        fix = "remove it" if "rouge" in metric else "choose a metric of which more is better"
+        fix = "remove it" if "rouge" in metric else "choose a metric for which higher is better"
         yield Problem(loc, what, fix)

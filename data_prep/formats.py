@@ -1,7 +1,7 @@
 """Read the rows of one file: JSON, JSONL, CSV or Parquet, plain or gzipped.
 
-We read local files ourselves: `datasets` 4 turns the text `0012` of a CSV file into the number 12,
-and does not say which row of a file is damaged.
+Local files are not read with `datasets`: version 4 turns the text `0012` of a CSV file into the
+number 12, and does not say which row of a file is damaged.
 """
 
 import codecs
@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from data_prep.errors import UserError, check_file, reason_of
 
-# What the readers and unpackers raise where bytes are damaged; EOFError: gzip that is cut short.
+# Errors of the readers and unpackers for damaged bytes; EOFError: a truncated gzip file.
 DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
 SPLITS = ("train", "validation", "test")
 SPLIT_NAMES = {
@@ -32,30 +32,30 @@ SPLIT_NAMES = {
 }  # fmt: skip
 # as in SQuAD's {"version": ..., "data": [...]}
 WRAPPERS = ("data", "rows", "examples", "items", "records", "samples", "dialogues")
-# A row of ten books; more is no dialogue. The time of ijson's parser grows with its square.
+# Limits of a row: 10 MB are ten books, not a dialogue, and ijson's parser takes quadratic time.
 MOST_BYTES, MOST_LEVELS = 10**7, 100
-MOST_UNPACKED = 10**10  # bytes of a gzipped file on the disk
+MOST_UNPACKED = 10**10  # bytes of a gzipped file, unpacked on disk
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
-# The longer first: UTF-32's mark begins as UTF-16's does.
+# The longer ones first: UTF-32's byte order mark starts with UTF-16's.
 WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]  # fmt: skip
 
 
 class SourceRow(NamedTuple):
-    """A row of a source: file and number, for messages, and its values by column."""
+    """A row of a source: its file and number, for messages, and its values by column."""
 
     place: str
     columns: dict[str, Any]
 
 
 def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> Iterator[SourceRow]:
-    """Yield the rows of one file; `notes` gets what the reader found out about its form.
+    """Yield the rows of one file; remarks on its format are added to `notes`.
 
-    Raises UserError that names `shown` where the file is not what its ending says.
+    Raises UserError, with `shown` as file name, if the content does not fit the file extension.
     """
     suffix = _ending(path.name)
     if suffix not in READERS:
-        raise UserError(f"{shown}: unknown ending; use .json, .jsonl, .csv, .parquet, .zip or .7z")
+        raise UserError(f"{shown}: unknown type; use .json, .jsonl, .csv, .parquet, .zip or .7z")
     number, found = 0, dict[str, None]()
     try:
         check_file(path)
@@ -94,7 +94,7 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
 
 
 class _Rows(io.RawIOBase):
-    """A file of which a row may not be endless: `left` is how much of it may still be read."""
+    """A file with a size limit per row: `left` is how many bytes of it may still be read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.left = file, MOST_BYTES
@@ -122,13 +122,13 @@ class _Rows(io.RawIOBase):
 
 
 def _is_table(row: dict[str, Any]) -> bool:
-    """Whether a row is a whole table by columns or by ids: objects with the same keys, or lists."""
+    """Return whether a row is a whole table: objects with the same keys, or equally long lists."""
     shapes = {tuple(v) if isinstance(v, dict) else type(v) is list and len(v) for v in row.values()}
     return len(row) > 1 and len(shapes) == 1 and shapes.isdisjoint({(), False})
 
 
 def is_data(name: str) -> bool:
-    """Whether a file of this name is in one of the formats."""
+    """Return whether a file name has the extension of a supported format."""
     return _ending(name) in READERS
 
 
@@ -137,7 +137,7 @@ def _ending(name: str) -> str:
 
 
 def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
-    """The file without a byte order mark; one in UTF-16 is written again, on disk."""
+    """Return the file after its byte order mark; UTF-16 or UTF-32 is converted in a disk file."""
     start = file.read(4)
     file.seek(3 if start.startswith(codecs.BOM_UTF8) else 0)
     encoding = next((name for mark, name in WIDE if start.startswith(mark)), None)
@@ -150,7 +150,7 @@ def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
 
 
 def _on_disk(pieces: Iterable[bytes]) -> IO[bytes]:
-    """A temporary file of these bytes, which is closed when its reader is gone."""
+    """Write the bytes to a temporary file; it is deleted when its reader is garbage-collected."""
     plain = tempfile.TemporaryFile()  # noqa: SIM115
     for piece in pieces:
         plain.write(piece)
@@ -164,20 +164,20 @@ def _on_disk(pieces: Iterable[bytes]) -> IO[bytes]:
 
 
 def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
-    """An array of rows, arrays under keys such as `data` or `train`, or one object after another.
+    """Read an array of rows, arrays under keys such as `data` or `train`, or objects in sequence.
 
-    Each may have any ending of JSON. ijson keeps one row in memory, `json` would keep the file.
+    All of these may be in a `.json` or `.jsonl` file. ijson keeps one row in memory, `json` all.
     """
     import ijson
 
     start = file.tell()
-    # a whole corpus may be one line: of a long one the first sign counts
+    # a whole corpus may be one line; of a long line only the first character is used
     pieces = (piece for piece in iter(lambda: file.readline(1 << 20), b"") if piece.strip())
     lines = (p.strip() if p[-1:] == b"\n" or len(p) < 1 << 20 else p.strip()[:1] for p in pieces)
     first, second = next(lines, b""), next(lines, b"")
     file.seek(start)
     try:
-        places = {"item"}  # of the rows, in ijson's words
+        places = {"item"}  # the rows' prefixes, as ijson calls them
         if first.startswith(b"{"):
             places = {""} if first.endswith(b"}") and second else _places(file)
             file.seek(start)
@@ -188,7 +188,7 @@ def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
                 notes[f"rows are under {', '.join(f'`{key}`' for key in wrapped)}"] = None
         yield from _rows_at(places, _events(file, multiple_values=places == {""}))
     except ijson.JSONError as error:
-        said = error.args[0] if error.args else ""  # bytes from ijson's parser in C
+        said = error.args[0] if error.args else ""  # ijson's C parser gives bytes
         said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
         reason = said.split("\n")[0]
         if "UTF" in reason.upper():
@@ -205,7 +205,7 @@ def _read_jsonl(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
 
 
 def _places(file: IO[bytes]) -> set[str]:
-    """Where the rows of an object are: arrays under known keys, else the object is a row itself."""
+    """Return the prefixes of the rows in an object: arrays under known keys, or the object."""
     found = set()
     for prefix, event, _ in _events(file, multiple_values=True):
         if event == "start_map" and re.fullmatch(_WRAPPED, prefix.lower()):
@@ -219,7 +219,7 @@ _WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)?(?:{'|'.join((*WRAPPERS, *SPLIT_NAM
 
 
 def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, Any]]:
-    """What ijson finds, each with its place; raises ValueError where values are nested too deep."""
+    """Yield ijson's events with their prefix; raises ValueError if they are nested too deeply."""
     import ijson
 
     def bounded() -> Iterator[tuple[str, Any]]:
@@ -230,7 +230,7 @@ def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, 
             level += event.startswith("start_") - event.startswith("end_")
             if level > MOST_LEVELS:
                 raise ValueError(f"values nested more than {MOST_LEVELS} deep")
-            if level <= 3:  # an array under a split's name, in one under `data`
+            if level <= 3:  # the deepest rows are in an array under a split's name under `data`
                 rows.left = MOST_BYTES
             yield event, value
 
@@ -238,9 +238,9 @@ def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, 
 
 
 def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
-    """The values at these places, one in memory at a time; `ijson.items` hides a repeated key.
+    """Yield the values at these prefixes, one at a time; `ijson.items` would hide repeated keys.
 
-    Those of an array that has a split's name get a column `split`.
+    Those in an array under a split's name get a column `split`.
     """
     from ijson.common import ObjectBuilder
 
@@ -281,7 +281,7 @@ def _no_constant(name: str) -> None:
 
 
 def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; raises ValueError where a key occurs twice: the last would win."""
+    """Return a JSON object; raises ValueError if a key occurs twice, since the last would win."""
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError(f"two columns are named `{_repeated(name for name, _ in pairs)}`")
     return found
@@ -302,8 +302,8 @@ def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any
     if named := re.fullmatch(r"sep=(.)\s*", header):  # Excel's own line, before the header
         delimiter = named[1]
     else:
-        # Excel writes semicolons where the comma is the decimal point; the header tells
-        delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # of equals the first
+        # Excel writes semicolons in locales with a decimal comma; the header shows which it is
+        delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # the first of a tie
         text.seek(start)
     if delimiter != ",":
         notes[f"columns are divided by {delimiter!r}"] = None

@@ -1,4 +1,4 @@
-"""The base model's files: what they say, whether they are whole, why they are not available."""
+"""The base model's files: their settings, whether they are complete, why they fail to load."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from typing import Any
 from data_prep.errors import UserError, reading
 from data_prep.recipe import Recipe
 
-BEFORE_2020 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file then
+BEFORE_2020 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # start of torch.save's files until then
 
 
 def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says to every `from_pretrained` of its base model.
+    """Return the arguments for every `from_pretrained` call on the recipe's base model.
 
-    Raises UserError where the model's configuration names code of the hub, which transformers would
-    download and load: a kernel for its attention, as `owner/name`.
+    Raises UserError if the model's config selects an attention kernel on the Hub (`owner/name`),
+    because transformers would download and load its code.
     """
     name = str(config["base_model"])
     folder = Path(name) if Path(name).is_dir() else snapshot(name, config)
@@ -25,7 +25,7 @@ def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
     for value in re.findall(r'_implementation\w*": ("[^"]*"|{[^}]*})', own):
         if "/" in value:
             raise UserError(
-                f"{folder}/config.json: `_attn_implementation` names code of the hub ({value}); "
+                f"{folder}/config.json: `_attn_implementation` selects code on the Hub ({value}); "
                 "remove it there, and set `attn_implementation` in the recipe"
             )
     return {
@@ -35,9 +35,9 @@ def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def empty_model(recipe: Recipe) -> Any:
-    """The base model without memory for its weights, on PyTorch's `meta` device.
+    """Return the base model on PyTorch's `meta` device, without memory for its weights.
 
-    Raises UserError where the model's configuration cannot be read.
+    Raises UserError if the model's config cannot be read.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -49,37 +49,37 @@ def empty_model(recipe: Recipe) -> Any:
             return AutoModelForCausalLM.from_config(
                 config, trust_remote_code=more["trust_remote_code"]
             )
-    except Exception as error:  # a configuration may hold anything
+    except Exception as error:  # a config may contain anything
         raise UserError(model_unavailable(recipe, error)) from error
 
 
 def own_ends(config: dict[str, Any]) -> list[int]:
-    """Ids of the tokens that end a text by the model's own generation config (Llama 3 has three).
+    """Return the ids of the end tokens in the model's generation config (Llama 3 has three).
 
-    Empty where it has no such file, or cannot be reached.
+    Empty if the model has no such file or cannot be reached.
     """
     from transformers import GenerationConfig
 
     revision = model_arguments(config)["revision"]
     try:
         ends = GenerationConfig.from_pretrained(config["base_model"], revision=revision)
-    except Exception:  # it may hold anything
+    except Exception:  # the file may contain anything
         return []
     ids = ends.eos_token_id
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def positions(config: dict[str, Any]) -> int | None:
-    """How many tokens the base model has positions for; None where nothing limits them.
+    """Return how many tokens the base model has positions for; None if there is no limit.
 
-    Nothing does in a model without positions (Mamba), or one whose layers all see a window alone.
-    None too where the model's configuration cannot be read.
+    There is none without positions (Mamba), or if all layers use sliding-window attention. Also
+    None if the model's config cannot be read.
     """
     from transformers import AutoConfig
 
     try:
         model = AutoConfig.from_pretrained(config["base_model"], **model_arguments(config))
-    except Exception:  # it may hold anything
+    except Exception:  # the config may contain anything
         return None
     model = model.get_text_config()
     limit = getattr(model, "max_position_embeddings", None)
@@ -89,17 +89,17 @@ def positions(config: dict[str, Any]) -> int | None:
         return None
     rope = getattr(model, "rope_parameters", None) or {}
     kind, factor = rope.get("rope_type"), rope.get("factor") or 1
-    if kind in ("linear", "dynamic"):  # where a config names the length before scaling
+    if kind in ("linear", "dynamic"):  # the config has the length before scaling
         return int(limit * factor)
-    if kind == "yarn":  # before it (Qwen) or after it (DeepSeek)
+    if kind == "yarn":  # before scaling (Qwen) or after it (DeepSeek)
         return max(limit, int(factor * rope.get("original_max_position_embeddings", limit)))
     return int(limit)
 
 
 def model_unavailable(recipe: Recipe, error: BaseException) -> str:
-    """One line for a base model (or its tokenizer) that cannot be loaded.
+    """Return a one-line message for a base model (or its tokenizer) that cannot be loaded.
 
-    transformers wraps what huggingface_hub raised, so the whole chain of causes is searched.
+    transformers wraps huggingface_hub's errors, so the whole chain of causes is searched.
     """
     base_model = str(recipe.config["base_model"])
     if cause := _cause(base_model, error):
@@ -108,7 +108,7 @@ def model_unavailable(recipe: Recipe, error: BaseException) -> str:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         fix = "set it to a local folder, or check the network and `hf auth login`"
         if Path(base_model).is_dir():
-            fix = "the folder must hold config.json, the tokenizer and all weights"
+            fix = "the folder must contain config.json, the tokenizer and all weights"
     return f"{recipe.path}: base_model {base_model} cannot be loaded ({what}); {fix}"
 
 
@@ -122,13 +122,13 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
         chain.append(link)
         link = link.__cause__ or link.__context__
     if any("trust_remote_code" in str(link) for link in chain):
-        fix = "read it, and where you trust it, set `trust_remote_code: true`"
-        return "it brings code of its own, which is not run unless the recipe says so", fix
+        fix = "read the code and, if you trust it, set `trust_remote_code: true`"
+        return "it has its own code, which runs only if the recipe allows it", fix
     if Path(base_model).is_dir():
         if any(isinstance(link, SafetensorError) for link in chain):
-            return "its weights are cut short", "copy or download the folder again"
+            return "its weights are truncated", "copy or download the folder again"
         return None
-    # a hub's id is `owner/name` or `name`, so that this can only be a folder
+    # a Hub id is `owner/name` or `name`, so this can only be a folder
     if base_model.startswith(("/", ".", "models/")) or base_model.count("/") > 1:
         fix = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
         return "no such folder", fix
@@ -138,28 +138,28 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
         (errors.GatedRepoError, "it is gated, and this account has no access",
          f"accept its licence at https://huggingface.co/{base_model}, then `hf auth login`, or set "
          "HF_TOKEN"),
-        (errors.RepositoryNotFoundError, "the hub knows no such model, or it is private",
-         "correct the name; where it is private, `hf auth login`"),
-        (errors.RevisionNotFoundError, "the hub knows no such revision",
+        (errors.RepositoryNotFoundError, "the Hub has no such model, or it is private",
+         "correct the name; if it is private, run `hf auth login`"),
+        (errors.RevisionNotFoundError, "the Hub has no such revision of it",
          "correct `revision_of_model`"),
-        (SafetensorError, "its weights are cut short in the hub's cache",
+        (SafetensorError, "its weights are truncated in the Hub's cache",
          f"run {again} --force-download"),
-        (offline, "the hub is offline, and its cache lacks files of it",
-         f"run {again} where there is a network, unset HF_HUB_OFFLINE, or name a folder"),
+        (offline, "the Hub is not reachable, and its cache lacks files of the model",
+         f"run {again} with a network connection, unset HF_HUB_OFFLINE, or use a folder"),
     ]  # fmt: skip
     found = ((what, fix) for link in chain for kind, what, fix in known if isinstance(link, kind))
     return next(found, None)
 
 
 def check_weights(recipe: Recipe) -> tuple[list[str], str]:
-    """What is wrong with the model's files, and else a sentence on where they are."""
+    """Return the problems of the model's files, or else a sentence on where they are."""
     from huggingface_hub import constants
 
     name = str(recipe.config["base_model"])
     local = Path(name).is_dir()
     folder = Path(name) if local else snapshot(name, recipe.config)
     if folder is None:
-        return [], f"{name} is not in the hub's cache: training downloads it"
+        return [], f"{name} is not in the Hub's cache: training downloads it"
     wanted, damaged_index = weight_files(folder)
     if damaged_index:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
@@ -167,24 +167,24 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
     problem, again = "", "copy the folder again"
     if broken:
-        problem = f"{broken[0]} is cut short or damaged"
+        problem = f"{broken[0]} is truncated or damaged"
         again = again if local else f"run `hf download {name} --force-download`"
     elif missing and (local or constants.HF_HUB_OFFLINE):
         many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-        problem = f"half of a download: {many} missing"
-        again = again if local else f"run `hf download {name}` where there is a network"
+        problem = f"incomplete download: {many} missing"
+        again = again if local else f"run `hf download {name}` with a network connection"
     if problem:
         return [f"{recipe.path}: base_model {name}: {problem}; {again}"], ""
     if missing:
-        return [], f"{name}: training downloads {len(missing)} of {len(wanted)} files of weights"
+        return [], f"{name}: training downloads {len(missing)} of {len(wanted)} weight files"
     if not wanted:
-        return [], f"{name}: no weights are there yet, and training needs them"
-    return [], f"{name}: {len(wanted)} file(s) of weights, all whole"
+        return [], f"{name}: has no weights yet, and training needs them"
+    return [], f"{name}: {len(wanted)} weight file(s), all complete"
 
 
 def weight_files(folder: Path) -> tuple[list[str], str]:
-    """Names of the files of weights that a model's folder should hold; what is wrong with these."""
-    # of a configuration that names one, transformers reads that one
+    """Return the names of a model's weight files, and what is wrong with the index of them."""
+    # transformers reads the file that the config names, if it names one
     named = str(_own_config(folder).get("transformers_weights") or "")
     if named and not named.endswith(".index.json"):
         return [named], ""
@@ -203,14 +203,14 @@ def weight_files(folder: Path) -> tuple[list[str], str]:
 
 
 def _own_config(folder: Path) -> dict[str, Any]:
-    """What a model's config.json holds; empty where it cannot be read, which its loader reports."""
+    """Return a model's config.json; empty if it cannot be read, which its loader will report."""
     with suppress(Exception), reading(folder / "config.json", ""):
         return dict(json.loads((folder / "config.json").read_bytes()))
     return {}
 
 
 def snapshot(name: str, config: dict[str, Any]) -> Path | None:
-    """Where the hub's cache has the model, as far as it has it."""
+    """Return the model's folder in the Hub's cache, even if incomplete; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -224,9 +224,9 @@ def snapshot(name: str, config: dict[str, Any]) -> Path | None:
 
 
 def is_whole(path: Path, read_all: bool = False) -> bool:
-    """Whether a file of weights or states ends where its own header says that it ends.
+    """Return whether a file of weights or states has the length that its own header gives.
 
-    `read_all`: also whether what torch.save wrote has the checksums that it wrote with it.
+    `read_all`: for a file of torch.save, also compare its contents with its checksums.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open

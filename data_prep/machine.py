@@ -1,4 +1,4 @@
-"""What makes training and generation quick on a CPU; nothing of it is used where a GPU is."""
+"""Speed-ups of training and generation on a CPU (not used on a GPU), and memory use."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def use_all_cores() -> None:
-    """Share the cores among the processes; `accelerate launch` asks for one thread each."""
+    """Divide the cores among the processes; `accelerate launch` asks for one thread each."""
     import torch
 
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -24,24 +24,24 @@ def use_all_cores() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse large freed blocks: up to half of a step went into page faults."""
+    """Tell glibc to reuse large freed blocks: page faults took up to half of a step."""
     m_trim_threshold, m_mmap_threshold = -1, -3
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(m_mmap_threshold, 1 << 30)
         libc.mallopt(m_trim_threshold, (1 << 31) - 1)
-    except (OSError, AttributeError):  # another C library: slower, still right
+    except (OSError, AttributeError):  # another C library: slower, but correct
         return
 
 
 def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
-    """Measure on this CPU whether a bf16 matrix product beats fp32, as it does with AVX512-BF16.
+    """Measure whether a matrix product is faster in bf16 than in fp32 on this CPU.
 
-    It is three times as fast there and a third as fast elsewhere, so noise does not decide.
+    It is three times as fast with AVX512-BF16 and a third as fast without, so noise is harmless.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(0)  # the training's own random numbers stay theirs
+    generator = torch.Generator().manual_seed(0)  # leaves the training's random state alone
 
     def best_time(dtype: "torch.dtype") -> float:
         a, b = torch.randn(2, size, size, generator=generator).to(dtype)
@@ -56,7 +56,7 @@ def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
 
 
 def shard_on_cpu() -> None:
-    """Let FSDP2 shard over CPU processes: Axolotl asks for a mesh of CUDA devices by name."""
+    """Let FSDP2 shard over CPU processes: Axolotl explicitly asks for a mesh of CUDA devices."""
     from accelerate.parallelism_config import ParallelismConfig
 
     plain = ParallelismConfig.build_device_mesh
@@ -64,10 +64,10 @@ def shard_on_cpu() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory or a computer's ran out.
+    """Return whether an error means that GPU memory or main memory ran out.
 
     accelerate 1.x's `should_reduce_batch_size` misses `MemoryError` and `CUDA error: out of memory`
-    (from outside PyTorch's allocator), and takes a missing cuDNN kernel for a lack of memory.
+    (from outside PyTorch's allocator), and mistakes a missing cuDNN kernel for a lack of memory.
     """
     import torch
 
@@ -78,14 +78,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class Usage(NamedTuple):
-    """The machine in words, and the most memory that this process took, in 10^9 bytes."""
+    """A description of the machine, and the peak memory of this process in 10^9 bytes."""
 
     machine: str
     peak_memory_gb: float
 
 
 def usage() -> Usage:
-    """On a GPU the memory that PyTorch had reserved there, else the largest resident set."""
+    """Return the usage; peak memory is PyTorch's reserved GPU memory, or the resident set size."""
     import torch
 
     if torch.cuda.is_available():
@@ -99,10 +99,10 @@ def usage() -> Usage:
 
 
 def cpu_name() -> str:
-    """The processor's own name, and how many cores the machine has."""
+    """Return the processor's name and the machine's number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or a processor that does not say
+    except (OSError, StopIteration):  # not Linux, or no `model name`
         name = platform.machine()
     return f"{name}, {os.cpu_count()} cores"

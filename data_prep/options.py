@@ -1,19 +1,19 @@
-"""The options of a command: its help tells each one's default, and ends with examples.
+"""Command-line options; the help shows each option's default and ends with examples.
 
-Use: `Options("eval.run", "What it does.", "recipes/smollm2_samsum.yml --limit 20")`, and then as
-argparse's own parser.
+Use: `Options("eval.run", "What it does.", "recipes/smollm2_samsum.yml --limit 20")`, and then like
+any argparse parser.
 """
 
 import argparse
 
 
 class Options(argparse.ArgumentParser):
-    """A parser of a command's arguments; tests/test_help.py runs its examples through it."""
+    """A command's argument parser; tests/test_help.py parses its examples."""
 
     def __init__(self, module: str, description: str, *examples: str, more: str = ""):
         """`examples`: arguments that together use every option; `more`: a paragraph after them."""
         lines = [f"  python -m {module} {example}" for example in examples]
-        lines += ["", "--debug, with any command: the traceback of an error too", more]
+        lines += ["", "--debug, with any command: also print the traceback of an error", more]
         super().__init__(
             f"python -m {module}",
             description=description,
@@ -23,7 +23,7 @@ class Options(argparse.ArgumentParser):
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """The layout of a help text; adds each option's default, where the text does not tell it."""
+    """Help layout that adds an option's default, unless its text mentions it already."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default

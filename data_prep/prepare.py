@@ -1,7 +1,7 @@
-"""From a recipe's source to `train.jsonl`, `validation.jsonl`, `test.jsonl` and `manifest.json`.
+"""Turn a recipe's source into `train.jsonl`, `validation.jsonl`, `test.jsonl`, `manifest.json`.
 
 One pass, a thousand rows at a time: test and validation first, so that their dialogues are known
-when train is read. The same input gives the same bytes; files appear whole or not at all.
+when train is read. The same input gives the same bytes; files are written completely or not at all.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Summarization
 from data_prep.sources import Sealed, Source, sha256_of
 
-CHUNK = 1000  # rows in memory at a time, which the tokenizer counts in one call
+CHUNK = 1000  # rows in memory at a time; the tokenizer counts them in one call
 READING_ORDER = ("test", "validation", "train")
 
 
 class SplitCounts(BaseModel):
-    """Rows of a split: read, written, and dropped by reason.
+    """Row counts of a split: read, written, and dropped by reason.
 
-    `references`: further summaries of a dialogue that was written; of a training row each is a row.
+    `references`: further summaries of written dialogues; in training, each becomes its own row.
     """
 
     read: int = 0
@@ -43,7 +43,7 @@ class SplitCounts(BaseModel):
 
 
 class Lengths(BaseModel):
-    """Tokens of a split's written rows."""
+    """Token counts of a split's written rows."""
 
     rows: int
     tokens: int
@@ -54,7 +54,7 @@ class Lengths(BaseModel):
 
 
 class TokenStatistics(BaseModel):
-    """Lengths by the recipe's tokenizer; without one (None), `why` it could not be loaded."""
+    """Lengths in tokens of the recipe's `tokenizer`; if None, `why` it could not be loaded."""
 
     tokenizer: str | None
     why: str | None = None
@@ -68,9 +68,9 @@ class TokenStatistics(BaseModel):
 class Manifest(Sealed):
     """`manifest.json`, without its long lists `overlong` and `dropped`.
 
-    `files` and `source_files` are SHA-256 by name, `settings` the recipe's that shape the rows,
-    `leaked` ids of evaluation rows whose dialogue is in the source's training rows, `notes` what
-    the readers guessed, fixed or left out.
+    `files` and `source_files`: SHA-256 by file name. `settings`: the recipe's settings that shape
+    the rows. `leaked`: ids of evaluation rows whose dialogue is in the source's training rows.
+    `notes`: what the readers guessed, fixed or left out.
     """
 
     recipe: str
@@ -91,7 +91,7 @@ class Manifest(Sealed):
 
 
 class _Preparation:
-    """One run: its counts and its open files."""
+    """One run of the preparation, with its counts and lists."""
 
     def __init__(self, recipe: Recipe, source: Source):
         self.recipe, self.source, self.settings = recipe, source, recipe.summarization
@@ -102,7 +102,7 @@ class _Preparation:
             self.counter = TokenCounter(recipe)
         except UserError:
             raise
-        except Exception as error:  # hub clients raise unrelated types; the manifest says which
+        except Exception as error:  # Hub clients raise unrelated types; the manifest reports it
             reason = str(error).splitlines()[0] if str(error) else ""
             self.no_counter = f"{type(error).__name__}: {reason}"
         self.neutralize = self.counter.neutralizer() if self.counter else Neutralizer(set())
@@ -112,8 +112,8 @@ class _Preparation:
         self.neutralized: Counter[str] = Counter()
         shares = (("test", self.settings.test_rows), ("validation", self.settings.validation_rows))
         self.shares = {split: share for split, share in shares if share is not None}
-        self.cut: dict[bytes, str] = {}  # the split of a dialogue that is cut from train
-        # of the manifest, as JSON: a corpus may have many such rows
+        self.cut: dict[bytes, str] = {}  # split of each dialogue cut from train, by its hash
+        # the manifest's long lists, as JSON text: a corpus may have many such rows
         self.lists: dict[str, list[str]] = {"overlong": [], "dropped": []}
 
     def run(self) -> Manifest:
@@ -126,7 +126,7 @@ class _Preparation:
             manifest = self._manifest()
             file = files["manifest.json"]
             file.write(manifest.model_dump_json(indent=2)[:-2])
-            for name, entries in self.lists.items():  # an entry a line
+            for name, entries in self.lists.items():  # one entry per line
                 lines = ",".join(f"\n    {entry}" for entry in entries)
                 file.write(f',\n  "{name}": [{lines}]')
             file.write("\n}\n")
@@ -168,10 +168,10 @@ class _Preparation:
         self.lists[name].append(json.dumps(entry, ensure_ascii=False))
 
     def _examples(self, split: str, counts: SplitCounts) -> Generator[Example]:
-        """The examples of a split: in training one a summary, in evaluation one a dialogue.
+        """Yield the examples of a split: train has one per summary, the others one per dialogue.
 
-        A dialogue of evaluation that has several summaries, in one row or in several (DialogSum's
-        test split), becomes one example with several references, so that it is generated once.
+        An evaluation dialogue with several summaries, in one row or in several (DialogSum's test
+        split), becomes one example with several references, so that it is generated once.
         """
         rows = self._cleaned(split, counts)
         if split == "train":
@@ -181,7 +181,7 @@ class _Preparation:
                     yield example.with_summary(name, summary)
                 counts.references += len(summaries) - 1
             return
-        held: dict[str, tuple[Example, list[str]]] = {}  # by prompt, in the order of the first rows
+        held: dict[str, tuple[Example, list[str]]] = {}  # by prompt, in order of first occurrence
         for example, summaries in rows:
             folded = " ".join(example.messages[-2]["content"].split())
             known = held.setdefault(folded, (example, []))[1]
@@ -195,7 +195,7 @@ class _Preparation:
     def _divide(self) -> None:
         """Choose the dialogues that become test and validation: those with the smallest hashes.
 
-        So it does not depend on the order of the rows, and equal dialogues stay together.
+        The choice does not depend on the order of the rows, and equal dialogues stay together.
         """
         rows = track(self.source.rows("train"), "dividing", "rows")
         counted = Counter(map(self._digest, rows))
@@ -217,15 +217,15 @@ class _Preparation:
             )
 
     def _digest(self, row: SourceRow) -> bytes:
-        """The hash by which a row is divided."""
+        """Return the hash that decides the split of a row."""
         try:
             dialogue = value_at(row.columns, self.settings.dialogue_column)
-        except (LookupError, ValueError):  # the cleaner says what is wrong
+        except (LookupError, ValueError):  # the cleaner reports this error
             dialogue = row.columns
         return digest(json.dumps(dialogue, sort_keys=True, default=str))
 
     def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[Example, list[str]]]:
-        """Each row that is kept, as an example with its first summary, and all its summaries."""
+        """Yield each row that is kept, as an example with its first summary, and all summaries."""
         wanted = self.settings.train_rows if split == "train" else "all"
         source = "train" if split in self.shares else split
         rows: Iterator[SourceRow] = self.source.rows(source)
@@ -295,7 +295,7 @@ class _Preparation:
         ).sealed()
 
     def _notes(self) -> list[str]:
-        """What was guessed about the source and its rows, the latter with their number."""
+        """Return the notes on the source and on its rows, the latter with the number of rows."""
         found, written = self.clean.notes, sum(c.written for c in self.counts.values())
         of_most = {
             "dialogues of one line": "dialogues that have no line break, and so one turn; check "
@@ -312,16 +312,16 @@ class _Preparation:
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
     """Write the prepared splits and return the manifest.
 
-    `overwrite`: also where another recipe prepared the rows that are there, or they were edited.
-    Raises UserError for any input that cannot be used; earlier files then stay as they were.
+    `overwrite`: also replace rows that another recipe prepared, or that were edited.
+    Raises UserError for any unusable input; existing files are then left unchanged.
     """
     source, folder = Path(recipe.summarization.source).resolve(), recipe.data_dir.resolve()
     if source.exists() and (
         folder == source or folder in source.parents or source in folder.parents
     ):
         raise UserError(
-            f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, where the source "
-            f"{recipe.summarization.source} is; let it point to another folder"
+            f"{recipe.path}: `datasets[0].path` is in {recipe.data_dir}, which overlaps with the "
+            f"source {recipe.summarization.source}; set it to another folder"
         )
     if not overwrite:
         _refuse_to_overwrite_other_rows(recipe)
@@ -334,15 +334,15 @@ def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
 
 
 def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
-    """The manifest names the recipe that made the rows; without one they are a user's."""
+    """Raise UserError if the folder has rows of another recipe, edited rows, or a user's files."""
     folder, manifest, held = recipe.data_dir, recipe.data_dir / "manifest.json", ""
     if manifest.is_file():
         try:
             saved = json.loads(manifest.read_text("utf-8"))
             held = f"rows that recipe {saved['recipe']} prepared"
-            config = recipe.config  # whose tokenizer says which strings are control
+            config = recipe.config  # its tokenizer decides which strings are control
             tokenizer = str(config.get("tokenizer_config") or config["base_model"])
-            same = saved["tokens"]["tokenizer"] == tokenizer  # as for a recipe that a training kept
+            same = saved["tokens"]["tokenizer"] == tokenizer  # as in a training run's copy
             if saved["recipe"] == recipe.name or (
                 same and not _changed_settings(recipe, saved["settings"])
             ):
@@ -355,7 +355,7 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         held = "files that data_prep did not write"
     if held:
         raise UserError(
-            f"{recipe.path}: {folder} holds {held}; let `datasets` and `test_datasets` point to "
+            f"{recipe.path}: {folder} holds {held}; point `datasets` and `test_datasets` to "
             f"data/{recipe.name}, or overwrite them: `python -m data_prep {recipe.path} "
             "--overwrite`"
         )
@@ -374,21 +374,21 @@ def _lengths(counted: Counter[int]) -> Lengths:
 
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
-    """The part of the recipe that shapes the prepared rows, as the manifest keeps it."""
+    """Return the part of the recipe that shapes the prepared rows, as stored in the manifest."""
     others = {"language", "decoding", "metrics", "rouge", "bertscore", "training_rouge"}
     others |= {"publish", "eval_on_start"}
     return recipe.summarization.model_dump(exclude=others)
 
 
 def _changed_settings(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
-    """The keys whose value is another than the saved one; a key that is newer had its default."""
+    """Return the keys whose value differs from the saved one; `turns` may be unsaved (default)."""
     now, fields = json.loads(json.dumps(data_settings(recipe))), Summarization.model_fields
     known = {"turns": fields["turns"].default.model_dump(), **saved}
     return [key for key, value in now.items() if known.get(key) != value]
 
 
 def check_prepared(recipe: Recipe) -> Manifest:
-    """Return the manifest if the prepared files are whole and made by this recipe.
+    """Return the manifest if the prepared files are complete and made by this recipe.
 
     Raises UserError that says what differs and how to fix it.
     """
@@ -399,7 +399,7 @@ def check_prepared(recipe: Recipe) -> Manifest:
     manifest.check(path, overwrite)
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
-            f"{recipe.path}: summarization.{key} changed since the data were prepared; {again}"
+            f"{recipe.path}: summarization.{key} changed since the data was prepared; {again}"
         )
     for name, saved in manifest.files.items():
         file = recipe.data_dir / name

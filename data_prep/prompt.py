@@ -1,6 +1,6 @@
-"""The one definition of the prompt, for data preparation, training and evaluation alike.
+"""The prompt, defined once for data preparation, training and evaluation.
 
-Text of the corpus never becomes a control string: see `Neutralizer`.
+Corpus text never becomes a control string: see `Neutralizer`.
 """
 
 import hashlib
@@ -21,27 +21,27 @@ from data_prep.hub import model_unavailable
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import PLACE
 
-# Turn and sequence markers of common chat templates. Mistral's [INST] is plain text to its
-# tokenizer and still control to the model, so the tokenizer's special tokens are not enough.
+# Turn and sequence markers of common chat templates. The tokenizer's special tokens are not enough:
+# Mistral's [INST] is plain text to its tokenizer, but still a control string to the model.
 WELL_KNOWN_CONTROLS = frozenset(
     ["<s>", "</s>", "<unk>", "<pad>", "<bos>", "<eos>", "<|endoftext|>", "<|begin_of_text|>"]
     + ["<|end_of_text|>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<|im_start|>", "<|im_end|>"]
     + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     + ["<start_of_turn>", "<end_of_turn>", "[PAD]"]  # the last is Axolotl's for GPT-NeoX
 )
-ROUNDS = 8  # after which text that a blank does not break stays as it is, and is refused later
-# Signs of rare scripts and of none: what a tokenizer that lacks them writes instead is no control.
+ROUNDS = 8  # control strings that are left after these rounds are refused later
+# Rare and private-use characters: the unknown token that replaces them is not a control token.
 RARE = "\u2603 \u9fff \ue000 \U00012000 \U0010fffd"
-CHUNK = 2000  # rows that are tokenised at a time: of more, the texts alone take 100s of MB
-# What a template, and Axolotl's reading of it, raises for turns or tokens that it does not take.
+CHUNK = 2000  # rows tokenised at a time; the texts of more rows would take hundreds of MB
+# Raised by a template, or by Axolotl's code that reads it, for turns or tokens that it rejects.
 TEMPLATE_ERRORS = (
     TemplateError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError,
 )  # fmt: skip
-FIX_TEMPLATE = "take the model's own chat_template"
+FIX_TEMPLATE = "use the model's own chat_template"
 
-TODAY, TURN = "{today}", "{turn}"  # what no prompt holds
-# Marks of turns in what a template writes: `<|user|>`, `[|user|]`, and `### Response:` on a line.
-# `User:` may be a person who speaks, and what begins with a letter be a default system text.
+TODAY, TURN = "{today}", "{turn}"  # placeholders that occur in no prompt
+# Turn markers in a template's output: `<|user|>`, `[|user|]`, and `### Response:` on its own line.
+# Lines that start with a letter do not count: `User:` may be a speaker, others a system text.
 TAG = re.compile(r"<[^<>\s]{2,40}>|\[[^\[\]\s]{2,40}\]|◁[^◁▷\s]{2,40}▷")
 HEADING = re.compile(r"^[ \t]*([^\w\s*•-](?=.*[^\W_]).{2,39}?)[ \t]*$", re.MULTILINE)
 
@@ -49,9 +49,9 @@ HEADING = re.compile(r"^[ \t]*([^\w\s*•-](?=.*[^\W_]).{2,39}?)[ \t]*$", re.MUL
 class Example(BaseModel):
     """A line of `data/<recipe>/<split>.jsonl`: Axolotl reads `messages`, our commands the rest.
 
-    `messages` are a system turn where the recipe has one, the user turn (the recipe's `instruction`
-    with the dialogue in it) and the assistant turn (the summary). `references`: all summaries of an
-    evaluation dialogue, the first of them again; only in a split where some dialogue has several.
+    `messages`: a system turn if the recipe has one, the user turn (the recipe's `instruction` with
+    the dialogue in it) and the assistant turn (the summary). `references`: all summaries of an
+    evaluation dialogue, `summary` included; only in a split where some dialogue has several.
     """
 
     id: str
@@ -70,17 +70,17 @@ class Example(BaseModel):
         columns: dict[str, str] | None = None,
         system: str | None = None,
     ) -> "Example":
-        """Put the dialogue into the instruction's `{dialogue}`, and other columns into theirs.
+        """Build an example: fill the dialogue and other columns into the instruction.
 
-        `system`: the text of a system turn before it.
+        `system`: the text of a system turn before the user turn.
 
-        Raises UserError where the instruction names a column that is not given, as for a chat.
+        Raises UserError if the instruction uses a column that is not given, as for a chat.
         """
         texts = {**(columns or {}), "dialogue": dialogue}
         if missing := [name for name in PLACE.findall(instruction) if name not in texts]:
             raise UserError(
                 f"summarization.instruction: {{{missing[0]}}} is a column of a corpus, which is "
-                "not there; take it out of the instruction"
+                "not available here; remove it from the instruction"
             )
         user = {"role": "user", "content": PLACE.sub(lambda place: texts[place[1]], instruction)}
         assistant = {"role": "assistant", "content": summary}
@@ -88,27 +88,27 @@ class Example(BaseModel):
         return cls(id=id, dialogue=dialogue, summary=summary, messages=[*first, user, assistant])
 
     def with_summary(self, id: str, summary: str) -> "Example":
-        """The same prompt with another summary."""
+        """Return a copy with another id and summary."""
         messages = [*self.messages[:-1], {"role": "assistant", "content": summary}]
         return self.model_copy(update={"id": id, "summary": summary, "messages": messages})
 
     def line(self) -> str:
-        """The example as its line of JSON."""
+        """Return the example as one line of JSON."""
         return self.model_dump_json(exclude=None if self.references else {"references"})
 
 
 class Neutralizer:
-    """Breaks control strings in corpus text by a blank after their first character.
+    """Breaks control strings in corpus text with a space after their first character.
 
     `</s>` becomes `< /s>`: still readable, no longer a special token. The words that ROUGE sees
-    (letters and digits) stay the same. So it does to what the tokenizer's own normaliser makes a
-    control string of: full-width signs (NFKC), capitals (Lowercase), signs that it removes.
+    (letters and digits) stay the same. Also breaks text that the tokenizer's normaliser would turn
+    into one: full-width characters (NFKC), capitals (Lowercase), characters that it removes.
     """
 
     def __init__(self, special_tokens: set[str], normalizer: Any = None):
         """`special_tokens`: those of the recipe's tokenizer; the well-known ones are added.
 
-        `normalizer`: the tokenizer's, of the package tokenizers.
+        `normalizer`: the tokenizer's normaliser, an object of the package tokenizers.
         """
         controls = {t for t in special_tokens | WELL_KNOWN_CONTROLS if len(t.strip()) > 1}
         self._pattern = re.compile(_any_of(controls))
@@ -121,7 +121,7 @@ class Neutralizer:
         as_read = (normalizer.normalize_str(text).strip(" \u2581") for text in controls)
         folded = controls | {text for text in as_read if _is_mark(text)}
         self._folded, self._split = re.compile(_any_of(folded)), Regex(_any_of(folded))
-        for gap in " -.":  # a normaliser may remove blanks
+        for gap in " -.":  # a normaliser may remove spaces
             broken = (f"{text[0]}{gap}{text[1:]}" for text in controls)
             if not any(self._folded.search(normalizer.normalize_str(text)) for text in broken):
                 self._gap = gap
@@ -131,8 +131,8 @@ class Neutralizer:
         """Return the text without control strings, and how many were broken."""
         total = 0
         if self._normalizer is None and not any(sign in text for sign in self._firsts):
-            return text, 0  # nearly every text: a search for each string takes longer
-        for _ in range(ROUNDS):  # a blank may, in theory, complete another token
+            return text, 0  # nearly every text ends here, which is faster than the pattern
+        for _ in range(ROUNDS):  # a space may, in theory, complete another token
             text, count = self._pattern.subn(lambda m: f"{m[0][0]}{self._gap}{m[0][1:]}", text)
             if not count and self._normalizer is not None:
                 text, count = self._break_folded(text)
@@ -142,7 +142,7 @@ class Neutralizer:
         return text, total
 
     def joins(self, example: Example) -> int:
-        """Break what a text and the instruction around it make together; return how many."""
+        """Break control strings that a text forms with the instruction; return how many."""
         turns = [(turn, *self(turn["content"])) for turn in example.messages]
         for turn, text, _ in turns:
             turn["content"] = text
@@ -159,24 +159,24 @@ class Neutralizer:
         pieces, done = [], 0
         for part, (start, end), _ in whole.get_splits("original", "char"):
             if self._folded.fullmatch(part):
-                pieces.append(text[done : start + (end - start > 1)])  # a single sign is left out
+                pieces.append(text[done : start + (end - start > 1)])  # a lone character is dropped
                 done = max(start + 1, done)
         return self._gap.join([*pieces, text[done:]]), len(pieces)
 
 
 def _any_of(texts: set[str]) -> str:
-    """A pattern of the texts, the longest first."""
+    """Return a pattern that matches any of the texts, the longest first."""
     return "|".join(map(re.escape, sorted(texts, key=lambda text: (-len(text), text))))
 
 
 def _is_mark(text: str) -> bool:
-    """Whether a text holds a letter or digit and a sign: no word, no row of signs."""
-    # an underscore is a sign too; \u2581, SentencePiece's blank, is none
+    """Return whether a text has both a letter or digit and punctuation; `word`, `---` do not."""
+    # an underscore counts as neither; \u2581, SentencePiece's space, counts as punctuation
     return bool(re.search(r"[^\w\s]", text) and re.search(r"[^\W_]", text))
 
 
 class _Tokenizer:
-    """What both readers of a recipe's tokenizer know; `template` is the chat template's text."""
+    """Base class of both readers of a recipe's tokenizer; `template`: the chat template's text."""
 
     tokenizer: Any
     template: str
@@ -184,22 +184,22 @@ class _Tokenizer:
 
     @cached_property
     def special_tokens(self) -> set[str]:
-        """Every string that is control to the tokenizer as the recipe extends it."""
+        """All control strings of the tokenizer, with those that the recipe adds."""
         return control_strings(self.tokenizer, self.recipe.config, self.template)
 
     def neutralizer(self) -> Neutralizer:
-        """What breaks every control string of this tokenizer in a text."""
+        """Return a `Neutralizer` for the control strings of this tokenizer."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return Neutralizer(self.special_tokens, getattr(backend, "normalizer", None))
 
 
 class PromptEncoder(_Tokenizer):
-    """Token ids of rows through Axolotl's own chat-template strategy: what training sees."""
+    """Encodes rows with Axolotl's own chat-template strategy, so with the ids of training."""
 
     def __init__(self, recipe: Recipe):
         """Load tokenizer and strategy as Axolotl would for this recipe.
 
-        Raises UserError where the tokenizer cannot be loaded.
+        Raises UserError if the tokenizer cannot be loaded.
         """
         from axolotl.loaders import load_tokenizer
         from axolotl.prompt_strategies import chat_template
@@ -211,19 +211,19 @@ class PromptEncoder(_Tokenizer):
         cfg.base_model_config = cfg.base_model_config or cfg.base_model
         cfg.tokenizer_config = cfg.tokenizer_config or cfg.base_model_config
         try:
-            with TemporaryDirectory() as folder:  # where it writes a tokenizer with other tokens
+            with TemporaryDirectory() as folder:  # Axolotl writes an extended tokenizer to it
                 cfg.output_dir = folder
                 self.tokenizer = load_tokenizer(cfg)
             template = cfg.chat_template or recipe.config["datasets"][0].get("chat_template")
             if not self.tokenizer.chat_template and template in (None, "tokenizer_default"):
                 raise ValueError("the tokenizer's chat_template is null")
-        except Exception as error:  # a model's files may hold anything
-            if "chat_template is null" in str(error):  # Axolotl's words too
+        except Exception as error:  # a model's files may contain anything
+            if "chat_template is null" in str(error):  # also in Axolotl's own error
                 raise UserError(
                     f"{recipe.path}: the tokenizer of {recipe.config['base_model']} has no chat "
                     "template; add `chat_template: chatml`, or another of Axolotl's"
                 ) from error
-            if "lora_modules_to_save" in str(error):  # Axolotl's, for `tokens` that are not trained
+            if "lora_modules_to_save" in str(error):  # Axolotl's error for untrained `tokens`
                 raise UserError(f"{recipe.path}: {error}") from error
             raise UserError(model_unavailable(recipe, error)) from error
         self.recipe = recipe
@@ -233,18 +233,18 @@ class PromptEncoder(_Tokenizer):
 
     @cached_property
     def _control_ids(self) -> set[int]:
-        """Ids of the control strings, without the one that stands for unknown signs."""
+        """Ids of the control strings, without that of the unknown token."""
         vocabulary = self.tokenizer.get_vocab()
         strings = self.special_tokens | WELL_KNOWN_CONTROLS
         unknown = self.tokenizer(RARE, add_special_tokens=False)["input_ids"]
         return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown)
 
     def check_neutral(self, examples: list[Example]) -> None:
-        """Raise UserError where text of an example is control to this tokenizer or the model.
+        """Raise UserError if an example's text holds control tokens of the tokenizer or the model.
 
-        By its token ids, whatever the normaliser, the template and the texts next to each other
-        make of it, and by the strings, of which some are plain text to the tokenizer. That happens
-        to rows that were prepared for, or without, another tokenizer.
+        Checks the token ids, after the normaliser, the template and the joining of the texts, and
+        the strings, since some are plain text to the tokenizer. Rows prepared with another
+        tokenizer, or without one, can have such text.
         """
         name, block = self.tokenizer.name_or_path, self.recipe.summarization
         neutralize, columns = self.neutralizer(), dict.fromkeys(block.prompt_columns, "a")
@@ -253,26 +253,26 @@ class PromptEncoder(_Tokenizer):
             system = block.system and neutralize(block.system)[1]
             raise UserError(
                 f"summarization.{'system' if system else 'instruction'} holds a special token of "
-                f"{name}; take it out: the chat template writes those"
+                f"{name}; remove it: the chat template adds those"
             )
         for start in range(0, len(examples), CHUNK):
             row = self._first_control(examples[start : start + CHUNK], neutralize)
             if row is None:
                 continue
-            fix = "run `python -m data_prep` again, where this tokenizer can be loaded"
+            fix = "run `python -m data_prep` again on a machine that can load this tokenizer"
             row = row.model_copy(deep=True)
             neutralize.joins(row)
             if self._first_control([row], neutralize):
                 fix = (
-                    "a blank does not break it: change it in the source, or the instruction and "
-                    "the chat_template around it"
+                    "a space does not break it: change it in the source, or change the instruction "
+                    "and the chat_template around it"
                 )
             raise UserError(f"row {row.id}: holds a special token of {name} as text; {fix}")
 
     def _first_control(self, rows: list[Example], neutralize: Neutralizer) -> Example | None:
-        """The first of the rows with text that is control.
+        """Return the first row whose text holds control tokens.
 
-        A row's control ids are compared with those of the same row with an `a` for each sign.
+        Compares a row's control ids with those of the same row with each character replaced by `a`.
         """
         for row in rows:
             if any(neutralize(turn["content"])[1] for turn in row.messages):
@@ -284,7 +284,7 @@ class PromptEncoder(_Tokenizer):
         return None
 
     def _controls(self, rows: list[Example]) -> list[list[int]]:
-        """The control ids in each row's whole text, as training renders it; in a chat's prompt."""
+        """Return the control ids of each row as training renders it; of a chat, the prompt's."""
         with self._template_errors():
             texts = [self._text(row.messages if row.summary else row.messages[:-1]) for row in rows]
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -295,20 +295,20 @@ class PromptEncoder(_Tokenizer):
         return str(self._strategy.prompter.build_prompt_text(turns))
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Token ids up to and including the generation prompt; no summary."""
+        """Return the token ids up to and including the generation prompt, without the summary."""
         with self._template_errors():
             turns = self._strategy.get_conversation_thread({"messages": example.messages[:-1]})
             return list(self._strategy.prompter.build_prompt(turns, add_generation_prompt=True))
 
     def training_ids(self, example: Example) -> tuple[list[int], list[int]]:
-        """Token ids and labels (-100 where no loss is taken), as training sees them."""
+        """Return token ids and labels (-100 for tokens without loss), as training sees them."""
         with self._template_errors():
             tokens = self._strategy.tokenize_prompt({"messages": example.messages})
         return list(tokens["input_ids"]), list(tokens["labels"])
 
     @contextmanager
     def _template_errors(self) -> Iterator[None]:
-        """Turn what the chat template raises for our turns into a UserError."""
+        """Turn errors that the chat template raises for our turns into a UserError."""
         try:
             yield
         except TEMPLATE_ERRORS as error:
@@ -316,7 +316,7 @@ class PromptEncoder(_Tokenizer):
 
 
 def _plain(row: Example) -> Example:
-    """The row with an `a` for each sign of its texts, which no tokenizer takes for control."""
+    """Return the row with each character of its texts replaced by `a`, which is never control."""
     turns = [{**turn, "content": re.sub(r"\S", "a", turn["content"])} for turn in row.messages]
     return row.model_copy(update={"messages": turns})
 
@@ -324,9 +324,10 @@ def _plain(row: Example) -> Example:
 def template_refusal(
     recipe: Recipe, error: Exception, render: Callable[[list[dict[str, str]]], str]
 ) -> UserError:
-    """Why the chat template raised an error, and what to do about it.
+    """Return a UserError on why the chat template raised an error, and what to do about it.
 
-    `render` makes text of turns; where a system turn more or less lets it, that is the fix.
+    `render` turns messages into text. If it works with a system turn added or removed, that is
+    the fix.
     """
     system = recipe.summarization.system
 
@@ -338,11 +339,11 @@ def template_refusal(
         return True
 
     if not takes(system) and takes(None if system else "-"):
-        fix = "set `summarization.system`, the text of a system turn, which it wants"
+        fix = "set `summarization.system`, because the template requires a system turn"
         if system:
             fix = "put the text of summarization.system at the start of summarization.instruction"
     elif recipe.config.get("chat_template") in (None, "tokenizer_default"):
-        fix = "set `chat_template: jinja` and `chat_template_jinja:` to a copy of it without that"
+        fix = "set `chat_template: jinja` and `chat_template_jinja:` to a copy without that error"
     else:
         fix = FIX_TEMPLATE
     reason = " ".join(str(error).split())[:200]
@@ -350,11 +351,11 @@ def template_refusal(
 
 
 def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> set[str]:
-    """What is one token to a tokenizer wherever it is in a text, as the recipe extends it.
+    """Return a tokenizer's control strings, those that the recipe adds, and the turn markers.
 
-    Not only what is called special: Qwen3's `<think>` and `<tool_call>` are not, and are control to
-    the model. Of those, words, white space and rows of signs (`---`) are text, unless the recipe
-    names them. And the marks that the `template` writes around turns, which may be no tokens.
+    Added tokens count even if not marked special, such as Qwen3's `<think>` and `<tool_call>`, but
+    not words, white space and punctuation (`---`), unless the recipe lists them. The markers that
+    the `template` writes around turns need not be tokens.
     """
     added = tokenizer.added_tokens_decoder.values()
     special = [*tokenizer.all_special_tokens, *(token.content for token in added if token.special)]
@@ -368,7 +369,7 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
     )
     more = config.get("chat_template_kwargs") or {}
     for turns in ([system, user], [user], [system, user, answer, user, answer], [user, answer] * 2):
-        with suppress(*TEMPLATE_ERRORS):  # what it does not take, it does not write
+        with suppress(*TEMPLATE_ERRORS):  # turns that it rejects have no markers
             text = tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False,
                 **{"add_generation_prompt": len(turns) < 3, **more},
@@ -380,7 +381,7 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
-    """Of the chat template's text, and of the prompt that it writes `today`; None without one."""
+    """Return a SHA-256 of the chat template, with `today` also of today's prompt; None without."""
     counter = _counter(recipe)
     if counter is None:
         return None
@@ -389,7 +390,7 @@ def template_hash(recipe: Recipe, today: bool = False) -> str | None:
 
 
 def template_note(recipe: Recipe) -> str:
-    """That the chat template writes today's date, and how to fix one; empty where it does not."""
+    """Return a note, with the fix, if the chat template writes today's date; else empty."""
     counter = _counter(recipe)
     if counter is None or TODAY not in counter.rendered(strftime_now=lambda _: TODAY):
         return ""
@@ -397,32 +398,32 @@ def template_note(recipe: Recipe) -> str:
     if TODAY in counter.rendered(strftime_now=lambda _: TODAY, date_string="26 Jul 2024"):
         fix = "a copy of it with a fixed date, named by `chat_template_jinja`"
     return (
-        "the chat template writes today's date, so that another day has another prompt and another "
-        f"signature; fix the date in the recipe: {fix}"
+        "the chat template writes today's date, so the prompt and the signature change every day; "
+        f"fix the date in the recipe: {fix}"
     )
 
 
 def _counter(recipe: Recipe) -> "TokenCounter | None":
-    """None where there is no tokenizer: whoever loads the model says why."""
+    """Return the counter; None if the tokenizer is missing, which loading the model will report."""
     try:
         return TokenCounter(recipe)
     except UserError:
         raise
-    except Exception:  # hub clients raise unrelated types
+    except Exception:  # Hub clients raise unrelated types
         return None
 
 
 class TokenCounter(_Tokenizer):
-    """Token counts of whole rows with the recipe's tokenizer, light enough for data preparation.
+    """Counts the tokens of whole rows with the recipe's tokenizer, using little memory.
 
-    Loads `tokenizer.json` alone, from the model's folder or the hub's cache; Axolotl's own loader
-    would cost 300 MB more. A test holds its counts against `PromptEncoder`.
+    Loads only `tokenizer.json`, from the model's folder or the Hub's cache; Axolotl's own loader
+    would need 300 MB more. A test compares its counts with `PromptEncoder`.
     """
 
     def __init__(self, recipe: Recipe):
-        """Raises OSError (or the like) where the tokenizer is not available.
+        """Load the tokenizer; raises OSError or a similar error if it is not available.
 
-        UserError where the chat template does not take the recipe's turns, or loses one.
+        Raises UserError if the chat template rejects the recipe's turns, or leaves one out.
         """
         from axolotl.utils.chat_templates import get_chat_template_from_config
         from transformers import PreTrainedTokenizerFast
@@ -444,13 +445,13 @@ class TokenCounter(_Tokenizer):
             )
 
     def rendered(self, **variables: object) -> str:
-        """What the chat template writes now around a user turn, `variables` given to it."""
+        """Return what the chat template writes now for a user turn, given `variables`."""
         system = self.recipe.summarization.system
         messages = Example.build("", "-", "-", "{dialogue}", system=system).messages
         return self._texts([messages], **variables)[0]
 
     def _texts(self, rows: list[list[dict[str, str]]], **variables: object) -> list[str]:
-        """What the chat template makes of each row's turns; raises UserError where it refuses."""
+        """Render each row's turns with the chat template; raises UserError if it rejects them."""
         render = partial(
             self.tokenizer.apply_chat_template, chat_template=self.template, tokenize=False,
             **{**(self.recipe.config.get("chat_template_kwargs") or {}), **variables},
@@ -461,16 +462,16 @@ class TokenCounter(_Tokenizer):
             raise template_refusal(self.recipe, error, render) from error
 
     def count(self, examples: list[Example]) -> list[int]:
-        """Tokens of each example: prompt, summary and end of turn."""
+        """Return the number of tokens of each example: prompt, summary and end of turn."""
         texts = self._texts([example.messages for example in examples])
         backend = self.tokenizer.backend_tokenizer
-        backend.no_truncation()  # tokenizer.json may ask for both, and training does not
+        backend.no_truncation()  # tokenizer.json may turn both on; training does not
         backend.no_padding()
         return [len(e.ids) for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read a prepared split; raises UserError where it is missing or damaged."""
+    """Read a prepared split; raises UserError if it is missing or damaged."""
     try:
         with path.open("rb") as file:
             return [Example.model_validate_json(line) for line in file]

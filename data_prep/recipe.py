@@ -1,8 +1,8 @@
-"""The one reader of recipes: an Axolotl YAML file with our block `summarization:`.
+"""Read and check recipes: Axolotl YAML files with our block `summarization:`.
 
 Use: `recipe = load_recipe("recipes/smollm2_samsum.yml")`. A recipe that would silently do something
-else than it says is refused, with the line, what is wrong and how to fix it. The schema of the
-installed Axolotl is read, never copied; by itself it silently drops a key that it does not know.
+other than what it says is refused, with the line, what is wrong and how to fix it. The schema comes
+from the installed Axolotl and is not copied; Axolotl alone would silently drop unknown keys.
 """
 
 import difflib
@@ -33,7 +33,7 @@ DEFAULT_RECIPE = Path("recipes/mistral_samsum.yml")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe as read: its path, Axolotl's keys (`config`) and our block (`summarization`)."""
+    """A recipe as read from disk: its path, Axolotl's keys (`config`) and our block."""
 
     path: Path
     config: dict[str, Any]
@@ -41,28 +41,28 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending; results go to `results/<name>/`.
+        """The file name without its extension; results go to `results/<name>/`.
 
-        A training keeps its recipe as `recipe.yml` in its folder: that one is named by the folder.
+        A training run saves its recipe as `recipe.yml`; that copy has the name of its folder.
         """
         kept = self.path.name == "recipe.yml" and self.path.with_name("run.json").is_file()
         return self.path.absolute().parent.name if kept else self.path.stem
 
     @property
     def data_dir(self) -> Path:
-        """The folder of the prepared rows: where `datasets[0].path` points."""
+        """The folder of the prepared rows: the parent of `datasets[0].path`."""
         return Path(self.config["datasets"][0]["path"]).parent
 
     @property
     def output_dir(self) -> Path:
-        """Where Axolotl leaves the adapter."""
+        """The folder in which Axolotl saves the adapter."""
         return Path(self.config["output_dir"])
 
 
 def load_recipe(path: str | Path) -> Recipe:
     """Read and check a recipe.
 
-    Raises UserError with the first of the problems that `find_problems` finds in it.
+    Raises UserError with the first problem that `find_problems` returns.
     """
     path = Path(path)
     config = read_yaml(path)
@@ -72,29 +72,29 @@ def load_recipe(path: str | Path) -> Recipe:
 
 
 def sequence_len(config: dict[str, Any]) -> int:
-    """The recipe's `sequence_len`, or Axolotl's default."""
+    """Return the recipe's `sequence_len`, or Axolotl's default."""
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
     return config.get("sequence_len") or AxolotlInputConfig.model_fields["sequence_len"].default
 
 
-# ---- a YAML file with the line of each key ----
+# ---- YAML files, with the line of each key ----
 
-# The longest recipe of this project has 124 values in 4 KB. An alias of aliases of aliases is small
-# in the file, and endless for whoever walks through what it stands for.
+# The longest recipe of this project has 124 values in 4 KB. A few nested aliases are small in the
+# file, but expand to more values than any code can visit.
 MOST_BYTES, MOST_VALUES = 10**5, 5000
 
 NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 def dotted(loc: Loc) -> str:
-    """Write a way as a person does: `datasets[0].path`."""
+    """Return a location as people write it: `datasets[0].path`."""
     parts = (f"[{part}]" if type(part) is int else f".{part}" for part in loc)
     return "".join(parts).removeprefix(".")
 
 
 class _Loader(yaml.SafeLoader):
-    """Notes the lines of keys that their block holds already, before those of `<<` come in."""
+    """Records duplicate keys of a block, each with its line, before `<<` merges other keys in."""
 
     twice: list[tuple[int, str]]
 
@@ -105,7 +105,7 @@ class _Loader(yaml.SafeLoader):
             is_merge = key_node.tag == "tag:yaml.org,2002:merge"
             key = key_node.value if is_merge else self.construct_object(key_node)
             if not isinstance(key, Hashable):
-                continue  # an error later
+                continue  # reported later as invalid YAML
             if key in seen:
                 self.twice.append((key_node.start_mark.line + 1, key_node.value))
             seen.add(key)
@@ -113,9 +113,9 @@ class _Loader(yaml.SafeLoader):
 
 
 class YamlFile:
-    """What a YAML file holds (`data`), and which keys are there twice, each with its line.
+    """The data of a YAML file, and messages on duplicate keys (`twice`), each with its line.
 
-    Raises UserError where the file is missing, is not UTF-8 or is not YAML.
+    Raises UserError if the file is missing, is not UTF-8 or is not YAML.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,8 +128,8 @@ class YamlFile:
             root = loader.get_single_node()
             if root and _values(root, {}) > MOST_VALUES:
                 raise UserError(
-                    f"{path}: holds more than {MOST_VALUES} values, with those that its aliases "
-                    "(`*name`) stand for; write out what is meant"
+                    f"{path}: has more than {MOST_VALUES} values after its aliases (`*name`) are "
+                    "expanded; write the values out"
                 )
             self.data = loader.construct_object(root, deep=True) if root else None
         except OSError as error:
@@ -148,7 +148,7 @@ class YamlFile:
             (line, f"{path}:{line}: `{key}` is in its block twice; keep one")
             for line, key in sorted(loader.twice)
         ]
-        # the keys that `<<` brought in come before those that override them
+        # keys merged by `<<` come first, so that the line of a key that overrides one wins
         self._lines: dict[Loc, int] = {}
         todo: list[tuple[Loc, Any]] = [((), root)]
         for loc, node in todo:
@@ -159,15 +159,15 @@ class YamlFile:
                 items = [(index, item, item) for index, item in enumerate(node.value)]
             if isinstance(node, yaml.ScalarNode) and (mark := NO_TEXT.search(node.value)):
                 raise UserError(
-                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} holds {mark[0]!r}, which "
-                    "no text or path can hold; remove it"
+                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} contains {mark[0]!r}, which "
+                    "is not allowed in a text or path; remove it"
                 )
             for key, marked, value in items:
                 self._lines[(*loc, key)] = marked.start_mark.line + 1
                 todo.append(((*loc, key), value))
 
     def say(self, problem: Problem, config: dict[str, Any]) -> tuple[float, str]:
-        """The line of a problem in `config` (infinity where it has none), and the whole message."""
+        """Return the line of a problem in `config` (infinity if it has none), and its message."""
         loc, note = problem.loc, ""
         line = self._lines.get(loc)
         if line is None and loc in problem.lacks:
@@ -184,7 +184,7 @@ class YamlFile:
 
 
 def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
-    """How many values a walk through a node meets, which is an error where one holds itself."""
+    """Count a node's values, aliases expanded; the constructor rejects one that contains itself."""
     if node not in known:
         known[node] = 0
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
@@ -204,11 +204,11 @@ def _at(data: Any, loc: Loc) -> Any:
 
 OUR_PLUGIN = "training.plugin.SummarizationPlugin"
 Schema = type[BaseModel]
-Errors = list[tuple[Loc, Any]]  # what pydantic complains of, each with its place
+Errors = list[tuple[Loc, Any]]  # pydantic's errors, each with its location
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe's keys; UserError where it holds none, or one of them twice in a block."""
+    """Read a recipe's keys; raises UserError if it has none, or one twice in the same block."""
     file = YamlFile(path)
     for _, message in file.twice:
         raise UserError(message)
@@ -218,9 +218,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
-    """Every problem of a recipe, in the order of its lines; those without a line come last.
+    """Return all problems of a recipe, sorted by line; those without a line come last.
 
-    `config` is what Axolotl is about to use: the file at `path`, with the command line's values.
+    `config` is what Axolotl will use: the file at `path`, overridden by the command line.
     """
     file = YamlFile(path)
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
@@ -234,15 +234,15 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
         *contradictions(config),
     ):
         at.setdefault(problem.loc, problem)
-    # without what is lacking only because its key is misspelt or its value is wrong
+    # leave out keys that are missing only because they are misspelt or their value is wrong
     meant = {problem.meant for problem in at.values() if problem.meant}
     found = []
     for loc, problem in at.items():
         causes = meant | (at.keys() - {loc})
         if not any(lack[:end] in causes for lack in problem.lacks for end in range(len(lack) + 1)):
             found.append(problem)
-    # what Axolotl's own checks say is often a consequence of what is above; and an adapter of a
-    # plugin is one that Axolotl knows only once training has begun
+    # Axolotl's own checks often report consequences of the problems above, and Axolotl does not
+    # know a plugin's adapter until training has started
     adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
     if not found and not file.twice and config.get("adapter") not in adapters:
         found = list(_complaints(schema, config))
@@ -251,9 +251,9 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
-    """The recipe's other plugins, loaded, and what is wrong with `plugins:`.
+    """Load the recipe's plugins except ours; return them and the problems of `plugins:`.
 
-    Ours is not imported for that: it is known, and brings Axolotl's trainer with it.
+    Ours is not loaded: its schema is known, and its import would import Axolotl's trainer.
     """
     plugins, found = [], []
     names = names if isinstance(names, list) else []
@@ -266,15 +266,15 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
             plugin = load_plugin(name)
             plugin.get_input_args()
             plugins.append(plugin)
-        except Exception as error:  # whatever a module does on import
-            reason = error if "." in str(name) else "it names no module"
+        except Exception as error:  # a module may raise anything on import
+            reason = error if "." in str(name) else "the name has no module"
             what = f"plugin `{name}` cannot be loaded ({reason}), and Axolotl may train without it"
             fix, meant = "correct its name, install its package, or remove it", None
             if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
                 fix, meant = f"did you mean `{OUR_PLUGIN}`?", ("plugins",)
             found.append(Problem(("plugins", index), what, fix, meant=meant))
     if OUR_PLUGIN not in names:
-        what = "our plugin is not under `plugins:`, so that training would check nothing of this"
+        what = "our plugin is missing from `plugins:`, so training would run none of these checks"
         fix = f"add `- {OUR_PLUGIN}` there"
         found.append(Problem(("plugins",), what, fix, lacks=(("plugins",),)))
     return plugins, found
@@ -282,16 +282,16 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
 
 @functools.cache
 def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Schema]:
-    """Axolotl's schema with what plugins declare (Liger's, for instance), as Axolotl mixes it.
+    """Return Axolotl's schema merged with those of plugins such as Liger, as Axolotl merges them.
 
-    The second has the same fields and our block, and none of the checks of the top level: those
-    rename keys, and stop at the first that they refuse.
+    The second schema has the same fields and our block, but no top-level checks: those rename keys,
+    and stop at the first key that they refuse.
     """
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.datasets import SFTDataset
 
     others: list[Any] = [pydoc.locate(name) for name in of_plugins if name]
-    # the schema allows the keys of DPO and others in any data set, and Axolotl reads only these
+    # the schema allows keys of DPO and others in any dataset, but without `rl` only these are read
     rows = (list[SFTDataset] | None, None)
     data: dict[str, Any] = {} if rl else {"datasets": rows, "test_datasets": rows}
     schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others), **data)
@@ -301,7 +301,7 @@ def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Sche
 
 
 def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
-    """What a schema complains of; silently, since Axolotl's checks log again in Axolotl itself."""
+    """Return a schema's errors, without logging: Axolotl runs its checks again and logs them."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -311,11 +311,11 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
         return []
     except ValidationError as error:
         return _places([(complaint["loc"], complaint) for complaint in error.errors()], config)
-    except Exception as error:  # Axolotl's checks raise what they like
+    except Exception as error:  # Axolotl's checks raise many types
         words = str(error)
     finally:
         logging.disable(before)
-    # a check met a value that it did not expect: which one is it, and what of the others?
+    # a check failed on an unexpected value: find its key, and check the other keys without it
     wrong = {"type": "", "msg": "has a value of the wrong kind"}
     if len(config) == 1:
         return [((*config,), wrong)]
@@ -327,15 +327,15 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
 
 
 def _places(errors: Errors, value: Any) -> Errors:
-    """Each complaint with its place in `value`.
+    """Return each error with its location in `value`.
 
-    Where pydantic has a union, it puts the names of the members in between, with what each says. Of
-    those that look inside the value, the one with the least to say counts, otherwise all.
+    For a union, pydantic reports the errors of every member, with its name in the location. Of the
+    members with errors inside the value, keep the one with the fewest; if there are none, keep all.
     """
     found: Errors = []
     below: dict[Any, Errors] = {}
     for loc, error in errors:
-        if error["type"] == "invalid_key":  # a key that is no text
+        if error["type"] == "invalid_key":  # a key that is not text
             found.append(((error["input"],), error))
         elif not loc or (len(loc) == 1 and error["type"] == "missing"):
             found.append((loc, error))
@@ -353,7 +353,7 @@ def _places(errors: Errors, value: Any) -> Errors:
 
 
 def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[Problem]:
-    """What a schema says of a recipe; with `extra="forbid"`, without what Axolotl's checks say."""
+    """Yield a schema's errors as problems; with `extra="forbid"`, none of Axolotl's own checks."""
     together: dict[Loc, list[Any]] = {}
     for loc, error in _errors(schema, config, **how):
         together.setdefault(loc, []).append(error)
@@ -372,7 +372,7 @@ def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[
             words = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
             block = value if isinstance(value, dict) else {}
             for line in words.splitlines() if is_ours else [words]:
-                # a check of a block names the key that it means
+                # a block's check mentions the key that it is about
                 place = (*loc, *[key for key in re.findall(r"\w+", line) if key in block][:1])
                 what = f"`{dotted(loc)}`: {line}"
                 if is_check:
@@ -383,7 +383,7 @@ def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[
 
 
 def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem]:
-    """YAML reads `2e-4`, and what is in quotes, as text, and pydantic may take it for a number."""
+    """Yield numbers that YAML reads as text (`2e-4`, or quoted); pydantic may accept such text."""
 
     def takes(loc: Loc, value: Any, **how: Any) -> bool:
         changed = deepcopy(config)
@@ -400,7 +400,7 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
             number = float(text if isinstance(text, str) else "none")
         except ValueError:
             continue
-        # where anything is taken, text such as '12' may be meant as text
+        # if the key takes any type, '12' may be meant as text
         is_number = re.fullmatch(r"[-+]?\d+(\.\d+)?[eE][-+]?\d+", text) or not takes(loc, object())
         if is_number and takes(loc, int(number) if number.is_integer() else number, strict=True):
             fix = "write a finite number"
@@ -411,7 +411,7 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
 
 
 def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem]:
-    """A key that the schema lacks, unless Axolotl reads it nevertheless: `fsdp_config.fsdp_...`."""
+    """Yield a key that the schema lacks, unless Axolotl still reads it: `fsdp_config.fsdp_...`."""
     alone = value
     for part in reversed(loc):
         alone = [alone] if type(part) is int else {part: alone}
@@ -420,26 +420,26 @@ def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem
     if not errors:
         return
     key, what, words = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
-    schemas: list[Any] = [schema]  # in the end the block's; `way` is pydantic's name for the place
+    schemas: list[Any] = [schema]  # in the end those of the block; `way`: pydantic's location
     for part in way[:-1]:
         inside = [s.model_fields[part].annotation for s in schemas if part in s.model_fields]
         for annotation in inside:
             inside += get_args(annotation)
         inside = [a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)]
-        # else an index, or the name of a union's member
+        # otherwise `part` is an index, or the name of a union's member
         schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
     known = [field.alias or name for s in schemas for name, field in s.model_fields.items()]
     close = (
         difflib.get_close_matches(key, known, n=1, cutoff=0.9)
-        # for `lora_rank` the name that it begins with: `lora_r`, although `local_rank` is closer
+        # for `lora_rank`, the name that it starts with: `lora_r`, although `local_rank` is closer
         or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
         or difflib.get_close_matches(key, known, n=1)
     )
-    if f"`{key}`" in words:  # Axolotl had it once, such as `unsloth_lora_mlp`
+    if f"`{key}`" in words:  # a removed key, such as `unsloth_lora_mlp`
         yield Problem(loc, what, words.removeprefix("Value error, "))
     elif close:
         yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
     elif len(known) < 30:
-        yield Problem(loc, what, f"known there: {', '.join(known)}")
+        yield Problem(loc, what, f"known keys here: {', '.join(known)}")
     else:
         yield Problem(loc, what, "remove it, or see Axolotl's documentation")

@@ -1,6 +1,6 @@
-"""The `summarization:` block of a recipe: every key that Axolotl does not know by itself.
+"""The `summarization:` block of a recipe: every key that Axolotl itself does not have.
 
-pydantic checks it, here for our own commands and inside Axolotl's schema for a training.
+pydantic checks it, here for our own commands and as part of Axolotl's schema in training.
 """
 
 import re
@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-PLACE = re.compile(r"\{([^\W\d][\w .-]*)\}")  # of a column in the instruction: `{topic}`
+PLACE = re.compile(r"\{([^\W\d][\w .-]*)\}")  # a column in the instruction: `{topic}`
 HUB_ID = r"[\w-][\w.-]*/[\w.-]+"
 
 
@@ -17,7 +17,7 @@ class _Strict(BaseModel):
 
 
 class Cleaning(_Strict):
-    """Each step of the cleaning, on unless the recipe says `false`."""
+    """The steps of the cleaning; each is on unless the recipe says `false`."""
 
     normalize_newlines: bool = True
     strip_trailing_blanks: bool = True
@@ -61,14 +61,14 @@ class Decoding(_Strict):
         if self.engine == "vllm" and (self.num_beams > 1 or self.no_repeat_ngram_size):
             wrong.append("num_beams and no_repeat_ngram_size need `engine: hf`")
         if wrong:
-            raise ValueError("\n".join(wrong))  # a line each
+            raise ValueError("\n".join(wrong))  # one per line
         return self
 
 
 class Rouge(_Strict):
-    """How ROUGE reads a summary: `eval.language` says what each setting does.
+    """How ROUGE tokenises and stems a summary; `eval.language` explains each setting.
 
-    `auto` chooses by `summarization.language` and by the letters of the references.
+    `auto` chooses by `summarization.language` and by the letters in the references.
     """
 
     tokenizer: Literal["auto", "english", "unicode"] = "auto"
@@ -94,9 +94,9 @@ class Rouge(_Strict):
 
 
 class BertScore(_Strict):
-    """The encoder of `metrics: [rouge, bertscore]`: a hub id or a folder.
+    """The encoder for `metrics: [rouge, bertscore]`: a Hub id or a folder.
 
-    `layer`: whose outputs are compared; None is the package's choice, which it has for known names.
+    `layer`: the layer whose outputs are compared; None: the package's default for known models.
     """
 
     model: str = "roberta-large"
@@ -104,10 +104,10 @@ class BertScore(_Strict):
 
 
 class TrainingRouge(_Strict):
-    """Generated ROUGE at the evaluation steps of training; with 0 dialogues there is none.
+    """ROUGE of generated summaries at the evaluation steps of training; off with 0 dialogues.
 
-    The first `dialogues` validation rows, decoded as `decoding` says, `max_new_tokens` aside where
-    it is given here; `examples` of them are logged as text.
+    Generates for the first `dialogues` validation rows as set in `decoding`, except that
+    `max_new_tokens` may be set here; `examples` of them are logged as text.
     """
 
     dialogues: int = Field(default=0, ge=0)
@@ -116,10 +116,10 @@ class TrainingRouge(_Strict):
 
 
 class Publish(_Strict):
-    """What the records of a run do not tell and its model card has to, for scripts.publish.
+    """Facts for the model card that are not in the records of a run, for scripts.publish.
 
-    `base_model` and `dataset`: hub ids, where the recipe itself names folders of this machine;
-    `note`: what a reader of the card must know besides.
+    `base_model` and `dataset`: Hub ids, if the recipe itself uses local folders; `note`: anything
+    else that a reader of the card must know.
     """
 
     repo: str | None = None
@@ -132,15 +132,15 @@ class Publish(_Strict):
     @classmethod
     def _owner_and_name(cls, name: str | None) -> str | None:
         if name is not None and not re.fullmatch(HUB_ID, name):
-            raise ValueError("must be `owner/name`, as the hub calls it")
+            raise ValueError("must be `owner/name`, as on the Hub")
         return name
 
 
 class Turns(_Strict):
-    """How a dialogue that is a list names who speaks and what is said, where `turns` has to tell.
+    """Where a dialogue that is a list of turns has its speakers and texts, if not recognised.
 
-    `speaker` and `text` are keys of each turn; `speaker_column` is a column with the speakers of
-    the turns, where `dialogue_column` holds their texts alone (MediaSum).
+    `speaker` and `text`: keys of each turn. `speaker_column`: a column with the speakers of the
+    turns, if `dialogue_column` contains only their texts (MediaSum).
     """
 
     speaker: str = ""
@@ -149,22 +149,22 @@ class Turns(_Strict):
 
 
 class Summarization(_Strict):
-    """The `summarization:` block: everything of a recipe that Axolotl does not know by itself."""
+    """The `summarization:` block: everything in a recipe that Axolotl itself does not have."""
 
     source: str = Field(min_length=1)
     revision: str | None = None
-    config: str | None = None  # the part of a hub's data set that has several
+    config: str | None = None  # a subset of the Hub dataset
     license: str
-    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as the hub has it
+    language: str = Field(default="en", pattern=r"^[a-z]{2,3}$")  # ISO 639, as on the Hub
     dialogue_column: str = "dialogue"
-    summary_column: str | list[str] = "summary"  # several columns: so many references
+    summary_column: str | list[str] = "summary"  # several columns: several references
     turns: Turns = Turns()
     train_rows: int | Literal["all"] = "all"
-    # cut from train by a hash of the dialogue: so many rows, or a share of them
+    # a number of rows, or a share of them, cut from train by a hash of the dialogue
     validation_rows: int | float | None = Field(default=None, gt=0)
     test_rows: int | float | None = Field(default=None, gt=0)
     instruction: str
-    system: str | None = None  # a turn before it, where the chat template has one
+    system: str | None = None  # a turn before it, if the chat template allows one
     cleaning: Cleaning = Cleaning()
     decoding: Decoding = Decoding()
     metrics: list[Literal["rouge", "embedding", "bertscore"]] = ["rouge"]
@@ -172,7 +172,7 @@ class Summarization(_Strict):
     bertscore: BertScore = BertScore()
     training_rouge: TrainingRouge = TrainingRouge()
     publish: Publish = Publish()
-    eval_on_start: bool | None = None  # none: as Axolotl does on a GPU, not on a CPU
+    eval_on_start: bool | None = None  # None: Axolotl's default on a GPU, off on a CPU
 
     @field_validator("train_rows", mode="before")
     @classmethod
@@ -185,14 +185,14 @@ class Summarization(_Strict):
     @classmethod
     def _rouge_and_others(cls, names: list[str]) -> list[str]:
         if "rouge" not in names or len(set(names)) < len(names):
-            raise ValueError("must name `rouge`, and each metric once")
+            raise ValueError("must include `rouge`, and each metric only once")
         return names
 
     @field_validator("instruction")
     @classmethod
     def _one_place_for_the_dialogue(cls, text: str) -> str:
         if text.count("{dialogue}") != 1:
-            raise ValueError("must hold {dialogue} once, where the dialogue goes")
+            raise ValueError("must contain {dialogue} exactly once, where the dialogue goes")
         return text
 
     @field_validator("validation_rows", "test_rows")
@@ -205,10 +205,10 @@ class Summarization(_Strict):
     @model_validator(mode="after")
     def _no_summary_in_the_prompt(self) -> "Summarization":
         if named := {*self.summary_columns} & {self.dialogue_column, *self.prompt_columns}:
-            raise ValueError(f"`{named.pop()}` is the summary column, which no prompt may hold")
+            raise ValueError(f"`{named.pop()}` is the summary column; it must not be in the prompt")
         if any(name.startswith(f"{self.dialogue_column}.") for name in self.summary_columns):
             raise ValueError(
-                f"the summary would be a part of the dialogue; let dialogue_column name a place "
+                f"the summary would be a part of the dialogue; set dialogue_column to a place "
                 f"inside `{self.dialogue_column}` too, such as `{self.dialogue_column}.0.value`"
             )
         return self
@@ -221,5 +221,5 @@ class Summarization(_Strict):
 
     @property
     def prompt_columns(self) -> list[str]:
-        """The columns that the instruction names besides the dialogue."""
+        """The columns in the instruction, other than the dialogue."""
         return [name for name in PLACE.findall(self.instruction) if name != "dialogue"]

@@ -1,7 +1,7 @@
-"""Read a corpus, row by row, from the hub, an archive, a folder or a single file.
+"""Read a corpus, row by row, from the Hub, an archive, a folder or a single file.
 
-Each split is a file, or several; archives are `.zip` and `.7z`; a folder may also be what
-`datasets` saved with `save_to_disk`.
+Each split is one file or several; archives are `.zip` or `.7z`; a folder may also be one that
+`datasets` wrote with `save_to_disk`.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from data_prep.errors import UserError, check_file, reason_of, temporary_folder
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
-SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # train-00000-of-00002.parquet, as the hub has it
+SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # the Hub's train-00000-of-00002.parquet
 
-MOST_FOLDERS = 50  # of an archive, in each other: to find and remove them takes their square
+MOST_FOLDERS = 50  # nested in an archive: the time to find and remove them grows quadratically
 TOO_DEEP = f"a file in more than {MOST_FOLDERS} folders"
 
 
@@ -36,22 +36,22 @@ class Source:
         names: Iterable[str] = (),
         cut: Iterable[str] = (),
     ):
-        """`source`: a path, or a hub id read at `revision`, of which `config` is a part.
+        """`source`: a path, or a Hub id with its `revision` and, if it has subsets, `config`.
 
-        `names`: the columns that are wanted, found in whatever case they are written. `cut`: the
-        splits that the recipe cuts from train, which are not read here.
+        `names`: the wanted columns, found regardless of case. `cut`: the splits that the recipe
+        cuts from train, which are not read here.
         """
         self.source, self.revision, self.config = source, revision, config
         self.file_hashes: dict[str, str] = {}
-        self._hashed: dict[Path, tuple[int, str]] = {}  # when each last changed, and its hash
-        self.commit: str | None = None  # of a hub's data set, where the hub's client tells it
+        self._hashed: dict[Path, tuple[int, str]] = {}  # change time and hash
+        self.commit: str | None = None  # of a Hub dataset, if the Hub's client reports it
         self.notes: dict[str, None] = {}  # what was guessed or left out, in order
         self._names, self._cut = {"id", "split", *names}, set(cut)
-        # the data set of each split, or of all of them (None)
+        # the dataset of each split; None: of all splits together
         self._tables: dict[str | None, Any] = {}
-        self._files: dict[str | None, list[Path]] = {}  # the same
+        self._files: dict[str | None, list[Path]] = {}  # the same, for files
         self._renamed: dict[tuple[str, ...], dict[str, str]] = {}  # columns to names, by header
-        self._root = Path(source)  # shown as `source`: the same, or the folder of what is unpacked
+        self._root = Path(source)  # or the folder of the unpacked archive; shown as `source`
         self._cleanup = ExitStack()
 
     def __enter__(self) -> "Source":
@@ -74,23 +74,23 @@ class Source:
                 self._load_from_hub()
             else:
                 raise UserError(
-                    f"summarization.source: {self.source}: not found; give a hub id (`owner/name`),"
+                    f"summarization.source: {self.source}: not found; give a Hub id (`owner/name`),"
                     " a folder, or a .7z, .zip, .json, .jsonl, .csv or .parquet file that exists"
                 )
             undo.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove what was unpacked."""
+        """Remove unpacked files."""
         self._cleanup.close()
 
     @property
     def splits(self) -> set[str | None]:
-        """The splits that the source has; None is one table of them all."""
+        """The splits that the source has; None stands for one table of all splits."""
         return {*self._files, *self._tables}
 
     def rows(self, split: str) -> Iterator[SourceRow]:
-        """Yield the rows of a split; raises UserError where the source has no such split."""
+        """Yield the rows of a split; raises UserError if the source has no such split."""
         one = None in self._tables or None in self._files
         key = None if one else split
         if key not in self._tables and key not in self._files:
@@ -115,7 +115,7 @@ class Source:
             yield SourceRow(" ".join(filter(None, [self.source, key, f"row {number}"])), row)
 
     def _with_names(self, row: SourceRow) -> SourceRow:
-        """The row with each wanted column under its name: `Dialogue ` as `dialogue`."""
+        """Return the row with wanted columns under their usual names: `Dialogue ` as `dialogue`."""
         header = tuple(row.columns)
         if header not in self._renamed:
             renamed: dict[str, str] = {}
@@ -135,7 +135,7 @@ class Source:
         return row
 
     def _split_of(self, row: SourceRow) -> str:
-        """A row's `split` column, else by a hash of the row: 10 % each to test and validation."""
+        """Return a row's `split` column, or choose by its hash: 10 % each for test, validation."""
         if "split" not in row.columns:
             text = json.dumps(row.columns, sort_keys=True, default=str)
             first = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
@@ -159,7 +159,7 @@ class Source:
             self._hash([path], path.parent)
             self._files = {None: [path]}
             return
-        # a Mac adds hidden files to what it packs
+        # macOS adds hidden files to archives
         inside = sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] not in "._")
         files = [file for file in inside if is_data(file.name)]
         saved = [f.parent for f in inside if f.name in ("dataset_dict.json", "state.json")]
@@ -189,7 +189,7 @@ class Source:
             self.file_hashes[str(file.relative_to(folder))] = state[1]
 
     def check_unchanged(self) -> None:
-        """Raise UserError where a file is not as it was hashed: the rows may be of another one."""
+        """Raise UserError if a file changed after hashing: the rows may not match its hash."""
         for file, state in self._hashed.items():
             if not file.is_file() or _state_of(file) != state:
                 raise UserError(
@@ -202,13 +202,13 @@ class Source:
         try:
             files = _saved_files(folder)
             if source in (folder, *folder.parents):  # an archive has its own hash
-                # before they are loaded, so that `check_unchanged` sees one that is replaced
+                # hash before loading, so that `check_unchanged` notices a replaced file
                 self._hash(files, source)
             found: Any = load_from_disk(folder)
             self._tables = {None: found} if isinstance(found, Dataset) else _by_split(found)
-        except Exception as error:  # pyarrow's, datasets' and json's own types
+        except Exception as error:  # pyarrow, datasets and json raise their own types
             raise UserError(
-                f"{folder}: cannot be read as a saved data set ({' '.join(str(error).split())}); "
+                f"{folder}: cannot be read as a saved dataset ({' '.join(str(error).split())}); "
                 "save it again with `save_to_disk`"
             ) from error
 
@@ -217,29 +217,29 @@ class Source:
 
         try:
             corpus = load_dataset(self.source, self.config, revision=self.revision)
-        except Exception as error:  # the hub client raises a dozen unrelated types
+        except Exception as error:  # the Hub's client raises a dozen unrelated types
             if configs := re.search(r"available configs: \[(.+)\]", str(error)):
                 raise UserError(
-                    f"summarization.source: {self.source} has several parts; choose one with "
+                    f"summarization.source: {self.source} has several subsets; choose one with "
                     f"`summarization.config`: {configs[1]}"
                 ) from error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"summarization.source: {self.source}: not available on the hub, and no such path "
+                f"summarization.source: {self.source}: not available on the Hub, and no such path "
                 f"({reason}); set `source` to a folder, archive or file of the corpus on this "
                 "machine, or check the network, HF_HUB_OFFLINE and `hf auth login`"
             ) from error
         self._tables = _by_split(corpus)
-        # the only place where `datasets` keeps the commit: addresses such as hf://…@<commit>/…
+        # `datasets` keeps the commit only in URLs such as hf://…@<commit>/…
         files = " ".join(next(iter(corpus.values())).info.download_checksums or {})
         commit = re.search(r"@([0-9a-f]{40})/", files)
         self.commit = commit[1] if commit else None
 
 
 def _saved_files(folder: Path) -> list[Path]:
-    """All files that `load_from_disk` reads, whatever their names; links lead to what they name."""
+    """Return all files that `load_from_disk` reads, whatever their names; links are followed."""
     whole, folders = folder / "dataset_dict.json", [folder]
-    if not (folder / "state.json").is_file():  # which `datasets` looks for first, too
+    if not (folder / "state.json").is_file():  # `datasets` looks for it first, too
         folders = [folder / _inside(name, whole) for name in _json_of(whole)["splits"]]
     files = [] if folders == [folder] else [whole]
     for state in (one / "state.json" for one in folders):
@@ -255,7 +255,7 @@ def _json_of(path: Path) -> Any:
 
 def _inside(name: str, named_by: Path) -> str:
     if Path(name).name != name or name in ("", ".."):
-        raise ValueError(f"{named_by} names a file elsewhere: {name}")
+        raise ValueError(f"{named_by} refers to a file outside its folder: {name}")
     return name
 
 
@@ -264,32 +264,32 @@ def _by_split(corpus: dict[str, Any]) -> dict[str | None, Any]:
 
 
 def _state_of(path: Path) -> tuple[int, str]:
-    # by its content alone, a file would be the same that was another one and is put back
+    # the content alone would not show a file that was replaced for a while and then restored
     return path.stat().st_ctime_ns, sha256_of(path)
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file's bytes, read in pieces; raises UserError for a pipe or a device."""
+    """Return the SHA-256 of a file, read in pieces; raises UserError for a pipe or a device."""
     check_file(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Sealed(BaseModel):
-    """A record on the disk with a hash of all else in it, so that an edited one is noticed.
+    """A record on disk with a hash of its other fields, so that edits are noticed.
 
-    One of an earlier version has no such hash, and counts as it is.
+    Records of earlier versions have no hash and are accepted.
     """
 
     digest: str = ""
 
     def sealed(self) -> Self:
-        """The same with its hash."""
+        """Return a copy with its hash."""
         return self.model_copy(update={"digest": self._hash(self.model_dump_json())})
 
     def check(self, path: Path, fix: str) -> None:
-        """Raise UserError where the record, which was read from `path`, was edited."""
-        # a field of a later version is unset, and was not in the hash
+        """Raise UserError if the record, which was read from `path`, was edited."""
+        # a field that a later version added is unset, and was not in the hash
         if self.digest and self.digest != self._hash(self.model_dump_json(exclude_unset=True)):
             raise UserError(f"{path}: was changed since it was written; {fix}")
 
@@ -308,10 +308,10 @@ def _unpack(archive: Path, folder: Path) -> None:
             size = sum(getattr(e, "file_size", None) or e.uncompressed for e in entries)
             if size > (free := shutil.disk_usage(folder).free):
                 raise UserError(
-                    f"{archive}: would fill {size / 1e9:.1f} GB where {free / 1e9:.1f} are free; "
+                    f"{archive}: needs {size / 1e9:.1f} GB, and only {free / 1e9:.1f} are free; "
                     "fetch it from a source that you trust, or set TMPDIR to a larger disk"
                 )
-            # zipfile would write such a member elsewhere in the folder, without a word
+            # zipfile would silently write such a member to another place in the folder
             for name in packed.namelist():
                 posix = PurePosixPath(name.replace("\\", "/"))
                 if posix.is_absolute() or ".." in posix.parts or re.match(r"[A-Za-z]:", name):
@@ -324,8 +324,8 @@ def _unpack(archive: Path, folder: Path) -> None:
             packed.extractall(folder)
     except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:
         raise UserError(f"{archive}: is damaged ({error}); fetch it again") from error
-    except (py7zr.exceptions.PasswordRequired, RuntimeError) as error:  # zipfile's own for it
-        raise UserError(f"{archive}: needs a password; unpack it and name the folder") from error
+    except (py7zr.exceptions.PasswordRequired, RuntimeError) as error:  # the latter by zipfile
+        raise UserError(f"{archive}: needs a password; unpack it and use the folder") from error
     except OSError as error:
         raise UserError(
             f"{archive}: cannot be unpacked into {folder} ({error.strerror or error}); free some "
@@ -334,7 +334,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, list[Path]]:
-    """The files of each split: `train.json`, else `my.train.json`, else `train/0000.json`."""
+    """Return each split's files: `train.json`, else `my.train.json`, else `train/0000.json`."""
     found: dict[str, list[Path]] = {}
     by_folder: dict[str, list[Path]] = {}
     by_part: dict[str, list[Path]] = {}
@@ -360,7 +360,7 @@ def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, l
             raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{into}")
         numbers = [int(shard[1]) for shard in shards if shard]
         totals = {int(shard[2] or max(numbers)) for shard in shards if shard}
-        if numbers:  # they are counted from 0, by some from 1
+        if numbers:  # usually numbered from 0, sometimes from 1
             last = max(totals) if max(numbers) == max(totals) else max(totals) - 1
             wanted = range(last - max(totals) + 1 if 0 not in numbers else 0, last + 1)
             missing = sorted({*wanted}.difference(numbers))

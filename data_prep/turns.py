@@ -1,7 +1,7 @@
-"""Dialogues that are lists of turns, recognised by their shape.
+"""Read dialogues that are lists of turns, recognised by their shape.
 
-Known are lists of strings, of pairs, and of objects such as `{speaker, text}`, `{role, content}`
-and `{from, value}`, and the object of parallel lists that `datasets` makes of the latter.
+Supported are lists of strings, of pairs, and of objects such as `{speaker, text}`,
+`{role, content}` and `{from, value}`, and objects of parallel lists, as `datasets` makes of these.
 """
 
 import ast
@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-# Of several keys that an object has, the first of these is meant.
+# If an object has several of these keys, the first one in this order is used.
 SPEAKER_KEYS = (
     "speaker", "role", "from", "author", "sender", "speaker_name", "sender_name", "participant",
     "agent", "username", "user_name", "user", "nickname", "name", "person", "character", "who",
@@ -25,21 +25,21 @@ TEXT_KEYS = (
 
 
 class Turn(NamedTuple):
-    """Who said what; the speaker is empty where the list does not name one."""
+    """Who said what; the speaker is empty if the list has none."""
 
     speaker: str
     text: str
 
     def line(self) -> str:
-        """The turn as a dialogue has it, on one line: `Anna: hi`."""
+        """Return the turn as one line of a dialogue: `Anna: hi`."""
         text = " ".join(self.text.splitlines())
         return f"{self.speaker}: {text}" if self.speaker else text
 
 
 def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | None:
-    """The turns of a list, those without text left out; None where the shape is not known.
+    """Return the turns of a list, except those without text; None if the shape is not known.
 
-    `speaker` and `text`: the keys of each turn, where they are not the usual ones.
+    `speaker` and `text`: the keys of each turn, if they are not the usual ones.
     """
     items = _rows_of(value)
     if items is None:
@@ -52,7 +52,7 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         speaker, text = _keys(items, speaker, text)
         if not all(not item or text in item for item in items):
             return None
-        if speaker and not any(speaker in item for item in items):  # the recipe's
+        if speaker and not any(speaker in item for item in items):  # a key from the recipe
             return None
         pairs = [(_name(speaker, item.get(speaker)), item.get(text)) for item in items]
     turns = [Turn(" ".join(plain(who).split()), plain(said).strip()) for who, said in pairs]
@@ -60,7 +60,7 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
 
 
 def shape(value: object, speaker: str = "", text: str = "") -> str:
-    """How a list of turns is written, for messages: `strings`, `pairs`, `{speaker, text}`."""
+    """Return how a list of turns is written, for notes: `strings`, `pairs`, `{speaker, text}`."""
     items = _rows_of(value) or []
     if items and all(isinstance(item, dict) for item in items):
         return "{" + ", ".join(filter(None, _keys(items, speaker, text))) + "}"
@@ -68,11 +68,11 @@ def shape(value: object, speaker: str = "", text: str = "") -> str:
 
 
 def as_list(value: object) -> list[Any]:
-    """A list as it is, and one that was written as text (JSON's or Python's); else the value alone.
+    """Return a list, also if it was written as text (JSON or Python); otherwise `[value]`.
 
     pandas writes a column of lists to CSV as `['first', 'second']`, and an object of parallel
-    lists likewise. Raises ValueError for NumPy's
-    `['first' 'second']`, in which Python would join the two.
+    lists in the same way. Raises ValueError for NumPy's `['first' 'second']`, whose two strings
+    Python would join.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         found: Any = None
@@ -101,7 +101,7 @@ def _joins_strings(text: str) -> bool:
 
 
 def _rows_of(value: object) -> list[Any] | None:
-    """A list with no null in it; an object of lists of one length becomes a list of objects."""
+    """Return a list without nulls; an object of equally long lists becomes a list of objects."""
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
         if len({len(column) for column in value.values()}) > 1:
             return None
@@ -119,7 +119,7 @@ def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, st
 
 
 def _name(key: str, value: object) -> object:
-    """A speaker's name; TweetSumm has `is_agent: true`, which becomes `Agent` and `Other`."""
+    """Return a speaker's name; TweetSumm's `is_agent` becomes `Agent` if true, else `Other`."""
     if isinstance(value, bool):
         return key.removeprefix("is_").capitalize() if value else "Other"
     return value
@@ -130,7 +130,7 @@ def _is_text(value: object) -> bool:
 
 
 def plain(value: object) -> str:
-    """The text of a value: sentences and parts of a message are joined, however deep they are."""
+    """Return the text of a value; sentences and message parts are joined, however deeply nested."""
     texts, left = [], [value]
     while left:
         value = left.pop()

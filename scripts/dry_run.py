@@ -208,7 +208,7 @@ def check_room(recipe: Recipe, folder: Path) -> None:
         ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM, memory,
          "end other programs, or use a larger machine"),
         ("disk", disk, disk_usage(folder).free,
-         "free the space, or choose a folder on another disk with --keep"),
+         "free some space, or choose a folder on another disk with --keep"),
     )  # fmt: skip
     lacks = [
         f"{needed / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are available ({fix})"

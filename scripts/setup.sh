@@ -1,8 +1,8 @@
 #!/bin/sh
-# Make a virtual environment with the project in it: `sh scripts/setup.sh VENV [EXTRA]`.
-# Without a GPU it takes PyTorch's CPU build, which spares several GB of CUDA libraries, unless
-# DEVICE=cuda says that another machine has the GPU (an image that is built, a login node).
-# What pip says goes to VENV/setup.log, or with SAMSUM_LORA_VERBOSE to the terminal.
+# Create a virtual environment with the project in it: `sh scripts/setup.sh VENV [EXTRA]`.
+# Without a GPU it installs PyTorch's CPU build, which saves several GB of CUDA libraries. Set
+# DEVICE=cuda if the GPU is on another machine (when building an image, on a login node).
+# pip's output goes to VENV/setup.log, or with SAMSUM_LORA_VERBOSE to the terminal.
 set -eu
 venv=$1
 extra=${2:-}
@@ -24,7 +24,7 @@ if [ "$gpu" ] || [ "${DEVICE:-}" = cuda ]; then
     echo "setup: ${gpu:-DEVICE=cuda}: PyTorch with CUDA, into $venv (several GB)"
 elif [ "$(uname -s)" = Linux ]; then
     echo "setup: no NVIDIA GPU found: PyTorch for the CPU, into $venv"
-    # a wheel of the CPU build on this disk, else from PyTorch's own index, which uv knows by name
+    # a CPU wheel from pip's own sources, else from PyTorch's index, which uv knows by name
     "$venv/bin/python" -c 'import torch' 2>/dev/null || $pip "torch==$torch+cpu" || {
         $pip uv && quietly "$venv/bin/uv" pip install --python "$venv/bin/python" \
             --torch-backend cpu "torch==$torch"
@@ -37,7 +37,7 @@ project=".${extra:+[$extra]}"
 # uv takes a minute where pip takes five
 { $pip uv && quietly "$venv/bin/uv" pip install --python "$venv/bin/python" --editable "$project"; } ||
     $pip --editable "$project" ||
-    { tail -n 20 "$log" >&2 2>/dev/null; echo "error: pip failed; its last lines are above, all in $log" >&2; exit 2; }
+    { tail -n 20 "$log" >&2 2>/dev/null; echo "error: pip failed; its last lines are above, the rest is in $log" >&2; exit 2; }
 echo "setup: done, $venv"
 if [ "$gpu" ] && ! "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "setup: this torch sees no GPU, most likely because the driver is older than its CUDA;" \

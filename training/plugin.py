@@ -90,11 +90,11 @@ class SummarizationPlugin(BasePlugin):
         quiet = command in ("train", "preprocess") and not console.verbose()
         if quiet:
             console.mute()
-        drop_flags(yaml.safe_load(path.read_text("utf-8")), cfg)
+        own = yaml.safe_load(path.read_text("utf-8"))
+        drop_flags(own, cfg)
         self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
-        # merge-lora reads the recipe twice, the second time with the merge's own overrides; the
-        # key alone, set in a recipe, does not skip these checks
-        if cfg.get("merge_lora") and command == "merge-lora":
+        # merge-lora reads the recipe twice, the second time with the merge's own overrides
+        if command == "merge-lora" and cfg.get("merge_lora") and not own.get("merge_lora"):
             return
         with ending_with_one_line():
             refuse(find_problems(path, self._asked))

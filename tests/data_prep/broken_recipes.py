@@ -55,7 +55,7 @@ MISSPELT = [
     swap("required in summarization", "  license:", "  licence:",
          "unknown key `summarization.licence`; did you mean `license`?", at="licence:"),
     swap("nothing like it in summarization", "  train_rows: all", "  num_beams: 4",
-         "unknown key `summarization.num_beams`; known there: source, revision, config, "
+         "unknown key `summarization.num_beams`; known keys here: source, revision, config, "
          "license, language, dialogue_column, summary_column, turns, train_rows, validation_rows, "
          "test_rows, instruction, system, cleaning, decoding, metrics, rouge, bertscore, "
          "training_rouge, publish, eval_on_start"),
@@ -87,7 +87,7 @@ TWICE = [
 
 PLUGINS = [
     BrokenRecipe("without our plugin", [(f"plugins:\n  - {OURS}\n", "")], [
-        (None, "our plugin is not under `plugins:`, so that training would check nothing of this; "
+        (None, "our plugin is missing from `plugins:`, so training would run none of these checks; "
                f"add `- {OURS}` there")], reaches_our_plugin=False),
     BrokenRecipe("plugins itself", [("\nplugins:", "\nplugin:")], [
         ("plugin:", "unknown key `plugin`; did you mean `plugins`?")], reaches_our_plugin=False),

@@ -69,8 +69,8 @@ WRONG_VALUES = [
          "Axolotl refuses `attn_implementation`: attn_implementation='flash' is not accepted. Use "
          "the canonical name 'flash_attention_2' instead."),
     swap("rows of the hub", "seed: 42", "seed: 42\npush_dataset_to_hub: me/rows",
-         "`push_dataset_to_hub` uploads the rows, or trains on rows there which nothing prepares, "
-         "cleans or keeps apart from the test dialogues; remove it", at="push_dataset_to_hub"),
+         "`push_dataset_to_hub` uploads the rows, or trains on rows there which data_prep does not "
+         "prepare, clean or separate from the test dialogues; remove it", at="push_dataset_to_hub"),
     swap("two ways to warm up", "warmup_ratio: 0.05", "warmup_ratio: 0.05\nwarmup_steps: 5",
          "Axolotl refuses `warmup_steps`: warmup_steps and warmup_ratio are mutually exclusive",
          at="warmup_steps: 5"),
@@ -79,8 +79,8 @@ WRONG_VALUES = [
     swap("our switch", "  train_rows: all", "  cleaning: {drop_empty: 'yes'}",
          "`summarization.cleaning.drop_empty`: must be a valid boolean (found 'yes')"),
     swap("no place for the dialogue", "    {dialogue}\n", "    the dialogue\n",
-         "`summarization.instruction`: must hold {dialogue} once, where the dialogue goes "
-         "(found 'Summarize th...nthe dialogue')", at="  instruction:"),
+         "`summarization.instruction`: must contain {dialogue} exactly once, where the dialogue "
+         "goes (found 'Summarize th...nthe dialogue')", at="  instruction:"),
     swap("sampling without sampling", "    dtype: float32", "    temperature: 0.5",
          "`summarization.decoding`: temperature has no effect without `do_sample: true`"),
 ]  # fmt: skip
@@ -95,14 +95,14 @@ CONTRADICTIONS = [
     BrokenRecipe("packing without attention", [
         ("group_by_length: true", "sample_packing: true"), ("attn_implementation: sdpa\n", "")], [
         ("sample_packing: true",
-         "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack see "
-         "each other; set `attn_implementation: sdpa`")]),
+         "`sample_packing: true` without `attn_implementation` lets the dialogues of a pack attend "
+         "to each other; set `attn_implementation: sdpa`")]),
     BrokenRecipe("packing with an attention that leaks", [
         ("group_by_length: true", "sample_packing: true"),
         ("attn_implementation: sdpa", "attn_implementation: fp8")], [
         ("attn_implementation: fp8",
-         "`attn_implementation: fp8` with `sample_packing: true` lets the dialogues of a pack see "
-         "each other; use `sdpa`, or `flash_attention_2`")]),
+         "`attn_implementation: fp8` with `sample_packing: true` lets the dialogues of a pack "
+         "attend to each other; use `sdpa`, or `flash_attention_2`")]),
     add("both lora targets", "lora_target_modules: [q_proj, v_proj]",
         "`lora_target_linear: true` adds every linear layer to `lora_target_modules`; keep one of "
         "the two", at="lora_target_linear: true"),
@@ -114,19 +114,20 @@ CONTRADICTIONS = [
                f"not set; {FIT}")]),
     BrokenRecipe("best model between two savings", [
         ("", BEST), ("eval_strategy: epoch\nsave_steps: 250", "eval_steps: 20\nsave_steps: 50")], [
-        (BEST, "`load_best_model_at_end` would be turned off: saving every 50 steps is no multiple "
-               "of evaluating every 20; set `save_steps` to a multiple of `eval_steps`")]),
+        (BEST, "`load_best_model_at_end` would be turned off: saving every 50 steps is not a "
+               "multiple of evaluating every 20; set `save_steps` to a multiple of `eval_steps`")]),
     BrokenRecipe("best model by epochs", [
         ("", BEST),
         ("eval_strategy: epoch\nsave_steps: 250", "evals_per_epoch: 3\nsaves_per_epoch: 2")], [
-        (BEST, "`load_best_model_at_end` would be turned off: saving every 0.5 steps is no multiple"
-               " of evaluating every 0.333333; set `save_steps` to a multiple of `eval_steps`")]),
+        (BEST, "`load_best_model_at_end` would be turned off: saving every 0.5 steps is not a "
+               "multiple of evaluating every 0.333333; set `save_steps` to a multiple of "
+               "`eval_steps`")]),
     add("early stopping by epochs", "early_stopping_patience: 3",
         f"`early_stopping_patience` would be turned off: `eval_steps` is not set; {FIT}"),
     BrokenRecipe("rouge that is never computed", [
         ("", BEST + "metric_for_best_model: eval_rougeL\n"), STEPS], [
         ("metric_for", "`metric_for_best_model: eval_rougeL` is never computed: "
-                       "`summarization.training_rouge.dialogues` is 0; set it, to 100 for instance")
+                       "`summarization.training_rouge.dialogues` is 0; set it, for instance to 100")
         ]),
     BrokenRecipe("unknown rouge", [
         ("", BEST + "metric_for_best_model: eval_rouge_l\n"), STEPS, ROUGE_100], [
@@ -141,31 +142,33 @@ CONTRADICTIONS = [
         ("greater_is", "`greater_is_better: true` would keep the checkpoint with the highest loss; "
                        "remove it")]),
     add("metric that chooses nothing", "metric_for_best_model: eval_loss",
-        "`metric_for_best_model: eval_loss` chooses nothing: the last weights are kept; set "
+        "`metric_for_best_model: eval_loss` has no effect: the last weights are kept; set "
         "`load_best_model_at_end: true`, or remove it"),
     add("checkpoints without their optimizer", "save_only_model: true",
-        "`save_only_model: true` leaves the optimizer out of the checkpoints, so that a run that "
-        "was interrupted cannot resume as it was; remove it"),
+        "`save_only_model: true` leaves the optimizer out of the checkpoints, so an interrupted "
+        "run cannot resume exactly; remove it"),
+    add("a key of a merge", "merge_lora: true",
+        "`merge_lora` is what `axolotl merge-lora` sets by itself; remove it"),
     swap("test on the training rows", "validation.jsonl", "train.jsonl",
          "`test_datasets[0].path` is data/smollm2_samsum/train.jsonl; data_prep writes "
-         "validation.jsonl, both sets into one folder",
+         "validation.jsonl, and both files into the same folder",
          at="  - path: data/smollm2_samsum/train.jsonl\n    ds_type: json\n    type: chat_template"
             "\n    split"),
     swap("train on the test rows", "\ntest_datasets:",
          "\n  - path: data/smollm2_samsum/validation.jsonl  # too\ntest_datasets:",
          "`datasets[1]` is data/smollm2_samsum/validation.jsonl, which is in `test_datasets` "
-         "too; a model must not be tested on what it learns: remove it", at="# too"),
+         "too; a model must not be tested on its training rows: remove it", at="# too"),
     swap("train on rows that nothing prepares", "\ntest_datasets:",
          "\n  - path: more.jsonl\n    ds_type: json\n    type: chat_template\ntest_datasets:",
-         "`datasets[1]` is more.jsonl, which nothing prepares, cleans or keeps apart from the test "
-         "dialogues; put its rows into `summarization.source`, and remove the entry",
+         "`datasets[1]` is more.jsonl, which data_prep does not prepare, clean or separate from "
+         "the test dialogues; put its rows into `summarization.source`, and remove the entry",
          at="  - path: more.jsonl"),
     swap("test on rows that nothing prepares", "\nsequence_len:",
          "\n  - path: more.jsonl\n    ds_type: json\n    type: chat_template\nsequence_len:",
-         "`test_datasets[1]` is more.jsonl, which nothing prepares, cleans or keeps apart from the "
-         "test dialogues; put its rows into `summarization.source`, and remove the entry",
+         "`test_datasets[1]` is more.jsonl, which data_prep does not prepare, clean or separate "
+         "from the test dialogues; put its rows into `summarization.source`, and remove the entry",
          at="  - path: more.jsonl"),
     add("system message of axolotl's", "default_system_message: You summarise chats.",
-        "`default_system_message` has no effect: it changes no prompt of `type: chat_template`; "
+        "`default_system_message` has no effect on prompts of `type: chat_template`; "
         "remove it, and set `summarization.system`"),
 ]  # fmt: skip

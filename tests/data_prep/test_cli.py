@@ -43,10 +43,10 @@ def whole(folder: Path) -> Path:
 DATA_ERRORS: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
     "recipe missing": (lambda f: f / "none.yml", ["none.yml: ", "recipes there: none"]),
     "source not found": (
-        lambda f: write_recipe(f, f / "nowhere.7z"), ["nowhere.7z: not found; give a hub id"]),
+        lambda f: write_recipe(f, f / "nowhere.7z"), ["nowhere.7z: not found; give a Hub id"]),
     "hub offline": (
         lambda f: write_recipe(f, "knkarthick/samsum"),
-        ["knkarthick/samsum: not available on the hub", "set `source` to a folder"]),
+        ["knkarthick/samsum: not available on the Hub", "set `source` to a folder"]),
     "archive damaged": (
         lambda f: write_recipe(f, damaged(f)), ["corpus.7z: is damaged", "fetch it again"]),
 }  # fmt: skip

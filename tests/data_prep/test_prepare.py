@@ -209,7 +209,7 @@ def test_disk_full(tmp_path: Path, file: str) -> None:
     line = error_line(done.stderr)
     assert str(recipe.data_dir) in line
     assert "cannot be written (File too large)" in line
-    assert "free the space" in line
+    assert "free some space" in line
 
 
 def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     with pytest.raises(UserError) as refused:
         prepare(second)
     words = str(refused.value)
-    assert f"holds rows that recipe {first.name} prepared; let `datasets`" in words
+    assert f"holds rows that recipe {first.name} prepared; point `datasets`" in words
     assert "data/copy" in words and f"`python -m data_prep {copy} --overwrite`" in words
     assert outputs(first.data_dir) == before
     assert prepare(second, overwrite=True).recipe == "copy"

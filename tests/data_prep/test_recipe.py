@@ -111,7 +111,7 @@ def test_arithmetic_of_batch_tokens(name: str, of_a_token: int, gigabytes: float
     path = ROOT / f"recipes/{name}.yml"
     tokens = raw(path)["summarization"]["decoding"]["batch_tokens"]
     assert round(tokens * of_a_token / 1e9, 1) == gigabytes
-    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB a token"
+    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB per token"
     assert said in path.read_text("utf-8")
 
 
@@ -130,9 +130,9 @@ def test_default_recipe_exists() -> None:
     [
         ({"summarization__decoding": {"min_new_tokens": 999}}, "above max_new_tokens"),
         ({"summarization__decoding": {"engine": "vllm", "num_beams": 2}}, "need `engine: hf`"),
-        ({"summarization__instruction": "{dialogue} {dialogue}"}, "must hold {dialogue} once"),
+        ({"summarization__instruction": "{dialogue} {dialogue}"}, "must contain {dialogue}"),
         ({"datasets": []}, "`datasets[0].path` is missing"),
-        ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into one folder"),
+        ({"test_datasets": [{"path": "elsewhere/validation.jsonl"}]}, "into the same folder"),
     ],
 )
 def test_reader_refuses(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:

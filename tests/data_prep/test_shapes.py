@@ -107,7 +107,7 @@ def test_keys_by_the_recipe(tmp_path: Path) -> None:
     assert "row 1: `dialogue` is a list" in message
     assert "`summarization.turns: {speaker: ..., text: ...}`" in message
     for keys in ({"speaker": "who", "text": "s"}, {"speaker": "w", "text": "said"}):
-        assert "name the keys of a turn" in refusal(recipe_for(tmp_path / "c", named, turns=keys))
+        assert "set the keys of a turn" in refusal(recipe_for(tmp_path / "c", named, turns=keys))
     recipe = recipe_for(tmp_path / "b", named, turns={"speaker": "w", "text": "s"})
     prepare(recipe)
     assert pairs(recipe)[0][0] == chat(0)["dialogue"]
@@ -414,8 +414,8 @@ def test_another_column_in_the_prompt(tmp_path: Path) -> None:
     prompt = json.loads((recipe.data_dir / "train.jsonl").read_text().split("\n")[0])["messages"][0]
     assert prompt["content"] == (f"About buses {{dialogue}} < /s> 0:\n{chat(0)['dialogue']}")
     message = refusal(recipe_for(tmp_path / "b", corpus, instruction="{query} {dialogue}"))
-    assert "has no column `query`" in message and "take `{query}` out" in message
-    with pytest.raises(UserError, match="`summary` is the summary column, which no prompt"):
+    assert "has no column `query`" in message and "remove `{query}` from" in message
+    with pytest.raises(UserError, match="`summary` is the summary column; it must not"):
         recipe_for(tmp_path / "c", corpus, instruction="{summary} {dialogue}")
     with pytest.raises(UserError, match="`dialogue` is the summary column"):
         recipe_for(tmp_path / "d", corpus, summary_column="dialogue")

@@ -35,7 +35,7 @@ def test_two_files_for_one_split(tmp_path: Path) -> None:
 def test_source_not_found(name: str) -> None:
     message = refusal(Path(name))
     assert f"{Path(name)}" in message
-    assert "give a hub id" in message or "set `source` to a folder" in message
+    assert "give a Hub id" in message or "set `source` to a folder" in message
 
 
 def cut(data: bytes) -> bytes:
@@ -166,7 +166,7 @@ def test_unknown_ending(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"Ola: hi")
     message = refusal(path)
-    assert f"{path}: unknown ending" in message
+    assert f"{path}: unknown type" in message
     assert ".jsonl" in message
 
 

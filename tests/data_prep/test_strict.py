@@ -106,10 +106,10 @@ def test_every_cause_of_no_best_model_is_named(tmp_path: Path) -> None:
     text = changed(("", BEST + "early_stopping_patience: 2\n"), STEPS)
     assert problems(tmp_path, text) == []
     said = problems(tmp_path, text, test_datasets=None)
-    assert any("turned off: there are no evaluation data" in p for p in said)
+    assert any("turned off: there is no evaluation data" in p for p in said)
     said = problems(tmp_path, text.replace("eval_steps: 10\n", "eval_steps: 15\n"))
     both = f"{END + 1}: `load_best_model_at_end` and `early_stopping_patience` would be turned off"
-    why = "saving every 20 steps is no multiple of evaluating every 15"
+    why = "saving every 20 steps is not a multiple of evaluating every 15"
     assert [p.split("; ")[0] for p in said] == [f"{both}: {why}"]
 
 

@@ -134,8 +134,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "block that holds itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml:1", "YAML"]),
     "deep YAML": (lambda f: written(f, "a: " + "[" * DEEP), ["recipe.yml", "YAML"]),
     "many keys": (
-        lambda f: written(f, "".join(f"k{n}: 1\n" for n in range(5000))), ["recipe.yml: holds"]),
-    "large recipe": (lambda f: written(f, b"# " + MB), ["recipe.yml: holds 1.0 MB"]),
+        lambda f: written(f, "".join(f"k{n}: 1\n" for n in range(5000))), ["recipe.yml: has"]),
+    "large recipe": (lambda f: written(f, b"# " + MB), ["recipe.yml: has 1.0 MB"]),
     "recipe is a pipe": (lambda f: ["data_prep", str(fifo(f, "r.yml"))], ["r.yml: is a pipe"]),
     "recipe is a device": (
         lambda f: ["data_prep", str(linked(f, "/dev/zero", "r.yml"))], ["r.yml: is a pipe or"]),
@@ -164,8 +164,8 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda f: source(f, json.dumps({"dialogue": "A: hi" + " " * 10**5 + "x", "summary": 3})),
         ["rows.jsonl"]),
     "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
-    "saved data set that names a file elsewhere": (elsewhere, ["state.json names a file elsewh"]),
-    "saved data set that names the folder above": (above, ["dataset_dict.json names a file"]),
+    "saved data set that names a file elsewhere": (elsewhere, ["state.json refers to a file outs"]),
+    "saved data set that names the folder above": (above, ["dataset_dict.json refers to a file"]),
     "half a pair in an id": (
         lambda f: source(f, "".join(
             f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
@@ -276,7 +276,7 @@ def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedPr
     [
         ("import json; json.loads('[1, 2')", b"cannot be read (Expecting"),
         ("open('/nonexistent/x')", b"/nonexistent/x: is missing; "),
-        ("[0] * 10**18", b"more than there is memory for"),
+        ("[0] * 10**18", b"not enough memory"),
         ("f = lambda: f(); f()", b"nested too deeply"),
         ("{}['key']", b"KeyError: 'key'"),
         (

@@ -172,7 +172,7 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
     ):  # fmt: skip
         recipe = recipe_of(folder, model)
         row = Example.build("r7", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
-        with pytest.raises(UserError, match="row r7: .*a blank does not break it: change it in"):
+        with pytest.raises(UserError, match="row r7: .*a space does not break it: change it in"):
             PromptEncoder(recipe).check_neutral([row])
 
 
@@ -260,7 +260,7 @@ def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> No
     ({"datasets": "type: chat_template\n    data_files: /etc/passwd"}, "data_files` is /etc/passw"),
     ({"datasets": "type: chat_template\n    trust_remote_code: true"}, "trust_remote_code` is Tru"),
     ({"test_datasets": "type: chat_template\n    data_files: [a.json]"}, "`test_datasets[0].data_"),
-    ({"": "pretraining_dataset: [{path: /etc, type: text}]"}, "`pretraining_dataset` names rows"),
+    ({"": "pretraining_dataset: [{path: /etc, type: text}]"}, "`pretraining_dataset` adds rows"),
     ({"": 'trust_remote_code: "false"'}, "write true or false, without quotes"),
     ({"": "trust_remote_code: 1"}, "write true or false, without quotes"),
 ])  # fmt: skip

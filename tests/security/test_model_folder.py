@@ -32,7 +32,7 @@ def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path
     (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "sdpa"}))
     assert model_arguments(config)["trust_remote_code"] is False
     (tmp_path / "config.json").write_text(json.dumps(named))
-    with pytest.raises(UserError, match="config.json: .*names code of the hub"):
+    with pytest.raises(UserError, match="config.json: .*selects code on the Hub"):
         model_arguments(config)
 
 

@@ -415,7 +415,7 @@ def test_outputs_beside_an_input_are_refused_too(
         (rate.main, ["read", "ratings.csv", "--output", "ratings.csv"], "ratings.csv"),
         (rate.main, ["read", "ratings.csv", "--output", "./ratings.key.json"], "ratings.key.json"),
         (compare.main, ["one.jsonl", "two.jsonl", "--csv", "x.csv", "--latex", "../" +
-                        f"{tmp_path.name}/x.csv"], "x.csv: is named for two outputs"),
+                        f"{tmp_path.name}/x.csv"], "x.csv: is given for two outputs"),
         (compare.main, ["one.jsonl", "two.jsonl", "--latex", "."], "is not a plain file"),
     ):  # fmt: skip
         assert named in refused(main, monkeypatch, capsys, *flags)

@@ -129,8 +129,18 @@ def test_stale_or_missing_data_end_training_with_one_line(
     assert "manifest.json: is missing; run `python -m data_prep" in capsys.readouterr().err
 
 
-def test_a_key_of_the_merge_in_a_recipe_switches_no_check_off(recipe: Recipe) -> None:
+def test_a_key_of_the_merge_in_a_recipe_switches_no_check_off(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg = as_axolotl_gives_it(recipe)
     cfg["merge_lora"], cfg["output_dir"] = True, recipe.config["base_model"]
     with pytest.raises(SystemExit):
         SummarizationPlugin().register(cfg)
+    with recipe.path.open("a", encoding="utf-8") as file:
+        file.write("merge_lora: true\n")
+    monkeypatch.setattr("sys.argv", ["bin/axolotl", "merge-lora", "recipe"])
+    with pytest.raises(SystemExit):
+        SummarizationPlugin().register(
+            DictDefault({**as_axolotl_gives_it(recipe), "merge_lora": True})
+        )
+    assert "sets by itself; remove it" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def sharded(tiny_smollm2: Path, tmp_path: Path) -> Path:
 def test_whole_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> None:
     count = len(list(sharded.glob("model-*.safetensors")))
     problems, line = check_weights(recipe_of(sharded, tmp_path))
-    assert problems == [] and line == f"{sharded}: {count} file(s) of weights, all whole"
+    assert problems == [] and line == f"{sharded}: {count} weight file(s), all complete"
     assert check_weights(recipe_of(tiny_smollm2, tmp_path))[0] == []
 
 
@@ -58,10 +58,10 @@ def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
     whole = first.read_bytes()
     first.write_bytes(whole[: len(whole) // 2])
     ((problem,), _) = check_weights(recipe)
-    assert f"{first.name} is cut short or damaged; copy the folder again" in problem
+    assert f"{first.name} is truncated or damaged; copy the folder again" in problem
     first.unlink()
     ((problem,), _) = check_weights(recipe)
-    assert f"half of a download: {first.name} missing; copy the folder again" in problem
+    assert f"incomplete download: {first.name} missing; copy the folder again" in problem
     (sharded / "model.safetensors.index.json").write_text("{", "utf-8")
     ((problem,), _) = check_weights(recipe)
     assert "model.safetensors.index.json: cannot be read" in problem
@@ -73,11 +73,11 @@ def test_weights_as_torch_saved_them(tiny_smollm2: Path, tmp_path: Path) -> None
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     assert check_weights(recipe_of(folder, tmp_path)) == (
-        [], f"{folder}: 1 file(s) of weights, all whole")  # fmt: skip
+        [], f"{folder}: 1 weight file(s), all complete")  # fmt: skip
     whole = (folder / "pytorch_model.bin").read_bytes()
     (folder / "pytorch_model.bin").write_bytes(whole[:-1000])
     ((problem,), _) = check_weights(recipe_of(folder, tmp_path))
-    assert "pytorch_model.bin is cut short or damaged; copy the folder again" in problem
+    assert "pytorch_model.bin is truncated or damaged; copy the folder again" in problem
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -108,8 +108,8 @@ def hub() -> Iterator[str]:
     ("model", "offline", "said"),
     [
         ("owner/gated", "0", "this account has no access); accept its licence at "),
-        ("owner/unknown", "0", "the hub knows no such model, or it is private); correct the name"),
-        ("owner/gated", "1", "the hub is offline, and its cache lacks files of it); run `hf "),
+        ("owner/unknown", "0", "the Hub has no such model, or it is private); correct the name"),
+        ("owner/gated", "1", "the Hub is not reachable, and its cache lacks files of the "),
     ],
 )
 def test_models_that_the_hub_does_not_give(
@@ -138,5 +138,5 @@ def test_weights_cut_short_are_one_line_in_evaluation_too(
     done = command("python", "-m", "eval.run", recipe.path, "--models", "base", "--limit", 1,
                    "--output", tmp_path / "results")  # fmt: skip
     assert done.returncode == 2
-    assert "its weights are cut short); copy or download the folder again" in done.stderr
+    assert "its weights are truncated); copy or download the folder again" in done.stderr
     assert not list((tmp_path / "results").glob("*.json"))

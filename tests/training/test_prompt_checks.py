@@ -206,7 +206,7 @@ def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2_recipe: Re
 
 def test_a_template_that_refuses_the_turns_is_a_user_error(mistral_recipe: Recipe) -> None:
     refuses = {"chat_template": "jinja", "chat_template_jinja": "{{ raise_exception('no chats') }}"}
-    with pytest.raises(UserError, match="chat_template: no chats; take the model's own"):
+    with pytest.raises(UserError, match="chat_template: no chats; use the model's own"):
         check_parity(changed(mistral_recipe, refuses))
 
 
