@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from data_prep.console import say
 from eval.analysis import Analysis
 from eval.baselines import BASELINES
-from eval.metrics import BERTSCORE, SIMILARITY
+from eval.metrics import BERTSCORE, METRICS, SIMILARITY
 from eval.scores import PRIMARY, Score, Scores
 from eval.stats import outcome, signed, verdict
 
@@ -287,7 +287,7 @@ def fenced(text: str) -> str:
 
 
 def _tests(scores: Scores) -> list[list[list[str]]]:
-    metrics = [name for name in (PRIMARY, SIMILARITY, BERTSCORE) if name in scores.metrics]
+    metrics = [name for name in scores.metrics if name == PRIMARY or name not in METRICS]
     return [test_rows(scores, metric) for metric in metrics if scores.comparisons]
 
 

@@ -182,7 +182,7 @@ def test_bertscore_of_a_real_encoder(embedder: Path) -> None:
     assert f1[0] == pytest.approx(1, abs=1e-5) and 0.2 < f1[1] < 0.8 and f1[2] == 0
     assert f1[1] == pytest.approx(bertscores(texts[1:2], ["The stock fell."], settings)[0][0])
     assert word.startswith("model_L5_no-idf_version=")
-    with pytest.raises(UserError, match="summarization.bertscore.layer: .*give the number"):
+    with pytest.raises(UserError, match="summarization.bertscore.layer: .*set the number"):
         bertscores(texts, references, BertScore(model=str(embedder)))
     with pytest.raises(UserError, match="summarization.bertscore.model: no/model cannot be loaded"):
         bertscores(texts, references, BertScore(model="no/model"))

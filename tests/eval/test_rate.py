@@ -272,7 +272,7 @@ def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
         ({"faithful_2": "maybe"}, "row 4: faithful_2 is `maybe`; use y or n"),
         ({"id": "1-Jan"}, "row 4: id `1-Jan` is not in the key"),
         ({"id": opened(sheet)[0]["id"]}, "row 4: id .* occurs twice"),
-        ({"summary_1": "better"}, f"row 4: dialogue or summaries of id `{name}`"),
+        ({"summary_1": "better"}, f"row 4: the dialogue or summaries of id `{name}`"),
         ({"dialogue": opened(sheet)[1]["dialogue"]}, "row 4: dialogue or summaries"),
     ):
         with pytest.raises(UserError, match=message):
