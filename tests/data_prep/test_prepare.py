@@ -158,7 +158,7 @@ def test_a_failed_run_keeps_the_earlier_outputs(tmp_path: Path, split: str) -> N
     prepare(recipe)
     earlier = outputs(recipe.data_dir)
     corpus: dict[str, list[Any]] = chats(train=3000, test=1500, validation=1500)
-    corpus[split].append("not an object")
+    corpus[split].append("a text")
     with pytest.raises(UserError, match="not an object"):
         prepare(recipe_for(tmp_path, corpus))
     assert outputs(recipe.data_dir) == earlier
