@@ -218,7 +218,7 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     prepare(second)  # its own rows by now
 
 
-def test_a_copy_of_the_recipe_prepares_the_same_rows(tmp_path: Path, smollm2: Path) -> None:
+def test_a_copy_of_the_recipe_prepares_the_same_rows(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats())
     prepare(recipe)
     before = recipe.data_dir.joinpath("train.jsonl").read_bytes()

@@ -11,7 +11,7 @@ from data_prep.prepare import SplitCounts, prepare
 from data_prep.prompt import read_examples
 from tests.data_prep.corpora import Columns, chat, chats, manifest_of, pairs, recipe_for
 
-# A dirty dialogue, which is kept when the step is off, and the clean one when it is on.
+# A dirty dialogue (unchanged if the step is off), and the cleaned one.
 TEXT_STEPS = {
     "normalize_newlines": ("Ola: hi\r\nPiet: yo\rOla: ok", "Ola: hi\nPiet: yo\nOla: ok"),
     "strip_trailing_blanks": ("Ola: hi  \n  Piet: yo\t\n\n", "Ola: hi\n  Piet: yo"),

@@ -19,7 +19,7 @@ SIBLINGS = {
     "qwen3_samsum": "mistral_samsum",
     "llama3_samsum": "mistral_samsum",
 }
-# the notebook's settings differ from ours in nearly every key, and those for a GPU from a CPU's
+# the notebook's recipe differs from ours in nearly every key, as does the GPU's from the CPU's
 ALONE = {"smollm2_samsum", "smollm2_samsum_gpu", "mistral_samsum", "mistral_samsum_notebook"}
 FOLDERS = {"datasets", "test_datasets", "output_dir"}
 

@@ -124,7 +124,7 @@ def test_invalid_json(tmp_path: Path, data: bytes) -> None:
     assert f"{path}: cannot be read after row" in message
     assert "JSON" in message
     assert "fix" in message
-    assert "b'" not in message  # no bytes printed raw
+    assert "b'" not in message  # no raw bytes in the message
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The plugin: CPU settings, a cache per content of the data, and refusal of stale data."""
+"""The plugin: CPU settings, a tokenised cache keyed on content, and refusal of stale data."""
 
 from pathlib import Path
 

@@ -185,7 +185,7 @@ def test_an_unreachable_model_has_no_known_limit(tmp_path: Path) -> None:
 
 def test_the_smallest_length_that_keeps_enough_rows(
     tmp_path: Path, short_model: Path
-) -> None:  # without a tokenizer: only from counts
+) -> None:  # from counts only, without a tokenizer
     recipe = prepared(tmp_path, short_model, {s: [SHORT] for s in ("train", "validation", "test")})
     counts = {"train": [300, 310, 320, 330, *range(101, 107)], "validation": [100]}
     _, (problem,) = check_lengths(recipe, counts)

@@ -1,4 +1,4 @@
-"""The requirements of a recipe that a machine lacks, reported before anything is loaded."""
+"""Requirements of a recipe that the machine does not meet, reported before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -147,9 +147,7 @@ def test_a_card_that_is_too_new_for_this_pytorch(monkeypatch: pytest.MonkeyPatch
     on_a_card(monkeypatch, (12, 0), "sm_80", "sm_90")
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
     assert "Some Card is sm_120, and this PyTorch is built for sm_80, sm_90" in problem
-    on_a_card(
-        monkeypatch, (12, 0), "sm_80", "compute_90"
-    )  # PTX, which can be compiled for the card
+    on_a_card(monkeypatch, (12, 0), "sm_80", "compute_90")  # PTX, compiled for the card if needed
     assert not machine_problems(PATH, config(attn_implementation="sdpa"))
 
 

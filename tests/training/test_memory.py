@@ -41,7 +41,7 @@ def test_weights_of_the_model_and_its_adapter_are_counted(recipe: Recipe) -> Non
 
 @pytest.fixture(scope="module")
 def full(recipe: Recipe) -> float:
-    """The bytes of fp32 weights, AdamW and the loss of transformers."""
+    """The bytes of fp32 weights, AdamW and the loss function of transformers."""
     least = least_memory(recipe, 1000)
     assert least and least.total == 4 * 134_515_008 + 16 * 4_884_480 + 8 * 1000 * 49_152
     return least.total

@@ -127,7 +127,7 @@ def test_an_end_token_that_the_model_never_learnt_is_reported(
 
 
 def test_untrained_rows_of_the_real_model(smollm2: Path) -> None:
-    """It never saw `<issue_start>` (id 8) in training, and its last row is 49151."""
+    """The model never saw `<issue_start>` (id 8) in training, and its last row is 49151."""
     config = {"base_model": str(smollm2)}
     found = [looks_untrained(config, "embed_tokens.weight", row) for row in (END, 17, 8, 49152)]
     assert found == [False, False, True, True]

@@ -29,9 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
     folder = tmp_path_factory.mktemp("trained")
     source = Path(shutil.copytree(ROOT / "data_prep/sample", folder / "sample"))
     rows = (source / "validation.jsonl").read_text("utf-8").splitlines(keepends=True)
-    (source / "validation.jsonl").write_text(
-        "".join(rows[:4]), "utf-8"
-    )  # the loss of 20 rows takes long
+    (source / "validation.jsonl").write_text("".join(rows[:4]), "utf-8")  # 20 rows take too long
     path = derived_recipe("smollm2_samsum", folder, "trained", num_epochs=0.5,
                           summarization__source=str(source))  # fmt: skip
     recipe = load_recipe(path)
