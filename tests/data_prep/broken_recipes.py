@@ -1,6 +1,6 @@
-"""The table of broken recipes, each with all the messages that it must get.
+"""The table of broken recipes, each with all the messages that it must produce.
 
-Each is recipes/smollm2_samsum.yml with a change to its text, so that the lines are real ones.
+Each is recipes/smollm2_samsum.yml with its text edited, so that the line numbers are real.
 """
 
 from tests.data_prep.broken_recipes_values import CONTRADICTIONS, NUMBERS_AS_TEXT, WRONG_VALUES
@@ -15,22 +15,22 @@ MISSPELT = [
          "unknown key `base_modle`; did you mean `base_model`?"),
     swap("output folder", "output_dir:", "output_dirs:",
          "unknown key `output_dirs`; did you mean `output_dir`?"),
-    add("nothing like it", "zzzzzz: 1",
+    add("no similar key", "zzzzzz: 1",
         "unknown key `zzzzzz`; remove it, or see Axolotl's documentation"),
-    add("given up by axolotl", "unsloth_lora_mlp: true",
+    add("removed by axolotl", "unsloth_lora_mlp: true",
         "unknown key `unsloth_lora_mlp`; `unsloth_lora_mlp` has been removed. Please use "
         "`lora_mlp_kernel`, `lora_qkv_kernel`, `lora_o_kernel` instead. See: "
         "https://docs.axolotl.ai/docs/lora_optims.html"),
-    swap("datasets itself", "\ndatasets:", "\ndataset:",
+    swap("key datasets", "\ndatasets:", "\ndataset:",
          "unknown key `dataset`; did you mean `datasets`?", at="dataset:\n  - path: data/smollm2"),
     swap("in datasets", "train.jsonl\n    ds_type:", "train.jsonl\n    ds_typ:",
          "unknown key `datasets[0].ds_typ`; did you mean `ds_type`?", at="ds_typ:"),
     swap("path in datasets", "path: data/smollm2_samsum/train", "pth: data/smollm2_samsum/train",
          "unknown key `datasets[0].pth`; did you mean `path`?", at="pth: data"),
-    swap("key of dpo in datasets", "train.jsonl\n", "train.jsonl\n    field_rejected: worse\n",
+    swap("dpo key in datasets", "train.jsonl\n", "train.jsonl\n    field_rejected: worse\n",
          "unknown key `datasets[0].field_rejected`; did you mean `field`?",
          at="field_rejected"),
-    swap("deep in datasets", "train.jsonl\n    ds_type: json\n    type: chat_template",
+    swap("nested in datasets", "train.jsonl\n    ds_type: json\n    type: chat_template",
          "train.jsonl\n    type: {system_promt: none, field_output: answer}",
          "unknown key `datasets[0].type.system_promt`; did you mean `system_prompt`?",
          at="system_promt"),
@@ -43,18 +43,18 @@ MISSPELT = [
     add("in fsdp_config", FSDP + "  auto_wrap_polcy: TRANSFORMER_BASED_WRAP",
         "unknown key `fsdp_config.auto_wrap_polcy`; did you mean `auto_wrap_policy`?",
         at="auto_wrap_polcy"),
-    add("in fsdp_config with its old prefix", FSDP + "  fsdp_ofload_params: true",
+    add("in fsdp_config with the old prefix", FSDP + "  fsdp_ofload_params: true",
         "unknown key `fsdp_config.fsdp_ofload_params`; did you mean `offload_params`?",
         at="fsdp_ofload"),
     add("in trl", "trl:\n  betta: 0.1",
         "unknown key `trl.betta`; did you mean `beta`?", at="betta"),
-    BrokenRecipe("the block itself", [("\nsummarization:", "\nsumarization:")], [
+    BrokenRecipe("key summarization", [("\nsummarization:", "\nsumarization:")], [
         ("sumarization:", "unknown key `sumarization`; did you mean `summarization`?")]),
     swap("in summarization", "  train_rows:", "  train_row:",
          "unknown key `summarization.train_row`; did you mean `train_rows`?", at="train_row:"),
     swap("required in summarization", "  license:", "  licence:",
          "unknown key `summarization.licence`; did you mean `license`?", at="licence:"),
-    swap("nothing like it in summarization", "  train_rows: all", "  num_beams: 4",
+    swap("no similar key in summarization", "  train_rows: all", "  num_beams: 4",
          "unknown key `summarization.num_beams`; known keys here: source, revision, config, "
          "license, language, dialogue_column, summary_column, turns, train_rows, validation_rows, "
          "test_rows, instruction, system, cleaning, decoding, metrics, rouge, bertscore, "
@@ -73,7 +73,7 @@ TWICE = [
     add("twice", "seed: 43", "`seed` is in its block twice; keep one"),
     add("twice with the same value", "adapter: lora  # again",
         "`adapter` is in its block twice; keep one", at="# again"),
-    BrokenRecipe("thrice", [("", "seed: 1\nseed: 2\n")], [
+    BrokenRecipe("three times", [("", "seed: 1\nseed: 2\n")], [
         ("seed: 1", "`seed` is in its block twice; keep one"),
         ("seed: 2", "`seed` is in its block twice; keep one"),
     ]),
@@ -89,7 +89,7 @@ PLUGINS = [
     BrokenRecipe("without our plugin", [(f"plugins:\n  - {OURS}\n", "")], [
         (None, "our plugin is missing from `plugins:`, so training would run none of these checks; "
                f"add `- {OURS}` there")], reaches_our_plugin=False),
-    BrokenRecipe("plugins itself", [("\nplugins:", "\nplugin:")], [
+    BrokenRecipe("key plugins", [("\nplugins:", "\nplugin:")], [
         ("plugin:", "unknown key `plugin`; did you mean `plugins`?")], reaches_our_plugin=False),
     BrokenRecipe("our plugin misspelt", [("SummarizationPlugin", "SummarisationPlugin")], [
         ("SummarisationPlugin",
@@ -117,7 +117,7 @@ SEVERAL = [
          "`adapter: qlora`, or remove `load_in_4bit`"),
         ("seed: 7", "`seed` is in its block twice; keep one"),
     ]),
-    BrokenRecipe("several in our block", [
+    BrokenRecipe("several in summarization", [
         ("  train_rows: all", "  train_rows: 0\n  cleaning:\n    drop_empty: 1"),
         ("  license: CC0-1.0\n", ""),
         ("    dtype: float32", "    dtype: float31\n    top_k: -1\n    num_beams: 2.5")], [
@@ -130,7 +130,7 @@ SEVERAL = [
         ("top_k", "`summarization.decoding.top_k`: must be greater than or equal to 0 (found -1)"),
         ("num_beams", "`summarization.decoding.num_beams`: must be a valid integer (found 2.5)"),
     ]),
-    BrokenRecipe("settings of decoding without effect", [
+    BrokenRecipe("decoding settings without effect", [
         ("    dtype: float32", "    top_p: 0.9\n    length_penalty: 2.0\n    seed: 3")], [
         ("top_p", "`summarization.decoding`: top_p has no effect without `do_sample: true`"),
         ("length_penalty", "`summarization.decoding`: length_penalty has no effect without "

@@ -1,4 +1,4 @@
-"""Tiny corpora in every format, recipes that read them, and the command that does."""
+"""Tiny corpora in every format, recipes that read them, and a function to run data_prep."""
 
 import csv
 import gzip
@@ -24,7 +24,7 @@ OUTPUTS = ("manifest.json", "test.jsonl", "train.jsonl", "validation.jsonl")
 
 
 def chat(number: int) -> Columns:
-    """One distinct row: id, dialogue of two turns, summary."""
+    """Return one distinct row: id, dialogue of two turns, summary."""
     return {
         "id": f"r{number}",
         "dialogue": f"Ola: is bus {number} late again?\nPiet: yes 😅 take tram {number + 1}",
@@ -33,14 +33,14 @@ def chat(number: int) -> Columns:
 
 
 def chats(train: int = 6, validation: int = 2, test: int = 2) -> dict[str, list[Columns]]:
-    """Splits of distinct rows."""
+    """Return splits of distinct rows."""
     sizes = {"train": train, "validation": validation, "test": test}
     starts = {"train": 0, "validation": 10_000, "test": 20_000}
     return {s: [chat(starts[s] + n) for n in range(size)] for s, size in sizes.items()}
 
 
 def encode(rows: Iterable[Any], ending: str) -> bytes:
-    """The bytes of a file with this ending: `.json`, `.jsonl`, `.csv`, `.parquet`, or one `.gz`."""
+    """Encode rows as `.json`, `.jsonl`, `.csv` or `.parquet`, optionally followed by `.gz`."""
     rows = list(rows)
     if ending.endswith(".gz"):
         return gzip.compress(encode(rows, ending.removesuffix(".gz")))
@@ -60,7 +60,7 @@ def encode(rows: Iterable[Any], ending: str) -> bytes:
 
 
 def write_folder(folder: Path, splits: dict[str, list[Columns]], ending: str = ".json") -> Path:
-    """A corpus as a folder with `train`, `val` and `test` files."""
+    """Write a corpus as a folder with `train`, `val` and `test` files."""
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         (folder / f"{FILES[split]}{ending}").write_bytes(encode(rows, ending))
@@ -68,7 +68,7 @@ def write_folder(folder: Path, splits: dict[str, list[Columns]], ending: str = "
 
 
 def write_archive(path: Path, members: dict[str, bytes]) -> Path:
-    """A `.zip` or `.7z`; any member name goes, also one that points outside."""
+    """Write a `.zip` or `.7z`; any member name is allowed, even one that points outside."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
             for name, data in members.items():
@@ -81,16 +81,16 @@ def write_archive(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def members(splits: dict[str, list[Columns]], ending: str = ".json") -> dict[str, bytes]:
-    """The same files as `write_folder`, as members of an archive."""
+    """Return the files of `write_folder` as members of an archive."""
     return {f"{FILES[split]}{ending}": encode(rows, ending) for split, rows in splits.items()}
 
 
 def write_recipe(
     folder: Path, source: object, summarization: dict[str, Any] | None = None, **overrides: Any
 ) -> Path:
-    """Copy recipes/smollm2_samsum.yml, with this source, and all that it writes inside `folder`.
+    """Copy recipes/smollm2_samsum.yml with this source and with every output inside `folder`.
 
-    Its tokenizer is a part of the real one, unless `overrides` names another.
+    Its tokenizer is the reduced one unless `overrides` sets another `base_model`.
     """
     block = {"source": str(source), **(summarization or {})}
     inner = {f"summarization__{key}": value for key, value in block.items()}
@@ -99,17 +99,17 @@ def write_recipe(
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """Every file of a recipe's data folder, hidden ones too."""
+    """Read every file of a data folder, including hidden ones."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def run_data_prep(recipe: Path) -> subprocess.CompletedProcess[str]:
-    """What `python -m data_prep RECIPE` does in the repository's root, in this process."""
+    """Run `python -m data_prep RECIPE` in the repository's root, in this process."""
     return run_module("data_prep.__main__", recipe)
 
 
 def error_line(stderr: str) -> str:
-    """The last line of stderr; fails unless it is the one error line and no traceback is there."""
+    """Return the last line of stderr; fail unless it is the only error line, without traceback."""
     lines = stderr.rstrip("\n").split("\n")
     assert "Traceback" not in stderr, stderr[-3000:]
     assert lines[-1].startswith("error: "), stderr[-3000:]
@@ -120,7 +120,7 @@ def error_line(stderr: str) -> str:
 def recipe_for(
     folder: Path, splits: dict[str, list[Columns]], ending: str = ".json", **summarization: Any
 ) -> Recipe:
-    """A loaded recipe whose source is a folder of these splits."""
+    """Load a recipe with a folder of these splits as its source."""
     source = write_folder(folder / "corpus", splits, ending)
     return load_recipe(write_recipe(folder, source, summarization))
 
@@ -130,7 +130,7 @@ def manifest_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def pairs(recipe: Recipe, split: str = "train") -> list[tuple[str, str]]:
-    """The `(dialogue, summary)` of each prepared row."""
+    """Return the `(dialogue, summary)` of each prepared row."""
     return [
         (example.dialogue, example.summary)
         for example in read_examples(recipe.data_dir / f"{split}.jsonl")

@@ -1,4 +1,4 @@
-"""recipes/smollm2_samsum.yml with a change to its text, and what is said of it."""
+"""Edits to the text of recipes/smollm2_samsum.yml, and the problems found in the result."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,10 @@ END = BASE.count("\n")  # the number of the last line
 class BrokenRecipe:
     """One broken recipe.
 
-    `edits` are (old, new) texts, where an empty old one means the end; `says` are the problems in
-    their order, each with a text that is there once and marks its line, or none for no line.
-    `reaches_our_plugin` is false where Axolotl does not call our plugin, so that only preflight and
-    the recipe reader can refuse it.
+    `edits` are (old, new) texts; an empty old text appends to the end. `says` are the expected
+    problems in order, each with a text that occurs once and marks its line (None for no line).
+    `reaches_our_plugin` is false if Axolotl does not call our plugin, so that only preflight and
+    the recipe reader can refuse the recipe.
     """
 
     name: str
@@ -34,7 +34,7 @@ class BrokenRecipe:
     reaches_our_plugin: bool = True
 
     def text(self) -> str:
-        """The recipe; fails unless the text to replace is there once."""
+        """Return the edited recipe; fail unless each text to replace occurs once."""
         text = BASE
         for old, new in self.edits:
             assert not old or text.count(old) == 1, f"{self.name}: {old!r}"
@@ -42,13 +42,13 @@ class BrokenRecipe:
         return text
 
     def write(self, folder: Path) -> Path:
-        """Put it into a folder; return its path."""
+        """Write the recipe into a folder; return its path."""
         path = folder / f"{self.name.replace(' ', '_')}.yml"
         path.write_text(self.text(), "utf-8")
         return path
 
     def messages(self, path: Path) -> list[str]:
-        """The whole of what must be said of it, in order."""
+        """Return all the messages that the recipe must produce, in order."""
         return [f"{path}{self._line(at)}: {message}" for at, message in self.says]
 
     def _line(self, at: str | None) -> str:
@@ -60,23 +60,23 @@ class BrokenRecipe:
 
 
 def add(name: str, lines: str, says: str, at: str = "") -> BrokenRecipe:
-    """A recipe with lines at its end; the problem is in the first, or in the line of `at`."""
+    """Append lines to the recipe; the problem is in the first of them, or in the line of `at`."""
     return BrokenRecipe(name, [("", lines + "\n")], [(at or lines.split("\n")[0], says)])
 
 
 def swap(name: str, old: str, new: str, says: str, at: str = "") -> BrokenRecipe:
-    """A recipe with one text instead of another; the problem is in it, or in the line of `at`."""
+    """Replace one text with another; the problem is in the new text, or in the line of `at`."""
     return BrokenRecipe(name, [(old, new)], [(at or new, says)])
 
 
 def changed(*edits: tuple[str, str]) -> str:
-    return BrokenRecipe("sound", list(edits), []).text()
+    return BrokenRecipe("valid", list(edits), []).text()
 
 
 def problems(folder: Path, text: str, **overrides: Any) -> list[str]:
-    """What is said of a recipe with this text, without its path; `overrides` as Axolotl sets them.
+    """Return the problems of a recipe with this text; `overrides` are set as Axolotl sets them.
 
-    The path is left out, and a line stays: "12: unknown key ...".
+    The path is removed and the line number kept: "12: unknown key ...".
     """
     path = folder / "recipe.yml"
     path.write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""What commands say: plain lines in a pipe, a bar on a terminal, muted libraries."""
+"""Console output: plain lines in a pipe, a bar on a terminal, muted libraries."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ def main():
     say("Heading", "bold red")
     with Bar("train", 4, "rows") as bar:
         bar.step(2, "loss 1.5")
-        time.sleep(0.6)  # it is drawn four times a second
+        time.sleep(0.6)  # the bar is drawn four times a second
         say("above " + "the bar " * 12)
     logging.basicConfig(stream=sys.stdout)
     mute()
@@ -43,7 +43,7 @@ run_cli(main)
 
 
 def on_a_terminal(**environment: str) -> str:
-    """What the script writes to a terminal of 80 columns."""
+    """Return what the script writes to a terminal of 80 columns."""
     process, terminal = pty.fork()
     if not process:
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "80"}
@@ -52,7 +52,7 @@ def on_a_terminal(**environment: str) -> str:
     while True:
         try:
             said += os.read(terminal, 65536)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # on Linux: the other end is closed
             os.waitpid(process, 0)
             return said.decode().replace("\r\n", "\n")
 
@@ -67,23 +67,23 @@ def test_a_pipe_gets_plain_lines_and_no_bar() -> None:
     assert done.stderr == "note: \nWARNING:root:hidden too\n"
 
 
-def test_a_terminal_gets_a_bar_that_goes_and_lines_that_fit() -> None:
+def test_a_terminal_gets_a_temporary_bar_and_wrapped_lines() -> None:
     said = on_a_terminal()
     assert "\x1b[1;31mHeading" in said
     assert re.search(r"2/4 rows, 0:00:0\d, 0:00:0\d left, loss 1\.5", said)
     assert f"above{' the bar' * 9}\n       {' the bar' * 3}\n" in said
     assert "note: Loading: 50% 1/2 [00:00<00:01]\n" in said
-    assert said.count("hidden") == 1 and "of a worker" not in said  # the last line is shown
+    assert said.count("hidden") == 1 and "of a worker" not in said  # only the last line is shown
     assert said.endswith("the end\n") and said.count("\x1b[?25l") == said.count("\x1b[?25h")
-    assert "[31m" not in on_a_terminal(NO_COLOR="1")
+    assert "31mHeading" not in on_a_terminal(NO_COLOR="1")
 
 
-def test_text_is_never_control(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     say("a\x1b[2J\u202eb\n\tc")
     assert capsys.readouterr().out == "a\\u001b[2J\\u202eb\n        c\n"
 
 
-def test_a_log_gets_a_line_now_and_then_ever_more_seldom(
+def test_a_log_gets_progress_lines_at_growing_intervals(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0]
@@ -97,7 +97,7 @@ def test_a_log_gets_a_line_now_and_then_ever_more_seldom(
     assert 10 < len(lines) < 35 and not any("other" in line for line in lines)
 
 
-def test_verbose_is_a_flag_of_every_command_and_a_variable(tmp_path: Path) -> None:
+def test_verbose_is_a_flag_of_every_command(tmp_path: Path) -> None:
     code = "from data_prep import console, errors\n" \
         "errors.run_cli(lambda: print(console.verbose(), errors.sys.argv[1:]))"  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(ROOT), "SAMSUM_LORA_VERBOSE": ""}
@@ -110,7 +110,7 @@ def test_verbose_is_a_flag_of_every_command_and_a_variable(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("ends", "code", "last", "all_shown"),
+    ("ending", "code", "last", "all_shown"),
     [
         ("raise KeyError('x')", 1, "KeyError: 'x'\n", True),
         ("t = Thread(target={}.pop, args='x'); t.start(); t.join()", 0, "KeyError: 'x'\n", True),
@@ -118,8 +118,8 @@ def test_verbose_is_a_flag_of_every_command_and_a_variable(tmp_path: Path) -> No
         ("sys.exit(3)", 3, "", False),
     ],
 )
-def test_an_error_while_muted_is_shown(ends: str, code: int, last: str, all_shown: bool) -> None:
+def test_an_error_while_muted_is_shown(ending: str, code: int, last: str, all_shown: bool) -> None:
     start = "import sys; from threading import Thread; from data_prep import console"
-    done = command(sys.executable, "-c", f"{start}; console.mute(); print('muted'); {ends}")
+    done = command(sys.executable, "-c", f"{start}; console.mute(); print('muted'); {ending}")
     assert done.returncode == code and done.stderr.endswith(last) and not done.stdout
     assert ("muted\n" in done.stderr) == all_shown and (all_shown or done.stderr == last)

@@ -1,4 +1,4 @@
-"""The manifest: what it lists, and what `check_prepared` refuses."""
+"""The manifest's contents, and the prepared data that `check_prepared` refuses."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ def test_manifest_lists_every_dropped_row(tmp_path: Path) -> None:
     assert [entry["id"] for entry in dropped[1:]] == [f"again {n}" for n in range(2500)]
 
 
-def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2: Path) -> None:
+def test_manifest_lists_overlong_rows_without_cutting_them(tmp_path: Path, smollm2: Path) -> None:
     corpus = chats()
     for split, row in (("train", 3), ("test", 1)):
         corpus[split][row]["dialogue"] = f"Ola: {split} " + "tram " * 300
@@ -52,7 +52,7 @@ def test_manifest_lists_overlong_rows_and_nothing_is_cut(tmp_path: Path, smollm2
     assert pairs(recipe)[3][0].count("tram") == 300
 
 
-def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
+def test_manifest_says_why_it_has_no_token_counts(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "corpus", chats())
     recipe = load_recipe(write_recipe(tmp_path, source, base_model=str(tmp_path / "nowhere")))
     tokens = prepare(recipe).tokens
@@ -61,7 +61,7 @@ def test_without_the_tokenizer_the_manifest_says_why(tmp_path: Path) -> None:
     assert manifest_of(recipe)["counts"]["train"]["written"] == 6
 
 
-def test_manifest_names_source_and_versions(tmp_path: Path) -> None:
+def test_manifest_records_source_and_versions(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats(), license="CC0-1.0", revision="abc")
     returned = prepare(recipe)
     written = manifest_of(recipe)
@@ -94,13 +94,13 @@ def test_check_prepared_returns_the_manifest(prepared: Recipe) -> None:
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_check_prepared_missing_file(prepared: Recipe, name: str) -> None:
+def test_check_prepared_refuses_a_missing_file(prepared: Recipe, name: str) -> None:
     (prepared.data_dir / name).unlink()
     assert f"{prepared.data_dir / name}: " in (message := stale(prepared)) and "missing" in message
 
 
 @pytest.mark.parametrize("name", OUTPUTS[1:])
-def test_check_prepared_changed_file(prepared: Recipe, name: str) -> None:
+def test_check_prepared_refuses_a_changed_file(prepared: Recipe, name: str) -> None:
     path = prepared.data_dir / name
     path.write_text(path.read_text("utf-8").replace("tram", "taxi"), "utf-8")
     assert f"{path}: missing or changed" in stale(prepared)
@@ -111,7 +111,7 @@ def test_check_prepared_changed_file(prepared: Recipe, name: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b'{"files": ', b"\xff", b"[]", b"{}"])
-def test_check_prepared_damaged_manifest(prepared: Recipe, data: bytes) -> None:
+def test_check_prepared_refuses_a_damaged_manifest(prepared: Recipe, data: bytes) -> None:
     (prepared.data_dir / "manifest.json").write_bytes(data)
     stale(prepared)
 
@@ -121,13 +121,13 @@ def test_check_prepared_damaged_manifest(prepared: Recipe, data: bytes) -> None:
     [{"instruction": "Sum up:\n{dialogue}"}, {"cleaning": {"decontaminate": False}},
      {"train_rows": 5}, {"source": "data_prep/sample"}],
 )  # fmt: skip
-def test_check_prepared_changed_setting(prepared: Recipe, change: dict[str, Any]) -> None:
+def test_check_prepared_refuses_a_changed_setting(prepared: Recipe, change: dict[str, Any]) -> None:
     folder = prepared.path.parent
     changed = load_recipe(write_recipe(folder, folder / "corpus", change))
     assert f"summarization.{next(iter(change))} changed" in stale(changed)
 
 
-def test_check_prepared_does_not_mind_another_decoding(prepared: Recipe) -> None:
+def test_check_prepared_accepts_other_decoding_settings(prepared: Recipe) -> None:
     folder = prepared.path.parent
     decoding = {"decoding": {"batch_tokens": 3}}
     check_prepared(load_recipe(write_recipe(folder, folder / "corpus", decoding)))

@@ -1,4 +1,4 @@
-"""Preparing a recipe's data: its rows, what is refused, and outputs that stay whole."""
+"""Preparing a recipe's data: its rows, its refusals, and outputs that are never half-written."""
 
 import hashlib
 import json
@@ -16,21 +16,18 @@ from tests.data_prep.corpora import (
     OUTPUTS,
     chat,
     chats,
-    encode,
     error_line,
     manifest_of,
-    members,
     outputs,
     pairs,
     recipe_for,
     run_data_prep,
-    write_archive,
     write_folder,
     write_recipe,
 )
 
 
-def test_rows_are_axolotl_s_chat_rows(tmp_path: Path) -> None:
+def test_rows_are_chat_rows_for_axolotl(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats(train=1))
     prepare(recipe)
     row = chat(0)
@@ -55,7 +52,7 @@ def test_train_rows_takes_the_first_rows_of_the_source(tmp_path: Path) -> None:
     assert [row.id for row in read_examples(recipe.data_dir / "train.jsonl")] == ["r0", "r1", "r2"]
 
 
-def test_train_rows_may_be_the_whole_corpus(tmp_path: Path) -> None:
+def test_train_rows_may_equal_the_size_of_the_corpus(tmp_path: Path) -> None:
     assert prepare(recipe_for(tmp_path, chats(), train_rows=6)).counts["train"].read == 6
 
 
@@ -72,7 +69,7 @@ def test_other_column_names(tmp_path: Path, ending: str) -> None:
     assert pairs(recipe)[0] == (chat(0)["dialogue"], chat(0)["summary"])
 
 
-def test_ids_are_kept_as_text_or_made_up(tmp_path: Path) -> None:
+def test_ids_are_kept_as_text_or_generated(tmp_path: Path) -> None:
     corpus = chats(train=3)
     corpus["train"][0]["id"] = 13_828_807
     corpus["train"][1]["id"] = None
@@ -86,12 +83,12 @@ def test_ids_are_kept_as_text_or_made_up(tmp_path: Path) -> None:
 def refusal(recipe: Recipe) -> str:
     with pytest.raises(UserError) as caught:
         prepare(recipe)
-    assert not list(recipe.data_dir.glob("*")), "something half-written stays"
+    assert not list(recipe.data_dir.glob("*")), "half-written files are left"
     return str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_repeated_ids_in_evaluation(tmp_path: Path, split: str) -> None:
+def test_repeated_ids_in_evaluation_rows_are_refused(tmp_path: Path, split: str) -> None:
     corpus = chats()
     corpus[split][1]["id"] = corpus[split][0]["id"]
     message = refusal(recipe_for(tmp_path, corpus))
@@ -100,7 +97,7 @@ def test_repeated_ids_in_evaluation(tmp_path: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"Ola": "hi"}, 7, True])
-def test_text_that_is_no_text(tmp_path: Path, value: object) -> None:
+def test_a_dialogue_that_is_not_text_is_refused(tmp_path: Path, value: object) -> None:
     corpus = chats()
     corpus["train"][4]["dialogue"] = value
     message = refusal(recipe_for(tmp_path, corpus))
@@ -108,7 +105,7 @@ def test_text_that_is_no_text(tmp_path: Path, value: object) -> None:
     assert "fix the row" in message
 
 
-def test_half_of_an_emoji(tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     corpus = chats()
     corpus["train"][4]["dialogue"] = "Ola: \ud83d"
     recipe = recipe_for(tmp_path, corpus)
@@ -118,7 +115,7 @@ def test_half_of_an_emoji(tmp_path: Path) -> None:
     assert f"{tmp_path}/corpus/train.json" in message
 
 
-def test_missing_column_names_those_found(tmp_path: Path) -> None:
+def test_a_missing_column_lists_the_columns_found(tmp_path: Path) -> None:
     message = refusal(recipe_for(tmp_path, chats(), summary_column="abstract"))
     assert f"{tmp_path}/corpus/test.json row 1: has no column `abstract`" in message
     assert "(found: id, dialogue, summary)" in message
@@ -126,7 +123,7 @@ def test_missing_column_names_those_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_split_with_no_usable_row(tmp_path: Path, split: str) -> None:
+def test_a_split_without_usable_rows_is_refused(tmp_path: Path, split: str) -> None:
     corpus = chats()
     corpus[split] = [{**chat(1), "summary": ""}]
     message = refusal(recipe_for(tmp_path, corpus))
@@ -134,14 +131,14 @@ def test_split_with_no_usable_row(tmp_path: Path, split: str) -> None:
     assert "check the source" in message
 
 
-def test_train_rows_above_the_corpus(tmp_path: Path) -> None:
+def test_train_rows_above_the_size_of_the_corpus_is_refused(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats(), train_rows=7)
     message = refusal(recipe)
     assert f"{recipe.path}: summarization.train_rows is 7" in message
     assert "has 6 training rows; lower it or write `all`" in message
 
 
-def test_same_input_same_bytes(tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     corpus = chats(train=1200)
     corpus["train"].append({**chat(0), "id": "again", "dialogue": "Ola: </s> [INST]\r\n"})
     recipe = recipe_for(tmp_path, corpus)
@@ -155,22 +152,13 @@ def test_same_input_same_bytes(tmp_path: Path) -> None:
     }
 
 
-def test_output_does_not_depend_on_the_format(tmp_path: Path) -> None:
-    found = []
-    for ending in (".json", ".csv", ".parquet.gz"):
-        folder = tmp_path / ending[1:]
-        folder.mkdir()
-        found.append(prepare(recipe_for(folder, chats(), ending)).files)
-    assert found[0] == found[1] == found[2]
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_failing_run_leaves_earlier_outputs(tmp_path: Path, split: str) -> None:
+def test_a_failed_run_keeps_the_earlier_outputs(tmp_path: Path, split: str) -> None:
     recipe = recipe_for(tmp_path, chats(train=1500))
     prepare(recipe)
     earlier = outputs(recipe.data_dir)
     corpus: dict[str, list[Any]] = chats(train=3000, test=1500, validation=1500)
-    corpus[split].append("no object")
+    corpus[split].append("a text")
     with pytest.raises(UserError, match="not an object"):
         prepare(recipe_for(tmp_path, corpus))
     assert outputs(recipe.data_dir) == earlier
@@ -185,7 +173,7 @@ def test_source_in_the_output_folder_is_not_overwritten(tmp_path: Path) -> None:
     assert outputs(source) == before
 
 
-# What no longer fits: the train rows; or, once all rows are written, only the manifest.
+# The file that no longer fits: the train rows or, once all rows are written, the manifest.
 DISK_FULL = {
     "train.jsonl": (chats(train=3000), 100_000),
     "manifest.json": (chats(train=2), 2_000),
@@ -193,7 +181,7 @@ DISK_FULL = {
 
 
 @pytest.mark.parametrize("file", DISK_FULL)
-def test_disk_full(tmp_path: Path, file: str) -> None:
+def test_a_full_disk_keeps_the_earlier_outputs(tmp_path: Path, file: str) -> None:
     corpus, size = DISK_FULL[file]
     recipe = recipe_for(tmp_path, chats(train=1))
     prepare(recipe)
@@ -212,18 +200,8 @@ def test_disk_full(tmp_path: Path, file: str) -> None:
     assert "free some space" in line
 
 
-def test_archive_and_single_file_as_source(tmp_path: Path) -> None:
-    archive = write_archive(tmp_path / "corpus.7z", members(chats(), ".csv.gz"))
-    recipe = load_recipe(write_recipe(tmp_path, archive))
-    assert prepare(recipe).counts["train"].written == 6
-    rows = [{**row, "split": split} for split, part in chats().items() for row in part]
-    (tmp_path / "one.json").write_bytes(encode(rows, ".json"))
-    recipe = load_recipe(write_recipe(tmp_path, tmp_path / "one.json"))
-    assert prepare(recipe).counts["test"].written == 2
-
-
 def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) -> None:
-    """Two recipes that differ in the prompt alone, and name one data folder."""
+    """Two recipes that differ only in the prompt share one data folder."""
     first = recipe_for(tmp_path, chats())
     prepare(first)
     before = outputs(first.data_dir)
@@ -237,12 +215,10 @@ def test_rows_of_another_recipe_are_overwritten_only_when_asked(tmp_path: Path) 
     assert "data/copy" in words and f"`python -m data_prep {copy} --overwrite`" in words
     assert outputs(first.data_dir) == before
     assert prepare(second, overwrite=True).recipe == "copy"
-    prepare(second)  # its own by now
+    prepare(second)  # its own rows by now
 
 
-def test_the_recipe_that_a_training_kept_prepares_the_same_rows(
-    tmp_path: Path, smollm2: Path
-) -> None:
+def test_a_copy_of_the_recipe_prepares_the_same_rows(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats())
     prepare(recipe)
     before = recipe.data_dir.joinpath("train.jsonl").read_bytes()
@@ -252,7 +228,7 @@ def test_the_recipe_that_a_training_kept_prepares_the_same_rows(
     assert recipe.data_dir.joinpath("train.jsonl").read_bytes() == before
 
 
-def test_files_that_nobody_prepared_are_not_overwritten(tmp_path: Path) -> None:
+def test_files_not_written_by_data_prep_are_not_overwritten(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, chats())
     recipe.data_dir.mkdir(parents=True)
     own = recipe.data_dir / "train.jsonl"

@@ -1,4 +1,4 @@
-"""Preparing a recipe's data: what each cleaning step changes, drops and counts."""
+"""Cleaning steps: what each one changes, drops and counts."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from data_prep.prepare import SplitCounts, prepare
 from data_prep.prompt import read_examples
 from tests.data_prep.corpora import Columns, chat, chats, manifest_of, pairs, recipe_for
 
-# A dirty row, what it becomes when the step is on, and what it is when the step is off.
+# A dirty dialogue (unchanged if the step is off), and the cleaned one.
 TEXT_STEPS = {
     "normalize_newlines": ("Ola: hi\r\nPiet: yo\rOla: ok", "Ola: hi\nPiet: yo\nOla: ok"),
     "strip_trailing_blanks": ("Ola: hi  \n  Piet: yo\t\n\n", "Ola: hi\n  Piet: yo"),
@@ -35,7 +35,7 @@ def copied(train: list[Columns], of: Columns, **changes: Any) -> None:
     train.append({**of, "id": "dirty", **changes})
 
 
-# What a dirty training row is, and the reason for which it goes.
+# The step, a function that adds a dirty training row, and the reason for dropping that row.
 DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Columns]]], None], str]] = {
     "empty dialogue": (
         "drop_empty", lambda c: copied(c["train"], chat(99), dialogue=" \r\n\t"), "empty dialogue"),
@@ -58,7 +58,7 @@ DROP_STEPS: dict[str, tuple[str, Callable[[dict[str, list[Columns]]], None], str
     "in validation": (
         "decontaminate", lambda c: copied(c["train"], c["validation"][0], summary="Another one."),
         "dialogue is in validation"),
-    "in test, other white space": (
+    "in test, different white space": (
         "decontaminate",
         lambda c: copied(
             c["train"], c["test"][0], dialogue=c["test"][0]["dialogue"].replace("\n", " \n\n  ")),
@@ -83,7 +83,7 @@ def test_drop_steps_are_counted_and_switchable(tmp_path: Path, case: str) -> Non
     assert manifest_of(off)["dropped"] == []
 
 
-def test_same_dialogue_with_another_summary_is_no_duplicate(tmp_path: Path) -> None:
+def test_the_same_dialogue_with_another_summary_is_kept(tmp_path: Path) -> None:
     corpus = chats()
     copied(corpus["train"], corpus["train"][0], summary="Another one.")
     assert prepare(recipe_for(tmp_path, corpus)).counts["train"].written == 7
@@ -104,8 +104,8 @@ def test_evaluation_rows_are_cleaned_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["lists", "columns", "rows"])
-def test_several_summaries_of_a_dialogue_are_its_references(tmp_path: Path, form: str) -> None:
-    """In a list, in columns of their own (DialogSum's files) or in rows (DialogSum on the hub)."""
+def test_all_summaries_of_a_dialogue_become_references(tmp_path: Path, form: str) -> None:
+    """In a list, in separate columns (DialogSum's files) or rows (DialogSum on the Hub)."""
     corpus, column = chats(), ["summary"]
     for split, rows in corpus.items():
         several = [[row["summary"], f"Also {row['id']}."] for row in rows]
@@ -130,12 +130,12 @@ def test_several_summaries_of_a_dialogue_are_its_references(tmp_path: Path, form
     )
     assert first.references == [first.summary, "Also r20000."]
     assert first.messages[1]["content"] == first.summary
-    assert counts["train"].written == len(train) == 12  # each a row of its own
+    assert counts["train"].written == len(train) == 12  # one row per summary
     assert len({row.id for row in train}) == 12 and not train[0].references
 
 
 @pytest.mark.parametrize("decontaminate", [True, False])
-def test_overlaps_are_reported_either_way(tmp_path: Path, decontaminate: bool) -> None:
+def test_overlaps_are_reported_even_if_kept(tmp_path: Path, decontaminate: bool) -> None:
     corpus = chats()
     corpus["train"] += [{**row, "id": f"t{n}"} for n, row in enumerate(corpus["test"])]
     corpus["train"] += [{**corpus["validation"][0], "id": f"v{n}"} for n in range(3)]

@@ -1,4 +1,4 @@
-"""The prompt: what evaluation sends is the exact prefix of what training saw; text stays text."""
+"""Prompts: evaluation sends an exact prefix of the training ids; text never becomes control."""
 
 import json
 import re
@@ -55,9 +55,9 @@ def test_prompt_is_prefix_of_training_ids_and_loss_is_on_summary_and_end(recipe:
         assert tokenizer.decode(trained[:-1]).strip() == summary
 
 
-def test_mistral_prompt_equals_mistral_commons_own(recipe: Recipe) -> None:
+def test_mistral_prompt_equals_that_of_mistral_common(recipe: Recipe) -> None:
     if "mistral" not in recipe.name:
-        pytest.skip("mistral-common encodes Mistral's prompts only")
+        pytest.skip("mistral-common encodes only Mistral's prompts")
     from mistral_common.protocol.instruct.messages import UserMessage
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
@@ -71,7 +71,7 @@ def test_mistral_prompt_equals_mistral_commons_own(recipe: Recipe) -> None:
 
 def test_token_counter_agrees_with_training(recipe: Recipe) -> None:
     encoder, counter = PromptEncoder(recipe), TokenCounter(recipe)
-    counter.tokenizer.backend_tokenizer.enable_truncation(8)  # as a tokenizer.json may ask for
+    counter.tokenizer.backend_tokenizer.enable_truncation(8)  # as a tokenizer.json may set
     counter.tokenizer.backend_tokenizer.enable_padding(length=900)
     rows = read_examples(recipe.data_dir / "validation.jsonl")
     lengths = counter.count(rows)
@@ -102,7 +102,7 @@ def test_control_strings_in_text_never_become_special_tokens(recipe: Recipe) -> 
 
 
 def test_a_raw_control_string_would_be_a_special_token(recipe: Recipe) -> None:
-    """Guards the test above: without the neutraliser the tokenizer does see control."""
+    """Guards the test above: without the neutraliser, the tokenizer does see control tokens."""
     encoder = PromptEncoder(recipe)
     eos = encoder.tokenizer.eos_token
     row = Example.build("1", f"Ann: {eos}", "Hi.", recipe.summarization.instruction)
@@ -121,8 +121,8 @@ def test_neutralizer_leaves_other_text_and_broken_tokens_alone() -> None:
     assert neutralize(once) == (once, 0)
 
 
-def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
-    """Also where the dialogue itself holds the placeholder; a file of it reads as it was."""
+def test_an_example_puts_the_dialogue_into_the_instruction(tmp_path: Path) -> None:
+    """Even if the dialogue contains the placeholder; writing and reading keep the example."""
     instruction = "Sum up:\n{dialogue}\nSummary:"
     example = Example.build("7", "Ann: {dialogue}\nBob: no", "They talk.", instruction)
     assert example.messages == [
@@ -137,8 +137,8 @@ def test_an_example_is_the_dialogue_in_the_instruction(tmp_path: Path) -> None:
         read_examples(path)
 
 
-def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path) -> None:
-    """Qwen3's `<think>` is an added token that is not called special; so are a recipe's own."""
+def test_added_tokens_are_control_except_words_and_blanks(tmp_path: Path) -> None:
+    """Qwen3's `<think>` is an added token not marked as special, as are a recipe's `tokens`."""
     model = tmp_path / "model"
     shutil.copytree(small_tokenizer(), model)
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
@@ -160,14 +160,14 @@ def test_added_tokens_are_control_but_words_and_blanks(tmp_path: Path) -> None:
     assert neutralize(text)[0] == expected
 
 
-def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path) -> None:
+def test_the_check_before_evaluation_finds_the_same_strings(tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(small_tokenizer(), model)
     recipe = load_recipe(
         derived_recipe("smollm2_samsum", tmp_path, "recipe", base_model=str(model))
     )
     encoder = PromptEncoder(recipe)
-    encoder.tokenizer.add_tokens(["<tool_call>"])  # no special one
+    encoder.tokenizer.add_tokens(["<tool_call>"])  # not a special token
     row = Example.build("7", "Ann: <tool_call>", "Hi.", "{dialogue}")
     with pytest.raises(UserError, match="row 7: holds a special token"):
         encoder.check_neutral([row])
@@ -186,7 +186,7 @@ def test_the_check_before_evaluation_knows_the_same_strings(tmp_path: Path) -> N
     ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
      "summarization.system: the chat template of .* leaves the text out"),
 ])  # fmt: skip
-def test_a_system_turn_that_the_template_does_not_have(
+def test_a_system_turn_that_the_template_lacks_is_refused(
     tmp_path: Path, smollm2: Path, template: str, reason: str
 ) -> None:
     recipe = load_recipe(derived_recipe(

@@ -1,4 +1,4 @@
-"""Every recipe through Axolotl's own schema, its arithmetic, and the reader's refusals."""
+"""Our recipes: Axolotl's schema, the arithmetic in comments, and the reader's refusals."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ a100 = dict(bf16=True, tf32=True, fp8=False, n_gpu=1, n_node=1, compute_capabili
 for path in sys.argv[1:]:
     cfg = DictDefault(yaml.safe_load(open(path)))
     cfg.dataset_prepared_path = "unused"
-    for plugin in cfg.plugins:  # their schemas alone: what ours checks is tested elsewhere
+    for plugin in cfg.plugins:  # only their schemas: our own checks are tested elsewhere
         PluginManager.get_instance().register(plugin)
     try:
         cfg = validate_config(cfg, capabilities=a100, env_capabilities={"torch_version": "2.13.0"})
@@ -39,7 +39,7 @@ def raw(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text("utf-8"))
 
 
-def test_recipes_are_valid_for_axolotl_as_on_an_a100_and_misspelt_ones_are_not(
+def test_axolotl_accepts_our_recipes_on_an_a100_and_refuses_misspelt_ones(
     tmp_path: Path,
 ) -> None:
     misspelt = [
@@ -55,7 +55,7 @@ def test_recipes_are_valid_for_axolotl_as_on_an_a100_and_misspelt_ones_are_not(
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_recipe_reads_well(path: Path) -> None:
+def test_recipe_is_laid_out_like_the_others(path: Path) -> None:
     recipe = load_recipe(path)
     text = path.read_text("utf-8")
     header = text.split("\n\n")[0].splitlines()
@@ -81,9 +81,9 @@ def _is_number(text: str) -> bool:
 
 def test_arithmetic_in_comments() -> None:
     mistral = raw(ROOT / "recipes/mistral_samsum.yml")
-    rows_a_pack = mistral["sequence_len"] / 216.6  # mean row with Mistral's tokenizer
+    rows_per_pack = mistral["sequence_len"] / 216.6  # Mistral's tokens in the mean row
     batch = mistral["micro_batch_size"] * mistral["gradient_accumulation_steps"]
-    assert round(rows_a_pack) == 9 and batch == 4
+    assert round(rows_per_pack) == 9 and batch == 4
     weights = {"q": (4096, 4096), "k": (4096, 1024), "v": (4096, 1024), "o": (4096, 4096),
                "gate": (4096, 14336), "up": (4096, 14336), "down": (14336, 4096)}  # fmt: skip
     adapter = 32 * mistral["lora_r"] * sum(map(sum, weights.values()))
@@ -99,7 +99,7 @@ def test_arithmetic_in_comments() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "of_a_token", "gigabytes"),  # keys and values: 2 x layers x heads x width x bytes
+    ("name", "per_token", "gigabytes"),  # keys and values: 2 x layers x heads x width x bytes
     [
         ("mistral_samsum", 2 * 32 * 8 * 128 * 2, 8.6),
         ("mistral_samsum_qlora", 2 * 32 * 8 * 128 * 2, 4.3),
@@ -107,11 +107,11 @@ def test_arithmetic_in_comments() -> None:
         ("llama3_samsum", 2 * 16 * 8 * 64 * 2, 2.1),
     ],
 )
-def test_arithmetic_of_batch_tokens(name: str, of_a_token: int, gigabytes: float) -> None:
+def test_arithmetic_of_batch_tokens(name: str, per_token: int, gigabytes: float) -> None:
     path = ROOT / f"recipes/{name}.yml"
     tokens = raw(path)["summarization"]["decoding"]["batch_tokens"]
-    assert round(tokens * of_a_token / 1e9, 1) == gigabytes
-    said = f"# {gigabytes} GB of keys and values at {round(of_a_token / 1000)} kB per token"
+    assert round(tokens * per_token / 1e9, 1) == gigabytes
+    said = f"# {gigabytes} GB of keys and values at {round(per_token / 1000)} kB per token"
     assert said in path.read_text("utf-8")
 
 
@@ -136,7 +136,7 @@ def test_default_recipe_exists() -> None:
     ],
 )
 def test_reader_refuses(tmp_path: Path, overrides: dict[str, Any], message: str) -> None:
-    """What is not in tests/data_prep/broken_recipes.py."""
+    """The cases that are not in tests/data_prep/broken_recipes.py."""
     path = derived_recipe("smollm2_samsum", tmp_path, "bad", **overrides)
     with pytest.raises(UserError) as error:
         load_recipe(path)

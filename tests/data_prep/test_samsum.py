@@ -1,4 +1,4 @@
-"""The real SAMSum corpus (CC BY-NC-ND, ../shared, never in this repository): counts and cost."""
+"""The real SAMSum corpus (CC BY-NC-ND, in ../shared, not in this repository): counts, cost."""
 
 import subprocess
 import sys
@@ -30,9 +30,9 @@ print("measured", time.monotonic() - start, time.process_time(), int(peak.split(
 
 @pytest.fixture(scope="module")
 def samsum(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict[str, float]]:
-    """The whole corpus, prepared by a process of its own, and what that process took."""
+    """The whole corpus, prepared in a new process, with the time and memory that it took."""
     if not (SAMSUM / "train.json").is_file():
-        pytest.skip(f"{SAMSUM} is absent: the SAMSum corpus may not be shipped with this project")
+        pytest.skip(f"{SAMSUM} is absent: this project may not ship the SAMSum corpus")
     recipe = load_recipe(write_recipe(tmp_path_factory.mktemp("samsum"), SAMSUM))
     start = time.monotonic()
     done = subprocess.run(
@@ -63,7 +63,7 @@ def test_samsum_counts(samsum: tuple[Recipe, dict[str, float]]) -> None:
     assert manifest.counts["test"].written == 819
 
 
-def test_samsum_train_holds_no_evaluation_dialogue(
+def test_samsum_train_contains_no_evaluation_dialogue(
     samsum: tuple[Recipe, dict[str, float]],
 ) -> None:
     recipe = samsum[0]
@@ -78,7 +78,7 @@ def test_samsum_train_holds_no_evaluation_dialogue(
 def test_samsum_is_quick_and_small(samsum: tuple[Recipe, dict[str, float]]) -> None:
     took = samsum[1]
     print(took)
-    # Seconds with all imports; CPU time counts where other processes hold the cores. On an idle
-    # machine `prepare`, which is without imports, is to stay under 5.
+    # Seconds including all imports; CPU time counts if other processes keep the cores busy.
+    # On an idle machine, `prepare` (without imports) should stay under 5.
     assert min(took["wall"], took["cpu"]) < 25, took
     assert took["MB"] < 500, took

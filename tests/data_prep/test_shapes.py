@@ -1,4 +1,4 @@
-"""Corpora as people have them: read as a person would read them, and every guess is said."""
+"""Corpora in the many shapes that people have: each is read, and every guess is noted."""
 
 import json
 import re
@@ -31,7 +31,7 @@ CASES = SHARED.parent / "cases/data"
 
 
 def rows_with(change: Callable[[dict[str, Any]], object]) -> dict[str, list[dict[str, Any]]]:
-    """The usual corpus with another form of dialogue in every row."""
+    """Return the usual corpus with every dialogue in another form."""
     corpus = chats()
     for rows in corpus.values():
         for row in rows:
@@ -84,7 +84,7 @@ def test_a_list_of_turns_is_read_by_its_shape(
 def test_lists_in_the_cells_of_a_csv_file(
     tmp_path: Path, write: Callable[[object], str], form: Callable[[dict[str, Any]], object]
 ) -> None:
-    """As JSON has them, and as pandas writes them."""
+    """Written as JSON, and as pandas writes them."""
     corpus = rows_with(lambda row: write(form(row)))
     recipe = recipe_for(tmp_path, corpus, ".csv")
     assert "lists in `dialogue` that were written as text: 10" in prepare(recipe).notes
@@ -92,7 +92,7 @@ def test_lists_in_the_cells_of_a_csv_file(
 
 
 def test_a_list_without_commas_is_refused(tmp_path: Path) -> None:
-    """NumPy's form, whose strings Python would join to one."""
+    """NumPy prints lists like this, and Python would join their strings into one."""
     corpus = rows_with(lambda row: "['" + "'\n '".join(row["dialogue"].split("\n")) + "']")
     message = refusal(recipe_for(tmp_path, corpus, ".csv"))
     assert "row 1: `dialogue` is a list without commas" in message and ".tolist()" in message
@@ -100,7 +100,7 @@ def test_a_list_without_commas_is_refused(tmp_path: Path) -> None:
     assert as_list("[21:15] Ida: hi") == ["[21:15] Ida: hi"]
 
 
-def test_keys_by_the_recipe(tmp_path: Path) -> None:
+def test_the_recipe_sets_the_keys_of_a_turn(tmp_path: Path) -> None:
     named = rows_with(lambda row: [{"w": a, "s": b} for a, b in turns_of(row)])
     recipe = recipe_for(tmp_path / "a", named)
     message = refusal(recipe)
@@ -113,8 +113,8 @@ def test_keys_by_the_recipe(tmp_path: Path) -> None:
     assert pairs(recipe)[0][0] == chat(0)["dialogue"]
 
 
-def test_parallel_columns(tmp_path: Path) -> None:
-    """MediaSum's `utt` and `speaker`."""
+def test_speakers_in_a_parallel_column(tmp_path: Path) -> None:
+    """Like MediaSum's `utt` and `speaker`."""
     corpus = rows_with(lambda row: [b for _, b in turns_of(row)])
     for row in corpus["train"] + corpus["validation"] + corpus["test"]:
         row["who"] = ["Ola", "Piet"]
@@ -126,8 +126,8 @@ def test_parallel_columns(tmp_path: Path) -> None:
     assert "row 4: `dialogue` has 2 turns and `who` 1 speakers" in message
 
 
-def test_places_inside_a_column(tmp_path: Path) -> None:
-    """TweetSumm's and QMSum's own files, and rows that were made for a training."""
+def test_paths_inside_a_column(tmp_path: Path) -> None:
+    """The files of TweetSumm and QMSum, and rows in the chat format of training data."""
     nested = {
         split: [{"dialog": {"turns": [{"is_agent": n == 1, "sentences": [b, "ok"]}
                                       for n, (_, b) in enumerate(turns_of(row))]},
@@ -162,7 +162,7 @@ def test_places_inside_a_column(tmp_path: Path) -> None:
                    summary_column="messages.-1.content")  # fmt: skip
 
 
-def test_turns_of_odd_lists() -> None:
+def test_turns_of_unusual_lists() -> None:
     assert as_turns([{"speaker": "A", "text": " a\nb "}, None, {"speaker": "B", "text": ""}]) == [
         Turn("A", "a\nb")
     ]
@@ -172,7 +172,7 @@ def test_turns_of_odd_lists() -> None:
 
 
 @pytest.mark.parametrize("end", ["\\n", "\\r\\n", "<br>", " <BR/> ", "\u2028", "\x85"])
-def test_turn_ends_that_are_no_newline(tmp_path: Path, end: str) -> None:
+def test_turns_that_do_not_end_with_a_newline(tmp_path: Path, end: str) -> None:
     recipe = recipe_for(tmp_path, rows_with(lambda row: row["dialogue"].replace("\n", end)))
     (note,) = prepare(recipe).notes
     assert note.startswith("dialogues whose turns ended in") and note.endswith(": 10")
@@ -185,20 +185,20 @@ def test_dialogues_of_one_line_are_noted(tmp_path: Path) -> None:
     assert "no line break" in note and note.endswith(": 10")
 
 
-def test_columns_that_seem_swapped_are_said(tmp_path: Path) -> None:
+def test_columns_that_seem_swapped_are_noted(tmp_path: Path) -> None:
     corpus = chats()
     for row in [row for rows in corpus.values() for row in rows]:
         row["summary"] = "They wait."
     source = write_folder(tmp_path / "corpus", corpus)
     right = prepare(load_recipe(write_recipe(tmp_path, source)))
     block: dict[str, Any] = {"dialogue_column": "summary", "summary_column": "dialogue"}
-    block["cleaning"] = {"decontaminate": False}  # all of these dialogues are one
+    block["cleaning"] = {"decontaminate": False}  # all these dialogues are the same
     swapped = prepare(load_recipe(write_recipe(tmp_path, source, block)))
     assert not any("swapped" in note for note in right.notes)
     assert any("not swapped: 10" in note for note in swapped.notes)
 
 
-def test_columns_in_another_case(tmp_path: Path) -> None:
+def test_column_names_in_another_case(tmp_path: Path) -> None:
     rows = [
         {"ID ": row["id"], "Dialogue": row["dialogue"], " Summary": row["summary"], "Split": split}
         for split, rows in chats().items()
@@ -217,7 +217,7 @@ def test_columns_in_another_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("word", ["nan", "None", "N/A", "null", "<NA>"])
-def test_words_for_a_missing_value(tmp_path: Path, word: str) -> None:
+def test_words_that_mean_a_missing_value(tmp_path: Path, word: str) -> None:
     corpus = chats()
     corpus["train"][2]["summary"] = word
     manifest = prepare(recipe_for(tmp_path, corpus, ".csv"))
@@ -226,7 +226,7 @@ def test_words_for_a_missing_value(tmp_path: Path, word: str) -> None:
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_json_s_nan_is_named(tmp_path: Path, ending: str) -> None:
+def test_nan_in_json_is_reported(tmp_path: Path, ending: str) -> None:
     corpus = chats()
     corpus["train"][2]["score"] = float("nan")
     message = refusal(recipe_for(tmp_path, corpus, ending))
@@ -243,7 +243,7 @@ def test_other_unicode_encodings(tmp_path: Path, ending: str, encoding: str) -> 
     assert [*notes] == [f"train{ending}: is in {encoding.upper().removesuffix('-BE')}"]
 
 
-def test_a_csv_file_that_names_its_delimiter(tmp_path: Path) -> None:
+def test_a_csv_file_that_declares_its_delimiter(tmp_path: Path) -> None:
     path = tmp_path / "train.csv"
     path.write_text('sep=;\nid;dialogue;summary;;\n1;"a, b";c;;\n')
     (row,) = read_file(path, path.name)
@@ -251,8 +251,8 @@ def test_a_csv_file_that_names_its_delimiter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_forms_of_json(tmp_path: Path, ending: str) -> None:
-    """Each form under each ending; an object of rows by split has the column `split`."""
+def test_layouts_of_json(tmp_path: Path, ending: str) -> None:
+    """Each layout with each ending; an object of rows by split gives a column `split`."""
     path, rows = tmp_path / f"train{ending}", [chat(0), chat(1)]
     for text in (
         json.dumps(rows), json.dumps({"version": 1, "data": rows}),
@@ -284,7 +284,7 @@ def test_forms_of_json(tmp_path: Path, ending: str) -> None:
     ("samsum_train_v2.json", "samsum-valid.json", "samsum test.json"),
     ("train/0000.json", "validation/0000.json", "test/0000.json"),
 ])  # fmt: skip
-def test_names_of_the_splits(tmp_path: Path, names: tuple[str, str, str]) -> None:
+def test_file_names_of_the_splits(tmp_path: Path, names: tuple[str, str, str]) -> None:
     for name, split in zip(names, SPLITS, strict=True):
         (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "corpus" / name).write_bytes(encode(chats()[split], ".json"))
@@ -298,7 +298,7 @@ def test_names_of_the_splits(tmp_path: Path, names: tuple[str, str, str]) -> Non
     assert "train_val_test_ids.json" not in manifest.source_files
 
 
-def test_shards_that_are_counted_from_one(tmp_path: Path) -> None:
+def test_shards_numbered_from_one(tmp_path: Path) -> None:
     corpus = write_folder(tmp_path / "corpus", chats(), ".parquet")
     (corpus / "train.parquet").rename(corpus / "train-00001-of-00002.parquet")
     (corpus / "train-00002-of-00002.parquet").write_bytes(encode([chat(7)], ".parquet"))
@@ -306,19 +306,19 @@ def test_shards_that_are_counted_from_one(tmp_path: Path) -> None:
     assert manifest.counts["train"].written == 7
 
 
-@pytest.mark.parametrize("there", [(0, 2), (1, 2), (0,)])
-def test_a_missing_shard(tmp_path: Path, there: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("present", [(0, 2), (1, 2), (0,)])
+def test_a_missing_shard_is_refused(tmp_path: Path, present: tuple[int, ...]) -> None:
     corpus = write_folder(tmp_path / "corpus", chats(), ".parquet")
     whole = (corpus / "train.parquet").read_bytes()
     (corpus / "train.parquet").unlink()
-    for number in there:
+    for number in present:
         (corpus / f"train-0000{number}-of-00003.parquet").write_bytes(whole)
     message = refusal(load_recipe(write_recipe(tmp_path, corpus)))
-    missing = ", ".join(str(n) for n in range(3) if n not in there)
+    missing = ", ".join(str(n) for n in range(3) if n not in present)
     assert f"of the 3 parts of `train` these are missing: {missing}" in message
 
 
-def test_sub_folders_that_are_corpora_of_their_own(tmp_path: Path) -> None:
+def test_subfolders_that_are_separate_corpora(tmp_path: Path) -> None:
     for name in ("all", "part"):
         write_folder(tmp_path / "corpus" / name, chats())
     message = refusal(load_recipe(write_recipe(tmp_path, tmp_path / "corpus")))
@@ -327,8 +327,8 @@ def test_sub_folders_that_are_corpora_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_datasets_saved(tmp_path: Path, whole: bool) -> None:
-    """`save_to_disk` of all splits, and of one table."""
+def test_folders_saved_by_datasets(tmp_path: Path, whole: bool) -> None:
+    """Saved by `save_to_disk` of all splits, and of a single table."""
     tables = {split: datasets.Dataset.from_list(rows) for split, rows in chats().items()}
     saved: Any = datasets.DatasetDict(tables) if whole else tables["train"]
     saved.save_to_disk(tmp_path / "corpus")
@@ -340,7 +340,7 @@ def test_what_datasets_saved(tmp_path: Path, whole: bool) -> None:
     assert any(name.endswith(".arrow") for name in manifest.source_files)
 
 
-def test_a_zip_of_a_mac_with_one_file(tmp_path: Path) -> None:
+def test_a_zip_from_a_mac_with_one_file(tmp_path: Path) -> None:
     rows = [{**row, "split": split} for split, rows in chats().items() for row in rows]
     with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as packed:
         packed.writestr("corpus.jsonl", encode(rows, ".jsonl"))
@@ -349,8 +349,8 @@ def test_a_zip_of_a_mac_with_one_file(tmp_path: Path) -> None:
     assert prepare(recipe).counts["train"].written == 6
 
 
-def test_parts_of_a_hub_s_data_set_are_named(tmp_path: Path) -> None:
-    """`datasets` itself says which there are; here it reads a folder."""
+def test_configs_of_a_hub_dataset_are_listed(tmp_path: Path) -> None:
+    """The list comes from `datasets`, which reads a local folder here."""
     from data_prep.sources import Source
 
     for part in ("news", "talk"):
@@ -366,8 +366,8 @@ def test_parts_of_a_hub_s_data_set_are_named(tmp_path: Path) -> None:
     assert len(list(source.rows("train"))) == 6
 
 
-def test_splits_that_are_cut_from_train(tmp_path: Path) -> None:
-    """The same rows in any order; the source's own split is then not read."""
+def test_splits_cut_from_train(tmp_path: Path) -> None:
+    """The order of rows does not matter, and the source's own split is not read."""
     corpus = chats(train=40)
     del corpus["validation"]
     message = refusal(recipe_for(tmp_path / "a", corpus))
@@ -394,7 +394,7 @@ def test_splits_that_are_cut_from_train(tmp_path: Path) -> None:
         recipe_for(tmp_path / "e", corpus, validation_rows=1.5)
 
 
-def test_rows_without_a_split_are_said_to_be_divided(tmp_path: Path) -> None:
+def test_dividing_rows_without_a_split_is_noted(tmp_path: Path) -> None:
     manifest = prepare(one_file(tmp_path, [chat(n) for n in range(40)], ".csv"))
     assert manifest.notes == ["rows have no column `split`; they are divided by a hash of each"]
     recipe = one_file(tmp_path, [chat(n) for n in range(8)], ".csv", validation_rows=2, test_rows=1)
@@ -433,8 +433,8 @@ def test_one_dialogue_with_two_questions_is_two_examples(tmp_path: Path) -> None
     assert (counts.written, counts.references) == (2, 1)
 
 
-# Of each handed input the recipe's keys, and the rows that come of it or a part of the error.
-RIGHT: dict[str, tuple[dict[str, Any], Any]] = {
+# For each input: the recipe's keys, and its rows per split or a pattern that the error matches.
+EXPECTED: dict[str, tuple[dict[str, Any], Any]] = {
     "a1_list_of_strings": ({}, (24, 8, 12)), "a2_speaker_text": ({}, (24, 8, 12)),
     "a3_mediasum_utt_speaker": (
         {"dialogue_column": "utt", "turns": {"speaker_column": "speaker"}}, (24, 8, 12)),
@@ -475,17 +475,17 @@ RIGHT: dict[str, tuple[dict[str, Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RIGHT)
-def test_inputs_that_failed(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", EXPECTED)
+def test_inputs_that_once_failed(tmp_path: Path, name: str) -> None:
     if not CASES.is_dir():
         pytest.skip("../shared/cases is absent: it is not part of this repository")
-    keys, right = RIGHT[name]
+    keys, expected = EXPECTED[name]
     recipe = load_recipe(write_recipe(tmp_path, CASES / name, keys))
-    if isinstance(right, str):
-        assert re.search(right, refusal(recipe))
+    if isinstance(expected, str):
+        assert re.search(expected, refusal(recipe))
         return
     counts = prepare(recipe).counts
-    assert tuple(counts[split].written for split in SPLITS) == right
+    assert tuple(counts[split].written for split in SPLITS) == expected
     lines = pairs(recipe)[0][0].split("\n")
     assert len(lines) == (1 if name.startswith("c8b") else 5 if name == "a5_sharegpt" else 4)
     assert all(re.match(r"[\w#]+: \S", line) or name.startswith("a5_") for line in lines)

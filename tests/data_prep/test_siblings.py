@@ -1,6 +1,6 @@
-"""Siblings: recipes whose headers say in which keys they differ from another, and in no other.
+"""Sibling recipes: each header lists the keys that differ from another recipe.
 
-What differs is computed from the files; each such key must be in the header.
+The differences are computed from the files, and the header must mention every one of them.
 """
 
 import re
@@ -19,13 +19,13 @@ SIBLINGS = {
     "qwen3_samsum": "mistral_samsum",
     "llama3_samsum": "mistral_samsum",
 }
-# the notebook's settings differ from ours in nearly everything, as what a GPU is for from a CPU's
+# the notebook's recipe differs from ours in nearly every key, as does the GPU's from the CPU's
 ALONE = {"smollm2_samsum", "smollm2_samsum_gpu", "mistral_samsum", "mistral_samsum_notebook"}
 FOLDERS = {"datasets", "test_datasets", "output_dir"}
 
 
 def keys_that_differ(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
-    """Names of keys, those of our block by their last part."""
+    """Return the names of differing keys, for nested keys their last part."""
     found = {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
     if "summarization" in found:
         found.remove("summarization")
@@ -41,12 +41,12 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     return text.split("\n\n")[0], yaml.safe_load(text)
 
 
-def test_every_recipe_is_a_sibling_or_stands_alone() -> None:
+def test_every_recipe_is_a_sibling_or_listed_as_alone() -> None:
     assert {path.stem for path in Path(ROOT / "recipes").glob("*.yml")} == SIBLINGS.keys() | ALONE
 
 
 @pytest.mark.parametrize(("name", "of"), SIBLINGS.items(), ids=SIBLINGS.keys())
-def test_it_differs_in_what_its_header_names(name: str, of: str) -> None:
+def test_the_header_lists_every_key_that_differs(name: str, of: str) -> None:
     header, recipe = read(name)
     _, other = read(of)
     assert f"{of}.yml" in header
@@ -54,11 +54,11 @@ def test_it_differs_in_what_its_header_names(name: str, of: str) -> None:
     assert differ & FOLDERS == FOLDERS and "folders" in header
     words = set(re.findall(r"\w+", header))
     assert {key for key in differ - FOLDERS if key not in words} == set()
-    for key in FOLDERS - {"output_dir"}:  # only the path of the rows differs there
+    for key in FOLDERS - {"output_dir"}:  # only the path differs in these
         assert {**recipe[key][0], "path": ""} == {**other[key][0], "path": ""}
 
 
-def test_a_key_that_a_header_does_not_name_is_noticed() -> None:
+def test_a_key_missing_from_the_header_is_noticed() -> None:
     _, recipe = read("mistral_samsum_qlora")
     _, other = read("mistral_samsum")
     assert "lora_r" not in keys_that_differ(recipe, other)

@@ -1,4 +1,4 @@
-"""Every bad source gives one UserError that says how to fix it."""
+"""Every bad source raises one UserError that says how to fix it."""
 
 import gzip
 import os
@@ -17,13 +17,13 @@ CORPUS = chats()
 
 
 def refusal(path: Path, split: str = "train") -> str:
-    """The message with which reading this split ends."""
+    """Return the error message from reading this split."""
     with pytest.raises(UserError) as caught, Source(str(path)) as source:
         list(source.rows(split))
     return str(caught.value)
 
 
-def test_two_files_for_one_split(tmp_path: Path) -> None:
+def test_two_files_for_one_split_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path, CORPUS)
     (tmp_path / "validation.json").write_bytes(encode(CORPUS["validation"], ".json"))
     message = refusal(tmp_path)
@@ -43,7 +43,7 @@ def cut(data: bytes) -> bytes:
 
 
 def flip(data: bytes) -> bytes:
-    """Other bytes in the middle of the compressed data; header and end stay whole."""
+    """Flip bytes in the middle of the compressed data; the header and the end stay intact."""
     return data[:60] + bytes(byte ^ 0xFF for byte in data[60:100]) + data[100:]
 
 
@@ -79,7 +79,7 @@ def test_archive_with_a_password(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outside", ["../evil.json", "a/../../evil.json", "absolute"])
 @pytest.mark.parametrize("ending", [".7z", ".zip"])
-def test_member_that_points_outside(
+def test_archive_member_that_points_outside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, outside: str
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -91,7 +91,7 @@ def test_member_that_points_outside(
     assert list(tmp_path.rglob("*evil.json")) == []
 
 
-def test_link_in_an_archive_that_points_outside(tmp_path: Path) -> None:
+def test_archive_link_that_points_outside(tmp_path: Path) -> None:
     (tmp_path / "private.json").write_bytes(encode([chat(1)], ".json"))
     (tmp_path / "link.json").symlink_to(tmp_path / "private.json")
     path = tmp_path / "corpus.7z"
@@ -104,7 +104,7 @@ def test_link_in_an_archive_that_points_outside(tmp_path: Path) -> None:
     ("row", "kind"), [(["a"], "a list"), ("a", "a text"), (None, "null"), (7, "int")]
 )
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_row_that_is_no_object(tmp_path: Path, ending: str, row: object, kind: str) -> None:
+def test_row_that_is_not_an_object(tmp_path: Path, ending: str, row: object, kind: str) -> None:
     path = tmp_path / f"train{ending}"
     path.write_bytes(encode([chat(1), row], ending))
     message = refusal(tmp_path)
@@ -124,7 +124,7 @@ def test_invalid_json(tmp_path: Path, data: bytes) -> None:
     assert f"{path}: cannot be read after row" in message
     assert "JSON" in message
     assert "fix" in message
-    assert "b'" not in message  # the reader's bytes, printed raw
+    assert "b'" not in message  # no raw bytes in the message
 
 
 @pytest.mark.parametrize(

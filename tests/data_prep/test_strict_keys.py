@@ -1,4 +1,4 @@
-"""Which keys are known, at every level and with plugins, and the line that is named for each."""
+"""Known keys, at every level and with plugins, and the line reported for each problem."""
 
 import warnings
 from pathlib import Path
@@ -12,19 +12,19 @@ NO_KEY = "zzz_no_such_key"
 
 
 def axolotls_keys() -> dict[str, Any]:
-    """Every key that Axolotl describes in its JSON schema, with null for each value.
+    """Return every key in Axolotl's JSON schema, with None for each value.
 
-    A way to the keys that data_prep.recipe does not take: blocks are dicts, lists have one item.
+    data_prep.recipe does not use this schema. Blocks are dicts, and lists have one item.
     """
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from pydantic.json_schema import GenerateJsonSchema
 
-    class WithoutEnums(GenerateJsonSchema):  # torch's types have no JSON
+    class WithoutEnums(GenerateJsonSchema):  # torch's types have no JSON schema
         def enum_schema(self, schema: Any) -> dict[str, Any]:
             return {}
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some defaults are of torch, too
+        warnings.simplefilter("ignore")  # some defaults are torch objects too
         schema = AxolotlInputConfig.model_json_schema(schema_generator=WithoutEnums)
 
     def value(described: dict[str, Any]) -> Any:
@@ -41,19 +41,19 @@ def axolotls_keys() -> dict[str, Any]:
     return value(schema)
 
 
-def test_every_key_of_axolotls_schema_is_known_and_no_other_at_any_level(tmp_path: Path) -> None:
+def test_exactly_the_keys_of_axolotls_schema_are_known_at_every_level(tmp_path: Path) -> None:
     keys = axolotls_keys()
     assert len(keys) > 350 and "pad_token" in keys["special_tokens"]
     assert not [p for p in problems(tmp_path, BASE, **keys) if "unknown key" in p]
 
-    def spoil(value: Any, way: str) -> list[str]:
+    def spoil(value: Any, at: str) -> list[str]:
         if isinstance(value, list):
-            return spoil(value[0], f"{way}[0]")
+            return spoil(value[0], f"{at}[0]")
         if not isinstance(value, dict):
             return []
-        inside = [p for k, v in value.items() for p in spoil(v, f"{way}.{k}".lstrip("."))]
+        inside = [p for k, v in value.items() for p in spoil(v, f"{at}.{k}".lstrip("."))]
         value[NO_KEY] = 1
-        return [f"{way}.{NO_KEY}".lstrip("."), *inside]
+        return [f"{at}.{NO_KEY}".lstrip("."), *inside]
 
     spoilt = spoil(keys, "")
     assert len(spoilt) > 15
@@ -61,12 +61,12 @@ def test_every_key_of_axolotls_schema_is_known_and_no_other_at_any_level(tmp_pat
     assert sorted(p.split("`")[1] for p in said if "unknown key" in p) == sorted(spoilt)
 
 
-def test_names_of_fields_with_another_name_in_the_recipe_are_known(tmp_path: Path) -> None:
+def test_aliases_of_keys_are_known(tmp_path: Path) -> None:
     assert not problems(tmp_path, BASE + "overrides_of_model_config: {any: 1}\n")
     assert not problems(tmp_path, BASE + "revision_of_model: main\n")
 
 
-def test_data_sets_of_rl_have_the_keys_of_rl(tmp_path: Path) -> None:
+def test_datasets_for_rl_have_the_keys_of_rl(tmp_path: Path) -> None:
     sets = "{field_prompt: a, field_chosen: b}"
     text = BASE.replace("    ds_type: json\n    type: chat_template", f"    type: {sets}")
     assert "`datasets[0].type.field_prompt`" in problems(tmp_path, text)[0]
@@ -79,7 +79,7 @@ def test_data_sets_of_rl_have_the_keys_of_rl(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_command_line_gives_has_no_line(tmp_path: Path) -> None:
+def test_keys_from_the_command_line_have_no_line(tmp_path: Path) -> None:
     given = "given on the command line"
     assert problems(tmp_path, BASE, axolotl_config_path=Path("a.yml")) == []
     assert problems(tmp_path, BASE, learning_rat=0.1) == [
@@ -95,13 +95,13 @@ def test_what_the_command_line_gives_has_no_line(tmp_path: Path) -> None:
         f"unknown key `summarization.train_row` (not in the file: {given}); "
         "did you mean `train_rows`?"
     ]
-    # a key that is in the file keeps its line, whatever else is overridden
+    # a key in the file keeps its line, even if other keys are overridden
     assert problems(tmp_path, BASE + "lora_rank: 1\n", learning_rate=0.1)[0].startswith(
         f"{END + 1}: "
     )
 
 
-def test_lines_are_right_in_lists_on_one_line_and_across_lines(tmp_path: Path) -> None:
+def test_lines_are_right_in_lists_and_inline_blocks(tmp_path: Path) -> None:
     text = BASE + 'special_tokens: {\n  "pad_token": <unk>,\n  eos_tokn: </s> }\n'
     assert problems(tmp_path, text)[0].startswith(
         f"{END + 3}: unknown key `special_tokens.eos_tokn`"
@@ -121,7 +121,7 @@ def test_lines_are_right_in_lists_on_one_line_and_across_lines(tmp_path: Path) -
     ]
 
 
-def test_keys_of_another_plugin_are_checked_by_its_schema(tmp_path: Path) -> None:
+def test_keys_of_another_plugin_are_checked_against_its_schema(tmp_path: Path) -> None:
     text = BASE.replace(OURS, f"{OURS}\n  - axolotl.integrations.liger.LigerPlugin")
     assert problems(tmp_path, text + "liger_rope: true\n") == []
     assert problems(tmp_path, BASE + "liger_rope: true\n")[0].startswith(f"{END + 1}: unknown")
@@ -133,7 +133,7 @@ def test_keys_of_another_plugin_are_checked_by_its_schema(tmp_path: Path) -> Non
     assert "`liger_cross_entropy`: Only one cross entropy" in problems(tmp_path, text + both)[0]
 
 
-def test_adapter_of_another_plugin_is_left_to_it(tmp_path: Path) -> None:
+def test_the_adapter_of_another_plugin_is_accepted(tmp_path: Path) -> None:
     mora = BASE.replace("adapter: lora", "adapter: mora") + "mora: {use_mora: true}\n"
     text = mora.replace(OURS, f"{OURS}\n  - axolotl.integrations.mora.MoraPlugin")
     assert problems(tmp_path, text) == []

@@ -1,4 +1,4 @@
-"""A recipe with generated ROUGE in training, and a real trainer that computes it."""
+"""A recipe that generates summaries for ROUGE in training, and a real trainer for it."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ ROUGE: dict[str, Any] = {"dialogues": DIALOGUES, "max_new_tokens": TOKENS, "exam
 
 
 def rouge_recipe(folder: Path, model: Path) -> Recipe:
-    """Write a recipe on this model and prepare its data."""
+    """Write a recipe for this model and prepare its data."""
     path = derived_recipe(
         "smollm2_samsum", folder, "rouge", base_model=str(model),
         summarization__training_rouge=ROUGE,
@@ -35,7 +35,7 @@ def rouge_recipe(folder: Path, model: Path) -> Recipe:
 
 
 def trainer_of(recipe: Recipe, folder: Path, with_rouge: bool = True, **settings: Any) -> Trainer:
-    """A real trainer of an adapter with dropout on a few rows."""
+    """Return a real trainer of an adapter with dropout, on a few rows."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(
         recipe.config["base_model"], dtype=torch.float32, attn_implementation="sdpa"

@@ -1,4 +1,4 @@
-"""`axolotl train`, `preprocess`, `evaluate`, `inference`, `merge-lora`, `train --sweep`."""
+"""`axolotl train`, `preprocess`, `evaluate`, `inference`, `merge-lora` and `train --sweep`."""
 
 import csv
 import json
@@ -40,12 +40,14 @@ def axolotl(folder: Path, *args: object, stdin: str = "") -> subprocess.Complete
         (["/x/axolotl/cli/inference.py", "r.yml"], "inference"),
     ],
 )
-def test_which_command_runs(monkeypatch: pytest.MonkeyPatch, argv: list[str], command: str) -> None:
+def test_the_running_command_is_recognised(
+    monkeypatch: pytest.MonkeyPatch, argv: list[str], command: str
+) -> None:
     monkeypatch.setattr("sys.argv", argv)
     assert axolotl_command() == command
 
 
-def test_flags_of_axolotl_are_no_keys_and_all_else_stays() -> None:
+def test_flags_of_axolotl_are_dropped_and_keys_are_kept() -> None:
     kept = {"shard": False, "lora_rank": 4, "lora_r": 8, "base_model": "m", "output_dir": "o"}
     flags = ("debug", "debug_text_only", "debug_num_examples", "download", "iterable", "inference")
     cfg: dict[str, Any] = {**kept, **dict.fromkeys(flags, False)}
@@ -55,7 +57,7 @@ def test_flags_of_axolotl_are_no_keys_and_all_else_stays() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    """A recipe that `axolotl train` has trained, at a rate that changes a random model."""
+    """A recipe that `axolotl train` trained, with a learning rate that changes a random model."""
     folder = tmp_path_factory.mktemp("axolotl")
     path = derived_recipe(
         "smollm2_samsum", folder, "tiny", base_model=str(tiny_smollm2), max_steps=6,
@@ -76,7 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Pat
 
 
 @pytest.mark.slow
-def test_train_leaves_the_recipe_as_it_was_trained(trained: Path) -> None:
+def test_train_keeps_the_recipe_beside_the_adapter(trained: Path) -> None:
     output = load_recipe(trained).output_dir
     assert (output / "adapter_model.safetensors").is_file()
     assert (output / "recipe.yml").read_text("utf-8") == trained.read_text("utf-8")
@@ -84,8 +86,8 @@ def test_train_leaves_the_recipe_as_it_was_trained(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_evaluate_scores_the_trained_adapter_not_a_fresh_one(trained: Path) -> None:
-    """Axolotl by itself would start a new adapter, whose loss is the base model's."""
+def test_evaluate_scores_the_trained_adapter_not_a_new_one(trained: Path) -> None:
+    """Without our plugin, Axolotl starts a new adapter, with the loss of the base model."""
     output = load_recipe(trained).output_dir
     done = axolotl(trained.parent, "evaluate", trained)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -95,25 +97,25 @@ def test_evaluate_scores_the_trained_adapter_not_a_fresh_one(trained: Path) -> N
     log = json.loads((output / "trainer_state.json").read_text("utf-8"))["log_history"]
     at_the_end = [entry["eval_loss"] for entry in log if "eval_loss" in entry][-1]
     assert float(losses["loss"]) == pytest.approx(at_the_end, abs=1e-3)
-    assert at_the_end < math.log(49152) - 0.05  # a fresh one guesses among its 49,152 tokens
+    assert at_the_end < math.log(49152) - 0.05  # a new adapter guesses among 49,152 tokens
 
 
 @pytest.mark.slow
-def test_inference_asks_the_trained_adapter_and_names_our_own_command(trained: Path) -> None:
+def test_inference_uses_the_trained_adapter_and_points_to_our_command(trained: Path) -> None:
     done = axolotl(trained.parent, "inference", trained, stdin="Ana: hi")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "for summaries use `python -m chat.summarize" in done.stderr
 
 
 @pytest.mark.slow
-def test_merge_lora_merges_it(trained: Path) -> None:
+def test_merge_lora_merges_the_adapter(trained: Path) -> None:
     done = axolotl(trained.parent, "merge-lora", trained)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (load_recipe(trained).output_dir / "merged/config.json").is_file()
 
 
 @pytest.mark.slow
-def test_commands_of_an_adapter_refuse_one_that_was_trained_otherwise(trained: Path) -> None:
+def test_commands_refuse_an_adapter_with_other_settings(trained: Path) -> None:
     config = yaml.safe_load(trained.read_text("utf-8"))
     copy = trained.with_name("copy.yml")
     copy.write_text(yaml.safe_dump({**config, "lora_r": 4}), "utf-8")
@@ -127,7 +129,7 @@ def test_commands_of_an_adapter_refuse_one_that_was_trained_otherwise(trained: P
 
 @pytest.mark.slow
 @pytest.mark.longest
-def test_a_sweep_trains_each_into_a_folder_that_can_be_evaluated(trained: Path) -> None:
+def test_a_sweep_trains_into_folders_that_can_be_evaluated(trained: Path) -> None:
     sweep = trained.with_name("sweep.yml")
     sweep.write_text("learning_rate: [0.01, 0.02]\nmax_steps: [1]\n", "utf-8")
     done = axolotl(trained.parent, "train", trained, "--sweep", sweep)
@@ -142,7 +144,7 @@ def test_a_sweep_trains_each_into_a_folder_that_can_be_evaluated(trained: Path) 
 
 
 @pytest.mark.slow
-def test_a_misspelt_key_stays_an_error(trained: Path) -> None:
+def test_axolotl_train_refuses_a_misspelt_key(trained: Path) -> None:
     config = yaml.safe_load(trained.read_text("utf-8"))
     typo = trained.with_name("typo.yml")
     typo.write_text(yaml.safe_dump({**config, "lora_rank": 4, "debug": True}), "utf-8")
@@ -150,5 +152,5 @@ def test_a_misspelt_key_stays_an_error(trained: Path) -> None:
     lines = typo.read_text("utf-8").splitlines()
     number = next(n for n, line in enumerate(lines, 1) if line.startswith("lora_rank"))
     assert done.returncode != 0 and f"typo.yml:{number}: unknown key `lora_rank`" in done.stderr
-    # in the file, a flag of the command does nothing either
+    # a flag of the command has no effect in the file either
     assert "typo.yml: unknown key `debug`" in done.stderr

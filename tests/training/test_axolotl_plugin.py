@@ -1,4 +1,4 @@
-"""The plugin: CPU settings, the cache keyed on content, and refusal of stale data."""
+"""The plugin: CPU settings, a tokenised cache keyed on content, and refusal of stale data."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from training import plugin, run_record
 from training.machine_checks import LORA_KERNELS
 from training.plugin import SummarizationPlugin
 
-needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests what is done without a GPU")
+needs_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="tests the settings without a GPU")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def as_axolotl_gives_it(recipe: Recipe) -> DictDefault:
 def test_cpu_settings(recipe: Recipe) -> None:
     cfg = as_axolotl_gives_it(recipe)
     before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as `accelerate launch` asks for
+    torch.set_num_threads(1)  # as `accelerate launch` sets it
     try:
         SummarizationPlugin().register(cfg)
         assert torch.get_num_threads() > 1 or before == 1
@@ -49,10 +49,8 @@ def test_cpu_settings(recipe: Recipe) -> None:
 
 
 @needs_cpu
-def test_a_merge_is_neither_refused_nor_prepared_for(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Axolotl's command reads the recipe as it is, and again with what the merge overrides."""
+def test_a_merge_skips_checks_and_settings(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axolotl's command reads the recipe unchanged, and again with the overrides for a merge."""
     recipe.config["attn_implementation"] = "flash_attention_2"  # needs a GPU
     with pytest.raises(SystemExit):
         SummarizationPlugin().register(as_axolotl_gives_it(recipe))
@@ -68,7 +66,7 @@ def test_a_merge_is_neither_refused_nor_prepared_for(
 
 
 @needs_cpu
-def test_a_precision_of_the_recipe_or_of_an_earlier_start_is_kept(recipe: Recipe) -> None:
+def test_the_precision_of_the_recipe_or_an_earlier_start_is_kept(recipe: Recipe) -> None:
     for kept in (True, False):
         cfg = as_axolotl_gives_it(recipe)
         cfg["bf16"] = kept
@@ -82,7 +80,7 @@ def test_a_precision_of_the_recipe_or_of_an_earlier_start_is_kept(recipe: Recipe
         assert cfg["bf16"] is measured
 
 
-def test_tokenised_cache_is_another_one_when_the_data_are(recipe: Recipe) -> None:
+def test_other_data_get_another_tokenised_cache(recipe: Recipe) -> None:
     first, again, changed = (as_axolotl_gives_it(recipe) for _ in range(3))
     SummarizationPlugin().load_datasets(first, preprocess=True)
     SummarizationPlugin().load_datasets(again, preprocess=True)
@@ -96,7 +94,7 @@ def test_tokenised_cache_is_another_one_when_the_data_are(recipe: Recipe) -> Non
     assert not recipe.output_dir.exists()  # `axolotl preprocess` starts no run
 
 
-def test_rows_that_are_replaced_while_training_reads_them(
+def test_rows_replaced_while_training_reads_them_are_refused(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin, cfg = SummarizationPlugin(), as_axolotl_gives_it(recipe)
@@ -123,13 +121,13 @@ def test_stale_or_missing_data_end_training_with_one_line(
     assert "summarization.instruction changed" in capsys.readouterr().err
     (recipe.data_dir / "manifest.json").unlink()
     with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RANK", "1")  # also where another process alone meets it
+        patch.setenv("RANK", "1")  # also if only another process finds it
         patch.setattr(plugin, "WAIT", 0)
         SummarizationPlugin().load_datasets(as_axolotl_gives_it(recipe))
     assert "manifest.json: is missing; run `python -m data_prep" in capsys.readouterr().err
 
 
-def test_a_key_of_the_merge_in_a_recipe_switches_no_check_off(
+def test_a_merge_key_in_a_recipe_does_not_skip_the_checks(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = as_axolotl_gives_it(recipe)

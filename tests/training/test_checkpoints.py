@@ -1,4 +1,4 @@
-"""Which checkpoint is whole: real files of torch and safetensors, cut where a kill would cut."""
+"""Broken checkpoints: real files of torch and safetensors, truncated as by a killed process."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state
 
 
 def save(folder: Path, step: int, best: int | None = None) -> Path:
-    """A checkpoint with the files that the trainer writes, in its order."""
+    """Write a checkpoint with the trainer's files, in the trainer's order."""
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
     save_file({"weight": torch.arange(1000.0)}, checkpoint / FILES[0])
@@ -24,7 +24,7 @@ def save(folder: Path, step: int, best: int | None = None) -> Path:
     return checkpoint
 
 
-def test_the_newest_whole_one_is_taken_by_its_number(tmp_path: Path) -> None:
+def test_the_newest_whole_checkpoint_is_found_by_number(tmp_path: Path) -> None:
     for step in (100, 20, 9):
         save(tmp_path, step)
     (tmp_path / "checkpoint-200").mkdir()
@@ -34,14 +34,14 @@ def test_the_newest_whole_one_is_taken_by_its_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [*FILES, "trainer_state.json"])
-def test_a_file_cut_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
+def test_a_file_truncated_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
     checkpoint = save(tmp_path, 10)
     content = (checkpoint / name).read_bytes()
     assert what_is_broken(checkpoint) == ""
     for length in (0, 4, len(content) // 2, len(content) - 1):
         (checkpoint / name).write_bytes(content[:length])
         assert name in what_is_broken(checkpoint), length
-    if name.endswith((".pt", ".pth")):  # a byte of the state itself
+    if name.endswith((".pt", ".pth")):  # one bit of the state
         place = len(content) // 2
         flipped = bytes([content[place] ^ 1])
         (checkpoint / name).write_bytes(content[:place] + flipped + content[place + 1 :])
@@ -50,7 +50,7 @@ def test_a_file_cut_at_any_length_breaks_it(tmp_path: Path, name: str) -> None:
     assert what_is_broken(checkpoint)
 
 
-def test_another_steps_state_and_garbage_in_a_header_break_it(tmp_path: Path) -> None:
+def test_the_state_of_another_step_or_a_bad_header_breaks_it(tmp_path: Path) -> None:
     checkpoint = save(tmp_path, 10).rename(tmp_path / "checkpoint-11")
     assert "is from step 10" in what_is_broken(checkpoint)
     garbled = save(tmp_path, 10)
@@ -66,7 +66,7 @@ def test_each_process_needs_its_random_state(tmp_path: Path) -> None:
     assert what_is_broken(checkpoint, processes=2) == ""
 
 
-def test_without_its_best_checkpoint_it_cannot_end_with_the_best(tmp_path: Path) -> None:
+def test_a_checkpoint_needs_its_best_checkpoint(tmp_path: Path) -> None:
     best, later = save(tmp_path, 10), save(tmp_path, 20, best=10)
     assert newest_whole(tmp_path) == later
     (best / "optimizer.pt").write_bytes(b"")
@@ -74,7 +74,7 @@ def test_without_its_best_checkpoint_it_cannot_end_with_the_best(tmp_path: Path)
     assert newest_whole(tmp_path) is None
 
 
-def test_broken_and_newer_ones_are_set_aside_by_name_and_kept(tmp_path: Path) -> None:
+def test_broken_and_newer_checkpoints_are_renamed_not_deleted(tmp_path: Path) -> None:
     kept = save(tmp_path, 10)
     broken = save(tmp_path, 20)
     (broken / "optimizer.pt").write_bytes(b"")

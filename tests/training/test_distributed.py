@@ -1,4 +1,4 @@
-"""The files of recipes/distributed/, each through the parser of the library that reads it."""
+"""The files of recipes/distributed/, each read by the parser of its own library."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ GPU_RECIPES = [p for p in (ROOT / "recipes").glob("*.yml") if not p.stem.startsw
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_reads_it(stage: int) -> None:
-    """With the values that transformers puts in the place of `auto`, as for mistral_samsum.yml."""
+    """With the values that transformers would set for each `auto` of mistral_samsum.yml."""
     pytest.importorskip("deepspeed", reason="deepspeed is in the extra `gpu`")
     from deepspeed.runtime.config import DeepSpeedConfig
 
@@ -34,7 +34,7 @@ def test_deepspeed_reads_it(stage: int) -> None:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_transformers_reads_it(stage: int) -> None:
-    """Every `auto` is one that the trainer fills in; no other key is left to it."""
+    """Only keys that the trainer fills in are `auto`."""
     config = json.loads((FOLDER / f"zero{stage}.json").read_text("utf-8"))
     assert config["zero_optimization"]["stage"] == stage
     autos = {k for k, v in {**config, **config["zero_optimization"]}.items() if v == "auto"}
@@ -46,9 +46,9 @@ def test_transformers_reads_it(stage: int) -> None:
 
 
 @pytest.mark.parametrize("path", GPU_RECIPES, ids=lambda p: p.stem)
-def test_recipes_with_these_flags_are_strict(path: Path) -> None:
+def test_recipes_with_these_files_pass_the_strict_checks(path: Path) -> None:
     config = yaml.safe_load(path.read_text("utf-8"))
-    if config["optimizer"] == "adamw_8bit":  # bitsandbytes' knows no sharded tensors
+    if config["optimizer"] == "adamw_8bit":  # bitsandbytes does not support sharded tensors
         config["optimizer"] = "adamw_torch_8bit"
     block = json.loads((FOLDER / "fsdp2.json").read_text("utf-8"))
     assert find_problems(path, {**config, "fsdp_version": 2, "fsdp_config": block}) == []

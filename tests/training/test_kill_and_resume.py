@@ -1,4 +1,4 @@
-"""kill -9 at random moments: the same command again ends in the bytes of an undisturbed run."""
+"""After kill -9 at random moments, the same command ends with the bytes of an undisturbed run."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from training.run_record import checkpoints, newest_whole
 KILLS = 3
 SMALL: dict[str, Any] = {
     "bf16": False,
-    "num_epochs": 2,  # so that a restart in the second epoch is among the kills
+    "num_epochs": 2,  # so that some restarts are in the second epoch
     "micro_batch_size": 1,
     "lora_dropout": 0.1,  # so that the random state matters
     "logging_steps": 3,  # not a divisor of save_steps, so that the loss between two logs matters
@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 
 
 def run(folder: Path, model: Path) -> Path:
-    """A prepared recipe with folders of its own."""
+    """Prepare a recipe with its own folders."""
     folder.mkdir()
     path = derived_recipe("smollm2_samsum", folder, "run", base_model=str(model), **SMALL)
     prepare(load_recipe(path))
@@ -39,14 +39,14 @@ def run(folder: Path, model: Path) -> Path:
 
 
 def kill_once(recipe: Path, output: Path, rng: random.Random, seconds: float) -> bool:
-    """Start the launch line and kill it while it saves, or at any moment; whether that hit it.
+    """Start the launch line and kill it in a save or at a random moment; return whether it was.
 
-    A newer whole checkpoint of an earlier start must be the one that it resumes from.
+    It must resume from the newest whole checkpoint of the earlier starts.
     """
     before = newest_whole(output)
     known = {path.name for path in checkpoints(output)}
     process = forks.Fork([*LAUNCH, recipe])
-    saving = rng.random() < 0.7  # most of the time a kill in a save is what breaks a checkpoint
+    saving = rng.random() < 0.7  # mostly in a save, which breaks a checkpoint
     end = time.monotonic() + (600 if saving else rng.uniform(0, seconds))
     while process.poll() is None and time.monotonic() < end:
         if saving and any(path.name not in known for path in output.glob("checkpoint-*")):
@@ -58,12 +58,12 @@ def kill_once(recipe: Path, output: Path, rng: random.Random, seconds: float) ->
         os.killpg(process.pid, signal.SIGKILL)
     said = process.finish(60).stderr.splitlines()
     resumed = [line for line in said if line.startswith("resuming from ")]
-    assert resumed in ([], [f"resuming from {before}"])  # [] where it was killed before it said so
+    assert resumed in ([], [f"resuming from {before}"])  # [] if killed before this line
     return hit
 
 
 def result(output: Path) -> dict[str, Any]:
-    """What must be the same: the adapter's bytes, and every loss with its step."""
+    """Return what must be equal: the adapter's bytes, and every loss with its step."""
     history = json.loads((output / "trainer_state.json").read_text("utf-8"))["log_history"]
     keys = ("loss", "eval_loss", "grad_norm", "learning_rate", "train_loss")
     return {
@@ -73,7 +73,7 @@ def result(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_killed_training_ends_in_the_same_bytes(tmp_path: Path, tiny_smollm2: Path) -> None:
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, tiny_smollm2: Path) -> None:
     recipe = run(tmp_path / "undisturbed", tiny_smollm2)
     start = time.monotonic()
     train(recipe)

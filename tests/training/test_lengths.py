@@ -1,4 +1,4 @@
-"""Rows that training would lose, cut or read past the model's positions are problems."""
+"""Rows that training would drop, truncate or read past the model's positions are reported."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ SENTENCE = "Ola: the bus is late again, take tram 9 and bring the keys. "
 
 @pytest.fixture(scope="module")
 def short_model(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    """A random model of 512 positions."""
+    """A random model with 512 positions."""
     folder = Path(shutil.copytree(tiny_smollm2, tmp_path_factory.mktemp("models") / "short"))
     config = json.loads((folder / "config.json").read_text("utf-8"))
     config["max_position_embeddings"] = 512
@@ -35,7 +35,7 @@ def short_model(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) ->
 
 def prepared(folder: Path, model: Path, corpus: dict[str, list[tuple[int, int]]],
              **keys: Any) -> Recipe:  # fmt: skip
-    """A recipe whose rows have so many sentences in their dialogues, and words in summaries."""
+    """Prepare rows, each with a number of sentences in the dialogue and words in the summary."""
     source = folder / "corpus"
     source.mkdir()
     for split, sizes in corpus.items():
@@ -93,7 +93,7 @@ SHORT, LONG, TOO_LONG = (1, 5), (20, 5), (60, 5)  # under 256 tokens, under 512,
          ["1 of 2 prompts exceed the 512 positions of", "(row test1: "]),
     ],
 )  # fmt: skip
-def test_preflight_names_lengths_that_do_harm(
+def test_preflight_reports_harmful_lengths(
     tmp_path: Path, short_model: Path, corpus: dict[str, Any], keys: dict[str, Any], says: list[str]
 ) -> None:
     sizes = {"train": 5 * [SHORT], "validation": 2 * [SHORT], "test": 2 * [SHORT], **corpus}
@@ -120,14 +120,14 @@ def test_each_fix_works(tmp_path: Path, short_model: Path) -> None:
     assert len(problems(replace(fixed, config=one_less))) == 1
 
 
-def test_prompts_of_training_rouge_are_looked_at(tmp_path: Path, short_model: Path) -> None:
+def test_prompts_of_training_rouge_are_checked(tmp_path: Path, short_model: Path) -> None:
     corpus = {"train": 5 * [SHORT], "validation": [(28, 5), *(4 * [SHORT])], "test": [SHORT]}
     keys = {"summarization__training_rouge": {"dialogues": 2}}
     (problem,) = problems(prepared(tmp_path, short_model, corpus, **keys))
     assert "1 of 2 prompts" in problem and "(row validation0: " in problem
 
 
-def test_training_ends_before_it_begins(tmp_path: Path, short_model: Path) -> None:
+def test_training_is_refused_before_it_begins(tmp_path: Path, short_model: Path) -> None:
     sizes = {"train": 5 * [LONG], "validation": 2 * [LONG], "test": [SHORT]}
     recipe = prepared(tmp_path, short_model, sizes, excess_length_strategy="truncate")
     done = command("python", "-m", "axolotl.cli.train", recipe.path)
@@ -162,7 +162,7 @@ LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
         ("Llama", {"max_position_embeddings": 2048, "rope_parameters": LINEAR}, 4096),
         ("Qwen2", {"max_position_embeddings": 32768, "rope_parameters": YARN}, 131072),
         ("Qwen2", {"max_position_embeddings": 131072, "rope_parameters": YARN}, 131072),
-        ("Qwen2", {"max_position_embeddings": 32768, "sliding_window": 4096}, 32768),  # it is off
+        ("Qwen2", {"max_position_embeddings": 32768, "sliding_window": 4096}, 32768),  # off
         ("Mistral", {"max_position_embeddings": 32768, "sliding_window": 4096}, None),
         ("Mistral", {"max_position_embeddings": 32768, "sliding_window": None}, 32768),
         ("Phi3", {"max_position_embeddings": 4096, "sliding_window": 262144}, 4096),
@@ -172,20 +172,20 @@ LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}
         ("Bloom", {}, None),
     ],
 )  # fmt: skip
-def test_positions_are_those_of_the_config(
+def test_positions_come_from_the_config(
     tmp_path: Path, kind: str, keys: dict[str, Any], found: int | None
 ) -> None:
     getattr(transformers, f"{kind}Config")(**keys).save_pretrained(tmp_path)
     assert positions({"base_model": str(tmp_path)}) == found
 
 
-def test_a_model_that_cannot_be_reached_has_no_known_limit(tmp_path: Path) -> None:
+def test_an_unreachable_model_has_no_known_limit(tmp_path: Path) -> None:
     assert positions({"base_model": str(tmp_path / "none")}) is None
 
 
-def test_the_least_length_that_keeps_enough_rows(
+def test_the_smallest_length_that_keeps_enough_rows(
     tmp_path: Path, short_model: Path
-) -> None:  # without a tokenizer: from counts alone
+) -> None:  # from counts only, without a tokenizer
     recipe = prepared(tmp_path, short_model, {s: [SHORT] for s in ("train", "validation", "test")})
     counts = {"train": [300, 310, 320, 330, *range(101, 107)], "validation": [100]}
     _, (problem,) = check_lengths(recipe, counts)

@@ -1,4 +1,4 @@
-"""What a machine lacks for a recipe, said before anything is loaded."""
+"""Requirements of a recipe that the machine does not meet, reported before anything is loaded."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def config(name: str = "mistral_samsum", **changed: Any) -> dict[str, Any]:
 
 
 @no_gpu
-def test_a_gpu_recipe_without_a_gpu_names_keys_cause_and_flags() -> None:
+def test_a_gpu_recipe_without_a_gpu_lists_keys_cause_and_flags() -> None:
     (problem,) = machine_problems(PATH, config())
     assert problem.startswith(f"{PATH}: `tf32: true`, `liger_rms_norm: true`")
     assert "need a GPU, and " in problem
@@ -48,10 +48,10 @@ def test_a_gpu_recipe_without_a_gpu_names_keys_cause_and_flags() -> None:
         (None, "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"),
     ],
 )  # fmt: skip
-def test_what_pytorch_says_of_the_driver(
+def test_errors_of_the_driver_are_quoted(
     monkeypatch: pytest.MonkeyPatch, words: str | None, said: str
 ) -> None:
-    """In the words of PyTorch's CUDA builds, of which none is here."""
+    """With the messages of PyTorch's CUDA builds, none of which is installed here."""
 
     def init() -> None:
         if words:
@@ -64,7 +64,7 @@ def test_what_pytorch_says_of_the_driver(
 
 
 @no_gpu
-def test_the_flags_that_it_names_are_enough() -> None:
+def test_the_suggested_flags_are_enough() -> None:
     for name in ("mistral_samsum", "mistral_samsum_qlora", "mistral_samsum_notebook"):
         before = config(name)
         assert machine_problems(PATH, before)
@@ -75,7 +75,7 @@ def test_the_flags_that_it_names_are_enough() -> None:
 
 
 @no_gpu
-def test_recipes_for_a_cpu_lack_nothing_there() -> None:
+def test_recipes_for_a_cpu_have_no_problem_there() -> None:
     for path in (ROOT / "recipes").glob("*.yml"):
         for_gpu = not path.stem.startswith("smollm2") or path.stem.endswith("_gpu")
         assert bool(machine_problems(path, config(path.stem))) is for_gpu, path
@@ -89,21 +89,21 @@ def test_deepspeed_is_refused_on_a_cpu() -> None:
 
 
 def on_a_card(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], *built: str) -> None:
-    """What PyTorch says of a card; there is none here, and this is all that is asked of one."""
+    """Fake a card: the checks call only these functions of PyTorch, and there is no card here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some Card")
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(built))
 
 
-def test_flash_attention_is_taken_as_a_package_or_as_the_hubs_kernel(
+def test_flash_attention_is_found_as_a_package_or_the_hubs_kernel(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Axolotl's own check, which finds the hub's kernel in the folder that LOCAL_KERNELS names."""
+    """Axolotl's own check, which finds the Hub's kernel in the folder given by LOCAL_KERNELS."""
     if is_flash_attn_2_available():
         pytest.skip("the package flash-attn is installed here")
     wanted = config(attn_implementation="flash_attention_2")
-    assert not find_problems(PATH, wanted)  # without a GPU: a look before it goes to one
+    assert not find_problems(PATH, wanted)  # no GPU: the recipe may be for another machine
     on_a_card(monkeypatch, (8, 0), "sm_80", "sm_90")
     (problem,) = find_problems(PATH, wanted)  # HF_HUB_OFFLINE: there is no kernel
     assert "no flash-attn build is available" in problem
@@ -125,14 +125,14 @@ def test_a_card_that_is_too_old(monkeypatch: pytest.MonkeyPatch, attention: str)
     assert "Some Card (sm_75) is older than Ampere" in problem
     assert "--bf16 false --fp16 true --tf32 false " in problem
     assert ("--attn_implementation sdpa" in problem) == (attention != "sdpa")
-    assert "--sdpa_varlen false`" in problem  # Axolotl's varlen attention looks at no card
+    assert "--sdpa_varlen false`" in problem  # Axolotl's varlen attention does not check the card
     assert not machine_problems(PATH, {**wanted, **old_card_overrides(wanted)})
     assert not machine_problems(PATH, config("mistral_samsum_notebook"))  # fp16, no packing
 
 
-def test_what_an_old_card_takes_passes_axolotls_checks_for_a_t4() -> None:
+def test_the_flags_for_an_old_card_pass_axolotls_checks_for_a_t4() -> None:
     wanted = config("mistral_samsum_qlora")
-    del wanted["summarization"], wanted["plugins"]  # ours looks at this machine, Liger's at none
+    del wanted["summarization"], wanted["plugins"]  # ours checks this machine, and Liger's none
     done = validate_config(
         DictDefault({**wanted, **old_card_overrides(wanted)}),
         capabilities={"bf16": False, "tf32": False, "fp8": False, "n_gpu": 1, "n_node": 1,
@@ -147,7 +147,7 @@ def test_a_card_that_is_too_new_for_this_pytorch(monkeypatch: pytest.MonkeyPatch
     on_a_card(monkeypatch, (12, 0), "sm_80", "sm_90")
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
     assert "Some Card is sm_120, and this PyTorch is built for sm_80, sm_90" in problem
-    on_a_card(monkeypatch, (12, 0), "sm_80", "compute_90")  # its code can be compiled for the card
+    on_a_card(monkeypatch, (12, 0), "sm_80", "compute_90")  # PTX, compiled for the card if needed
     assert not machine_problems(PATH, config(attn_implementation="sdpa"))
 
 

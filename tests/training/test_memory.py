@@ -1,4 +1,4 @@
-"""The least memory, what was measured, and memory that runs out: said in one line."""
+"""Messages on the least memory, on measured memory and on memory that runs out."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def recipe(smollm2: Path) -> Recipe:
     return with_keys(found, base_model=str(smollm2), bf16=False, optimizer="adamw_torch")
 
 
-def test_weights_are_those_of_the_model_and_of_its_adapter(recipe: Recipe) -> None:
+def test_weights_of_the_model_and_its_adapter_are_counted(recipe: Recipe) -> None:
     weights = count_weights(recipe)
     assert (weights.parameters, weights.adapter) == (134_515_008, 4_884_480)
     assert weights.vocabulary == 49_152 and weights.head == 49_152 * 576
@@ -41,7 +41,7 @@ def test_weights_are_those_of_the_model_and_of_its_adapter(recipe: Recipe) -> No
 
 @pytest.fixture(scope="module")
 def full(recipe: Recipe) -> float:
-    """The bytes of fp32 weights, AdamW and transformers' own loss."""
+    """The bytes of fp32 weights, AdamW and the loss function of transformers."""
     least = least_memory(recipe, 1000)
     assert least and least.total == 4 * 134_515_008 + 16 * 4_884_480 + 8 * 1000 * 49_152
     return least.total
@@ -63,13 +63,11 @@ def test_the_least_memory(recipe: Recipe, full: float, keys: dict[str, Any], sav
     assert less and full - less.total == pytest.approx(saved)
 
 
-def test_no_bound_is_given_where_weights_are_shared_out(recipe: Recipe) -> None:
+def test_no_bound_is_given_for_sharded_weights(recipe: Recipe) -> None:
     assert least_memory(with_keys(recipe, deepspeed="zero3.json"), 1000) is None
 
 
-def test_a_card_that_is_too_small_is_refused_by_preflight(
-    tiny_smollm2: Path, tmp_path: Path
-) -> None:
+def test_preflight_refuses_a_card_that_is_too_small(tiny_smollm2: Path, tmp_path: Path) -> None:
     path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2))
     prepare(load_recipe(path))
     line = ("python", "-m", "training.preflight", path, "--no-sample", "--gpu-memory")
@@ -79,7 +77,7 @@ def test_a_card_that_is_too_small_is_refused_by_preflight(
     assert "1. `micro_batch_size: 2`" in done.stderr
 
 
-def test_what_was_measured_is_said_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_ends_with_a_line_of_figures(capsys: pytest.CaptureFixture[str]) -> None:
     progress, control = Progress(), TrainerControl()
     args = TrainingArguments("out", use_cpu=True)
     state = TrainerState(max_steps=4, global_step=2, is_world_process_zero=True)
@@ -94,7 +92,7 @@ def test_what_was_measured_is_said_at_the_end(capsys: pytest.CaptureFixture[str]
     assert re.fullmatch(rf"trained 4 steps, {measured}: out", line)
 
 
-def test_out_of_memory_names_three_keys_in_order(recipe: Recipe) -> None:
+def test_out_of_memory_suggests_three_keys_in_order(recipe: Recipe) -> None:
     words = explain(recipe, torch.OutOfMemoryError(CUDA))
     assert words and words.startswith(f"{recipe.path}: memory ran out (1.95 GiB more were needed)")
     first, second, third = (words.index(f"{n}. ") for n in (1, 2, 3))
@@ -103,7 +101,7 @@ def test_out_of_memory_names_three_keys_in_order(recipe: Recipe) -> None:
     assert "`adapter: qlora` with `load_in_4bit: true`" in words[third:] and "4. " not in words
 
 
-def test_what_a_recipe_saves_already_is_not_named() -> None:
+def test_savings_already_in_the_recipe_are_not_suggested() -> None:
     saving = {"micro_batch_size": 1, "gradient_checkpointing": True, "load_in_4bit": True,
               "sequence_len": 2048, "optimizer": "adamw_8bit"}  # fmt: skip
     text = what_to_change(saving)
@@ -116,7 +114,7 @@ def test_other_errors_keep_their_traceback(recipe: Recipe) -> None:
         assert explain(recipe, error) is None
 
 
-def test_a_bug_shows_what_was_muted_and_its_traceback(
+def test_a_bug_shows_muted_output_and_its_traceback(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[object] = []
@@ -141,10 +139,10 @@ class StarvingPlugin(BasePlugin):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-def test_a_training_that_runs_out_of_memory_says_so_in_one_line(
+def test_a_training_that_runs_out_of_memory_ends_with_one_line(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real shortage: once the trainer exists, 60 MiB are left, and the logits need more."""
+    """A real shortage: once the trainer exists, 60 MiB are left; the logits need more."""
     (tmp_path / "starving.py").write_text(STARVING, "utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{tmp_path}")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""Recipes that do not fit their base model, found before training: small models of each kind."""
+"""Recipes that do not fit their base model, found before training with small models."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def tokenizer(smollm2: Path) -> Any:
 
 
 def of_kind(folder: Path, kind: str, config: dict[str, Any], **more: Any) -> Recipe:
-    """A recipe for a model of a kind, of which there is a configuration alone."""
+    """Return a recipe for a model of this kind that has a config but no weights."""
     AutoConfig.for_model(kind, **{**SMALL, **more}).save_pretrained(folder)
     recipe = load_recipe(derived_recipe("smollm2_samsum", folder, "small"))
     return replace(recipe, config={"base_model": str(folder), **LORA, **config})
@@ -85,7 +85,7 @@ def of_kind(folder: Path, kind: str, config: dict[str, Any], **more: Any) -> Rec
          {"sdp_attention": True, "adapter": None}, "Mamba2ForCausalLM does not support it", ""),
     ],
 )  # fmt: skip
-def test_keys_that_do_not_fit(
+def test_keys_that_do_not_fit_the_model(
     tmp_path: Path, tokenizer: Any, kind: str, more: dict[str, Any], config: dict[str, Any],
     problem: str, reached: str,
 ) -> None:  # fmt: skip
@@ -93,7 +93,7 @@ def test_keys_that_do_not_fit(
     problems, lines = check_model(recipe, tokenizer, END)
     assert len(problems) == bool(problem)
     assert problem in "".join(problems) and reached in "".join(lines)
-    for fix in ("sdpa", "eager"):  # the attention that the problem names is one that loads
+    for fix in ("sdpa", "eager"):  # the suggested attention must load
         if f"attn_implementation: {fix}`" in "".join(problems):
             AutoModelForCausalLM.from_config(
                 AutoConfig.from_pretrained(tmp_path), attn_implementation=fix
@@ -102,7 +102,7 @@ def test_keys_that_do_not_fit(
 
 @pytest.mark.parametrize("kind", ["unused", "zero"])
 @pytest.mark.parametrize("tied", [True, False])
-def test_an_end_token_that_the_model_never_learnt(
+def test_an_end_token_that_the_model_never_learnt_is_reported(
     tmp_path: Path, tokenizer: Any, kind: str, tied: bool
 ) -> None:
     recipe = of_kind(tmp_path, "llama", {}, tie_word_embeddings=tied)
@@ -126,19 +126,21 @@ def test_an_end_token_that_the_model_never_learnt(
         assert check_model(fixed, tokenizer, END)[0] == []
 
 
-def test_the_real_models_rows(smollm2: Path) -> None:
-    """Its training held the end token and `!`, and never `<issue_start>` (id 8)."""
+def test_untrained_rows_of_the_real_model(smollm2: Path) -> None:
+    """The model never saw `<issue_start>` (id 8) in training, and its last row is 49151."""
     config = {"base_model": str(smollm2)}
     found = [looks_untrained(config, "embed_tokens.weight", row) for row in (END, 17, 8, 49152)]
     assert found == [False, False, True, True]
 
 
-def test_a_tokenizer_that_does_not_give_a_text_back(tmp_path: Path, smollm2: Path) -> None:
+def test_a_tokenizer_that_does_not_restore_a_text_is_reported(
+    tmp_path: Path, smollm2: Path
+) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(smollm2 / name, tmp_path)
     path = tmp_path / "tokenizer.json"
     settings = json.loads(path.read_text("utf-8"))
-    settings["decoder"] = {"type": "Fuse"}  # Ġ in place of blanks
+    settings["decoder"] = {"type": "Fuse"}  # Ġ instead of blanks
     path.write_text(json.dumps(settings), "utf-8")
     wrong = AutoTokenizer.from_pretrained(tmp_path)
     [problem] = check_model(of_kind(tmp_path, "llama", {}), wrong, END)[0]

@@ -1,4 +1,4 @@
-"""A base model whose files are missing, cut short or refused: one line that says what to do."""
+"""Base models with missing, truncated or inaccessible files: one line that says what to do."""
 
 import http.server
 import os
@@ -24,7 +24,7 @@ def recipe_of(model: object, folder: Path) -> Recipe:
 
 @pytest.fixture
 def sharded(tiny_smollm2: Path, tmp_path: Path) -> Path:
-    """The tiny model in several files, as large models come."""
+    """The tiny model split into several files, like a large model."""
     from transformers import AutoModelForCausalLM
 
     folder = tmp_path / "sharded"
@@ -37,14 +37,14 @@ def sharded(tiny_smollm2: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_whole_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> None:
+def test_complete_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> None:
     count = len(list(sharded.glob("model-*.safetensors")))
     problems, line = check_weights(recipe_of(sharded, tmp_path))
     assert problems == [] and line == f"{sharded}: {count} weight file(s), all complete"
     assert check_weights(recipe_of(tiny_smollm2, tmp_path))[0] == []
 
 
-def test_a_pickle_is_whole_as_torch_writes_it_alone(tmp_path: Path) -> None:
+def test_only_a_pickle_written_by_torch_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
     assert is_whole(path)
@@ -52,7 +52,7 @@ def test_a_pickle_is_whole_as_torch_writes_it_alone(tmp_path: Path) -> None:
     assert not is_whole(path)
 
 
-def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
+def test_an_incomplete_download_is_reported(sharded: Path, tmp_path: Path) -> None:
     recipe = recipe_of(sharded, tmp_path)
     first = min(sharded.glob("model-*.safetensors"))
     whole = first.read_bytes()
@@ -67,7 +67,7 @@ def test_half_of_a_download(sharded: Path, tmp_path: Path) -> None:
     assert "model.safetensors.index.json: cannot be read" in problem
 
 
-def test_weights_as_torch_saved_them(tiny_smollm2: Path, tmp_path: Path) -> None:
+def test_weights_saved_by_torch(tiny_smollm2: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_smollm2, tmp_path / "bin"))
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -81,7 +81,7 @@ def test_weights_as_torch_saved_them(tiny_smollm2: Path, tmp_path: Path) -> None
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does for a gated and for an unknown model."""
+    """Answers like the Hub for a gated and for an unknown model."""
 
     def do_HEAD(self) -> None:
         gated = "gated" in self.path
@@ -112,10 +112,10 @@ def hub() -> Iterator[str]:
         ("owner/gated", "1", "the Hub is not reachable, and its cache lacks files of the "),
     ],
 )
-def test_models_that_the_hub_does_not_give(
+def test_models_that_the_hub_refuses(
     model: str, offline: str, said: str, hub: str, tmp_path: Path
 ) -> None:
-    """Through preflight and the hub's real client, which asks a server of the test's own."""
+    """With preflight and the Hub's real client, which asks a local server."""
     path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=model)
     prepare(load_recipe(path))
     env = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline, "HF_HOME": str(tmp_path)}
@@ -126,7 +126,7 @@ def test_models_that_the_hub_does_not_give(
     assert "Traceback" not in done.stderr
 
 
-def test_weights_cut_short_are_one_line_in_evaluation_too(
+def test_truncated_weights_give_one_line_in_evaluation_too(
     tiny_smollm2: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cut"

@@ -1,4 +1,4 @@
-"""Steps and lengths as preflight says them, against Axolotl's own tokens and real runs."""
+"""Steps and lengths reported by preflight, compared with Axolotl's tokens and real runs."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_lengths_are_those_of_training(name: str, request: pytest.FixtureRequest
 @pytest.mark.parametrize(
     ("keys", "processes", "steps"),
     [
-        ({}, 1, 40),  # the demo's
+        ({}, 1, 40),  # the demo
         ({"num_epochs": 4}, 1, 160),
         ({"num_epochs": 0.5}, 1, 20),
         ({"max_steps": 7}, 1, 7),
@@ -69,7 +69,9 @@ def test_steps(
     assert found.steps == steps and f"{steps} steps = " in found.lines[-1]
 
 
-def test_packing_fills_fewer_larger_batches(recipe: Recipe, counts: dict[str, list[int]]) -> None:
+def test_packing_gives_fewer_and_larger_batches(
+    recipe: Recipe, counts: dict[str, list[int]]
+) -> None:
     keys = {"sample_packing": True, "attn_implementation": "sdpa", "micro_batch_size": 1}
     packed = plan(with_keys(recipe, **keys), counts["train"])
     limit = recipe.config["sequence_len"]
@@ -90,7 +92,7 @@ def test_overlong_rows_are_counted_and_left_out(
         plan(with_keys(recipe, sequence_len=4), counts["train"])
 
 
-def test_what_axolotl_does_with_overlong_rows_is_said(recipe: Recipe) -> None:
+def test_the_handling_of_overlong_rows_is_reported(recipe: Recipe) -> None:
     counts = {"train": [10, 20, 30, 31], "validation": [40, 50]}
     train, validation = check_lengths(with_keys(recipe, sequence_len=29), counts)[0]
     assert "2 of 4 rows have more than 29 tokens (the longest 31): left out" in train

@@ -1,4 +1,4 @@
-"""Prompt parity: recipes that are right pass, and each way to get the prompt wrong is named."""
+"""Prompt parity: correct recipes pass, and every kind of wrong prompt is reported."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.prepare import prepare
-from data_prep.prompt import Example, PromptEncoder, read_examples
+from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe, load_recipe
 from scripts.random_model import describe
 from tests.conftest import derived_recipe
@@ -39,7 +39,7 @@ def prepared(name: str, folder: Path, base_model: Path) -> Recipe:
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with other top-level keys; `datasets__key` sets one of both data sets."""
+    """Change top-level keys; `datasets__key` sets a key in both `datasets` and `test_datasets`."""
     config = {**recipe.config}
     for key, value in changes.items():
         _, _, inner = key.partition("__")
@@ -52,7 +52,7 @@ def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
 
 
 def of_a_copy(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recipe, Path]:
-    """The recipe with a copy of its model, and where that is."""
+    """Return the recipe with a copy of its model, and the path of the copy."""
     model = Path(shutil.copytree(recipe.config["base_model"], folder / "model"))
     return changed(recipe, {"base_model": str(model), **changes}), model
 
@@ -60,7 +60,7 @@ def of_a_copy(recipe: Recipe, folder: Path, **changes: Any) -> tuple[Recipe, Pat
 def jinja(
     start: str = "{{ bos_token }}", before: str = " ", end: str = "{{ eos_token }}"
 ) -> dict[str, str]:
-    """A chat template that writes `start`, the user's turn, `before`, the summary and `end`."""
+    """Return a chat template of `start`, the user's turn, `before`, the summary and `end`."""
     template = (
         start + "{% for m in messages %}{% if m.role == 'user' %}[USER] {{ m.content }} [BOT]"
         "{% else %}" + before + "{{ m.content }}" + end + "{% endif %}{% endfor %}"
@@ -86,7 +86,7 @@ def test_mistral_has_parity_and_equals_mistral_common(mistral_recipe: Recipe) ->
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "reported"),
     [
         ({"chat_template": "mistral_v2v3"},
          ["mistral-common's own encoder (they differ from token 1 on); set it to mistral_v1 (16"]),
@@ -97,21 +97,21 @@ def test_mistral_has_parity_and_equals_mistral_common(mistral_recipe: Recipe) ->
         (jinja(before="<s>"),
          ["must start with one <s>", "has 2 of them", "the loss leaves out '<s>'"]),
         (jinja(before=" So: "), ["the loss leaves out 'So:' before the turn's end"]),
-        ({"chat_template": "chatml"},  # whose end is plain text for this tokenizer
+        ({"chat_template": "chatml"},  # its end is plain text for this tokenizer
          ["must start with one <s>", "the loss covers", "not the summary"]),
         ({"datasets__roles_to_train": []}, ["nothing of the summary is in the loss"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_mistral_recipe_is_named(
-    mistral_recipe: Recipe, changes: dict[str, Any], named: list[str]
+def test_faults_of_a_mistral_recipe_are_reported(
+    mistral_recipe: Recipe, changes: dict[str, Any], reported: list[str]
 ) -> None:
-    assert_named(changed(mistral_recipe, changes), named)
+    assert_reported(changed(mistral_recipe, changes), reported)
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "reported"),
     [
-        ({"special_tokens": {"eos_token": "<|im_start|>"}},  # which ends no turn
+        ({"special_tokens": {"eos_token": "<|im_start|>"}},  # it does not end a turn
          ["the turn's end is not in the loss, so the model never learns to stop; set the token"]),
         ({"special_tokens": {"eos_token": "<|endoftext|>"}},  # the pad token
          ["the turn's end is not in the loss"]),
@@ -121,27 +121,27 @@ def test_what_is_wrong_with_a_mistral_recipe_is_named(
         ({"datasets__train_on_eos": "none"},
          ["the turn's end is not in the loss", "leave train_on_eos out"]),
         ({"datasets__train_on_eos": "all"}, ["tokens of the prompt are in the loss"]),
-        ({"chat_template": "llama3"},  # its generation prompt is one that training never sees
+        ({"chat_template": "llama3"},  # training never sees its generation prompt
          ["the prompt that evaluation sends is not the start of what training sees"]),
         ({"chat_template": "mistral_v1"},
          ["chat_template mistral_v1 is for Mistral-7B-Instruct v0.1 and v0.2, and"]),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_smollm2_recipe_is_named(
-    smollm2_recipe: Recipe, changes: dict[str, Any], named: list[str]
+def test_faults_of_a_smollm2_recipe_are_reported(
+    smollm2_recipe: Recipe, changes: dict[str, Any], reported: list[str]
 ) -> None:
-    assert_named(changed(smollm2_recipe, changes), named)
+    assert_reported(changed(smollm2_recipe, changes), reported)
 
 
-def assert_named(recipe: Recipe, named: list[str]) -> None:
+def assert_reported(recipe: Recipe, reported: list[str]) -> None:
     problems = check_parity(recipe).problems
     assert all(p.startswith(f"{recipe.path}: ") and "\n" not in p for p in problems)
-    assert len(problems) <= len(named), problems
-    for text in named:
+    assert len(problems) <= len(reported), problems
+    for text in reported:
         assert any(text in problem for problem in problems), problems
 
 
-THINKS = (  # as Qwen3's own template: the prompt ends before the thought, unless that is off
+THINKS = (  # like Qwen3's own template: the prompt ends before the thought, unless it is off
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}<think>\n\n"
     "</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}"
     "<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}<think>\n\n"
@@ -151,7 +151,7 @@ THINKS = (  # as Qwen3's own template: the prompt ends before the thought, unles
 
 @pytest.fixture(scope="module")
 def qwen3_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    """Of a tokenizer with Qwen3's marks, which like Qwen3's joins no line end to a word."""
+    """With a tokenizer that has Qwen3's special tokens and never joins a line end to a word."""
     folder = tmp_path_factory.mktemp("qwen3")
     describe("Qwen/Qwen3-0.6B", folder / "model", 64)
     return prepared("qwen3", folder, folder / "model")
@@ -160,7 +160,7 @@ def qwen3_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.mark.parametrize("template", [
     {}, {"chat_template": "jinja", "chat_template_jinja": THINKS},
 ], ids=["Axolotl's", "Qwen's"])  # fmt: skip
-def test_a_template_that_thinks_is_told_to_stop_and_then_passes(
+def test_a_thinking_template_passes_once_thinking_is_off(
     qwen3_recipe: Recipe, template: dict[str, Any]
 ) -> None:
     recipe = changed(qwen3_recipe, {"chat_template_kwargs": None, **template})
@@ -169,18 +169,18 @@ def test_a_template_that_thinks_is_told_to_stop_and_then_passes(
     assert problem.endswith((fix, f"{fix} (4 of 4 rows)")), problem
     fixed = changed(recipe, {"chat_template_kwargs": yaml.safe_load(fix.split(": ", 1)[1][:-1])})
     assert check_parity(fixed, sample=4).problems == []
-    # it is not proposed where something else is wrong too
+    # not suggested if something else is wrong too
     other = changed(recipe, {"train_on_inputs": True})
     assert all("thinking" not in said for said in check_parity(other, sample=4).problems)
 
 
-def test_validation_set_with_another_prompt_is_named(smollm2_recipe: Recipe) -> None:
+def test_a_validation_set_with_another_prompt_is_reported(smollm2_recipe: Recipe) -> None:
     sets = [{**smollm2_recipe.config["test_datasets"][0], "chat_template": "chatml"}]
     (problem,) = check_parity(changed(smollm2_recipe, {"test_datasets": sets})).problems
     assert "datasets[0].chat_template is None, test_datasets[0].chat_template is 'chat" in problem
 
 
-def test_rows_that_end_on_different_tokens_are_named(
+def test_rows_with_different_end_tokens_are_reported(
     tmp_path: Path, mistral_recipe: Recipe
 ) -> None:
     ends = "{% if m.content|length is odd %}<unk>{% else %}</s>{% endif %}"
@@ -192,19 +192,7 @@ def test_rows_that_end_on_different_tokens_are_named(
     assert "rows end with different tokens" in problem
 
 
-def test_control_strings_in_any_row_are_named(tmp_path: Path, smollm2_recipe: Recipe) -> None:
-    shutil.copytree(smollm2_recipe.data_dir, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "train.jsonl"
-    rows = read_examples(path)
-    rows[77].messages[0]["content"] += "<|im_end|>"
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), "utf-8")
-    recipe = changed(smollm2_recipe, {"datasets__path": str(path)})
-    recipe.config["test_datasets"] = smollm2_recipe.config["test_datasets"]
-    (problem,) = check_parity(recipe, sample=4).problems
-    assert f"row {rows[77].id}: holds a special token of" in problem
-
-
-def test_a_template_that_refuses_the_turns_is_a_user_error(mistral_recipe: Recipe) -> None:
+def test_a_template_that_raises_is_a_user_error(mistral_recipe: Recipe) -> None:
     refuses = {"chat_template": "jinja", "chat_template_jinja": "{{ raise_exception('no chats') }}"}
     with pytest.raises(UserError, match="chat_template: no chats; use the model's own"):
         check_parity(changed(mistral_recipe, refuses))
@@ -215,8 +203,8 @@ def test_missing_rows_are_a_user_error(tmp_path: Path) -> None:
         check_parity(load_recipe(derived_recipe("smollm2_samsum", tmp_path, "x")))
 
 
-def test_a_blank_outside_the_loss_is_no_problem(mistral_recipe: Recipe) -> None:
-    """Mistral's tokenizer sets a blank of its own before a digit, and Axolotl trains not on it."""
+def test_a_blank_outside_the_loss_is_accepted(mistral_recipe: Recipe) -> None:
+    """Mistral's tokenizer inserts a blank before a digit, and Axolotl does not train on it."""
     encoder = PromptEncoder(mistral_recipe)
     instruction = mistral_recipe.summarization.instruction
     row = Example.build("1", "Ann: hi", "70 people wait.", instruction)
@@ -225,7 +213,7 @@ def test_a_blank_outside_the_loss_is_no_problem(mistral_recipe: Recipe) -> None:
     assert RowChecks(mistral_recipe, encoder).run([encoded])[0] == []
 
 
-def test_spread_holds_first_last_and_longest() -> None:
+def test_spread_includes_first_last_and_longest() -> None:
     rows = [Example.build(f"{n:02}", "x" * (9 if n == 13 else 1), "", "") for n in range(100)]
     chosen = [int(row.id) for row in spread(rows, 8)]
     assert chosen == sorted(set(chosen)) and len(chosen) == 8
@@ -234,8 +222,8 @@ def test_spread_holds_first_last_and_longest() -> None:
     assert spread(rows[:5], 8) == rows[:5]
 
 
-def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2_recipe: Recipe) -> None:
-    """The tokenizer's own EOS is another one, and the model's settings name none."""
+def test_a_turn_may_end_with_an_eot_token(tmp_path: Path, smollm2_recipe: Recipe) -> None:
+    """The tokenizer has another EOS token, and generation_config.json sets none."""
     recipe, model = of_a_copy(
         smollm2_recipe, tmp_path, special_tokens={"eos_token": "<|endoftext|>"}
     )
@@ -245,7 +233,7 @@ def test_a_turn_may_end_on_an_eot_token(tmp_path: Path, smollm2_recipe: Recipe) 
     assert (parity.problems, parity.end) == ([], "<|im_end|>")
 
 
-def test_a_tokenizer_without_a_chat_template_is_named(
+def test_a_tokenizer_without_a_chat_template_is_reported(
     tmp_path: Path, smollm2_recipe: Recipe
 ) -> None:
     recipe, model = of_a_copy(smollm2_recipe, tmp_path)

@@ -1,4 +1,4 @@
-"""Whether a training may continue in an output folder, and where tokenised rows are kept."""
+"""Records of a run: which training may continue in a folder, and the cache of tokenised rows."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def settings(recipe: Recipe, processes: int = 1, **changes: Any) -> dict[str, An
 
 
 def changed(recipe: Recipe, **changes: Any) -> str:
-    """What is said of a run of the recipe that continues with `changes`; empty where it may."""
+    """Return the refusal of a run that continues with `changes`, or an empty text if it may."""
     run_record.write_run(recipe.output_dir, settings(recipe), {}, "")
     try:
         run_record.check_same_run(recipe.output_dir, settings(recipe, **changes))
@@ -39,7 +39,7 @@ def changed(recipe: Recipe, **changes: Any) -> str:
     return ""
 
 
-def test_a_new_folder_and_the_same_settings_are_no_change(recipe: Recipe) -> None:
+def test_a_new_folder_and_the_same_settings_are_accepted(recipe: Recipe) -> None:
     run_record.check_same_run(recipe.output_dir, settings(recipe))
     assert changed(recipe) == ""
 
@@ -55,7 +55,7 @@ def test_a_new_folder_and_the_same_settings_are_no_change(recipe: Recipe) -> Non
         ({"datasets__type": "alpaca"}, 'datasets[0].type was "chat_template" and is "alpaca";'),
     ],
 )
-def test_what_shapes_the_weights_is_a_change_and_is_named(
+def test_settings_that_shape_the_weights_are_compared(
     recipe: Recipe, changes: dict[str, Any], said: str
 ) -> None:
     ((key, value),) = changes.items()
@@ -69,7 +69,7 @@ def test_what_shapes_the_weights_is_a_change_and_is_named(
     assert text.count(" was ") == 2 and "--auto_resume_from_checkpoints false" in text
 
 
-def test_what_only_watches_or_evaluates_is_no_change(recipe: Recipe) -> None:
+def test_settings_for_logging_and_evaluation_may_change(recipe: Recipe) -> None:
     block = {**recipe.config["summarization"], "decoding": {"num_beams": 4}}
     assert not changed(
         recipe, logging_steps=1, use_tensorboard=True, wandb_project="x", output_dir="elsewhere",
@@ -77,7 +77,7 @@ def test_what_only_watches_or_evaluates_is_no_change(recipe: Recipe) -> None:
     )  # fmt: skip
 
 
-def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -> None:
+def test_decoding_is_compared_if_summaries_choose_the_checkpoint(recipe: Recipe) -> None:
     block = {**recipe.config["summarization"], "training_rouge": {"dialogues": 4}}
     recipe.config["summarization"] = block
     other = {**block, "decoding": {**block["decoding"], "max_new_tokens": 7}}
@@ -85,7 +85,7 @@ def test_decoding_counts_where_summaries_choose_the_checkpoint(recipe: Recipe) -
     assert "summarization.decoding.max_new_tokens was 128 and is 7;" in said
 
 
-def test_a_run_whose_settings_are_unknown_is_refused(recipe: Recipe) -> None:
+def test_a_run_with_unknown_settings_is_refused(recipe: Recipe) -> None:
     (recipe.output_dir / "checkpoint-10").mkdir(parents=True)
     with pytest.raises(UserError, match="but no run.json with its settings"):
         run_record.check_same_run(recipe.output_dir, settings(recipe))
@@ -94,7 +94,7 @@ def test_a_run_whose_settings_are_unknown_is_refused(recipe: Recipe) -> None:
         run_record.check_same_run(recipe.output_dir, settings(recipe))
 
 
-def test_finished_only_with_the_adapter_that_was_saved(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_run_is_finished_only_with_the_saved_adapter(tmp_path: Path, recipe: Recipe) -> None:
     (tmp_path / ADAPTER).write_bytes(b"weights")
     assert finished(tmp_path) is None
     run_record.write_trained_with(tmp_path, recipe, 40)
@@ -111,7 +111,7 @@ def test_the_runs_of_trackers_are_recorded(tmp_path: Path, monkeypatch: pytest.M
     import wandb
 
     wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)  # of a service that an earlier test has left behind
+    os.environ.pop("WANDB_SERVICE", None)  # left by an earlier test
     run_record.write_training_runs(tmp_path)
     assert not (tmp_path / TRACKED).exists()
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
@@ -131,14 +131,14 @@ def test_the_run_of_mlflow_is_recorded_once_it_has_ended(
         pass
     run_record.write_training_runs(tmp_path)
     assert read_record(tmp_path / TRACKED, TrainingRuns) == TrainingRuns(mlflow=run.info.run_id)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # no server there
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / TRACKED).unlink()
     run_record.write_training_runs(tmp_path)
     assert not (tmp_path / TRACKED).exists()
 
 
-def test_a_new_start_keeps_all_of_the_old_run(tmp_path: Path) -> None:
+def test_a_new_start_keeps_every_file_of_the_old_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for start in (1, 2):
         run_record.write_run(folder, {"start": start}, {}, "")
@@ -159,7 +159,7 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path: Path) -> None:
     run_record.lock(tmp_path / "run").release()
 
 
-def test_cache_is_keyed_on_rows_recipe_and_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_cache_depends_on_rows_recipe_and_tokenizer(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer"
     tokenizer.mkdir()
     (tokenizer / "tokenizer.json").write_text("{}", "utf-8")
@@ -180,18 +180,20 @@ def test_cache_is_keyed_on_rows_recipe_and_tokenizer(recipe: Recipe, tmp_path: P
     assert placed.parent == tmp_path / "mine"
 
 
-def test_a_cut_cache_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_incomplete_cache_is_set_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name, files in (("whole", ("state.json", "dataset_info.json")), ("cut", ())):
         (tmp_path / name).mkdir()
         for file in ("data-00000-of-00001.arrow", *files):
             (tmp_path / name / file).write_bytes(b"x")
-    for _ in range(2):  # once renamed it stays
+    for _ in range(2):  # a renamed one stays
         set_aside_cut_caches(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"whole", "set-aside-cut"}
     assert capsys.readouterr().err.count("cut short") == 1
 
 
-def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
+def test_no_recipe_of_ours_records_a_path(recipe: Recipe) -> None:
     for path in (ROOT / "recipes").glob("*.yml"):
         found = settings(load_recipe(path))
         assert found and not any(key.startswith(("output_dir", "axolotl")) for key in found)
@@ -215,7 +217,7 @@ def test_no_recipe_of_ours_records_a_place(recipe: Recipe) -> None:
         ("photos", "holds files that are not from training (one.jpg, two.jpg)"),
     ],
 )
-def test_where_a_training_must_not_write(
+def test_folders_that_a_training_must_not_write_to(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, why: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -236,28 +238,26 @@ def test_where_a_training_must_not_write(
     assert run_record.output_dir_problems(recipe.path, {**config, "output_dir": "out"}) == []
 
 
-def test_a_folder_that_a_training_or_a_sweep_has_left_is_no_foreign_one(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_folder_left_by_a_training_or_a_sweep_may_be_used(recipe: Recipe, tmp_path: Path) -> None:
     config = {**recipe.config, "output_dir": str(tmp_path / "out")}
     (tmp_path / "out").mkdir()
     assert run_record.output_dir_problems(recipe.path, config) == []
-    for name in (".lock", "debug.log"):  # a training that was refused after it had begun
+    for name in (".lock", "debug.log"):  # from a training that was refused after its start
         (tmp_path / "out" / name).touch()
     (tmp_path / "out/sweep0001").mkdir()
     (tmp_path / "out/runs/record-eval-test").mkdir(parents=True)  # the base model was evaluated
     assert run_record.output_dir_problems(recipe.path, config) == []
     (tmp_path / "out/notes.txt").touch()
     assert "(notes.txt)" in run_record.output_dir_problems(recipe.path, config)[0]
-    (tmp_path / "out/run.json").touch()  # notes beside a run are welcome
+    (tmp_path / "out/run.json").touch()  # notes beside a run are allowed
     assert run_record.output_dir_problems(recipe.path, config) == []
 
 
-def test_the_recipe_is_kept_as_it_was_trained(recipe: Recipe) -> None:
+def test_the_recipe_is_kept_with_the_settings_of_the_run(recipe: Recipe) -> None:
     folder, asked = recipe.output_dir, {**recipe.config, "axolotl_config_path": recipe.path}
     run_record.write_run(folder, {}, {}, run_record.recipe_text(recipe.path, asked))
     assert (folder / "recipe.yml").read_text("utf-8") == recipe.path.read_text("utf-8")
-    asked |= {"learning_rate": 0.0005, "auto_resume_from_checkpoints": False}  # this start's own
+    asked |= {"learning_rate": 0.0005, "auto_resume_from_checkpoints": False}  # only for this start
     run_record.write_run(folder, {}, {}, run_record.recipe_text(recipe.path, asked))
     kept = load_recipe(folder / "recipe.yml")
     assert kept.config == {**recipe.config, "learning_rate": 0.0005}

@@ -1,4 +1,4 @@
-"""The real thing: Axolotl trains through the launch line, and the tuned model is evaluated."""
+"""A complete run: the launch line trains with Axolotl, and the tuned model is evaluated."""
 
 import json
 import re
@@ -25,11 +25,11 @@ DIALOGUES = 8
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Recipe:
-    """smollm2_samsum.yml in folders of its own, half an epoch: prepared and trained."""
+    """smollm2_samsum.yml in its own folders, prepared and trained for half an epoch."""
     folder = tmp_path_factory.mktemp("trained")
     source = Path(shutil.copytree(ROOT / "data_prep/sample", folder / "sample"))
     rows = (source / "validation.jsonl").read_text("utf-8").splitlines(keepends=True)
-    (source / "validation.jsonl").write_text("".join(rows[:4]), "utf-8")  # a loss of 20 takes long
+    (source / "validation.jsonl").write_text("".join(rows[:4]), "utf-8")  # 20 rows take too long
     path = derived_recipe("smollm2_samsum", folder, "trained", num_epochs=0.5,
                           summarization__source=str(source))  # fmt: skip
     recipe = load_recipe(path)
@@ -53,7 +53,7 @@ def _evaluate(recipe: Recipe, folder: Path, *flags: object) -> subprocess.Comple
     return run_module("eval.run", recipe.path, "--output", folder, "--limit", DIALOGUES, *flags)
 
 
-def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
+def test_training_saves_an_adapter_and_the_loss_falls(trained: Recipe) -> None:
     assert (trained.output_dir / "adapter_model.safetensors").is_file()
     states = sorted(trained.output_dir.glob("checkpoint-*/trainer_state.json"))
     history = json.loads(states[-1].read_text("utf-8"))["log_history"]
@@ -65,7 +65,7 @@ def test_training_leaves_an_adapter_and_a_falling_loss(trained: Recipe) -> None:
 
 @pytest.mark.parametrize("merged", [True, False])
 def test_evaluation_computes_the_loss_that_training_logged(trained: Recipe, merged: bool) -> None:
-    """Of the validation rows after the last step; the trainer takes the mean of each batch."""
+    """On the validation rows after the last step; the trainer averages over batches."""
     engine = Summarizer(trained, Decoding(dtype="float32")).engine
     assert isinstance(engine, HfEngine)
     model = engine.attach_beside(trained.output_dir)
@@ -87,7 +87,7 @@ def test_evaluation_computes_the_loss_that_training_logged(trained: Recipe, merg
     assert total / len(rows) == pytest.approx(logged, rel=0.01)
 
 
-def test_tuned_model_stops_by_itself_and_beats_the_base_model(results: Path) -> None:
+def test_tuned_model_ends_its_summaries_and_beats_the_base_model(results: Path) -> None:
     systems = json.loads((results / "scores.json").read_text("utf-8"))["systems"]
     base, tuned = systems["base"], systems["tuned"]
     assert tuned["stopped"] == 1.0 and tuned["mistakes"]["token_limit"] == 0
@@ -111,29 +111,29 @@ def test_predictions_are_in_test_order_with_their_dialogues(results: Path, train
 
 def test_second_evaluation_reuses_the_predictions(results: Path, trained: Recipe) -> None:
     before = (results / "scores.json").read_bytes()
-    for flags, made in (((), 2), (("--models", "tuned"), 1)):  # the other one stays in the report
+    for flags, made in (((), 2), (("--models", "tuned"), 1)):  # the base model stays in the report
         done = _evaluate(trained, results, *flags)
         assert done.returncode == 0 and done.stdout.count("already generated") == made
         assert (results / "scores.json").read_bytes() == before
 
 
-def test_recorded_scores_hold_no_corpus_text(results: Path, trained: Recipe) -> None:
+def test_recorded_scores_contain_no_corpus_text(results: Path, trained: Recipe) -> None:
     scores = (results / "scores.json").read_text("utf-8")
     rows = read_examples(trained.data_dir / "test.jsonl")
     assert not any(row.summary in scores for row in rows)
 
 
-def test_adapter_with_weights_that_go_nowhere_is_refused(trained: Recipe) -> None:
-    """PEFT itself only warns, and the "tuned" model is then the base model."""
-    theirs = trained.output_dir.parent / "renamed"
-    theirs.mkdir()
+def test_an_adapter_with_unused_weights_is_refused(trained: Recipe) -> None:
+    """PEFT only warns, and the "tuned" model would be the base model."""
+    copy = trained.output_dir.parent / "renamed"
+    copy.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        shutil.copy(trained.output_dir / name, theirs)
-    weights = theirs / "adapter_model.safetensors"
+        shutil.copy(trained.output_dir / name, copy)
+    weights = copy / "adapter_model.safetensors"
     before = weights.read_bytes()
     renamed = {k.replace(".layers.", ".blocks."): v for k, v in load_file(weights).items()}
     save_file(renamed, weights)
-    call = (trained, trained.output_dir.parent / "other", "--models", "tuned", "--adapter", theirs)
+    call = (trained, trained.output_dir.parent / "other", "--models", "tuned", "--adapter", copy)
     moved = _evaluate(*call)
     weights.write_bytes(before[: len(before) // 2])
     for done in (moved, _evaluate(*call)):

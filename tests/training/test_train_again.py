@@ -1,4 +1,4 @@
-"""The launch line run again: after a kill, after Ctrl-C, after the end, and with another recipe."""
+"""The launch line run again: after Ctrl-C, after the end, and with other settings."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Reci
 
 @pytest.fixture(scope="module")
 def interrupted(recipe: Recipe) -> str:
-    """What a training says that gets Ctrl-C, as a terminal sends it, after its first checkpoint."""
+    """The stderr of a training that got Ctrl-C, as from a terminal, after its first checkpoint."""
     process = forks.Fork([*LAUNCH, recipe.path])
     deadline = time.monotonic() + 300
     while not checkpoints(recipe.output_dir) and process.poll() is None:
@@ -44,7 +44,7 @@ def interrupted(recipe: Recipe) -> str:
     return process.finish(120).stderr
 
 
-def test_ctrl_c_saves_and_says_how_to_resume(recipe: Recipe, interrupted: str) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_says_how_to_resume(recipe: Recipe, interrupted: str) -> None:
     saved = newest_whole(recipe.output_dir)
     assert saved and f"interrupted: {saved} is saved" in interrupted
     assert "to resume, run the same command again" in interrupted
@@ -69,11 +69,11 @@ def test_the_same_command_resumes_and_then_there_is_nothing_to_do(
 
 
 @pytest.mark.longest
-def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
+def test_a_chosen_checkpoint_resumes_only_with_its_own_settings(
     recipe: Recipe, interrupted: str, tmp_path: Path
 ) -> None:
-    """Its optimizer and schedule would keep the old rate, while run.json names the new one."""
-    train(recipe.path)  # to its end, where that is not reached yet
+    """Its optimizer and schedule would keep the old learning rate; run.json would have the new."""
+    train(recipe.path)  # finish the run if it is not finished yet
     first = checkpoints(recipe.output_dir)[0]
     before = _contents(recipe.output_dir)
     changed = {"learning_rate": 0.0001, "micro_batch_size": 2}
@@ -82,7 +82,7 @@ def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
     assert "learning_rate was 0.001 and is 0.0001; micro_batch_size was 1 and is 2" in done.stderr
     assert f"`--lora_model_dir {first} --output_dir FOLDER` instead" in done.stderr
     assert _contents(recipe.output_dir) == before
-    # what that line proposes
+    # the command suggested by that line
     other = tmp_path / "other"
     train(recipe.path, lora_model_dir=first, output_dir=other, max_steps=2, logging_steps=1,
           **changed)  # fmt: skip
@@ -91,13 +91,15 @@ def test_a_named_checkpoint_resumes_with_its_own_settings_alone(
     log = json.loads((other / "trainer_state.json").read_text("utf-8"))["log_history"]
     rates = [entry["learning_rate"] for entry in log if "learning_rate" in entry]
     assert rates and max(rates) <= 0.0001
-    # and with the settings that it was trained with it ends as the run did
+    # with its own settings, it ends with the same adapter as the run
     train(recipe.path, resume_from_checkpoint=first)
     adapter = "adapter_model.safetensors"
     assert (recipe.output_dir / adapter).read_bytes() == before[adapter]
 
 
-def test_another_recipe_is_refused_until_asked(recipe: Recipe, interrupted: str) -> None:
+def test_other_settings_are_refused_until_a_new_run_is_requested(
+    recipe: Recipe, interrupted: str
+) -> None:
     before = _contents(recipe.output_dir)
     done = launch(recipe.path, lora_r=4)
     assert done.returncode != 0
@@ -117,10 +119,10 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
+def test_the_final_adapter_is_the_checkpoint_with_the_best_rouge(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    """A model that hardly learns scores the same at each evaluation: the first is the best."""
+    """A model that hardly learns scores the same in each evaluation, so the first is the best."""
     path = derived_recipe(
         "smollm2_best_checkpoint", tmp_path, "best", base_model=str(tiny_smollm2), bf16=False,
         max_steps=6, eval_steps=2, save_steps=2, learning_rate=1e-6, summarization__train_rows=24,
@@ -140,8 +142,8 @@ def test_final_adapter_is_the_best_checkpoint_by_generated_rouge(
 
 
 @pytest.mark.longest
-def test_two_processes_train_as_one_does(tmp_path: Path, tiny_smollm2: Path) -> None:
-    """Gloo on a CPU; one process accumulates two batches, two processes share them."""
+def test_two_processes_train_like_one(tmp_path: Path, tiny_smollm2: Path) -> None:
+    """With gloo on a CPU: one process accumulates two batches, two processes take one each."""
     runs = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)

@@ -1,4 +1,4 @@
-"""Generated ROUGE in training: the figures, that nothing else changes, trackers, the best."""
+"""ROUGE in training: its figures, trackers and early stopping, and an unchanged training."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def test_more_dialogues_than_validation_has_are_refused(recipe: Recipe) -> None:
         TrainingRougeCallback(Recipe(recipe.path, recipe.config, wanted))
 
 
-def test_a_length_below_the_least_is_refused(recipe: Recipe) -> None:
+def test_max_new_tokens_below_min_new_tokens_is_refused(recipe: Recipe) -> None:
     least = recipe.summarization.decoding.model_copy(update={"min_new_tokens": 20})
     block = recipe.summarization.model_copy(update={"decoding": least})
     with pytest.raises(UserError, match=r"max_new_tokens is 16, below decoding.min_new_tokens, 20"):
@@ -44,15 +44,15 @@ def test_a_length_below_the_least_is_refused(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_undisturbed_puts_everything_back(recipe: Recipe, tmp_path: Path, fails: bool) -> None:
-    """After a real generation with sampling in a model with gradient checkpointing and dropout."""
+def test_undisturbed_restores_everything(recipe: Recipe, tmp_path: Path, fails: bool) -> None:
+    """After sampling from a real model with gradient checkpointing and dropout."""
     trainer = trainer_of(recipe, tmp_path)
     model: Any = trainer.model
     bare = without_peft(model)
     bare.gradient_checkpointing_enable()
     bare.enable_input_require_grads()
     model.train()
-    model.get_submodule("base_model.model.model.layers.3").eval()  # a mixed state
+    model.get_submodule("base_model.model.model.layers.3").eval()  # modules in both modes
 
     def state() -> list[Any]:
         flags = [
@@ -83,10 +83,10 @@ def test_undisturbed_puts_everything_back(recipe: Recipe, tmp_path: Path, fails:
     assert state() == before
 
 
-def test_figures_are_those_of_evaluation(
+def test_figures_equal_those_of_evaluation(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A new adapter changes nothing, so that the base model of eval.run must give the same."""
+    """A new adapter has no effect, so evaluating the base model must give the same figures."""
     trainer = trainer_of(recipe, tmp_path)
     metrics = trainer.evaluate()
     rows = read_examples(recipe.data_dir / "validation.jsonl")[:DIALOGUES]
@@ -110,10 +110,10 @@ def test_figures_are_those_of_evaluation(
     "settings",
     [{}, pytest.param({"gradient_checkpointing": True, "bf16": True}, marks=pytest.mark.longest)],
 )
-def test_training_is_the_same_with_and_without(
+def test_training_is_the_same_with_and_without_rouge(
     recipe: Recipe, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    """With dropout: the losses and the adapter, bit for bit; also in bf16 with checkpointing."""
+    """With dropout, losses and adapter are bit-identical; also in bf16 with checkpointing."""
     losses, adapters = [], []
     for with_rouge in (True, False):
         trainer = trainer_of(
@@ -121,7 +121,7 @@ def test_training_is_the_same_with_and_without(
         )
         trainer.train()
         history = trainer.state.log_history
-        assert len(figures_in(history)) == (2 if with_rouge else 0)  # also at the end
+        assert len(figures_in(history)) == (2 if with_rouge else 0)  # the second at the end
         losses.append([(e.get("loss"), e.get("eval_loss"), e.get("grad_norm")) for e in history
                        if "eval_rougeL" not in e and "train_runtime" not in e])  # fmt: skip
         model: Any = trainer.model
@@ -132,10 +132,10 @@ def test_training_is_the_same_with_and_without(
 
 
 @pytest.mark.slow
-def test_early_stopping_reads_the_figures_and_tensorboard_shows_them(
+def test_early_stopping_uses_the_figures_and_tensorboard_shows_them(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    """A huge learning rate ruins the model: nothing beats the first evaluation."""
+    """A huge learning rate ruins the model, so no later evaluation beats the first."""
     pytest.importorskip("tensorboard")
     trainer = trainer_of(
         recipe, tmp_path, learning_rate=0.05, max_steps=20, report_to=["tensorboard"],

@@ -1,4 +1,4 @@
-"""Generated ROUGE in training in two processes, and under FSDP2."""
+"""ROUGE in training with two processes, and under FSDP2."""
 
 import json
 from pathlib import Path
@@ -37,10 +37,10 @@ found = {"figures": figures[0], "made": made, "in": type(trainer.model_wrapped).
 
 @pytest.mark.slow
 @pytest.mark.longest
-def test_two_processes_share_the_work_and_both_have_the_figures(
+def test_two_processes_share_the_work_and_get_the_same_figures(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DDP; at a learning rate of 0, so that the figures must be those of one process."""
+    """With DDP and a learning rate of 0, the figures must be those of one process."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     (script := tmp_path / "two.py").write_text(TWO_PROCESSES, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -78,11 +78,11 @@ settings = Settings(Decoding(max_new_tokens=12), [2], 2, "cpu")
 prompts = [[1, 733, 16289, 28793], [1, 733]]
 with undisturbed(model):
     whole = generate(base, prompts, settings)
-for part in (*base.model.layers, model):  # as Accelerate does
+for part in (*base.model.layers, model):  # like Accelerate
     fully_shard(part, mesh=mesh, reshard_after_forward=True)
 ids = torch.tensor([[1, 733, 16289]])
 with torch.no_grad():
-    model(input_ids=ids)  # the evaluation of the loss comes before
+    model(input_ids=ids)  # like the loss evaluation, which comes first
 with undisturbed(model):
     assert generate(without_peft(model), prompts, settings) == whole
 model.train()(input_ids=ids, labels=ids).loss.backward()
@@ -91,7 +91,7 @@ model.train()(input_ids=ids, labels=ids).loss.backward()
 
 @pytest.mark.slow
 def test_generation_under_fsdp2(tiny_mistral: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """On two processes with sharded weights: the same ids, and training continues after it."""
+    """Two processes with sharded weights generate the same ids, and training can continue."""
     (script := tmp_path / "fsdp2.py").write_text(FSDP2, "utf-8")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     done = command("torchrun", "--nproc-per-node", 2, script, tiny_mistral)
