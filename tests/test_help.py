@@ -82,7 +82,6 @@ def test_every_command_is_listed() -> None:
 
 
 def test_models_both_means_base_and_tuned(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And other values mean what they say."""
     from eval import run as evaluation
 
     asked: list[list[str]] = []

@@ -290,7 +290,7 @@ RENDERERS: dict[str, tuple[Callable[[list[Sent], random.Random], str | bytes], f
 
 
 def _key(time: dt.datetime | None, speaker: str, text: str) -> tuple[str, str, str, str]:
-    """Return a message without seconds, direction marks and outer blanks: formats change those."""
+    """Return a message without seconds, direction marks and outer spaces: formats change those."""
     text = re.sub("[\u200e\u200f]", "", text).replace("\u00a0", " ")
     files = " ".join(re.findall(r"<file_\w+>", text))
     said = re.sub(r"<file_\w+>", "", text).strip()
