@@ -1,4 +1,4 @@
-"""A page in headless Chromium that tells what it logged and what it asked for."""
+"""A page in headless Chromium whose log and requests are recorded."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ CHROMIUM = next(
 
 @contextmanager
 def watched_page(browser: Any, url: str, width: int, look: str) -> Iterator[tuple[Any, list[str]]]:
-    """The open page and the addresses that it asked for; at the end it has logged no error."""
+    """Yield the open page and the addresses it requests; fail at the end if it logged anything."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=look)
     page = context.new_page()
-    trouble: list[str] = []
+    logged: list[str] = []
     requests: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda message: logged.append(message.text))
+    page.on("pageerror", lambda error: logged.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(url)
     yield page, requests
-    assert trouble == []
+    assert logged == []
     context.close()

@@ -1,4 +1,4 @@
-"""Shared fixtures: the real small model, Mistral's real tokenizer, functions to run commands."""
+"""Shared fixtures: models, a finished run and a browser; functions that run commands."""
 
 import atexit
 import functools
@@ -24,30 +24,30 @@ from tests import forks
 from tests.browser import CHROMIUM
 
 os.environ.update({"HF_HUB_OFFLINE": "1", "AXOLOTL_DO_NOT_TRACK": "1"})  # before any import
-# compiling Axolotl's packing takes ten seconds at every start; tests have too few rows to need it
+# compiling Axolotl's packing takes ten seconds per start; the tests have too few rows to need it
 os.environ["NUMBA_DISABLE_JIT"] = "1"
-# importing axolotl.cli calls it, and it wraps the current stdout: a test's, which pytest closes
+# importing axolotl.cli calls this, and it would wrap a test's stdout, which pytest closes later
 colorama.init = lambda *_, **__: None
-# importing it also closes all logging handlers; that of absl (imported by rouge_score) closes the
-# stream that pytest captures if a test has replaced stderr
+# importing axolotl.cli also closes all logging handlers; absl's (imported by rouge_score) would
+# close the stream that pytest captures if a test has replaced stderr
 absl.logging.get_absl_handler().python_handler.close = lambda: None  # type: ignore[method-assign]
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ("accelerate", "launch", "-m", "axolotl.cli.train")
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-SLOWEST_FIRST = (  # files that run first, so that no worker starts one of them at the end
+SLOWEST_FIRST = (  # these files run first, so that no worker starts one of them at the end
     "test_train.py", "test_dry_run.py", "test_train_again.py", "test_training_rouge.py",
     "test_training_rouge_launched.py", "test_generate.py", "test_resume.py", "test_summarize.py",
     "test_refusals.py", "test_axolotl_commands.py", "test_merge.py", "test_kill_and_resume.py",
 )  # fmt: skip
 SMOLLM2 = ROOT / "models/smollm2-135m-instruct"
-PIECES = 4000  # of its 49,152 tokens, in the reduced tokenizer
+PIECES = 4000  # tokens in the reduced tokenizer, of 49,152
 SHARED = ROOT.parent / "shared/data"
 PUBLISHED = SHARED / "published/bart_large_moussaKam.txt"
 
 
 def pytest_configure() -> None:
-    """Give each worker its own core: two programs with two threads each crawl on two cores."""
+    """Give each worker its own core: two programs with two threads each are slow on two cores."""
     if WORKER and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(WORKER.removeprefix("gw")) % len(cores)]})
@@ -61,7 +61,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
-    """The folder of the real small model; `make test` creates it."""
+    """The folder of SmolLM2, which `make test` creates."""
     if not (SMOLLM2 / "config.json").is_file():
         pytest.fail(f"{SMOLLM2} is missing; run `python scripts/get_smollm2.py` or `make test`")
     return SMOLLM2
@@ -69,7 +69,7 @@ def smollm2() -> Path:
 
 @pytest.fixture(scope="session")
 def shallow_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
-    """The first six of the real small model's thirty layers, for tests that any model can pass."""
+    """The first six of SmolLM2's thirty layers, for tests that any model can pass."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +109,7 @@ def tiny_smollm2(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Pat
 
 @functools.cache
 def small_tokenizer() -> Path:
-    """Return a folder with 4,000 tokens of SmolLM2's tokenizer, which loads a second faster."""
+    """Return a folder with 4,000 of SmolLM2's tokens; this tokenizer loads a second faster."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for path in SMOLLM2.iterdir():
@@ -126,7 +126,7 @@ def small_tokenizer() -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Path:
-    """A folder in which a recipe was prepared, trained and evaluated; tests use a copy, `run`."""
+    """A folder in which a recipe was prepared, "trained" and scored; tests use a copy, `run`."""
     from tests.run_records import make_run
 
     folder = tmp_path_factory.mktemp("finished")
@@ -138,7 +138,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; per module, because its event loop would disturb other tests."""
+    """Headless Chromium; closed after each module, since its event loop disturbs other tests."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed")

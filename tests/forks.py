@@ -1,7 +1,7 @@
-"""Run commands in forks of a process that has already imported what they need, to save time.
+"""Run commands in forks of a process that has already imported their packages, to save time.
 
-A fork runs `python -m MODULE`, `python -c CODE` or what `accelerate launch -m MODULE` starts. It is
-a process and session of its own, with its own environment, working directory, output and exit code.
+A fork runs `python -m MODULE`, `python -c CODE` or the command that `accelerate launch -m MODULE`
+starts, with its own process, session, environment, working directory, output and exit code.
 """
 
 import atexit
@@ -29,11 +29,11 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama", "transformers.models.mistral.modeling_mistral",
     "transformers.models.auto.modeling_auto", "transformers.trainer", "sentencex", "fire",
 )  # fmt: skip
-_server: list[subprocess.Popen[bytes]] = []  # this test worker's, started by its first command
+_server: list[subprocess.Popen[bytes]] = []  # of this test worker, started by its first command
 
 
 class Fork:
-    """A started command; only one runs at a time. `pid` is also its process group's id."""
+    """A started command; only one can run at a time. `pid` is also the id of its process group."""
 
     def __init__(
         self, words: Sequence[object], cwd: Path = ROOT, env: Mapping[str, str] = os.environ
@@ -56,7 +56,7 @@ class Fork:
         return self.code
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
-        """Return its output and exit code; kill it and raise TimeoutExpired after `timeout`."""
+        """Return its output and exit code; kill it after `timeout` and raise TimeoutExpired."""
         ended = self.poll(timeout) is not None
         if not ended:
             os.killpg(self.pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ def _become(call: dict[str, Any]) -> NoReturn:
     os.chdir(call["cwd"])
     os.environ.clear()
     os.environ.update(call["env"])
-    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads the environment on import
+    importlib.reload(sys.modules["huggingface_hub.constants"])  # it reads os.environ on import
     for place, name in enumerate(("in", "out", "err")):
         os.dup2(os.open(os.path.join(call["logs"], name), os.O_CREAT | os.O_RDWR), place)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -124,7 +124,7 @@ def _become(call: dict[str, Any]) -> NoReturn:
         if stop.code and not isinstance(stop.code, int):
             print(stop.code, file=sys.stderr)
     except BaseException:
-        code = 1  # or the code with which the Axolotl plugin's hook exits
+        code = 1  # unless the Axolotl plugin's hook exits with another
         try:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         except SystemExit as stop:

@@ -1,4 +1,4 @@
-"""A run as the three commands leave it, made without training: real files of a tiny model."""
+"""The files that data_prep, training and eval.run write, made without training a tiny model."""
 
 import json
 import shutil
@@ -19,11 +19,11 @@ from tests.conftest import ROOT
 from training import run_record
 
 NAME = "tiny_run"
-BASE = "user/tiny-smollm2"  # as the folder of the model is called
+BASE = "user/tiny-smollm2"  # ends with the name of the model's folder
 
 
 def make_run(folder: Path, model: Path) -> Path:
-    """Prepare, "train" and score in `folder`, which is the working directory; return the recipe."""
+    """Prepare, "train" and score in the working directory `folder`; return the recipe's path."""
     recipe = _recipe(folder, model)
     prepare(recipe)
     files = check_prepared(recipe).files
@@ -46,7 +46,7 @@ def _recipe(folder: Path, model: Path) -> Recipe:
 
 
 def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
-    """What a training leaves: adapter, tokenizer, records, a checkpoint, Axolotl's own card."""
+    """Write what training writes: adapter, tokenizer, records, a checkpoint, Axolotl's own card."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -56,7 +56,7 @@ def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
     tuned.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(model).save_pretrained(folder)
     (folder / "README.md").write_text(f"datasets: {folder.resolve()}/train.jsonl\n", "utf-8")
-    (folder / "optimizer.pt").write_bytes(b"no business of the hub")
+    (folder / "optimizer.pt").write_bytes(b"not for the Hub")
     shutil.copytree(folder, folder / "checkpoint-40")
     history = [{"step": 20, "loss": 1.9}, {"step": 40, "eval_loss": 1.625}]
     history.append({"step": 40, "train_runtime": 83.5, "train_loss": 1.75})
@@ -68,7 +68,7 @@ def _adapter(recipe: Recipe, model: Path, files: dict[str, str]) -> None:
 
 
 def write_scores(recipe: Recipe, files: dict[str, str]) -> None:
-    """Score outputs that we invent: of the base model the chat, of the tuned one the reference."""
+    """Score invented outputs: of the base model, the dialogue; of the tuned one, the reference."""
     folder = Path("results") / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_examples(recipe.data_dir / "test.jsonl")

@@ -1,6 +1,6 @@
-"""Every command's help: each argument is explained, each default told, each option in an example.
+"""Every command's help explains each argument and default and shows each option in an example.
 
-The examples are run through the command's own parser.
+The command's own parser must accept the examples.
 """
 
 import argparse
@@ -23,12 +23,12 @@ MODULES = [
     for path in FILES
     if re.search(r"= (argparse\.ArgumentParser|Options)\(", path.read_text("utf-8"))
 ]
-EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of a line of the epilog
+EXAMPLE = r"^(?:  |example: )python (?:-m )?\S+ (.*)$"  # the arguments of an example in the epilog
 INTERNAL = {"scripts.bench_check", "scripts.pictures", "scripts.unpack_bundle"}
 
 
 class Found(Exception):
-    """Carries the parser that a command would have parsed its arguments with."""
+    """Carries a command's parser, raised when the command parses its arguments."""
 
 
 @pytest.fixture(params=MODULES)
@@ -46,14 +46,14 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """The parser and those of its commands."""
+    """Yield the parser and those of its subcommands."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.values()
 
 
-def test_every_argument_has_its_help_its_default_and_an_example(
+def test_arguments_have_help_a_default_and_an_example(
     parser: argparse.ArgumentParser,
 ) -> None:
     examples = re.findall(EXAMPLE, parser.epilog or "", re.M)
@@ -62,15 +62,15 @@ def test_every_argument_has_its_help_its_default_and_an_example(
         assert not {*examples} - {*re.findall(EXAMPLE, one.format_help(), re.M)}
         for action in one._actions:
             if action.default == argparse.SUPPRESS or action.dest == "command":
-                continue  # --help, and the commands of a command
-            told = one._get_formatter()._expand_help(action)
-            assert told, action.dest
+                continue  # --help and subcommands
+            text = one._get_formatter()._expand_help(action)
+            assert text, action.dest
             if action.option_strings:
-                assert "default" in told or action.required, action.dest
+                assert "default" in text or action.required, action.dest
                 assert {*action.option_strings} <= words, action.dest
     for example in examples:
         given, unknown = parser.parse_known_args(shlex.split(example))
-        assert given and unknown in ([], ["--max_steps", "4"])  # of Axolotl, for dry_run
+        assert given and unknown in ([], ["--max_steps", "4"])  # dry_run passes it to Axolotl
 
 
 def test_every_command_is_listed() -> None:
@@ -81,8 +81,7 @@ def test_every_command_is_listed() -> None:
     assert runnable - INTERNAL == listed
 
 
-def test_models_both(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the help says of `--models` is what is evaluated."""
+def test_models_both_means_base_and_tuned(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from eval import run as evaluation
 
     asked: list[list[str]] = []

@@ -1,7 +1,7 @@
-"""Every way to install resolves, and nothing that it takes has to be compiled.
+"""Every way to install resolves, and no package has to be compiled.
 
-Resolved by uv for a fresh Linux machine, whatever is installed here. pip's own dry run downloads
-whole wheels, CUDA's too, where a registry has no separate metadata.
+uv resolves for a fresh Linux machine, whatever is installed here. pip's dry run would download
+whole wheels, including CUDA's, if a registry has no separate metadata.
 """
 
 import subprocess
@@ -19,9 +19,9 @@ EXTRAS = ["", *PROJECT["optional-dependencies"]]  # "": the bare install
 PYTHONS = ["3.11", "3.12"]
 PLATFORM = "x86_64-manylinux_2_35"  # Ubuntu 22.04
 
-BUILT: set[str] = set()  # by an earlier test
+BUILT: set[str] = set()  # by previous tests
 
-Locked = dict[str, tuple[str, bool]]  # name: version, and whether a wheel of it fits
+Locked = dict[str, tuple[str, bool]]  # name: version, and whether it has a suitable wheel
 
 
 def uv(*arguments: str | Path, text: str = "") -> subprocess.CompletedProcess[str]:
@@ -52,10 +52,10 @@ def registry() -> None:
 @pytest.mark.parametrize(
     ("extra", "python"), [*((extra, PYTHONS[0]) for extra in EXTRAS), ("", PYTHONS[1])]
 )
-def test_an_extra_resolves_and_what_has_no_wheel_is_plain_python(
+def test_each_extra_resolves_and_packages_without_wheels_are_plain_python(
     extra: str, python: str, registry: None, tmp_path: Path
 ) -> None:
-    """A source package whose `setup.py` imports torch, or which compiles, fails here."""
+    """A source package fails here if its `setup.py` imports torch or if it compiles code."""
     locked = resolve("pyproject.toml", *(["--extra", extra] if extra else []), python=python)
     assert locked["axolotl"][0] == "0.19.0"
     sources = {f"{name}=={version}" for name, (version, wheel) in locked.items() if not wheel}
@@ -72,16 +72,16 @@ def assert_built_without_torch(sources: set[str], folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_check_refuses_what_imports_torch_to_build(registry: None, tmp_path: Path) -> None:
-    """flash-attn, in the extra `gpu` of old, ended every install on a fresh machine like this."""
+def test_a_package_that_imports_torch_to_build_is_detected(registry: None, tmp_path: Path) -> None:
+    """flash-attn, once in the extra `gpu`, made every install on a fresh machine fail like this."""
     with pytest.raises(AssertionError, match="Failed to build `flash-attn"):
         assert_built_without_torch({"flash-attn==2.8.3"}, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_python_after_the_newest_allowed_one_has_no_wheels_of_axolotls_pins(
+def test_python_3_13_still_lacks_a_wheel_that_axolotl_pins(
     registry: None,
 ) -> None:
-    """Where this fails, `requires-python`, `PYTHONS` and scripts/setup.sh can let 3.13 in."""
+    """When this fails, `requires-python`, `PYTHONS` and scripts/setup.sh can allow 3.13."""
     assert PROJECT["requires-python"] == ">=3.11,<3.13"
     assert not resolve("-", python="3.13", text="axolotl==0.19.0")["zstandard"][1]

@@ -1,4 +1,4 @@
-"""The files beside the code that other programs read: Docker, editors, GitHub, git, Colab."""
+"""Files that other programs read: Docker, editors, GitHub, pre-commit, Ollama and Colab."""
 
 import json
 import os
@@ -22,7 +22,7 @@ GGUF = (ROOT / "docs/gguf.md").read_text("utf-8")
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 
 
-def test_the_workflow_and_the_hooks_run_what_make_and_ci_run() -> None:
+def test_workflow_and_hooks_run_the_commands_of_make_and_ci() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     assert workflow["jobs"]["test-all"]["steps"][-1] == {"run": "bash .ci/run"}
     assert (ROOT / ".ci/run").is_file()
@@ -33,7 +33,7 @@ def test_the_workflow_and_the_hooks_run_what_make_and_ci_run() -> None:
     ]
 
 
-def test_the_image_is_built_for_a_user_who_is_not_root_and_the_editor_takes_it() -> None:
+def test_the_image_has_a_non_root_user_and_the_dev_container_uses_it() -> None:
     user = re.findall(r"^USER (\w+)", DOCKERFILE, re.M)[-1]
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text("utf-8"))
     assert user == container["remoteUser"] != "root"
@@ -46,10 +46,8 @@ def test_the_image_is_built_for_a_user_who_is_not_root_and_the_editor_takes_it()
 @pytest.mark.parametrize(
     ("device", "torch"), [("cuda", []), ("cpu", ["torch==2.13.0+cpu"]), ("", ["torch==2.13.0+cpu"])]
 )
-def test_the_set_up_takes_cuda_where_it_is_told_to(
-    device: str, torch: list[str], tmp_path: Path
-) -> None:
-    """On a machine without a card; an interpreter that prints what it is asked to install."""
+def test_setup_installs_cuda_only_if_asked(device: str, torch: list[str], tmp_path: Path) -> None:
+    """On a machine without a GPU, with a fake interpreter that logs its arguments."""
     (tmp_path / "bin").mkdir()
     for name, line in {
         "python": '[ "$2" != "import torch" ] && echo "$@" >> "$0.log"',
@@ -61,11 +59,11 @@ def test_the_set_up_takes_cuda_where_it_is_told_to(
     subprocess.run(["sh", "scripts/setup.sh", tmp_path], cwd=ROOT, env=env, check=True)
     lines = (tmp_path / "bin/python.log").read_text().splitlines()
     asked = [line.split()[-1] for line in lines if line.startswith("-m pip")]
-    assert asked == [*torch, "uv", "."]  # uv is missing here, and pip is asked
+    assert asked == [*torch, "uv", "."]  # no uv here, so pip installs the project
 
 
-def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
-    """What the Modelfile's template writes around a dialogue is what the chat template writes."""
+def test_the_ollama_template_gives_the_prompt_of_training(smollm2: Path) -> None:
+    """The Modelfile's template writes the same text around a dialogue as the chat template."""
     modelfile = GGUF.split("```\nFROM")[1].split("```")[0]
     template = re.search(r'TEMPLATE """(.*?)"""', modelfile, re.S)
     recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
@@ -79,7 +77,7 @@ def test_ollama_gets_the_prompt_of_the_training(smollm2: Path) -> None:
     assert f"num_predict {block.decoding.max_new_tokens}" in modelfile
 
 
-def test_the_tokenizer_that_llama_cpp_can_read_gives_the_same_ids(
+def test_the_tokenizer_edited_for_llama_cpp_gives_the_same_ids(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -100,7 +98,7 @@ def test_the_tokenizer_that_llama_cpp_can_read_gives_the_same_ids(
 def test_the_notebook_runs_on_a_cpu(
     tiny_smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every cell, in the repository's place: a folder with the demo's recipe and a tiny model."""
+    """Run every cell in a folder that has only the demo's recipe and a tiny model."""
     shutil.copytree(tiny_smollm2, tmp_path / "models/smollm2-135m-instruct")
     (tmp_path / "recipes").mkdir()
     config = yaml.safe_load((ROOT / "recipes/smollm2_samsum.yml").read_text("utf-8"))

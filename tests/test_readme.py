@@ -1,4 +1,4 @@
-"""The README names only what exists, and its first command comes early."""
+"""README.md and the docs mention only files, targets and keys that exist; README.md is short."""
 
 import re
 import tomllib
@@ -23,8 +23,8 @@ GENERATED = (
     "results/smollm2_samsum_gpu",
     "results/smollm2_samsum/",
     "results/compare.html",
-    "recipes/mine.yml",  # the reader makes it
-    "eval/test",  # a figure's name in the trackers
+    "recipes/mine.yml",  # made by the reader
+    "eval/test",  # the name of a metric in the trackers
 )
 
 
@@ -46,13 +46,13 @@ def test_every_make_target_exists() -> None:
     assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.M)] == []
 
 
-def test_first_command_and_result_come_early() -> None:
+def test_the_first_command_and_result_come_early() -> None:
     lines = README.splitlines()
     assert any("make demo" in line for line in lines[:20])
     assert any("ROUGE" in line and re.search(r"\d\d\.\d", line) for line in lines[:12])
 
 
-def test_it_is_short_and_links_every_page() -> None:
+def test_the_readme_is_short_and_links_every_page() -> None:
     assert len(README.splitlines()) <= 180 and len(README.split()) <= 1700
     pages = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")}
     links = re.findall(r"\]\(docs/([\w.]+)", README)
@@ -61,7 +61,7 @@ def test_it_is_short_and_links_every_page() -> None:
     assert len(sentences) == len(set(sentences))
 
 
-def test_every_key_in_the_tweak_table_is_known() -> None:
+def test_every_key_in_the_table_of_changes_exists() -> None:
     from axolotl.utils.schemas.config import AxolotlInputConfig
 
     from data_prep.settings import Cleaning, Decoding, Rouge, Summarization
@@ -75,7 +75,7 @@ def test_every_key_in_the_tweak_table_is_known() -> None:
     assert len(keys) > 15 and [key for key in keys if key not in known] == []
 
 
-def test_extras_exist() -> None:
+def test_extras() -> None:
     extras = tomllib.loads(PYPROJECT)["project"]
     assert set(extras["optional-dependencies"]) == {
         "deepspeed", "vllm", "similarity", "bertscore", "dev"
@@ -83,8 +83,8 @@ def test_extras_exist() -> None:
 
 
 @pytest.mark.slow
-def test_the_python_runs_on_a_finished_run(run: Path) -> None:
-    """The block of README, on a tiny model's run, gives a score of its two summaries."""
+def test_the_python_example_runs_on_a_finished_run(run: Path) -> None:
+    """README.md's example, on a tiny model's run, scores its two summaries."""
     block = README.split("```python\n")[1].split("```")[0]
     names: dict[str, Any] = {}
     exec(block.replace("recipes/smollm2_samsum.yml", f"{NAME}.yml"), names)
@@ -95,6 +95,6 @@ def test_the_python_runs_on_a_finished_run(run: Path) -> None:
     )
 
 
-def test_the_version_that_is_cited() -> None:
+def test_the_cited_version_is_current() -> None:
     cited = [re.search(r"version\W+([\d.]+)", text) for text in (README, PYPROJECT)]
     assert cited[0] and cited[1] and cited[0][1] == cited[1][1]

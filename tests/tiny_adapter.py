@@ -1,10 +1,10 @@
-"""A LoRA adapter of random weights, without any training."""
+"""A LoRA adapter with random weights, made without training."""
 
 from pathlib import Path
 
 
 def save_adapter(base_model: Path, folder: Path, std: float = 0.5) -> None:
-    """Save an adapter that changes what the model in `base_model` says."""
+    """Save an adapter that changes the output of the model in `base_model`."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

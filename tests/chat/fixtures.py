@@ -1,4 +1,4 @@
-"""Exports of our own invention and how the tests read them, and a recipe of a tiny model."""
+"""Functions that read the invented exports in `exports/`, and a recipe for a tiny model."""
 
 import io
 from pathlib import Path
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "exports"
 
 
 def read_items(*inputs: object, field: str = "dialogue", stdin: bytes = b"") -> list[Any]:
-    """Chats, errors and notes, in their order; a fixture is named without its folder."""
+    """Return chats, errors and notes in order; files of `exports/` are given by name alone."""
     given = [str(item) for item in inputs]
     names = {path.name for path in FOLDER.iterdir()}
     given = [str(FOLDER / item) if item.split("/")[0] in names else item for item in given]
@@ -22,34 +22,34 @@ def read_items(*inputs: object, field: str = "dialogue", stdin: bytes = b"") -> 
 
 
 def read(*inputs: object, field: str = "dialogue", stdin: bytes = b"") -> list[Chat]:
-    """The chats alone."""
+    """Return only the chats."""
     items = read_items(*inputs, field=field, stdin=stdin)
     return [item for item in items if isinstance(item, Chat)]
 
 
 def errors(items: list[Item]) -> list[str]:
-    """The texts of the errors, without the fixtures' folder."""
+    """Return the error messages, without the path of `exports/`."""
     return [str(i).replace(f"{FOLDER}/", "") for i in items if isinstance(i, UserError)]
 
 
 def notes(items: list[Item]) -> list[str]:
-    """The notes, without the fixtures' folder."""
+    """Return the notes, without the path of `exports/`."""
     return [i.replace(f"{FOLDER}/", "") for i in items if isinstance(i, str)]
 
 
 def turns(chat: Chat | list[Message]) -> list[tuple[str, str]]:
-    """Speaker and text of each message."""
+    """Return speaker and text of each message."""
     messages = chat.messages if isinstance(chat, Chat) else chat
     return [(message.speaker, message.text) for message in messages]
 
 
 def clock(chat: Chat) -> list[str]:
-    """Date and time of each message, to the minute."""
+    """Return date and time of each message, to the minute; empty if unknown."""
     return [m.time.isoformat(" ", "minutes") if m.time else "" for m in chat.messages]
 
 
 def tiny_recipe(folder: Path, base_model: Path, sequence_len: int, **decoding: object) -> Path:
-    """Write a recipe of a tiny random model, with an adapter of random weights."""
+    """Write a recipe for a tiny random model, and an adapter with random weights."""
     path = derived_recipe(
         "smollm2_samsum", folder, "tiny", base_model=str(base_model), sequence_len=sequence_len,
         summarization__decoding={"dtype": "float32", **decoding},

@@ -1,4 +1,4 @@
-"""Names that the export knows, phone numbers and e-mail addresses are masked."""
+"""Masking names that the export contains, phone numbers and e-mail addresses."""
 
 import pytest
 
@@ -10,13 +10,13 @@ SPEAKERS = ["Anna Kowalska", "Will", "Jo-Ann Smith", "Bob Smith", "+49 151 23456
 
 
 def masked(text: str, *speakers: str, people: tuple[tuple[str, ...], ...] = ()) -> str:
-    """The text as these speakers' last message."""
+    """Return `text` as masked in a chat of these speakers, as its last message."""
     chat = Chat("p", "n", [Message(None, n, "hi") for n in speakers], people=people)
     chat.messages.append(Message(None, speakers[0], text))
     return anonymize(chat, 1).messages[-1].text
 
 
-def test_speakers_and_name() -> None:
+def test_speakers_and_the_chat_are_numbered() -> None:
     chat = anonymize(Chat("p", "Anna", [Message(None, n, "hi") for n in SPEAKERS]), 3)
     assert chat.name == "chat 3"
     assert speakers_of(chat.messages) == [f"Person {n}" for n in range(1, 7)]
@@ -34,7 +34,7 @@ def test_speakers_and_name() -> None:
     ("@here: 1000 of 250000", "@here: 1000 of 250000"), ("@anna_k, hi", "@someone, hi"),
     ("@will, see @7pm", "@Person 2, see @7pm"), ("Anna 0151 2345678", "Person 1 <phone>"),
 ])  # fmt: skip
-def test_text(text: str, expected: str) -> None:
+def test_names_numbers_and_addresses_in_text(text: str, expected: str) -> None:
     assert masked(text, *SPEAKERS, people=(("Carol Jones",),)) == expected
 
 
@@ -48,16 +48,16 @@ def test_text(text: str, expected: str) -> None:
     ("Dr. Ana Ott", "the dr, Ott", "the dr, Person 1"), (".", "so . what", "so . what"),
     ("bo from work", "Bo at work", "Person 1 at Person 1"),
 ])  # fmt: skip
-def test_spellings_and_scripts(speaker: str, text: str, expected: str) -> None:
+def test_other_spellings_and_scripts(speaker: str, text: str, expected: str) -> None:
     assert masked(text, speaker) == expected
 
 
-def test_all_names_of_a_person_are_one_number() -> None:
+def test_all_names_of_a_person_get_one_number() -> None:
     people = (("Rex",), ("bo", "Bo Derek"), ("Bo Rex", "Derek Rex"))
     said = masked("I am Bo Derek, no, derek, not Rex", "Ana", "bo", people=people)
     assert said == "I am Person 2, no, Person 2, not someone"
-    assert masked("Sam", "Sam Ito", "Sam Ott", people=(("Sam Lee",),)) == "someone"  # shared
-    assert masked("Sam", "Sam Ito", people=(("Sam Lee",),)) == "Person 1"  # speakers come first
+    assert masked("Sam", "Sam Ito", "Sam Ott", people=(("Sam Lee",),)) == "someone"  # of two
+    assert masked("Sam", "Sam Ito", people=(("Sam Lee",),)) == "Person 1"  # of the speaker
 
 
 @pytest.mark.parametrize(("fixture", "names"), [
@@ -68,13 +68,13 @@ def test_all_names_of_a_person_are_one_number() -> None:
     ("whatsapp_ios_gb.txt", "Priya Tom Webb"),
     ("whatsapp_android_us.txt", "Anna Bob 23456789"),
 ])  # fmt: skip
-def test_no_name_of_an_export_remains(fixture: str, names: str) -> None:
+def test_no_name_remains_in_an_export(fixture: str, names: str) -> None:
     for chat in read(fixture):
         text = dialogue_of(anonymize(chat, 1).messages)
         assert [name for name in names.split() if name in text] == []
 
 
-def test_a_mention_of_somebody_who_never_wrote() -> None:
+def test_mentioned_people_who_never_wrote_are_masked() -> None:
     text = "31.12.20, 21:15 - Ana: ask @\u2068Carol Jones\u2069, or @\u2068~Ivo\u2069\n"
     (chat,) = read("-", stdin=f"{text}31.12.20, 21:16 - Bo: Carol is away, Ivo too\n".encode())
     said = dialogue_of(anonymize(chat, 1).messages)
@@ -87,7 +87,7 @@ def test_a_mention_of_somebody_who_never_wrote() -> None:
     "01.12.30.45.60", "12 34 56 78", "0151 12-11-20", "0151 2345678 / 0171 9876543",
 ])  # fmt: skip
 @pytest.mark.parametrize("around", ["call {}!", "Tel:{},", "10:30 {} at 10:30", "电话{}로"])
-def test_a_phone_number(number: str, around: str) -> None:
+def test_phone_numbers_are_masked(number: str, around: str) -> None:
     assert masked(around.format(number), "Ana") == around.format("<phone>")
 
 
@@ -97,5 +97,5 @@ def test_a_phone_number(number: str, around: str) -> None:
     "on 2021-05-01 and 12.11.2020 at 19:30", "season 2023/2024, 2023-2024", "room 12-14, 3.50",
     "1000 of 250000",
 ])  # fmt: skip
-def test_no_phone_number(text: str) -> None:
+def test_dates_times_and_amounts_are_kept(text: str) -> None:
     assert masked(text, "Ana") == text

@@ -1,4 +1,4 @@
-"""The JSON of Discord, Messenger, Instagram, Signal, Google Chat, Skype, Matrix and others."""
+"""JSON exports of Discord, Messenger, Instagram, Signal, Google Chat, Skype, Matrix and others."""
 
 import json
 from pathlib import Path
@@ -12,36 +12,36 @@ IDA, OLE = ("Ida", "shall we eat"), ("Ole", "<file_photo> yes")
 
 
 def discord(number: int, name: str, text: str, **more: object) -> dict[str, object]:
-    """A message of DiscordChatExporter."""
+    """Return a message as DiscordChatExporter writes it."""
     author = {"id": name, "name": name.lower(), "nickname": name}
     return {"id": str(number), "type": "Default", "timestamp": f"2021-03-05T21:1{number}:00+01:00",
             "content": text, "author": author, **more}  # fmt: skip
 
 
 def meta(name: str, minute: int, text: str, **more: object) -> dict[str, object]:
-    """A message of Messenger or Instagram."""
+    """Return a message as Messenger or Instagram writes it."""
     return {"sender_name": name, "timestamp_ms": EVE + minute * 60_000, "content": text, **more}
 
 
 def google(name: str, time: str, **more: object) -> dict[str, object]:
-    """A message of Google Chat."""
+    """Return a message as Google Chat writes it."""
     return {"creator": {"name": name, "email": f"{name}@x.org"}, "created_date": time, **more}
 
 
 def skype(name: str, minute: int, kind: str, text: str) -> dict[str, object]:
-    """A message of Skype or Teams."""
+    """Return a message as Skype or Teams writes it."""
     return {"displayName": name, "originalarrivaltime": f"2021-03-05T21:{minute}:00.1Z",
             "messagetype": kind, "content": text, "from": f"8:{name}"}  # fmt: skip
 
 
 def matrix(sender: str, minute: int, content: object, kind: str = "m.room.message") -> object:
-    """An event of a Matrix room."""
+    """Return an event of a Matrix room."""
     return {"type": kind, "sender": sender, "content": content, "state_key": sender,
             "origin_server_ts": EVE + minute * 60_000}  # fmt: skip
 
 
 def signal(**item: object) -> object:
-    """A message of Signal's own export."""
+    """Return a message as Signal's own export has it."""
     return {"chatItem": {"chatId": "1", "dateSent": str(EVE), **item}}
 
 
@@ -109,8 +109,8 @@ APPS: dict[str, tuple[object, list[tuple[str, str]], set[str]]] = {
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_app(app: str, tmp_path: Path) -> None:
-    """What people wrote, in the order of time, from JSON and from JSONL."""
+def test_each_app(app: str, tmp_path: Path) -> None:
+    """Only what people wrote is kept, sorted by time, from JSON and from JSONL."""
     data, right, people = APPS[app]
     path = tmp_path / "export.json"
     path.write_text(json.dumps(data))
@@ -126,8 +126,8 @@ def test_app(app: str, tmp_path: Path) -> None:
         assert turns(chat) == right and f":{len(data) + 1}: is not JSON" in str(bad)
 
 
-def test_meta_writes_a_character_for_each_byte(tmp_path: Path) -> None:
-    """Unless it writes the characters themselves, of which not all can be bytes."""
+def test_meta_writes_one_character_per_byte(tmp_path: Path) -> None:
+    """Some exports have the real characters instead; not all of those fit in a byte."""
     written = json.dumps({"messages": [meta("Zoë", 0, "köstlich 😀")]}, ensure_ascii=False)
     path = tmp_path / "message_1.json"
     for text in (written, written.encode().decode("latin-1")):
@@ -135,7 +135,7 @@ def test_meta_writes_a_character_for_each_byte(tmp_path: Path) -> None:
         assert turns(read(path)[0]) == [("Zoë", "köstlich 😀")]
 
 
-def test_an_inbox_of_threads_in_parts(tmp_path: Path) -> None:
+def test_an_inbox_whose_threads_have_several_files(tmp_path: Path) -> None:
     for thread, part, message in (
         ("ida_1", 1, meta("Ole", 2, "c")), ("ida_1", 2, meta("Ole", 1, "b")),
         ("ida_1", 10, meta("Ida", 0, "a")), ("bo_2", 1, meta("Bo", 0, "hi")),
@@ -152,8 +152,8 @@ def test_an_inbox_of_threads_in_parts(tmp_path: Path) -> None:
     assert "message_2.json: is not JSON" in errors(read_items(tmp_path))[0]
 
 
-def test_google_chat_in_another_language_and_its_other_file(tmp_path: Path) -> None:
-    """Its time is not read, and the messages are; a name comes from the folder."""
+def test_google_chat_in_another_language(tmp_path: Path) -> None:
+    """Messages are read without their times; the folder gives the name; no error for other JSON."""
     message = google("Ida", "Freitag, 5. März 2021 um 21:15:00 UTC", text="hi")
     (tmp_path / "DM 1").mkdir()
     (tmp_path / "DM 1/messages.json").write_text(json.dumps({"messages": [message]}))
@@ -163,8 +163,8 @@ def test_google_chat_in_another_language_and_its_other_file(tmp_path: Path) -> N
     assert len(notes(read_items(tmp_path))) == 1 and errors(read_items(tmp_path)) == []
 
 
-def test_signal_export_writes_each_chat_twice(tmp_path: Path) -> None:
-    """As JSON, which is read, and as Markdown."""
+def test_the_markdown_copies_of_signal_export_are_not_read(tmp_path: Path) -> None:
+    """It writes each chat twice: as JSON, which is read, and as Markdown."""
     (tmp_path / "Ida").mkdir()
     (tmp_path / "Ida/data.json").write_text(json.dumps(APPS["signal-export"][0]))
     (tmp_path / "Ida/chat.md").write_text("[2021-03-05 21:15:03] Ida: shall we eat")
@@ -181,7 +181,7 @@ def test_signal_export_writes_each_chat_twice(tmp_path: Path) -> None:
     [{"text": "two"}, {"text": "three"}],
     {"messages": [meta("Ida", 0, "hi") | {"timestamp_ms": "late"}] * 2},
 ])  # fmt: skip
-def test_an_app_that_is_not_known_is_one_error(tmp_path: Path, data: object) -> None:
+def test_json_of_an_unknown_app_is_one_error(tmp_path: Path, data: object) -> None:
     path = tmp_path / "export.json"
     path.write_text(json.dumps(data))
     (said,) = errors(read_items(path))
@@ -195,7 +195,7 @@ def test_an_app_that_is_not_known_is_one_error(tmp_path: Path, data: object) -> 
     [{"conversations": [{"from": "Ida", "value": "hi"}, {"from": "Ole", "value": "yo"}]}],
     {"dialogue": [{"speaker": "Ida", "text": "hi", "time": 1}, {"speaker": "Ole", "text": "yo"}]},
 ])  # fmt: skip
-def test_turns(tmp_path: Path, data: object) -> None:
+def test_layouts_of_training_data(tmp_path: Path, data: object) -> None:
     path = tmp_path / "turns.json"
     path.write_text(json.dumps(data))
     (chat,) = read_items(path)

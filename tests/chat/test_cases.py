@@ -1,4 +1,4 @@
-"""Inputs of public reports, in `../shared`: each is read as a person reads it, or refused."""
+"""Inputs from public bug reports, in `../shared`: each is read as a person would, or refused."""
 
 import json
 import re
@@ -27,8 +27,8 @@ def people(found: Turns) -> list[str]:
     return [name for name, _ in found]
 
 
-# Where several results are right: what is checked of the turns as the model reads them (threads one
-# after another), of the errors, and of the notes.
+# Checks for inputs with several right results: of the turns as the model reads them (one thread
+# after another), the errors and the notes.
 CHECKS = {
     "P07": lambda t, e, n: t == P07,
     "P20": lambda t, e, n: people(t) == ["Ida Berg", "Ole"] and "PS: bring salt" in t[1][1],

@@ -1,6 +1,6 @@
-"""Chats that we know, written as an app would and read back: no message and no caption is lost.
+"""Generated chats, written as an app would and read back: no message and no caption is lost.
 
-A new format is one function in RENDERERS, named by the file that it writes.
+To add a format, add a function to RENDERERS under the name of the file that it writes.
 """
 
 import datetime as dt
@@ -30,7 +30,7 @@ EXAMPLES = 100
 
 @dataclass(frozen=True)
 class Sent:
-    """What a person sent: a text, or the file of that name with a caption that may be empty."""
+    """A text that a person sent, or a file with a caption, which may be empty."""
 
     time: dt.datetime
     speaker: str
@@ -38,7 +38,7 @@ class Sent:
     file: str = ""
 
 
-# ----- chats, with all that has ever been mistaken for something else
+# ----- chats, built from names and texts that readers once misread
 
 NAMES = [
     "Ida", "Ole", "Zoë Ott", "小明", "ליאור", "كريم", "Dr: Ida", "Ole - Norway", "Bo-Anders",
@@ -73,9 +73,9 @@ LETTERS = "ab Zé:-.,/()[]<>\"'“”«»\u200e\u00a0\n12۳中🙂"
 
 @st.composite
 def chats(draw: st.DrawFn) -> list[Sent]:
-    """Messages in the order of time.
+    """Generate messages sorted by time.
 
-    The first day tells day from month, and no line is one that starts a message.
+    The first day is above 12, so that it cannot be a month. No line looks like a message's start.
     """
     people = draw(st.lists(st.sampled_from(NAMES), min_size=2, max_size=4, unique=True))
     day = draw(st.integers(13, 28))
@@ -83,7 +83,7 @@ def chats(draw: st.DrawFn) -> list[Sent]:
     steps = st.sampled_from([0, 1, 59, 60, 3_600, 12 * 3_600, 24 * 3_600, 40 * 24 * 3_600])
     written = st.sampled_from(TEXTS) | st.text(LETTERS, min_size=1, max_size=20).filter(_is_said)
     fewest = 1
-    if any(":" in name for name in people):  # which shows in a chat of two, where each says more
+    if any(":" in name for name in people):  # only a chat of two talkative people shows this
         people, fewest = sorted(people, key=lambda name: ":" not in name)[:2], 4
     sent = []
     for number in range(draw(st.integers(fewest, 14))):
@@ -116,7 +116,7 @@ ATTACHED = [
 
 
 def whatsapp_stamp(time: dt.datetime, locale: str, clock: str) -> str:
-    """Date and time as the locale writes them; `clock` is a CLDR pattern or the name of one."""
+    """Return date and time as the locale writes them; `clock`: a CLDR pattern or its name."""
     day = dates.format_date(time, "short", locale=locale)
     stamp = str(dates.get_datetime_format("short", locale=locale)).replace("'", "")
     stamp = stamp.replace("{1}", day).replace("{0}", dates.format_time(time, clock, locale=locale))
@@ -124,7 +124,7 @@ def whatsapp_stamp(time: dt.datetime, locale: str, clock: str) -> str:
 
 
 def _whatsapp(messages: list[Sent], choice: random.Random, phone: str) -> str:
-    """An export in a locale, with the clock of the locale or that of 12 hours."""
+    """Return an export in a random locale, with the locale's clock or a 12-hour clock."""
     locale, words = choice.choice(LOCALES), choice.choice(ATTACHED)
     clock = "short" if phone == "android" else "medium"
     pattern = str(babel.Locale.parse(locale).time_formats[clock].pattern)
@@ -145,16 +145,16 @@ def _whatsapp(messages: list[Sent], choice: random.Random, phone: str) -> str:
 
 
 def whatsapp_android(messages: list[Sent], choice: random.Random) -> str:
-    """`31.12.20, 21:15 - Ida: hi`."""
+    """Write lines like `31.12.20, 21:15 - Ida: hi`."""
     return _whatsapp(messages, choice, "android")
 
 
 def whatsapp_iphone(messages: list[Sent], choice: random.Random) -> str:
-    """`[31.12.20, 21:15:00] Ida: hi`."""
+    """Write lines like `[31.12.20, 21:15:00] Ida: hi`."""
     return _whatsapp(messages, choice, "iphone")
 
 
-# ----- JSON of apps
+# ----- JSON exports
 
 
 def _epoch(time: dt.datetime) -> float:
@@ -166,7 +166,7 @@ def _number(speaker: str) -> str:
 
 
 def telegram(messages: list[Sent], choice: random.Random) -> str:
-    """`result.json`, in which a text may be cut into entities."""
+    """Write `result.json`; texts may be cut into entities."""
     entries = [{"id": 1, "type": "service", "action": "create_group", "text": ""}]
     for number, one in enumerate(messages, 2):
         cut = choice.randrange(len(one.text) + 1)
@@ -183,7 +183,7 @@ def telegram(messages: list[Sent], choice: random.Random) -> str:
 
 
 def slack(messages: list[Sent], choice: random.Random) -> bytes:
-    """A zipped export with a file a day, or all in one as the API gives it, newest first."""
+    """Write a ZIP with one file per day, or one file as the API returns it, newest first."""
     people = {
         _number(m.speaker): {"id": _number(m.speaker), "profile": {"real_name": m.speaker}}
         for m in messages
@@ -209,7 +209,7 @@ def slack(messages: list[Sent], choice: random.Random) -> bytes:
 
 
 def discord(messages: list[Sent], choice: random.Random) -> str:
-    """What DiscordChatExporter writes, which may be newest first."""
+    """Write what DiscordChatExporter does, oldest or newest first."""
     found = [
         {
             "id": str(number), "type": choice.choice(["Default", "Reply"]), "content": one.text,
@@ -224,7 +224,7 @@ def discord(messages: list[Sent], choice: random.Random) -> str:
 
 
 def messenger(messages: list[Sent], choice: random.Random) -> str:
-    """`message_1.json`, newest first; a character for each byte, as Meta writes it."""
+    """Write `message_1.json`, newest first; one character per byte, as Meta does."""
     kinds = {PHOTO: "photos", VIDEO: "videos", GIF: "gifs"}
     found = [
         {"sender_name": one.speaker, "timestamp_ms": _epoch(one.time) * 1000, "content": one.text}
@@ -237,7 +237,7 @@ def messenger(messages: list[Sent], choice: random.Random) -> str:
 
 
 def signal(messages: list[Sent], choice: random.Random) -> str:
-    """The lines of signal-export's `data.json`."""
+    """Write the lines of signal-export's `data.json`."""
     return "\n".join(
         json.dumps({
             "date": one.time.isoformat(), "sender": one.speaker, "body": f"{one.text}  ",
@@ -248,7 +248,7 @@ def signal(messages: list[Sent], choice: random.Random) -> str:
 
 
 def google_chat(messages: list[Sent], choice: random.Random) -> str:
-    """`messages.json` of Google's Takeout."""
+    """Write `messages.json` of Google Takeout."""
     return json.dumps({"messages": [
         {
             "creator": {"name": one.speaker, "email": _number(one.speaker)}, "text": one.text,
@@ -263,7 +263,7 @@ def google_chat(messages: list[Sent], choice: random.Random) -> str:
 
 
 def webvtt(messages: list[Sent], choice: random.Random) -> str:
-    """A transcript: each message a line, without files and times of day."""
+    """Write a transcript: one line per message, without files and times of day."""
     cues = [
         f"00:00:{n:02}.000 --> 00:00:{n + 1:02}.000\n"
         f"<v {html.escape(one.speaker)}>{html.escape(one.text)}</v>\n"
@@ -274,8 +274,8 @@ def webvtt(messages: list[Sent], choice: random.Random) -> str:
 
 # ----- reading back
 
-# What the app would write, by the name of its file, and which share of messages may be read
-# wrongly: WhatsApp's text has no sign of where a name ends.
+# By file name: the function that writes it, and the share of messages that may be misread.
+# (Nothing in WhatsApp's text shows where a name ends.)
 RENDERERS: dict[str, tuple[Callable[[list[Sent], random.Random], str | bytes], float]] = {
     "whatsapp_android.txt": (whatsapp_android, 0.003),
     "whatsapp_iphone.txt": (whatsapp_iphone, 0.003),
@@ -290,7 +290,7 @@ RENDERERS: dict[str, tuple[Callable[[list[Sent], random.Random], str | bytes], f
 
 
 def _key(time: dt.datetime | None, speaker: str, text: str) -> tuple[str, str, str, str]:
-    """A message without what formats may change: seconds, marks of direction, outer blanks."""
+    """Return a message without seconds, direction marks and outer spaces: formats change those."""
     text = re.sub("[\u200e\u200f]", "", text).replace("\u00a0", " ")
     files = " ".join(re.findall(r"<file_\w+>", text))
     said = re.sub(r"<file_\w+>", "", text).strip()
@@ -298,7 +298,7 @@ def _key(time: dt.datetime | None, speaker: str, text: str) -> tuple[str, str, s
 
 
 def wrong_messages(path: Path, sent: list[Sent]) -> list[object]:
-    """What differs between the messages sent and those in the file."""
+    """Return the differences between the messages sent and those read from the file."""
     is_timed = path.suffix != ".vtt"
     right = [
         _key(
@@ -319,7 +319,7 @@ def wrong_messages(path: Path, sent: list[Sent]) -> list[object]:
 
 
 @pytest.mark.parametrize("name", RENDERERS)
-def test_read_back(name: str, tmp_path: Path) -> None:
+def test_messages_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     render, allowed = RENDERERS[name]
     wrong: list[object] = []
     count = 0

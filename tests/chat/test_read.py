@@ -1,4 +1,4 @@
-"""What is given is recognised: arguments, standard input, files, folders, archives, rows."""
+"""Reading any input: arguments, standard input, files, folders, archives and rows."""
 
 import json
 import zipfile
@@ -17,8 +17,8 @@ WITH_NOTES = {"rows.jsonl", "slack", "slack_bare", "telegram_all.json", "telegra
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_export(name: str) -> None:
-    """The chats by name: time, speaker and text of each message."""
+def test_each_export(name: str) -> None:
+    """Compare time, speaker and text of each message, by the name of the chat."""
     found = {
         one.name: [
             list(row) for row in zip(clock(one), *zip(*turns(one), strict=True), strict=True)
@@ -29,26 +29,26 @@ def test_export(name: str) -> None:
     assert (len(read_items(name)) > len(found)) is (name in WITH_NOTES)
 
 
-def test_a_dated_line_makes_no_export() -> None:
-    """Not even as the first one."""
+def test_a_single_dated_line_is_not_an_export() -> None:
+    """Not even if it is the first line."""
     text = (FOLDER / "plain_dated.txt").read_text().partition("\n")[2]
     assert turns(read("-", stdin=text.encode())[0])[0] == ("Ana", "when?")
 
 
-def test_a_piece_of_an_export_is_one() -> None:
-    """Where the end of a message before it looks like a turn."""
+def test_a_pasted_part_of_an_export() -> None:
+    """Also if it starts with the end of a message that looks like a turn."""
     text = "note: keys\n31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: yes"
     assert turns(read("-", stdin=text.encode())[0]) == [("Ana", "hi"), ("Bo", "yes")]
 
 
 @pytest.mark.parametrize("text", ["[Ana] hi: there\nBo: yes", "{Ana} hi: there\nBo: yes"])
-def test_text_that_begins_with_a_bracket(text: str) -> None:
+def test_text_that_begins_like_json(text: str) -> None:
     (found,) = read_items("-", stdin=text.encode())
     assert turns(found) == [(f"{text[:5]} hi", "there"), ("Bo", "yes")]
 
 
-def test_a_prepared_dialogue_comes_through_unchanged() -> None:
-    """So that its prompt, and its summary, are those of eval.run."""
+def test_a_prepared_dialogue_is_not_changed() -> None:
+    """So its prompt and its summary are the same as in eval.run."""
     files = (ROOT / "data_prep/sample").glob("*.jsonl")
     lines = [line for path in files for line in path.read_text("utf-8").splitlines()]
     dialogues = [json.loads(line)["dialogue"] for line in lines]
@@ -58,20 +58,20 @@ def test_a_prepared_dialogue_comes_through_unchanged() -> None:
 
 
 @pytest.mark.parametrize("given", ["Ana: hi\nBo: yes", "Ana: hi\\nBo: yes"])
-def test_argument(given: str) -> None:
+def test_a_dialogue_as_an_argument(given: str) -> None:
     (found,) = read_items(given)
     assert (found.name, turns(found)) == ("", [("Ana", "hi"), ("Bo", "yes")])
     assert turns(read(f"{given} {'long ' * 2000}")[0])[0] == ("Ana", "hi")
 
 
 @pytest.mark.parametrize("name", ["plain.txt", "whatsapp_ios_gb.txt", "telegram/result.json"])
-def test_standard_input_and_an_argument_are_recognised_by_their_look(name: str) -> None:
+def test_formats_are_recognised_without_a_file_name(name: str) -> None:
     data = (FOLDER / name).read_bytes()
     for (found,) in (read_items("-", stdin=data), read_items(data.decode("utf-8-sig"))):
         assert turns(found) == turns(read(name)[0])
 
 
-def test_a_bad_row_is_named_and_the_others_are_read() -> None:
+def test_bad_rows_are_errors_and_the_others_are_read() -> None:
     for found in (
         read_items("rows.jsonl"),
         read_items("-", stdin=(FOLDER / "rows.jsonl").read_bytes()),
@@ -87,7 +87,7 @@ def test_a_bad_row_is_named_and_the_others_are_read() -> None:
         assert all(text.startswith(start) for text, start in zip(said, expected, strict=True))
 
 
-def test_dialogue_field_and_an_array_of_rows(tmp_path: Path) -> None:
+def test_another_field_and_rows_in_an_array(tmp_path: Path) -> None:
     assert [one.id for one in read("rows.jsonl", field="chat")] == ["r2"]
     path = tmp_path / "rows.json"
     path.write_text('[{"dialogue": "Ana: hi"}, 7]')
@@ -96,7 +96,7 @@ def test_dialogue_field_and_an_array_of_rows(tmp_path: Path) -> None:
     assert errors(found)[0].startswith(f"{path} row 2: is not an object")
 
 
-def test_folder_of_many_kinds(tmp_path: Path) -> None:
+def test_a_folder_with_many_formats(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     for name in ("plain.txt", "prose.txt", "whatsapp_ko.txt", "rows.jsonl"):
         (tmp_path / "b" / name).write_bytes((FOLDER / name).read_bytes())
@@ -126,7 +126,7 @@ def test_folder_of_many_kinds(tmp_path: Path) -> None:
      "has no message that a person sent", "give another export"),
     ("", None, "has no file that can be read", "use .txt"),
 ])  # fmt: skip
-def test_bad_input_is_one_error(
+def test_bad_input_is_one_error_with_a_fix(
     tmp_path: Path, name: str, data: bytes | None, what: str, fix: str
 ) -> None:
     path = tmp_path / name
@@ -137,21 +137,21 @@ def test_bad_input_is_one_error(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_file_that_breaks_off_within_a_character(encoding: str) -> None:
+def test_a_file_cut_within_a_character(encoding: str) -> None:
     data = "31.12.20, 21:15 - Ana: hi\n31.12.20, 21:16 - Bo: 🙂".encode(encoding)[:-1]
     assert turns(read("-", stdin=data)[0]) == [("Ana", "hi"), ("Bo", "\ufffd")]
 
 
 def zipped(folder: Path, members: dict[str, str | bytes], name: str = "export.zip") -> Path:
-    """A compressed archive with these members."""
+    """Write a compressed archive with these members."""
     with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as written:
         for member, text in members.items():
             written.writestr(member, text)
     return folder / name
 
 
-def test_zip_of_whatsapp_takes_the_name_of_the_archive(tmp_path: Path) -> None:
-    """What lies beside the chat was sent in it."""
+def test_a_chat_in_a_whatsapp_zip_is_named_after_the_archive(tmp_path: Path) -> None:
+    """Files beside the chat were sent in it, so they are not chats."""
     path = zipped(tmp_path, {
         "00000002-list.txt": "Milk: two", "00000003-data.json": '{"a": 1}',
         "_chat.txt": (FOLDER / "whatsapp_ios_gb.txt").read_bytes(),
@@ -171,7 +171,7 @@ TELEGRAM = """{"type": "personal_chat", "name": "Ida", "messages": [{"type": "me
     ({"a/result.json": TELEGRAM, "a/files/list.txt": "Milk: two", "a/photos/1.jpg": ""},
      ["Ida"], 1),
 ])  # fmt: skip
-def test_files_that_people_sent_are_no_chats(
+def test_files_sent_in_a_chat_are_not_chats(
     tmp_path: Path, members: dict[str, str | bytes], names: list[str], left: int
 ) -> None:
     found = read_items(zipped(tmp_path, members))
@@ -179,8 +179,8 @@ def test_files_that_people_sent_are_no_chats(
     assert not errors(found) and notes(found)[-1].endswith(f"because they are not chats: {left}")
 
 
-def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
-    """What the export names was sent in it; a media folder is no error."""
+def test_a_folder_with_chats_and_a_file_sent_in_one(tmp_path: Path) -> None:
+    """A file that the export mentions was sent in it; a media folder is not an error."""
     (tmp_path / "WhatsApp Chat with Bo.txt").write_text(
         "31.12.20, 21:15 - Bo: list.txt (file attached)\n31.12.20, 21:16 - Ana: ok"
     )
@@ -193,7 +193,7 @@ def test_a_folder_of_chats_and_of_what_was_sent_in_one(tmp_path: Path) -> None:
     assert found[2:] == [f"{tmp_path}: files left out because they are not chats: 2"]
 
 
-def test_telegram_as_html(tmp_path: Path) -> None:
+def test_telegram_html_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a/files").mkdir(parents=True)
     (tmp_path / "a/messages.html").write_text("<html>")
     (tmp_path / "a/messages2.html").write_text("<html>")
@@ -204,14 +204,14 @@ def test_telegram_as_html(tmp_path: Path) -> None:
         assert "export the chat as JSON" in errors(read_items(given))[0]
 
 
-def test_zip_with_what_a_mac_adds(tmp_path: Path) -> None:
+def test_a_zip_made_by_macos(tmp_path: Path) -> None:
     dark = b"\x00\x05\x16\x07\xff"
     members = {"a/_chat.txt": b"Ana: hi", "__MACOSX/a/._chat.txt": dark, "__MACOSX/b.txt": dark}
     (found,) = read_items(zipped(tmp_path, {**members}))
     assert turns(found) == [("Ana", "hi")]
 
 
-def test_folders_in_folders(tmp_path: Path) -> None:
+def test_nested_folders(tmp_path: Path) -> None:
     (found,) = read(zipped(tmp_path, {f"{'a/' * 50}chat.txt": "Ana: hi", f"{'b/' * 60}x.jpg": ""}))
     assert turns(found) == [("Ana", "hi")]
     deep = zipped(tmp_path, {"chat.txt": "Ana: hi", f"{'a/' * 1200}chat.txt": "Ana: hi"})
@@ -219,7 +219,7 @@ def test_folders_in_folders(tmp_path: Path) -> None:
     assert str(deep) in error and "more than 50 folders" in error
 
 
-def test_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
     path = tmp_path / "chat.txt"
     path.write_text("Ana: hi\n" * 200, "utf-8")

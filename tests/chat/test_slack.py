@@ -1,4 +1,4 @@
-"""Slack's export, as a folder and zipped: names, mentions, links, threads, bots."""
+"""Slack exports, as a folder and as a ZIP: names, mentions, links, threads and bots."""
 
 import json
 import shutil
@@ -12,16 +12,16 @@ from tests.chat.fixtures import FOLDER, errors, notes, read, read_items, turns
 
 @pytest.fixture
 def export(tmp_path: Path) -> Path:
-    """A copy of the export."""
+    """A copy of the Slack export."""
     return Path(shutil.copytree(FOLDER / "slack", tmp_path / "slack"))
 
 
-def test_notes_and_people() -> None:
+def test_empty_chats_are_noted_and_people_are_known() -> None:
     assert notes(read_items("slack")) == ["slack: chats left out because they have no message: 1"]
     assert {("nora", "Nora Lind"), ("guest", "Gil Guest")} <= {*read("slack")[1].people}
 
 
-def test_threads_within_each_conversation() -> None:
+def test_threads_stay_within_each_conversation() -> None:
     general = [[m.text for m in part] for part in cut_at_gaps(read("slack")[1].messages, 6)]
     assert general[0][:2] == ["@here deploy at 3, ok @Sam Okoye?", "yes, after lunch"]
     assert [len(part) for part in general] == [6, 2]
@@ -32,8 +32,8 @@ def test_threads_within_each_conversation() -> None:
     ]
 
 
-def test_an_export_without_its_lists_and_a_channel_alone(tmp_path: Path) -> None:
-    """Their users are known from the messages."""
+def test_an_export_without_lists_and_a_single_channel(tmp_path: Path) -> None:
+    """User names then come from the messages."""
     bare = read_items("slack_bare")
     assert notes(bare) == ["slack_bare: chats left out because they have no message: 1"]
     (alone,) = read_items("slack_bare/standup")
@@ -44,8 +44,8 @@ def test_an_export_without_its_lists_and_a_channel_alone(tmp_path: Path) -> None
         assert turns(chat)[1] == ("Zoë Weiß", "on it")
 
 
-def test_a_folder_that_is_none_of_slack(tmp_path: Path) -> None:
-    """A diary, and another chat next to a channel, which must not be lost."""
+def test_folders_that_are_not_from_slack(tmp_path: Path) -> None:
+    """Rows in a file named like a Slack day; a channel beside another chat: neither is lost."""
     (tmp_path / "2024-01-02.json").write_text('[{"dialogue": "Ana: hi"}]')
     assert [chat.name for chat in read(tmp_path)] == [f"{tmp_path}/2024-01-02.json row 1"]
     shutil.copytree(FOLDER / "slack_bare/standup", tmp_path / "standup")
@@ -78,14 +78,14 @@ def test_a_damaged_file(export: Path, file: str, text: str, error: str, names: l
 
 
 @pytest.mark.parametrize("odd", ['"ts": "late"', '"ts": "9", "blocks": [{"elements": 5}]'])
-def test_an_odd_message_among_others(export: Path, odd: str) -> None:
+def test_an_unreadable_message_is_left_out(export: Path, odd: str) -> None:
     good = '{"type": "message", "text": "hi", "ts": "1704272400", "user": "U1"}'
     (export / "general/2024-01-03.json").write_text(f'[{{"type": "message", {odd}}}, {good}]')
     assert turns(read(export)[1])[-1] == ("nora", "hi")
     assert "2024-01-03.json: messages left out: 1" in notes(read_items(export))[0]
 
 
-def test_odd_entries_of_lists_cost_no_channel(export: Path) -> None:
+def test_odd_list_entries_lose_no_channel(export: Path) -> None:
     users = '[{"id": "U1", "name": "nora", "profile": "x"}, {"id": "U2", "profile": 1}]'
     (export / "users.json").write_text(users)
     (export / "dms.json").write_text('[{"id": "D1", "members": 5}]')
@@ -97,12 +97,12 @@ def test_odd_entries_of_lists_cost_no_channel(export: Path) -> None:
 
 
 def said(user: str, second: int, text: str, **more: object) -> dict[str, object]:
-    """A message of the API."""
+    """Return a message as the API returns it."""
     return {"type": "message", "user": user, "text": text, "ts": f"170418{second:04}.0001", **more}
 
 
-def test_users_of_a_grid_namesakes_and_who_is_not_listed(tmp_path: Path) -> None:
-    """The plain name is the account's that is still used."""
+def test_namesakes_and_unlisted_users_of_an_enterprise_grid(tmp_path: Path) -> None:
+    """The account that is still active keeps the plain name."""
     names = {"U1": "Alex", "U2": "Alex", "U3": "Ida"}
     users = [
         {"id": user, "deleted": user == "U1", "profile": {"display_name": name}}
@@ -121,14 +121,14 @@ def test_users_of_a_grid_namesakes_and_who_is_not_listed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["day", "history", "dump"])
-def test_a_conversation_in_one_file(tmp_path: Path, kind: str) -> None:
-    """Of the API newest first; slackdump has the replies in the message that they answer."""
+def test_a_conversation_in_a_single_file(tmp_path: Path, kind: str) -> None:
+    """The API writes newest first; slackdump puts replies into the message that they answer."""
     first, reply, last = said("U1", 1, "a"), said("U2", 3, "c"), said("U2", 2, "b <@U1>")
     data: object = [first, last, reply]
     if kind == "history":
         data = {"ok": True, "messages": [reply, last, first]}
     if kind == "dump":
-        first["slackdump_thread_replies"] = [reply, last]  # the last is shown in the channel too
+        first["slackdump_thread_replies"] = [reply, last]  # `last` is also in the channel
         data = {"channel_id": "C1", "name": "general", "messages": [first, last, "odd"]}
     path = tmp_path / "C1.json"
     path.write_text(json.dumps(data))

@@ -1,4 +1,4 @@
-"""Telegram's `result.json`: one chat or all, entities, media, service messages."""
+"""Telegram's `result.json`: one chat or all, text entities, media and service messages."""
 
 import json
 from collections.abc import Mapping
@@ -11,16 +11,16 @@ from chat.summarize import cut_at_gaps
 from tests.chat.fixtures import errors, notes, read, read_items, turns
 
 
-def test_odd_messages_and_all_names_that_an_export_knows() -> None:
+def test_odd_messages_and_all_names_in_an_export() -> None:
     (chat,) = read("telegram_odd.json")
     (note,) = notes(read_items("telegram_odd.json"))
     assert note.startswith("telegram_odd.json: messages left out: 2; message 7 ")
-    assert [len(part) for part in cut_at_gaps(chat.messages, 6)] == [2, 3, 1]  # one has a zone
+    assert [len(part) for part in cut_at_gaps(chat.messages, 6)] == [2, 3, 1]  # one time has a zone
     names = {name for names in chat.people for name in names}
     assert names == {"Marta O’Neil", "Ivo Kern", "Ivko", "Juni", "Lou Park", "Rui", "Costa"}
 
 
-def test_all_chats_of_which_one_is_damaged() -> None:
+def test_one_damaged_chat_of_many_is_an_error() -> None:
     found = read_items("telegram_all.json")
     (error,) = errors(found)
     assert error.startswith("telegram_all.json chat 2 (Broken): message 1 cannot be read")
@@ -28,7 +28,7 @@ def test_all_chats_of_which_one_is_damaged() -> None:
 
 
 def export(folder: Path, *entries: Mapping[str, object]) -> Path:
-    """A group with these messages, numbered from 1."""
+    """Write a group with these messages, numbered from 1."""
     path = folder / "result.json"
     messages = [
         {
@@ -45,7 +45,7 @@ def export(folder: Path, *entries: Mapping[str, object]) -> Path:
 
 
 def test_namesakes_are_two_people(tmp_path: Path) -> None:
-    """Also two whose accounts are deleted; without ids a name is one person."""
+    """Also two deleted accounts. Without an id, messages with one name are one person's."""
     path = export(
         tmp_path,
         *({"from": "Alex", "from_id": who, "text": who} for who in ("user1", "user2", "user1")),
@@ -62,7 +62,7 @@ def test_namesakes_are_two_people(tmp_path: Path) -> None:
     assert masked[1] == ("Person 2", "user2") and masked[2][0] == "Person 1"
 
 
-def test_topics_of_a_forum_are_chats(tmp_path: Path) -> None:
+def test_each_forum_topic_is_a_chat(tmp_path: Path) -> None:
     path = export(
         tmp_path,
         *({"type": "service", "action": "topic_created", "title": "Food"} for _ in range(2)),

@@ -1,4 +1,4 @@
-"""Texts of many apps and tools, each in a few lines of our own, are read as their people wrote."""
+"""Text exports of many apps and tools, each in a few invented lines."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ yes: ok
     ("[ 05-03-2021 ] 21:15:03\tIda: hi\n[ 05-03-2021 ] 21:16:00\tOle: yes: ok", ""),
     ("[05.03.2021 21:15:03] Ida: hi\n[05.03.2021 21:16:00] Ole: yes: ok", ""),
 ])  # fmt: skip
-def test_a_text_with_dates(text: str, media: str) -> None:
+def test_layouts_with_dates(text: str, media: str) -> None:
     (chat,) = [item for item in read_items("-", stdin=text.encode()) if hasattr(item, "messages")]
     said = [(m.speaker, m.text.replace("<file_photo>", "").strip()) for m in chat.messages]
     assert [turn for turn in said if turn[1]] == HI_YES
@@ -137,7 +137,7 @@ def test_a_text_with_dates(text: str, media: str) -> None:
     "1\n00:00:00,000 --> 00:00:02,000\nIda: hi\n\n2\n00:00:02,000 --> 00:00:04,000\n"
     "- Ole: yes: ok\n",
 ])  # fmt: skip
-def test_a_text_without_dates(text: str) -> None:
+def test_layouts_without_dates(text: str) -> None:
     (found,) = read_items("-", stdin=text.encode())
     assert turns(found) == HI_YES and clock(found) == ["", ""]
 
@@ -161,8 +161,8 @@ def test_lines_that_continue_a_message() -> None:
     ("[31/01/2021 21:15] Ida\nhi\n[01/02/2021 21:15] Ida\nhi", "2021-01-31 21:15", 0),
     ("Ida, [05.03.2021 21:15]:\nhi", "2021-03-05 21:15", 0),
 ])  # fmt: skip
-def test_day_and_month(text: str, when: str, said: int) -> None:
-    """A weekday, a number above 12, or the order tells them apart; else a note says the guess."""
+def test_order_of_day_and_month(text: str, when: str, said: int) -> None:
+    """A weekday, a number above 12 or the order of lines decides; else a note reports a guess."""
     found = read_items("-", stdin=text.encode())
     assert clock(found[-1])[0] == when
     assert len(notes(found)) == said
@@ -178,21 +178,23 @@ def test_day_and_month(text: str, when: str, said: int) -> None:
     ("[LINE] Chat with Ida\nin a layout of tomorrow\n", "seems to be from LINE"),
     ("<html><body>Ida: hi</body></html>", "export the chat as JSON"),
     ("<?xml version='1.0'?><calls/>", "HTML or XML"),
+    ("From: Ana Lee\nTo: Bo\nSubject: Lunch: six\nDate: Friday", "is an e-mail"),
+    ("<p>Ana: hi Bo</p>\n<p>Bo: hey</p>", "no line is a turn"),
     ("<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a 'b'>]><smses/>", "has a DOCTYPE"),
     ("<?xml version='1.0'?><smses><sms", "is invalid XML"),
 ])  # fmt: skip
-def test_what_is_no_chat_is_refused(text: str, said: str) -> None:
+def test_texts_that_are_not_chats_are_refused(text: str, said: str) -> None:
     (error,) = errors(read_items("-", stdin=text.encode()))
     assert error.startswith("standard input: ") and said in error
 
 
-def test_turns_with_blank_lines_between_them_have_no_header() -> None:
+def test_turns_between_blank_lines_are_not_a_header() -> None:
     (found,) = read_items("Ana: hi\n\nBo: yes\n\nBo: and?\n\nCy: ok")
     assert len(found.messages) == 4
 
 
 def test_sms_backup(tmp_path: Path) -> None:
-    """Half emojis are joined, drafts left out, and each address is a chat."""
+    """Emoji halves are joined, drafts are left out, and each address is a chat."""
     path = tmp_path / "sms.xml"
     path.write_text("""<?xml version='1.0' encoding='UTF-8' standalone='yes' ?><smses count="4">
     <sms address="+1" date="1614978900000" type="1" body="hi &#55357;&#56832;&#xD83D;"
@@ -208,7 +210,7 @@ def test_sms_backup(tmp_path: Path) -> None:
     assert turns(other) == [("+2", "<file_photo>\nlook")]
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_csv_with_quotes(tmp_path: Path) -> None:
     path = tmp_path / "chat.csv"
     path.write_text(
         'Date,User,Message\n2021-03-05 21:15:03,Ida,"hi, ""all"""\n2021-03-05 21:16,Ole,ok\n'
@@ -218,7 +220,7 @@ def test_csv(tmp_path: Path) -> None:
     assert clock(found) == ["2021-03-05 21:15", "2021-03-05 21:16"]
 
 
-def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
+def test_markdown_of_signal_export(tmp_path: Path) -> None:
     (tmp_path / "media").mkdir()
     (tmp_path / "media/notes.txt").write_text("Milk: two")
     (tmp_path / "chat.md").write_text(
@@ -256,16 +258,8 @@ def test_signal_export_has_quotes_and_reactions(tmp_path: Path) -> None:
      "00:00:02,100 --> 00:00:06,500\nBo: yo\n\n3\n00:00:07,000 --> 00:00:08,000\nAna: ok\n",
      [("Ana", "hi"), ("Bo", "yo"), ("Ana", "ok")]),
 ])  # fmt: skip
-def test_what_a_determined_reader_broke(text: str, expected: list[tuple[str, str]]) -> None:
+def test_variants_that_were_once_misread(text: str, expected: list[tuple[str, str]]) -> None:
     assert turns(read("-", stdin=text.encode())[0]) == expected
-
-
-@pytest.mark.parametrize("text", [
-    "From: Ana Lee\nTo: Bo\nSubject: Lunch: six\nDate: Friday",
-    "<p>Ana: hi Bo</p>\n<p>Bo: hey</p>",
-])  # fmt: skip
-def test_no_dialogue(text: str) -> None:
-    assert len(errors(read_items("-", stdin=text.encode()))) == 1
 
 
 def test_csv_with_semicolons_and_an_attachment(tmp_path: Path) -> None:
@@ -274,7 +268,7 @@ def test_csv_with_semicolons_and_an_attachment(tmp_path: Path) -> None:
     assert turns(read(path)[0]) == [("Ana", "hi"), ("Bo", "<file_photo>")]
 
 
-def test_a_sent_text_in_a_media_folder_is_no_chat(tmp_path: Path) -> None:
+def test_files_in_a_media_folder_are_not_chats(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/list.txt").write_text("Milk: two")
     (tmp_path / "chat.txt").write_text("Ana: hi\nBo: yo")

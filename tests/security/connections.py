@@ -1,8 +1,8 @@
-"""Copied as `sitecustomize.py`: each Python process refuses and logs connections to other hosts.
+"""A `sitecustomize.py` that makes Python refuse and log connections to other hosts.
 
 It uses Python's audit events (docs.python.org/3/library/audit_events.html), which every use of
-`socket` raises; child processes inherit PYTHONPATH. The CPU is made to look like one for which
-bitsandbytes asks the Hub for compiled code.
+`socket` raises; child processes inherit PYTHONPATH. It also makes bitsandbytes believe that this
+CPU is one for which it downloads compiled code from the Hub.
 """
 
 import importlib.abc
@@ -13,7 +13,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 NAMES = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
-ADDRESSES = {"socket.connect", "socket.sendto", "socket.sendmsg"}  # connect_ex raises the first one
+ADDRESSES = {"socket.connect", "socket.sendto", "socket.sendmsg"}  # connect_ex raises the first
 LOCAL = ("127.", "localhost", "::1", "0.0.0.0")
 
 
@@ -31,7 +31,7 @@ def refuse(event: str, args: tuple[Any, ...]) -> None:
 
 
 class WideProcessor(importlib.abc.MetaPathFinder):
-    """Finds the real `bitsandbytes.functional`, but makes it report AVX512-BF16."""
+    """Import the real `bitsandbytes.functional`, but make it report AVX512-BF16."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name != "bitsandbytes.functional":

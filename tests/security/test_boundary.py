@@ -1,6 +1,6 @@
-"""Attacks on the commands' input: each ends with one line that names the file, and exit code 2.
+"""Attacks on the commands' input: each ends in one line that names the file, with exit code 2.
 
-No reader has code for these cases: `run_cli` and `reading` (data_prep/errors.py) handle them all.
+Readers have no code for these cases: `run_cli` and `reading` in data_prep/errors.py handle them.
 """
 
 import gzip
@@ -32,7 +32,7 @@ ESCAPE = "\x1b[2J\x1b]0;owned\x07"
 
 
 def recipe(folder: Path, source: object = ROOT / "data_prep/sample", **more: object) -> list[str]:
-    """Return data_prep's arguments for a source, with more keys in the recipe."""
+    """Write a recipe for a source, with more keys; return the command's name and arguments."""
     config = yaml.safe_load(TEXT)
     config["datasets"][0]["path"] = str(folder / "rows/train.jsonl")
     config["test_datasets"][0]["path"] = str(folder / "rows/validation.jsonl")
@@ -77,7 +77,7 @@ def zip_bomb(folder: Path) -> list[str]:
     return recipe(folder, path)
 
 
-def elsewhere(folder: Path) -> list[str]:
+def outside(folder: Path) -> list[str]:
     Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]).save_to_disk(folder / "saved")
     state = folder / "saved/state.json"
     name = "../../private.arrow"
@@ -85,7 +85,7 @@ def elsewhere(folder: Path) -> list[str]:
     return recipe(folder, folder / "saved")
 
 
-def above(folder: Path) -> list[str]:
+def parent(folder: Path) -> list[str]:
     Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]).save_to_disk(folder / "saved")
     (folder / "saved/inner").mkdir()
     (folder / "saved/inner/dataset_dict.json").write_text('{"splits": [".."]}', "utf-8")
@@ -93,7 +93,7 @@ def above(folder: Path) -> list[str]:
 
 
 def gz(folder: Path, name: str, start: bytes, piece: bytes, times: int) -> list[str]:
-    """Write a row that is 12 MB long when unpacked."""
+    """Write a gzipped source of `start` and `times` pieces; return the command's arguments."""
     with gzip.open(folder / name, "wb", compresslevel=1) as file:
         file.write(start)
         for _ in range(times):
@@ -121,7 +121,7 @@ MB = bytes(10**6).replace(b"\0", b"x")
 ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     # recipes
     "NUL in a recipe": (lambda f: written(f, TEXT + "x: \0\n"), ["recipe.yml", "YAML"]),
-    "escape as a value": (
+    "escape sequence in a value": (
         lambda f: recipe(f, bf16=f"{ESCAPE}"), ["recipe.yml", "bf16"]),
     "NUL in a path": (lambda f: recipe(f, "rows\0.jsonl"), ["recipe.yml:", "source", "\\x00"]),
     "surrogate in a path": (
@@ -131,7 +131,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda f: written(f, TEXT + BOMB.replace("summarization", "tokenizer_kwargs")),
         ["recipe.yml", "alias"]),
     "merge bomb": (lambda f: written(f, MERGES), ["recipe.yml", "alias"]),
-    "block that holds itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml:1", "YAML"]),
+    "block that contains itself": (lambda f: written(f, "a: &a [*a]\n"), ["recipe.yml:1", "YAML"]),
     "deep YAML": (lambda f: written(f, "a: " + "[" * DEEP), ["recipe.yml", "YAML"]),
     "many keys": (
         lambda f: written(f, "".join(f"k{n}: 1\n" for n in range(5000))), ["recipe.yml: has"]),
@@ -150,7 +150,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "endless line of CSV": (
         lambda f: gz(f, "s.csv.gz", b"dialogue,summary\n", MB, 12), ["s.csv.gz", "10 MB"]),
     "endless header": (lambda f: gz(f, "s.csv.gz", b"dialogue,", MB, 12), ["s.csv.gz", "10 MB"]),
-    "endless blanks": (
+    "endless spaces": (
         lambda f: gz(f, "s.jsonl.gz", b"", b" " * 10**6, 12), ["s.jsonl.gz", "10 MB"]),
     "deep array": (lambda f: source(f, "[" * DEEP, "s.json"), ["s.json", "deep"]),
     "deep object": (lambda f: source(f, '{"a":' * DEEP, "s.json"), ["s.json", "deep"]),
@@ -160,22 +160,22 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         ["rows.jsonl"]),
     "number of a million digits": (
         lambda f: source(f, '{"dialogue": 1' + "0" * 10**6 + "}\n"), ["rows.jsonl"]),
-    "100,000 blanks in a turn": (
+    "100,000 spaces in a turn": (
         lambda f: source(f, json.dumps({"dialogue": "A: hi" + " " * 10**5 + "x", "summary": 3})),
         ["rows.jsonl"]),
     "zip that claims 4 GB": (zip_bomb, ["rows.zip"]),
-    "saved data set that names a file elsewhere": (elsewhere, ["state.json refers to a file outs"]),
-    "saved data set that names the folder above": (above, ["dataset_dict.json refers to a file"]),
-    "half a pair in an id": (
+    "saved data set that names a file outside": (outside, ["state.json refers to a file outs"]),
+    "saved data set that names its parent folder": (parent, ["dataset_dict.json refers to a file"]),
+    "surrogate in an id": (
         lambda f: source(f, "".join(
             f'{{"id": "\\ud800{n}", "split": "{split}", {ROWS[1:]}'
             for n, split in enumerate(["test", "validation", "train"]))),
         ["rows.jsonl", "surrogate"]),
-    "half a pair in a key": (
+    "surrogate in a key": (
         lambda f: source(f, '{"\\ud800": 1, "split": "test"}'), ["row 1", "\\ud800"]),
-    "escape in a name of a column": (
+    "escape sequence in a column name": (
         lambda f: source(f, json.dumps({ESCAPE: 1, "split": "test"})), ["\\u001b[2J"]),
-    "parquet of noise": (lambda f: source(f, b"PAR1" + MB + b"PAR1", "s.parquet"), ["s.parquet"]),
+    "Parquet noise": (lambda f: source(f, b"PAR1" + MB + b"PAR1", "s.parquet"), ["s.parquet"]),
     # predictions
     "predictions are a pipe": (
         lambda f: ["eval.score", "--predictions", str(fifo(f, "p.txt"))], ["p.txt: is a pipe"]),
@@ -183,9 +183,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         lambda f: ["eval.score", "--predictions", str(linked(f, "/dev/zero", "p.txt"))],
         ["p.txt: is a pipe or a device"]),
     "predictions in Latin-1": (lambda f: score(f, b"\xe9t\xe9", "p.txt"), ["p.txt: is not UTF-8"]),
-    "predictions of null": (lambda f: score(f, "null"), ["p.jsonl"]),
+    "predictions that are null": (lambda f: score(f, "null"), ["p.jsonl"]),
     "deep prediction": (lambda f: score(f, "[" * DEEP), ["p.jsonl"]),
-    "half a pair in a name": (lambda f: score(f, ROWS, "p\udce9.jsonl"), ["p\\udce9"]),
+    "surrogate in a file name": (lambda f: score(f, ROWS, "p\udce9.jsonl"), ["p\\udce9"]),
     # chats
     "chat is a pipe": (
         lambda f: [*chat(f, "")[:-1], str(fifo(f, "c.txt"))], ["c.txt: is a pipe"]),
@@ -203,7 +203,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_one_line(attack: str, tmp_path: Path) -> None:
+def test_each_attack_ends_in_one_line(attack: str, tmp_path: Path) -> None:
     make, words = ATTACKS[attack]
     module, *args = make(tmp_path)
     before = files(tmp_path)
@@ -216,8 +216,8 @@ def test_one_line(attack: str, tmp_path: Path) -> None:
     assert before == files(tmp_path)
 
 
-def test_a_saved_data_set_is_hashed_as_it_is_read(tmp_path: Path) -> None:
-    """Also through links and under other names, and before it is loaded."""
+def test_all_files_of_a_saved_data_set_are_hashed(tmp_path: Path) -> None:
+    """Also files behind links or with other names; a file replaced during loading is an error."""
     table, saved = Dataset.from_list([{"dialogue": "A: hi", "summary": "x"}]), tmp_path / "saved"
     DatasetDict({"train": table, "test": table}).save_to_disk(saved)
     (saved / "train").rename(tmp_path / "other")
@@ -241,7 +241,7 @@ def test_a_saved_data_set_is_hashed_as_it_is_read(tmp_path: Path) -> None:
             found.check_unchanged()
 
 
-def test_a_gzipped_file_does_not_fill_the_disk(
+def test_gzipped_files_do_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "MOST_UNPACKED", 10**7)
@@ -251,7 +251,7 @@ def test_a_gzipped_file_does_not_fill_the_disk(
             list(formats.read_file(tmp_path / name, name))
 
 
-def test_a_turn_is_read_however_deep_it_is() -> None:
+def test_deeply_nested_turns_are_read() -> None:
     value: object = "Anna: hi"
     for _ in range(5000):
         value = [{"text": [None, {"name": value}]}]
@@ -263,7 +263,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 
 def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command with the code `body` in its own process."""
+    """Run a command whose `main` is the code `body`, in its own process."""
     code = f"from data_prep.errors import *\ndef main():\n    {body}\nrun_cli(main)"
     return subprocess.run(
         [sys.executable, "-c", code, *argv],
@@ -286,7 +286,7 @@ def program(body: str, *argv: str, **environment: str) -> subprocess.CompletedPr
         ("raise UserError('a\\x1b[2J\\nb')", b"error: a\\u001b[2J b"),
     ],
 )
-def test_whatever_is_raised(body: str, words: bytes) -> None:
+def test_any_exception_ends_in_one_line(body: str, words: bytes) -> None:
     done = program(body)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert done.stderr.count(b"\n") == 1 and b"Traceback" not in done.stderr
@@ -294,29 +294,29 @@ def test_whatever_is_raised(body: str, words: bytes) -> None:
     assert debug.returncode == 2 and b"Traceback" in debug.stderr and words in debug.stderr
 
 
-def test_terminal_without_the_letters() -> None:
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
     done = program("print('\u2013 \u00e9')", PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u2013 \\xe9\n", b"")
 
 
-def test_what_is_printed_is_text_but_for_colours_and_progress_bars() -> None:
+def test_printed_control_characters_are_escaped_except_colours() -> None:
     done = program("print('\\x1b[2J\\x1b]0;x\\x07 \\x1b[31mred\\x1b[0m \\u202e')")
     assert done.stdout == b"\\u001b[2J\\u001b]0;x\\u0007 \x1b[31mred\x1b[0m \\u202e\n"
 
 
-def test_reader_of_a_pipe_that_ends() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     line = f"{sys.executable} -c 'from data_prep.errors import *; run_cli(lambda: print(1))' | true"
     done = subprocess.run(["bash", "-c", f"sleep 0; {line}"], cwd=ROOT, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_no_folder_for_temporary_files() -> None:
+def test_without_a_temporary_folder_the_error_has_a_fix() -> None:
     body = "import tempfile as t; t.tempdir = None; t._candidate_tempdir_list = list; t.mkdtemp()"
     done = program(body)
     assert done.returncode == 2 and b"set TMPDIR" in done.stderr
 
 
-def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
+def test_sigterm_runs_the_clean_up(tmp_path: Path) -> None:
     left = tmp_path / "left"
     body = (
         f"import signal\n    try: signal.raise_signal(15)\n    finally: Path({str(left)!r}).touch()"
@@ -328,14 +328,14 @@ def test_sigterm_ends_as_ctrl_c_does(tmp_path: Path) -> None:
     lambda folder: read_record(folder / "predictions.base.jsonl"),
     lambda folder: _history(folder / "trainer_state.json"),
 ])  # fmt: skip
-def test_a_record_that_is_a_pipe(tmp_path: Path, read: Callable[[Path], object]) -> None:
+def test_records_that_are_pipes(tmp_path: Path, read: Callable[[Path], object]) -> None:
     for name in (".predictions.base.key.json", "trainer_state.json"):
         fifo(tmp_path, name)
     with pytest.raises(UserError, match="is a pipe or a device"):
         read(tmp_path)
 
 
-def test_preflight_prints_no_control_signs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_preflight_escapes_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     report.say("model", "\x1b[32mready\x1b[0m\r")
     report.show()
@@ -346,5 +346,5 @@ def test_preflight_prints_no_control_signs(capsys: pytest.CaptureFixture[str]) -
     {"use_kernels": True}, {"trainer_cls": "a.B"}, {"trl": {"reward_funcs": ["a.b"]}},
     {"trust_remote_code": True}, {"plugins": ["a.B"]}, {"attn_implementation": "a/b"},
 ])  # fmt: skip
-def test_preflight_names_the_code_that_a_recipe_runs(config: dict[str, Any]) -> None:
+def test_preflight_lists_the_code_that_a_recipe_runs(config: dict[str, Any]) -> None:
     assert len([*foreign_code(config)]) == 1 and not [*foreign_code({})]

@@ -1,6 +1,6 @@
-"""Attacks: text never becomes a control token, and no model's code runs without notice.
+"""Attacks: text never becomes a control token, and no model's code runs unannounced.
 
-The tokenizers are SmolLM2's with other normalisers, and Mistral's real one.
+The tokenizers are SmolLM2's, with other normalisers, and Mistral's.
 """
 
 import builtins
@@ -39,23 +39,23 @@ from training import preflight
 from training.prompt_checks import check_parity
 
 IM_END = "<|im_end|>"
-WIDE = "".join(chr(ord(sign) + 0xFEE0) for sign in IM_END)
-NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that it turns into `<|im_end|>`
-    "full width": (NFKC(), WIDE),
-    "one sign is wide": (NFKC(), f"\uff1c{IM_END[1:]}"),
+WIDE = "".join(chr(ord(character) + 0xFEE0) for character in IM_END)
+NORMALIZERS: dict[str, tuple[Any, str]] = {  # each with a text that becomes `<|im_end|>`
+    "full-width characters": (NFKC(), WIDE),
+    "one full-width character": (NFKC(), f"\uff1c{IM_END[1:]}"),
     "capitals": (Lowercase(), IM_END.upper()),
     "capitals and full width": (normalizers.Sequence([NFKC(), Lowercase()]), "\uff1c|IM_END|>"),
-    "a sign that is removed": (Replace("\u200b", ""), f"<|im\u200b_end|>{IM_END[:5]}\u200b_end|>"),
-    "a sign that is the whole": (Replace("\u00a7", IM_END), "\u00a7"),
-    "a word that is the whole": (Replace("STOP", IM_END), "STOP"),
-    "blanks are removed": (Replace(" ", ""), "<|im_ end|>"),
+    "removed characters": (Replace("\u200b", ""), f"<|im\u200b_end|>{IM_END[:5]}\u200b_end|>"),
+    "a character that becomes the whole string": (Replace("\u00a7", IM_END), "\u00a7"),
+    "a word that becomes the whole string": (Replace("STOP", IM_END), "STOP"),
+    "removed spaces": (Replace(" ", ""), "<|im_ end|>"),
 }
 
 
 def model_with(folder: Path, source: Path, normalizer: Any = None, template: str = "") -> Path:
-    """Copy a model, with another template or with another normaliser, also for its added tokens.
+    """Copy a model with another template or another normaliser, which added tokens use too.
 
-    The copy's tokenizer then has only single-byte tokens, so that it loads fast.
+    The copy's tokenizer then has only single-byte tokens, so that it loads quickly.
     """
     model = folder / "model"
     shutil.copytree(source, model)
@@ -76,9 +76,9 @@ def model_with(folder: Path, source: Path, normalizer: Any = None, template: str
 def recipe_of(
     folder: Path, model: Path, text: str = "", alone: bool = False, **overrides: Any
 ) -> Recipe:
-    """Return a recipe with `text` in each split's first dialogue and in its summary and topic.
+    """Return a recipe whose splits have `text` in their first row's dialogue, summary and topic.
 
-    `alone`: it is the whole dialogue.
+    `alone`: the text is the whole dialogue.
     """
     (folder / "source").mkdir()
     for split, rows in chats(train=4).items():
@@ -102,7 +102,7 @@ def rows_of(recipe: Recipe) -> list[Example]:
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
-def test_what_a_normaliser_makes_control_is_broken(
+def test_text_that_a_normaliser_turns_into_control_strings_is_broken(
     tmp_path: Path, tiny_smollm2: Path, name: str
 ) -> None:
     normalizer, text = NORMALIZERS[name]
@@ -110,7 +110,7 @@ def test_what_a_normaliser_makes_control_is_broken(
     encoder = PromptEncoder(recipe)
     end = encoder.tokenizer.eos_token_id
     raw = Example.build("raw", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
-    assert encoder.prompt_ids(raw).count(end) > 2  # not neutralised, it becomes control tokens
+    assert encoder.prompt_ids(raw).count(end) > 2  # if not neutralised
     with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
         encoder.check_neutral([raw])
     prepare(recipe)
@@ -119,9 +119,7 @@ def test_what_a_normaliser_makes_control_is_broken(
     assert {encoder.training_ids(row)[0].count(end) for row in rows_of(recipe)} == {3}
 
 
-def test_words_and_signs_that_a_recipe_names_are_control(
-    tmp_path: Path, tiny_smollm2: Path
-) -> None:
+def test_tokens_that_a_recipe_adds_are_control_strings(tmp_path: Path, tiny_smollm2: Path) -> None:
     more: dict[str, Any] = {
         "tokens": ["###"], "added_tokens_overrides": {5: "STOP"},
         "lora_modules_to_save": ["embed_tokens", "lm_head"],
@@ -131,7 +129,7 @@ def test_words_and_signs_that_a_recipe_names_are_control(
     with pytest.raises(UserError, match="row raw: holds a special token"):
         raw = Example.build("raw", "Ann: STOP", "Hi.", recipe.summarization.instruction)
         PromptEncoder(recipe).check_neutral([raw])
-    assert not list(recipe.output_dir.iterdir())  # Axolotl would write such a tokenizer there
+    assert not list(recipe.output_dir.iterdir())  # Axolotl would write the extended tokenizer there
     prepare(recipe)
     PromptEncoder(recipe).check_neutral(rows_of(recipe))
     text = "".join(turn["content"] for row in rows_of(recipe) for turn in row.messages)
@@ -144,7 +142,7 @@ def test_words_and_signs_that_a_recipe_names_are_control(
     ("Sum up <|im_{dialogue}|>", "end"),
     ("Sum up: {topic}{dialogue}", "|><|im_end"),
 ])  # fmt: skip
-def test_what_the_instruction_and_a_text_make_together_is_broken(
+def test_control_strings_across_the_edge_of_the_instruction_are_broken(
     tmp_path: Path, tiny_smollm2: Path, instruction: str, text: str
 ) -> None:
     recipe = recipe_of(tmp_path, tiny_smollm2, text, True, summarization__instruction=instruction)
@@ -156,10 +154,8 @@ def test_what_the_instruction_and_a_text_make_together_is_broken(
     encoder.check_neutral(rows_of(recipe))
 
 
-def test_what_no_blank_breaks_is_refused_with_another_fix(
-    tmp_path: Path, tiny_smollm2: Path
-) -> None:
-    """A normaliser that removes any separator; a template that completes a control string."""
+def test_text_that_a_space_does_not_break_is_refused(tmp_path: Path, tiny_smollm2: Path) -> None:
+    """A normaliser that removes every separator; a template that completes a control string."""
     removes = normalizers.Sequence([NFKC(), *(Replace(gap, "") for gap in " -.")])
     (tmp_path / "other").mkdir()
     completes = (
@@ -176,15 +172,15 @@ def test_what_no_blank_breaks_is_refused_with_another_fix(
             PromptEncoder(recipe).check_neutral([row])
 
 
-MARKS = {  # that templates write besides the tokenizer's own tokens
+MARKS = {  # that templates write in addition to the tokenizer's tokens
     "alpaca": {"### Instruction:", "### Response:"}, "chatml": set(), "mistral_v2v3": set(),
     "llama3": set(), "llava": set(), "metharme": {"<|system|>", "<|user|>", "<|model|>"},
     "exaone": {"[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]"},
 }  # fmt: skip
 
 
-def test_marks_that_a_template_writes_and_no_tokenizer_knows_are_broken(smollm2: Path) -> None:
-    """For all templates that Axolotl ships; ordinary text is unchanged."""
+def test_turn_marks_that_only_the_template_knows_are_broken(smollm2: Path) -> None:
+    """In every template that Axolotl ships; ordinary text is not changed."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     known = control_strings(tokenizer, {}, "") | WELL_KNOWN_CONTROLS
     usual = "User: <file_photo> [edited] # 1\nAssistant: - no :-)\n*** \u201ehi\u201c -> /no/"
@@ -197,7 +193,7 @@ def test_marks_that_a_template_writes_and_no_tokenizer_knows_are_broken(smollm2:
         assert count == 2 * len(marks) and not any(mark in broken for mark in marks), name
 
 
-def test_rows_hold_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smollm2: Path) -> None:
+def test_rows_contain_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smollm2: Path) -> None:
     recipe = recipe_of(tmp_path, tiny_smollm2, "<|model|>", chat_template="metharme")
     raw = Example.build("raw", "Ann: <|model|>", "Hi.", recipe.summarization.instruction)
     encoder = PromptEncoder(recipe)
@@ -208,7 +204,7 @@ def test_rows_hold_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smollm2:
 
 
 def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path) -> None:
-    """Not only a sample, and the test split too; by token ids, since the strings look harmless."""
+    """Not just a sample, and in the test split too; by token ids, as the text looks harmless."""
     recipe = recipe_of(tmp_path, model_with(tmp_path, tiny_smollm2, NFKC()))
     prepare(recipe)
     for split in ("train", "validation", "test"):
@@ -223,10 +219,10 @@ def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path)
         path.write_bytes(sound)
 
 
-def test_signs_that_a_tokenizer_does_not_know_are_no_control(
+def test_characters_that_a_tokenizer_does_not_know_are_harmless(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
-    """The unknown token is a special token, but it ends nothing."""
+    """They become the unknown token, which is a special token but ends no turn."""
     model = model_with(tmp_path, tiny_smollm2, Replace("\u2603", "\U00012000"))
     data = json.loads((model / "tokenizer.json").read_text("utf-8"))
     words = {token["content"]: token["id"] for token in data["added_tokens"]}
@@ -264,7 +260,7 @@ def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> No
     ({"": 'trust_remote_code: "false"'}, "write true or false, without quotes"),
     ({"": "trust_remote_code: 1"}, "write true or false, without quotes"),
 ])  # fmt: skip
-def test_rows_and_code_that_preflight_would_not_see(
+def test_keys_that_would_bypass_the_check_of_rows_are_refused(
     tmp_path: Path, edit: dict[str, str], says: str
 ) -> None:
     ((block, lines),) = edit.items()
@@ -277,7 +273,7 @@ def test_rows_and_code_that_preflight_would_not_see(
     assert any(says in problem for problem in problems(tmp_path, text))
 
 
-# ---- templates that insist on roles ----
+# ---- templates that refuse our roles ----
 
 SYSTEM_FIRST = (
     "{% if messages[0].role != 'system' %}{{ raise_exception('a system turn!') }}{% endif %}"
@@ -321,23 +317,21 @@ def call(
     return int(code), out, err
 
 
-OF_THE_TEMPLATE, OF_THE_SYSTEM = (
-    "set `chat_template: jinja` and",
-    "put the text of summarization.sys",
-)
+FIX_TEMPLATE = "set `chat_template: jinja` and"
+FIX_SYSTEM = "put the text of summarization.sys"
 REFUSING = [
     (SYSTEM_FIRST, None, "set `summarization.system`"),
-    (NO_SYSTEM, "Be brief.", OF_THE_SYSTEM),
-    (ALTERNATE, "Be brief.", OF_THE_SYSTEM),
-    ("{{ raise_exception('never') }}", None, OF_THE_TEMPLATE),
-    ("{{ 1 + messages[0].content }}", None, OF_THE_TEMPLATE),
+    (NO_SYSTEM, "Be brief.", FIX_SYSTEM),
+    (ALTERNATE, "Be brief.", FIX_SYSTEM),
+    ("{{ raise_exception('never') }}", None, FIX_TEMPLATE),
+    ("{{ 1 + messages[0].content }}", None, FIX_TEMPLATE),
     ("{% if 'tram' in messages[0].content %}{{ raise_exception('tram') }}{% endif %}", None,
-     OF_THE_TEMPLATE),
+     FIX_TEMPLATE),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("template", "system", "fix"), REFUSING)
-def test_a_template_that_insists_on_roles_is_refused_with_a_fix_that_works(
+def test_a_template_that_refuses_our_roles_gets_a_fix_that_works(
     tmp_path: Path, tiny_smollm2: Path, template: str, system: str | None, fix: str
 ) -> None:
     model = model_with(tmp_path, tiny_smollm2, None, template + TURNS)
@@ -353,7 +347,7 @@ def test_a_template_that_insists_on_roles_is_refused_with_a_fix_that_works(
         assert fix in str(caught.value) and "\n" not in str(caught.value)
     assert not recipe.data_dir.is_dir() or not list(recipe.data_dir.iterdir())
     overrides: dict[str, Any] = {"summarization__system": None if system else "Be brief."}
-    if fix == OF_THE_TEMPLATE:
+    if fix == FIX_TEMPLATE:
         overrides = {"chat_template": "jinja", "chat_template_jinja": TURNS}
     fixed = load_recipe(derived_recipe(
         "smollm2_samsum", tmp_path, "fixed", base_model=str(model),
@@ -400,7 +394,7 @@ def model_with_code(folder: Path, source: Path) -> tuple[Path, Path]:
     return model, marker
 
 
-def test_code_of_a_model_runs_only_where_the_recipe_says_so(
+def test_a_models_code_runs_only_if_the_recipe_trusts_it(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -414,7 +408,7 @@ def test_code_of_a_model_runs_only_where_the_recipe_says_so(
     assert not marker.exists()
 
 
-def test_preflight_says_that_a_recipe_trusts_code_before_it_runs(
+def test_preflight_reports_trusted_code_before_it_runs(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -423,21 +417,21 @@ def test_preflight_says_that_a_recipe_trusts_code_before_it_runs(
         tmp_path, model, trust_remote_code=True, summarization__decoding={"max_new_tokens": 40}
     )
     assert call("data_prep", recipe, monkeypatch, capsys)[0] == 0 and not marker.exists()
-    told: list[bool] = []
+    ran: list[bool] = []
     show = preflight.foreign_code
 
     def watched(config: dict[str, Any]) -> Iterator[str]:
-        told.append(marker.exists())
+        ran.append(marker.exists())
         return show(config)
 
     monkeypatch.setattr(preflight, "foreign_code", watched)
     code, out, err = call("preflight", recipe, monkeypatch, capsys)
-    assert (code, told, marker.exists()) == (0, [False], True), err
+    assert (code, ran, marker.exists()) == (0, [False], True), err
     assert out.startswith("code    `trust_remote_code:` runs the code that") and "ready" in out
 
 
 @pytest.mark.slow
-def test_a_model_with_code_of_its_own_is_evaluated_and_used(
+def test_a_trusted_model_with_its_own_code_can_be_used(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -449,7 +443,7 @@ def test_a_model_with_code_of_its_own_is_evaluated_and_used(
         assert call(name, recipe, monkeypatch, capsys)[0] == 0, name
 
 
-def test_a_plugin_is_told_of_before_it_is_imported(
+def test_preflight_reports_a_plugin_before_importing_it(
     tmp_path: Path, tiny_smollm2: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

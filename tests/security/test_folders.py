@@ -1,4 +1,4 @@
-"""Attacks on folders: files left by killed processes, and training into other people's folders."""
+"""Folders: files that killed processes leave, and training into other people's folders."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from training import run_record
 
 
 def left(*folders: Path) -> list[Path]:
-    """Return the unfinished files and folders of our commands, hidden ones too."""
+    """Return our commands' unfinished files and folders, including hidden ones."""
     return [path for folder in folders for path in folder.glob("*.partial")]
 
 
@@ -34,10 +34,10 @@ def wait_for(true: Callable[[], Any], process: Any = None) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_data_prep_leaves_nothing_that_stays(
+def test_files_of_a_killed_data_prep_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    """Killed while it writes an archive's rows; then another archive is prepared there."""
+    """It is killed while it writes an archive's rows; another archive is then prepared there."""
     unpacking = tmp_path / "tmp"
     unpacking.mkdir()
     source = write_archive(tmp_path / "corpus.zip", members(chats(train=20_000)))
@@ -62,7 +62,9 @@ def test_a_killed_data_prep_leaves_nothing_that_stays(
     assert not list(unpacking.iterdir())
 
 
-def test_nothing_else_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_partial_files_of_ended_processes_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not files with similar names, not links, not the files of a running process."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     digits = "0123456789abcdef" * 2
@@ -86,7 +88,7 @@ def test_nothing_else_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert {path.name for path in tmp_path.rglob("*")} == names | {"a.txt"}
 
 
-def test_the_chats_of_a_killed_process_are_removed_by_the_next(
+def test_unpacked_chats_of_a_killed_process_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if an archive made its folder read-only."""
@@ -111,30 +113,30 @@ def test_the_chats_of_a_killed_process_are_removed_by_the_next(
 
 # ---- training into a folder that is not ours ----
 
-FOREIGN = {
+NOT_OURS = {
     "a model": ["README.md", "config.json", "model.safetensors"],
     "a project": [".git/config", "main.py"],
-    "a home": [".ssh/id_ed25519"],
+    "a home folder": [".ssh/id_ed25519"],
     "one file": ["debug.log.1"],
     "a downloaded adapter": ["README.md", "adapter_config.json", "adapter_model.safetensors"],
-    "checkpoints of another program": ["README.md", "checkpoint-7/weights.ckpt"],
-    "a record of another program": ["README.md", "run.json"],
+    "another program's checkpoints": ["README.md", "checkpoint-7/weights.ckpt"],
+    "another program's record": ["README.md", "run.json"],
 }
 
 
 @pytest.mark.parametrize(
-    ("kind", "by"), [*((kind, "name") for kind in FOREIGN), ("a model", "link")]
+    ("kind", "by"), [*((kind, "name") for kind in NOT_OURS), ("a model", "link")]
 )
-def test_a_training_into_a_foreign_folder_is_refused(
+def test_training_into_someone_elses_folder_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, kind: str, by: str
 ) -> None:
-    """By the plugin, called in the same order as by Axolotl, before Axolotl writes there."""
+    """The plugin refuses it before Axolotl writes there; it is called in Axolotl's order."""
     from axolotl.utils.dict import DictDefault
 
     from training import plugin
 
-    folder = tmp_path / "foreign"
-    for name in FOREIGN[kind]:
+    folder = tmp_path / "theirs"
+    for name in NOT_OURS[kind]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("keep")
     named = folder
@@ -144,16 +146,16 @@ def test_a_training_into_a_foreign_folder_is_refused(
     path = derived_recipe("smollm2_samsum", tmp_path, "r", output_dir=str(named))
     config = DictDefault({**load_recipe(path).config, "axolotl_config_path": str(path)})
     monkeypatch.setattr(sys, "argv", ["axolotl.cli.train", str(path)])
-    for name in ("end_in_one_line", "SummarizationPlugin._use_cpu"):  # they change this process
+    for name in ("end_in_one_line", "SummarizationPlugin._use_cpu"):  # these change this process
         monkeypatch.setattr(f"training.plugin.{name}", lambda *_: None)
     monkeypatch.setattr(plugin, "machine_problems", lambda *_: [])
-    refusing = plugin.SummarizationPlugin()
+    ours = plugin.SummarizationPlugin()
     with pytest.raises((SystemExit, UserError)) as ended:
-        refusing.register(config)
+        ours.register(config)
         run_record.check_same_run(named, {})  # the next check, from `load_datasets`
     said = capsys.readouterr().err + str(ended.value)
     assert str(named) in said and "output_dir" in said
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == set(
-        FOREIGN[kind]
+        NOT_OURS[kind]
     )
-    assert all((folder / name).read_text() == "keep" for name in FOREIGN[kind])
+    assert all((folder / name).read_text() == "keep" for name in NOT_OURS[kind])

@@ -1,4 +1,4 @@
-"""Unusual references in a model's config.json: code on the Hub, and files elsewhere."""
+"""Unusual references in a model's config.json: to code on the Hub and to other files."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.conftest import ROOT
         {"text_config": {"_attn_implementation": "someone/kernel@main:attention"}},
     ],
 )
-def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path) -> None:
+def test_a_kernel_from_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path) -> None:
     config = {"base_model": str(tmp_path)}
     (tmp_path / "config.json").write_text(json.dumps({"_attn_implementation": "sdpa"}))
     assert model_arguments(config)["trust_remote_code"] is False
@@ -36,7 +36,7 @@ def test_a_kernel_of_the_hub_is_not_loaded(named: dict[str, Any], tmp_path: Path
         model_arguments(config)
 
 
-def test_an_adapter_that_names_others_is_not_loaded(tmp_path: Path) -> None:
+def test_an_adapter_that_lists_other_adapters_is_not_loaded(tmp_path: Path) -> None:
     """PEFT would download them from the Hub, and no hash would cover them."""
     recipe = load_recipe(ROOT / "recipes/smollm2_samsum.yml")
     config = {"peft_type": "XLORA", "base_model_name_or_path": recipe.config["base_model"]}
@@ -49,7 +49,7 @@ def test_an_adapter_that_names_others_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sub/own.safetensors", "sub/own.safetensors.index.json"])
-def test_weights_that_the_configuration_names_are_signed(name: str, tmp_path: Path) -> None:
+def test_weights_named_in_the_config_are_hashed(name: str, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "config.json").write_text(json.dumps({"transformers_weights": name}))
     (tmp_path / "model.safetensors").write_text("not read")

@@ -1,4 +1,4 @@
-"""No command connects to a machine for anything that its recipe does not name."""
+"""No command connects to another machine unless its recipe asks for it."""
 
 import os
 import re
@@ -13,8 +13,8 @@ from chat.page import bind
 from tests.conftest import ROOT
 from tests.run_records import NAME
 
-# variables that would stop the packages from connecting, or hide it
-KEPT_OFF = re.compile(
+# variables that could keep the packages from connecting or hide that they do
+REMOVED = re.compile(
     "HF_.*|HUGGING.*|TRANSFORMERS_.*|AXOLOTL_.*|DO_NOT_TRACK|LOCAL_KERNELS|WANDB_.*|.*_proxy", re.I
 )
 RECIPE = f"{NAME}.yml"
@@ -27,8 +27,8 @@ COMMANDS = [
     ["chat.summarize", RECIPE, "chat.txt"],
     ["scripts.publish", RECIPE, "--repo", "user/name"],
 ]
-# First a notebook's import, then all commands as `python -m` runs them; the page comes last, since
-# it ends its process on Ctrl-C.
+# First an import as in a notebook, then all commands as `python -m` runs them; the page comes last,
+# because Ctrl-C ends its process.
 SESSION = f"""
 import eval.hf_engine
 import json, os, runpy, signal, sys, threading, time, urllib.request
@@ -61,7 +61,7 @@ for command in {COMMANDS}:
     run(*command)
 wanted = open(os.environ["CONNECTIONS"]).read()
 
-os.environ.pop("LOCAL_KERNELS")  # without it bitsandbytes would ask, on import
+os.environ.pop("LOCAL_KERNELS")  # without it, importing bitsandbytes connects
 try:
     kernels.get_kernel("kernels-community/quantization-bitsandbytes", version=1)
 except Exception:
@@ -76,14 +76,14 @@ run("chat.page", {RECIPE!r}, "--port", port)
 def watched(
     folder: Path, code: str, *args: str
 ) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """Run Python code; return the process, and the connections that it and children attempted."""
+    """Run Python code; return the process and the connections that it and its children tried."""
     hook, noted = folder / "hook", folder / "connections.txt"
     hook.mkdir()
     noted.touch()
     shutil.copy(Path(__file__).with_name("connections.py"), hook / "sitecustomize.py")
-    env = {key: value for key, value in os.environ.items() if not KEPT_OFF.fullmatch(key)}
+    env = {key: value for key, value in os.environ.items() if not REMOVED.fullmatch(key)}
     env |= {"PYTHONPATH": f"{hook}{os.pathsep}{ROOT}", "CONNECTIONS": str(noted)}
-    env |= {"HF_HOME": str(folder / "hf")}  # nothing is cached there
+    env |= {"HF_HOME": str(folder / "hf")}  # an empty cache
     done = subprocess.run(
         [sys.executable, "-c", code, *args], cwd=folder, env=env, capture_output=True, text=True
     )
@@ -91,8 +91,8 @@ def watched(
 
 
 @pytest.mark.slow
-def test_no_command_connects_to_what_its_recipe_does_not_name(run: Path) -> None:
-    """The recipe names only a local model and data; the page is asked for a summary too."""
+def test_commands_connect_to_nothing_that_the_recipe_does_not_name(run: Path) -> None:
+    """The recipe uses a local model and local data; the page makes a summary too."""
     (run / "chat.txt").write_text("Anna: are you coming?\nBen: yes, at 8\n", "utf-8")
     with bind("127.0.0.1", 0) as free:
         port = str(free.getsockname()[1])
@@ -102,7 +102,7 @@ def test_no_command_connects_to_what_its_recipe_does_not_name(run: Path) -> None
     assert connections == []
 
 
-def test_the_hook_sees_every_way_to_connect_and_children_too(tmp_path: Path) -> None:
+def test_the_hook_sees_every_kind_of_connection_also_in_children(tmp_path: Path) -> None:
     ways = """
 import socket, subprocess, sys, urllib.request
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -136,7 +136,7 @@ socket.create_connection(here.getsockname())  # connections to this machine are 
 
 
 @pytest.mark.parametrize("package", ["data_prep", "eval", "training", "chat", "scripts"])
-def test_importing_a_package_is_enough(package: str, tmp_path: Path) -> None:
+def test_importing_any_of_our_packages_prevents_the_download(package: str, tmp_path: Path) -> None:
     asking = f"import {package}, os; print(os.environ['LOCAL_KERNELS'])"
     done, _ = watched(tmp_path, asking)
     assert "quantization-bitsandbytes=/nonexistent" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""The page's server against other sites' pages: names, origins, sizes, routes; a tiny model."""
+"""Attacks on the page's server: host names, origins, routes, bodies, files; with a tiny model."""
 
 import io
 import json
@@ -42,7 +42,7 @@ class Counting(Pair):
 
 
 def last(answer: httpx.Response) -> dict[str, str]:
-    """Return the last line of a stream: the summary, or an error."""
+    """Return the last line of a streamed answer: the whole summary or an error."""
     return dict(json.loads(answer.text.splitlines()[-1]))
 
 
@@ -82,7 +82,7 @@ def nothing_asked() -> Iterator[None]:
     {}, {"Origin": OWN}, {"Sec-Fetch-Site": "same-origin"}, {"Host": "localhost:{port}"},
     {"Host": "localhost:{port}", "Origin": "http://localhost:{port}"},
 ], ids=str)  # fmt: skip
-def test_the_page_itself_is_answered(
+def test_requests_of_the_page_itself_are_answered(
     client: httpx.Client, port: int, headers: dict[str, str]
 ) -> None:
     sent = JSON | {name: value.format(port=port) for name, value in headers.items()}
@@ -98,8 +98,8 @@ def test_the_page_itself_is_answered(
     "evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example",
     "evil@127.0.0.1", "www.localhost", "localhost.", "10.0.0.1", "[::ffff:127.0.0.1]", "*", "",
 ])  # fmt: skip
-def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> None:
-    """DNS rebinding: the site's own name was pointed at this machine, so it is the same origin."""
+def test_host_names_of_other_sites_are_refused(client: httpx.Client, port: int, host: str) -> None:
+    """DNS rebinding: the site's name now points at this machine, so the origin is the same."""
     name = host.format(port=port)
     sent = {"Host": name, "Origin": f"http://{name}", "Sec-Fetch-Site": "same-origin"}
     assert client.get("/", headers=sent).status_code == 400
@@ -119,13 +119,15 @@ def test_a_name_of_another_site(client: httpx.Client, port: int, host: str) -> N
     {"Content-Type": "application/x-www-form-urlencoded"},
     {"Content-Type": "multipart/form-data; boundary=x"},
 ], ids=str)  # fmt: skip
-def test_a_page_of_another_origin(client: httpx.Client, port: int, headers: dict[str, str]) -> None:
+def test_requests_from_other_origins_are_refused(
+    client: httpx.Client, port: int, headers: dict[str, str]
+) -> None:
     sent = {name: value.format(port=port) for name, value in headers.items()}
     for path, kind in POSTS:
         assert client.post(path, content=BODY, headers=kind | sent).status_code == 403
 
 
-def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
+def test_cors_allows_no_other_origin(client: httpx.Client) -> None:
     sent = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     answers = [client.options(path, headers=sent) for path, _ in POSTS]
     answers += [client.get("/", headers=sent)]
@@ -143,8 +145,8 @@ def test_no_leave_is_given_to_other_origins(client: httpx.Client) -> None:
     "//evil.example/%2f..%2f", "/%2e%2e/%2e%2e/etc/passwd", "/static/../page.py",
     "/config", "/queue/join", "/login/huggingface", "/_vercel",
 ])  # fmt: skip
-def test_there_are_three_routes_and_no_way_on(client: httpx.Client, path: str) -> None:
-    """Nothing can be stored, sent, fetched or redirected through it."""
+def test_there_are_only_three_routes(client: httpx.Client, path: str) -> None:
+    """None of them stores a file, returns one, fetches a URL or redirects."""
     url = str(client.base_url) + path
     answers = [client.request(way, url, content=b"x") for way in ("GET", "POST", "PUT", "DELETE")]
     home = path.startswith("/?")
@@ -153,7 +155,7 @@ def test_there_are_three_routes_and_no_way_on(client: httpx.Client, path: str) -
     assert not [answer for answer in answers if {"location", "set-cookie"} & {*answer.headers}]
 
 
-def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
+def test_no_websocket_is_opened(client: httpx.Client) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
                "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}  # fmt: skip
     answers = [client.get(path, headers=upgrade) for path in ("/", "/summary", "/chats")]
@@ -166,10 +168,10 @@ def test_a_websocket_is_not_opened(client: httpx.Client) -> None:
 @pytest.mark.usefixtures("nothing_asked")
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("path", "kind"), POSTS)
-def test_a_body_of_any_size_is_neither_kept_nor_read_on(
+def test_a_body_that_is_too_large_is_neither_stored_nor_read_to_the_end(
     client: httpx.Client, chunked: bool, path: str, kind: dict[str, str]
 ) -> None:
-    """The chunked one declares no length, and would never end."""
+    """The chunked body declares no length."""
     process, sent = psutil.Process(), 0
 
     def chunks() -> Iterator[bytes]:
@@ -186,7 +188,7 @@ def test_a_body_of_any_size_is_neither_kept_nor_read_on(
     assert process.memory_info().rss - before < 50_000_000
 
 
-def test_a_long_chat_is_told_so_however_it_is_written(client: httpx.Client) -> None:
+def test_a_chat_that_is_too_long_gets_that_error_in_any_encoding(client: httpx.Client) -> None:
     for character in ("a", "\x01", "😅"):
         body = json.dumps(QUESTION | {"dialogue": character * MOST_CHARACTERS}, ensure_ascii=False)
         answer = client.post("/summary", content=body.encode(), headers=JSON)
@@ -202,7 +204,7 @@ def test_a_long_chat_is_told_so_however_it_is_written(client: httpx.Client) -> N
     b'{"model": NaN, "dialogue": "A: hi"}', b'{"model": "base", "dialogue": "A: \\ud83d"}',
     b'{"model": "evil", "dialogue": "A: hi"}', b'{"model": "base", "dialogue": ["A: hi"]}',
 ], ids=lambda body: str(body[:30]))  # fmt: skip
-def test_a_body_that_is_no_question(
+def test_invalid_bodies_get_one_error(
     client: httpx.Client, body: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
     answer = client.post("/summary", content=body, headers=JSON)
@@ -228,11 +230,11 @@ def bomb() -> bytes:
     (b"[" * 100_000, "a.json", "a.json: is not JSON"), (bomb(), "b.zip", "has 1,000,000,000"),
     (b"<script>alert(1)</script>", "a.html", "a.html: "),
 ], ids=range(12))  # fmt: skip
-def test_a_file_that_is_no_export(
+def test_files_that_are_not_exports_get_one_error(
     client: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str], data: bytes, name: str, said: str,
 ) -> None:  # fmt: skip
-    """Its name is never used as a path, and its temporary files are removed."""
+    """A file's name is never used as a path, and temporary files are removed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     answer = client.post("/chats", content=data, headers=BYTES, params={"name": name})
     assert answer.status_code == 200 and answer.json()["parts"] == []
@@ -245,7 +247,7 @@ def nested(levels: int) -> str:
 
 
 @pytest.mark.parametrize("path", ["/summary", "/chats"])
-def test_an_error_of_ours_is_one_line_too(
+def test_a_bug_of_ours_is_one_line_too(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
     path: str,
 ) -> None:  # fmt: skip
@@ -259,7 +261,7 @@ def test_an_error_of_ours_is_one_line_too(
     assert capfd.readouterr().err == ""
 
 
-def test_turns_in_turns_and_half_a_pair(client: httpx.Client) -> None:
+def test_nested_turns_and_half_a_surrogate_pair(client: httpx.Client) -> None:
     body = json.dumps(QUESTION | {"dialogue": nested(900)})
     answer = client.post("/summary", content=body, headers=JSON)
     assert answer.status_code == 200 and last(answer)["facts"] + last(answer)["error"]
@@ -268,13 +270,15 @@ def test_turns_in_turns_and_half_a_pair(client: httpx.Client) -> None:
     assert answer.status_code == 200 and "\\ud800" in answer.json()["error"]
 
 
-def test_an_instruction_that_no_chat_fits(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_instruction_that_needs_other_columns_is_refused(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pair.recipe.summarization, "instruction", "On {topic}: {dialogue}")
     with pytest.raises(UserError, match="{topic} is a column"):
         Pair(pair.recipe, pair.recipe.output_dir)
 
 
-def test_a_sender_that_goes_away_leaves_no_traceback(
+def test_a_client_that_disconnects_leaves_no_traceback(
     client: httpx.Client, port: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     head = f"POST /summary HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
@@ -285,10 +289,10 @@ def test_a_sender_that_goes_away_leaves_no_traceback(
     assert "Traceback" not in capfd.readouterr().err
 
 
-# ---- where it is served ----
+# ---- for other machines ----
 
 
-def test_a_page_for_other_machines_answers_to_this_one_s_names(pair: Pair) -> None:
+def test_with_host_0_0_0_0_only_this_machines_names_are_answered(pair: Pair) -> None:
     from starlette.testclient import TestClient
 
     client = TestClient(build(pair, [], "0.0.0.0"), base_url="http://0.0.0.0:7860")
@@ -313,35 +317,35 @@ async function attack() {
     {method, mode, body: new Blob([body], {type: "text/plain"})},
     {method, body, headers: {"Content-Type": "application/json"}},
   ];
-  const told = await Promise.all(ways.map(way => fetch("{url}summary", way).then(
+  const read = await Promise.all(ways.map(way => fetch("{url}summary", way).then(
     answer => answer.text(), () => "refused")));
   const bytes = {"Content-Type": "application/octet-stream"};
   for (const headers of [{}, bytes])
-    told.push(await fetch("{url}chats", {method, headers, body: new Blob([body])}).then(
+    read.push(await fetch("{url}chats", {method, headers, body: new Blob([body])}).then(
       answer => answer.text(), () => "refused"));
   navigator.sendBeacon("{url}summary", new Blob([body]));
-  return told;
+  return read;
 }
 </script>"""
 
 
 @pytest.mark.usefixtures("nothing_asked")
-def test_a_page_of_another_site_in_a_browser(browser: Any, port: int) -> None:
+def test_a_page_of_another_site_cannot_use_the_server(browser: Any, port: int) -> None:
     html = EVIL.replace("{url}", f"http://127.0.0.1:{port}/")
     other = start(Starlette(routes=[Route("/", HTMLResponse(html))]))
-    for host in ("localhost", "127.0.0.1"):  # another site; the same site, another origin
+    for host in ("localhost", "127.0.0.1"):  # another site; another origin of the same site
         page = browser.new_page()
         page.goto(f"http://{host}:{other}/")
-        # answers to requests that need no CORS preflight cannot be read
-        told = page.evaluate("attack()")
-        assert told in (["", "", "", *["refused"] * 3], ["refused"] * 6)
+        # requests without a CORS preflight are sent, but their answers cannot be read
+        read = page.evaluate("attack()")
+        assert read in (["", "", "", *["refused"] * 3], ["refused"] * 6)
         page.wait_for_timeout(200)
         page.close()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nothing_asked")
-def test_a_name_pointed_at_this_machine_in_a_browser(browser: Any, port: int) -> None:
+def test_dns_rebinding_in_a_browser(browser: Any, port: int) -> None:
     from tests.browser import CHROMIUM
 
     rules = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]

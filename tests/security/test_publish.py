@@ -1,4 +1,4 @@
-"""Nothing private is published: attacks on a finished run, its records and the staging folder."""
+"""Nothing private is published: attacks through a run, its records and the staging folder."""
 
 import json
 import os
@@ -31,9 +31,9 @@ from tests.run_records import NAME, write_scores
 from tests.scripts.test_publish import OUTPUT, PUBLISH, RECIPE, hashes
 from training.run_record import write_trained_with
 
-ROOT_OF_TEMPLATES = Path(axolotl.__path__[0]) / "utils/chat_templates/templates"
+TEMPLATES = Path(axolotl.__path__[0]) / "utils/chat_templates/templates"
 SCORES, MANIFEST = Path(f"results/{NAME}/scores.json"), Path(f"data/{NAME}/manifest.json")
-DRAWN = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # letters and digits that look random
+NOISE = "1KnHjE9JeoRLHiKDRmW7bc9xJDq4"  # it looks like a random key
 HUB, WANDB, AWS = "hf_" + "aBcD" * 9, "0a1b2c3d4e" * 4, "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n-----END OPENSSH PRIVATE KEY-----\n"
 
@@ -48,7 +48,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
 
 
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line that publish ends with."""
+    """Return the one line in which publish ends."""
     capsys.readouterr()
     assert publish(monkeypatch) == 2
     out, error = capsys.readouterr()
@@ -74,7 +74,7 @@ def add(path: Path, **content: Any) -> None:
     path.write_text(json.dumps(found | content) if of_json else yaml.safe_dump(found | content))
 
 
-# ---- what is left out ----
+# ---- fields that are left out ----
 
 
 def test_only_listed_fields_are_staged(
@@ -108,13 +108,13 @@ def test_only_listed_fields_are_staged(
     assert "#" not in (PUBLISH / "recipe.yml").read_text("utf-8")
 
 
-def test_a_published_recipe_lacks_nothing_that_trains() -> None:
+def test_our_recipes_are_published_unchanged() -> None:
     for path in (ROOT / "recipes").glob("*.yml"):
         config = yaml.safe_load(path.read_text("utf-8"))
         assert published(config, {}) == config, path.name
 
 
-# ---- what is refused ----
+# ---- content that is refused ----
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_a_published_recipe_lacks_nothing_that_trains() -> None:
         "xoxb-123456789-abcdefghij", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc",
         "glpat-abcdefghij1234567890", "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
         "PuTTY-User-Key-File-3: ssh",
-        f"GOCSPX-{DRAWN}", f"ya29.a0_{DRAWN}", f"abc8Q~{DRAWN}.xY12_ab", f"{DRAWN}+/{DRAWN * 2}==",
-        f"Comet knows {DRAWN[:25]} of me", "Authorization: Basic abcdefgh", "curl -u a:b x.org",
+        f"GOCSPX-{NOISE}", f"ya29.a0_{NOISE}", f"abc8Q~{NOISE}.xY12_ab", f"{NOISE}+/{NOISE * 2}==",
+        f"Comet knows {NOISE[:25]} of me", "Authorization: Basic abcdefgh", "curl -u a:b x.org",
         "wget --user=a:b", "pw: geheim", "Passwort: geheim", "mot de passe : secret",
         HUB.replace("B", "&#8203;B"), HUB.replace("B", "\u2063B"), HUB.replace("B", "\ufe0fB"),
         HUB.replace("B", "\\B"), HUB.replace("B", "<b></b>B"), HUB.replace("B", "<!-- -->B"),
@@ -207,7 +207,7 @@ def tiny(folder: Path) -> Path:
         "(he)/(she), speaker(s)/group, $\\alpha$, docker run -u 1000:1000, AutoModelForSeq2SeqLM",
     ],
 )  # fmt: skip
-def test_what_is_neither(tmp_path: Path, text: str) -> None:
+def test_text_without_secrets_and_paths_is_published(tmp_path: Path, text: str) -> None:
     for name, content in (
         ("README.md", f"{text}\n```python\nx = {json.dumps(text)}\n```\n"),
         ("recipe.yml", yaml.safe_dump({"a": text})),
@@ -218,14 +218,14 @@ def test_what_is_neither(tmp_path: Path, text: str) -> None:
 
 
 def test_recipes_dialogues_and_chat_templates_are_published(tmp_path: Path) -> None:
-    templates = ROOT_OF_TEMPLATES.glob("*.jinja")
+    templates = TEMPLATES.glob("*.jinja")
     for path in (*(ROOT / "recipes").glob("*.yml"), *SAMPLE.parent.glob("*.jsonl"), *templates):
         name = "chat_template.jinja" if path.suffix == ".jinja" else "README.md"
         (tmp_path / name).write_text(path.read_text("utf-8"), "utf-8")
         check_file(tmp_path / name)
 
 
-def test_hashes_of_our_own_records_and_real_files_are_no_secret(tmp_path: Path) -> None:
+def test_recorded_hashes_and_real_files_are_not_secrets(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"revision `{WANDB}`", "utf-8")
     check_file(tmp_path / "README.md", {WANDB})
     for folder in (ROOT / "results").iterdir():
@@ -240,7 +240,7 @@ def test_hashes_of_our_own_records_and_real_files_are_no_secret(tmp_path: Path) 
             check_file(tmp_path / "chat_template.jinja")
 
 
-def test_what_a_recipe_and_the_records_say(records: Records) -> None:
+def test_secrets_and_paths_in_the_recipe_and_records(records: Records) -> None:
     block, config = records.recipe.summarization, records.recipe.config
     for change in (
         lambda: setattr(block.publish, "note", f"my token is {HUB}"),
@@ -256,7 +256,7 @@ def test_what_a_recipe_and_the_records_say(records: Records) -> None:
         assert HUB not in str(error.value) and not PUBLISH.exists()
 
 
-def test_it_is_one_line(
+def test_the_refusal_is_one_line(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = yaml.safe_load(RECIPE.read_text("utf-8"))
@@ -265,8 +265,8 @@ def test_it_is_one_line(
     assert "README.md: would publish" in refused(monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("text", ["D:\\training\\x", "\\\\nas\\team", f"x GOCSPX-{DRAWN} x"])
-def test_code_as_it_is_written(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["D:\\training\\x", "\\\\nas\\team", f"x GOCSPX-{NOISE} x"])
+def test_paths_and_secrets_in_code(tmp_path: Path, text: str) -> None:
     for name, content in (
         ("chat_template.jinja", f"{{# {text} #}}"),
         ("README.md", f"```python\n# {text}\n```"),
@@ -278,15 +278,15 @@ def test_code_as_it_is_written(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["/secret", "in:/secret", "/my models/x", "//nas/share"])
-def test_a_comment_of_a_template_is_prose(tmp_path: Path, text: str) -> None:
+def test_paths_in_a_templates_comment(tmp_path: Path, text: str) -> None:
     path = tmp_path / "chat_template.jinja"
     path.write_text(f"{{{{ a /b }}}}{{# kept in {text} #}}", "utf-8")
     with pytest.raises(UserError, match="would publish the path"):
         check_file(path)
 
 
-@pytest.mark.parametrize("text", ["/home/me/x", "Ġ/data/me", "D:\\my\\x", HUB, f"Ġ{DRAWN}"])
-def test_a_vocabulary_and_a_header_of_weights(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["/home/me/x", "Ġ/data/me", "D:\\my\\x", HUB, f"Ġ{NOISE}"])
+def test_vocabularies_and_headers_of_weights(tmp_path: Path, text: str) -> None:
     vocab, weights = tmp_path / "tokenizer.json", tmp_path / "model.safetensors"
     for model in ({"vocab": {text: 1}}, {"vocab": [[text, 0.5]]}, {"merges": [[text, "x"]]}):
         vocab.write_text(json.dumps({"model": model}), "utf-8")
@@ -332,7 +332,7 @@ def holds(name: str, content: bytes) -> Callable[[], object]:
     return lambda: (OUTPUT / name).write_bytes(content)
 
 
-def test_a_file_beside_the_adapter(records: Records) -> None:
+def test_links_special_files_and_damaged_files(records: Records) -> None:
     broken = (b"{", b"[]", b"\xff", b"", b"[" * 9999, b'{"bos_token": "\\ud800"}', b"0")
     for name, damage, words in (
         ("chat_template.jinja", link("chat_template.jinja"), "is a link; put the file itself"),
@@ -358,19 +358,19 @@ def test_a_file_beside_the_adapter(records: Records) -> None:
     assert staged(records) == PUBLISH
 
 
-def test_records_of_the_training_and_weights_that_are_a_pickle(run: Path) -> None:
+def test_damaged_training_records_and_pickled_weights(run: Path) -> None:
     for damage, words in (
         (holds("run.json", b"["), "run.json: cannot be read"),
         (holds("run.json", b'{"settings": []}'), "run.json: cannot be read"),
         (holds("adapter_config.json", b"[]"), "adapter_config.json: cannot be read"),
         (pickle, "adapter_model.bin is a pickle, which may run code"),
-    ):  # each is found before the earlier ones
+    ):  # each is found before the damage above it
         damage()
         with pytest.raises(UserError, match=words):
             read_records(load_recipe(RECIPE))
 
 
-# ---- scores, and the other records whose figures the card shows ----
+# ---- scores and other records that the model card uses ----
 
 
 @pytest.mark.parametrize(
@@ -452,7 +452,7 @@ def linked_folder() -> Path:
     return PUBLISH
 
 
-def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
+def test_files_that_publish_did_not_write_are_kept(records: Records) -> None:
     for make in (
         own_file, edited_card, own_folder, own_link, linked_folder, linked_sums,
     ):  # fmt: skip
@@ -466,12 +466,12 @@ def test_what_this_program_did_not_write_is_kept(records: Records) -> None:
         own.rename(f"moved-{make.__name__}")  # as the message asks
 
 
-def test_what_it_wrote_is_replaced_also_after_a_kill(records: Records) -> None:
+def test_its_own_files_are_replaced_also_after_a_kill(records: Records) -> None:
     staged(records)
     partial, mine = OUTPUT / f".publish.{'0a' * 16}.partial", OUTPUT / ".publish.partial"
-    shutil.copytree(PUBLISH, partial)  # killed while it was written
+    shutil.copytree(PUBLISH, partial)  # as if killed while writing it
     shutil.copytree(PUBLISH, mine)
-    (PUBLISH / "scores.json").unlink()  # and killed while the old files were removed
+    (PUBLISH / "scores.json").unlink()  # and while removing the old files
     records.recipe.summarization.publish.note = "another"
     assert "- another" in (staged(records) / "README.md").read_text("utf-8")
     assert not partial.exists() and hashes(mine) and "scores.json" in hashes(PUBLISH)

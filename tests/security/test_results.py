@@ -1,4 +1,4 @@
-"""Attacks on results: swapped files, outputs that are also inputs, other git repositories."""
+"""Attacks on results: swapped files, outputs that are inputs, and other git repositories."""
 
 import json
 import os
@@ -33,7 +33,7 @@ from tests.data_prep.corpora import (
 def refused(
     main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: Any, *flags: object
 ) -> str:
-    """Return the one line with which a command ends, with exit code 2."""
+    """Return the one line in which a command ends, with exit code 2."""
     monkeypatch.setattr(sys, "argv", ["command", *map(str, flags)])
     with pytest.raises(SystemExit) as ended:
         run_cli(main)
@@ -43,7 +43,7 @@ def refused(
 
 # ---- the signature ----
 
-LOADED = (  # files that transformers and peft may read from a model's folder
+LOADED = (  # files that transformers and PEFT may read from a model's folder
     "config.json", "generation_config.json", "model.safetensors.index.json", "model.safetensors",
     "model-00002-of-00002.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json",
     "pytorch_model-00001-of-00002.bin", "consolidated.00.pt", "model-q4.gguf", "adapter_model.bin",
@@ -56,13 +56,11 @@ LOADED = (  # files that transformers and peft may read from a model's folder
 
 @pytest.mark.parametrize("place", ["base_model", "tokenizer_config"])
 @pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
-def test_every_file_that_is_loaded_is_in_key_and_signature(
+def test_key_and_signature_cover_every_file_that_is_loaded(
     tmp_path: Path, weights: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Added, replaced by one of the same size and time, or removed."""
-    monkeypatch.setattr(
-        signature, "template_hash", lambda *_, **__: None
-    )  # as if it could not be found out
+    """A file is added, replaced by one of the same size and time, or removed."""
+    monkeypatch.setattr(signature, "template_hash", lambda *_, **__: None)  # as if unknown
     model = tmp_path / "model"
     (model / "additional_chat_templates").mkdir(parents=True)
     (model / weights).write_bytes(b"weights")
@@ -103,7 +101,7 @@ def test_every_file_that_is_loaded_is_in_key_and_signature(
     "more",
     [{"tokens": ["<x>"]}, {"added_tokens_overrides": {5: "<x>"}}, {"eot_tokens": ["<|im_end|>"]}],
 )
-def test_every_key_of_the_tokenizer_is_in_the_key(tmp_path: Path, more: dict[str, Any]) -> None:
+def test_the_key_covers_every_tokenizer_setting(tmp_path: Path, more: dict[str, Any]) -> None:
     more["base_model"] = "none/here"
     keys = [
         signature.generation_key(
@@ -116,7 +114,7 @@ def test_every_key_of_the_tokenizer_is_in_the_key(tmp_path: Path, more: dict[str
 
 
 def git(folder: Path, *flags: str) -> str:
-    """Run git as a user would, and return what it prints."""
+    """Run git with a user's name and return its output."""
     settings = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
     done = subprocess.run(
         ["git", "-C", folder, *settings, *flags], check=True, capture_output=True, text=True
@@ -125,7 +123,7 @@ def git(folder: Path, *flags: str) -> str:
 
 
 def hostile_repository(folder: Path) -> Path:
-    """Make a repository whose settings run a program on `git describe`; return its output file."""
+    """Make a repository that runs a program on `git describe`; return the file that it creates."""
     mark, program = folder / "executed", folder / "program"
     program.write_text(f"#!/bin/sh\ntouch {mark}\n")
     program.chmod(0o755)
@@ -135,30 +133,30 @@ def hostile_repository(folder: Path) -> Path:
     (folder / ".git/hooks/post-index-change").symlink_to(program)
     git(folder, "config", "core.fsmonitor", str(program))
     git(folder, "describe", "--always", "--dirty")
-    assert mark.exists(), "the attack works on git itself"
+    assert mark.exists(), "the attack must work on git itself"
     mark.unlink()
     return mark
 
 
 @pytest.mark.parametrize("by", ["folder", "environment"])
-def test_the_commit_is_not_that_of_a_repository_in_which_the_command_runs(
+def test_the_commit_is_ours_even_inside_another_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     own, mark = signature.commit(), hostile_repository(tmp_path)
     if by == "folder":
         monkeypatch.chdir(tmp_path)
-    else:  # as in one of the repository's hooks
+    else:  # as in that repository's hooks
         monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
         monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / ".git/index"))
     assert signature.commit() == own and not mark.exists()
 
 
 @pytest.mark.parametrize(
-    ("kind", "of_git"),
+    ("kind", "is_ours"),
     [("installed", False), ("copied", False), ("broken", False), ("own", True)],
 )
-def test_the_commit_of_code_that_lies_in_another_repository_is_a_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, of_git: bool
+def test_code_inside_another_repository_has_a_version_instead_of_a_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, is_ours: bool
 ) -> None:
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/code.py").touch()
@@ -174,13 +172,13 @@ def test_the_commit_of_code_that_lies_in_another_repository_is_a_version(
     monkeypatch.setattr(signature, "ROOT", root)
     found, short = signature.commit(), git(tmp_path, "rev-parse", "--short", "HEAD")
     mark.unlink(missing_ok=True)
-    assert (found.removesuffix("-dirty") == short) is of_git
-    assert of_git or found == "unknown" or found.startswith("v")
+    assert (found.removesuffix("-dirty") == short) is is_ours
+    assert is_ours or found == "unknown" or found.startswith("v")
     signature.commit()
     assert not mark.exists()
 
 
-# ---- sources and prepared rows that are replaced while they are read ----
+# ---- sources and prepared rows that change while they are read ----
 
 
 def swapped(file: Path, other: bytes) -> None:
@@ -212,10 +210,10 @@ SWAPS: dict[str, dict[str, Callable[[Path, bytes], None]]] = {
 
 @pytest.mark.parametrize("kind", ["file", "folder", "archive"])
 @pytest.mark.parametrize("swap", SWAPS)
-def test_a_source_that_is_replaced_while_it_is_read(
+def test_a_source_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, swap: str, kind: str
 ) -> None:
-    """At the start of a split; unchecked, the manifest would have the old hash and the new rows."""
+    """At the start of a split. Unchecked, the manifest would list old hashes for new rows."""
     corpus, others = chats(), chats(train=9)
     if kind == "folder":
         source = write_folder(tmp_path / "corpus", corpus)
@@ -250,7 +248,7 @@ def test_a_source_that_is_replaced_while_it_is_read(
     assert outputs(recipe.data_dir) == before
 
 
-def test_prepared_rows_that_are_replaced_while_the_evaluation_reads_them(
+def test_prepared_rows_that_change_while_they_are_read_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     recipe = recipe_for(tmp_path, chats())
@@ -287,7 +285,7 @@ def in_the_way(path: Path, kind: str) -> None:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """Return every entry below a folder: a file's content, or its kind."""
+    """Return all entries below a folder: the content of files, the kind of others."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         if path.is_file() and not path.is_symlink()
@@ -298,7 +296,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["folder", "device", "link", "pipe", "dangling link"])
 @pytest.mark.parametrize("name", ["test.jsonl", "train.jsonl", "manifest.json"])
-def test_data_prep_replaces_nothing_where_one_of_its_files_cannot_be(
+def test_data_prep_replaces_all_its_files_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str, kind: str
 ) -> None:
     source = write_folder(tmp_path / "corpus", chats())
@@ -314,13 +312,13 @@ def test_data_prep_replaces_nothing_where_one_of_its_files_cannot_be(
 
 
 @pytest.mark.parametrize("name", ["scores.json", "report.html", "predictions.base.jsonl"])
-def test_an_evaluation_writes_nothing_where_one_of_its_files_cannot_be(
+def test_an_evaluation_writes_all_its_files_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, name: str
 ) -> None:
     recipe, folder = recipe_for(tmp_path, chats()), tmp_path / "out"
     preparing.prepare(recipe)
     folder.mkdir()
-    (folder / ".writable").write_text("a user's own")
+    (folder / ".writable").write_text("a user's file")
     (folder / name).mkdir()
     before = state(tmp_path)
     flags = (recipe.path, "--models", "base", "--output", folder)
@@ -333,7 +331,7 @@ def test_an_evaluation_writes_nothing_where_one_of_its_files_cannot_be(
     )
 
 
-def test_a_file_that_is_put_in_the_way_while_others_are_written(tmp_path: Path) -> None:
+def test_a_folder_that_appears_in_place_of_an_output(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("earlier")
     with pytest.raises(UserError, match="b: is not a plain file"), \
@@ -345,7 +343,7 @@ def test_a_file_that_is_put_in_the_way_while_others_are_written(tmp_path: Path) 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everything")
-def test_a_write_protected_file_is_kept(tmp_path: Path) -> None:
+def test_a_write_protected_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("earlier")
     (tmp_path / "a").chmod(0o400)
     with pytest.raises(UserError, match="write-protected"), whole_file(tmp_path / "a"):
@@ -353,7 +351,7 @@ def test_a_write_protected_file_is_kept(tmp_path: Path) -> None:
 
 
 def spelled(path: Path, how: str) -> Path:
-    """Return the same file under another name."""
+    """Return another path to the same file."""
     other = path.with_name(f"other-{path.name}")
     if how == "dots":
         return path.parent / ".." / path.parent.name / path.name
@@ -397,10 +395,10 @@ def test_an_output_that_is_an_input_is_refused(
     assert f"{out}: is also an input" in line and state(folder) == before
 
 
-def test_outputs_beside_an_input_are_refused_too(
+def test_outputs_that_are_other_files_of_the_inputs_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """Keys of predictions, a sheet's key, a table that is also the page."""
+    """A key of predictions, a sheet, its key, and one path for two outputs."""
     monkeypatch.chdir(tmp_path)
     rows = [{"id": "1", "prediction": "tram", "reference": "bus", "dialogue": "A: hi"}]
     for name in ("one.jsonl", "two.jsonl"):
@@ -440,10 +438,10 @@ def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
     assert [path] == list(tmp_path.iterdir())
 
 
-def test_two_containers_with_one_process_id_write_one_file(
+def test_two_processes_with_one_id_may_write_one_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both may be process 7 on a shared volume; the last one to finish wins, with a whole file."""
+    """As in two containers on a shared volume: the last one to finish wins, with a whole file."""
     monkeypatch.setattr(os, "getpid", lambda: 7)
     with whole_file(tmp_path / "a") as first:
         first.write("first")
