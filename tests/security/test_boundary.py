@@ -305,9 +305,11 @@ def test_printed_control_characters_are_escaped_except_colours() -> None:
 
 
 def test_a_closed_pipe_is_not_an_error() -> None:
-    line = f"{sys.executable} -c 'from data_prep.errors import *; run_cli(lambda: print(1))' | true"
-    done = subprocess.run(["bash", "-c", f"sleep 0; {line}"], cwd=ROOT, capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+    late = "lambda: (time.sleep(0.5), print(1))"  # when `true` has ended
+    body = f"import time; from data_prep.errors import run_cli; run_cli({late})"
+    line = f"{sys.executable} -c '{body}' | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_without_a_temporary_folder_the_error_has_a_fix() -> None:

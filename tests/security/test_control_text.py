@@ -183,6 +183,7 @@ def test_turn_marks_that_only_the_template_knows_are_broken(smollm2: Path) -> No
     """In every template that Axolotl ships; ordinary text is not changed."""
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     known = control_strings(tokenizer, {}, "") | WELL_KNOWN_CONTROLS
+    assert MARKS.keys() <= _CHAT_TEMPLATES.keys()
     usual = "User: <file_photo> [edited] # 1\nAssistant: - no :-)\n*** \u201ehi\u201c -> /no/"
     for name, template in _CHAT_TEMPLATES.items():
         marks = control_strings(tokenizer, {}, template) - known

@@ -14,7 +14,7 @@ import yaml
 
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
-from tests.conftest import ROOT, derived_recipe
+from tests.conftest import PIECES, ROOT, derived_recipe
 from training.plugin import axolotl_command, drop_flags
 
 BIN = Path(sys.executable).parent
@@ -97,7 +97,7 @@ def test_evaluate_scores_the_trained_adapter_not_a_new_one(trained: Path) -> Non
     log = json.loads((output / "trainer_state.json").read_text("utf-8"))["log_history"]
     at_the_end = [entry["eval_loss"] for entry in log if "eval_loss" in entry][-1]
     assert float(losses["loss"]) == pytest.approx(at_the_end, abs=1e-3)
-    assert at_the_end < math.log(49152) - 0.05  # a new adapter guesses among 49,152 tokens
+    assert at_the_end < math.log(PIECES) - 0.05  # a new adapter guesses among all tokens
 
 
 @pytest.mark.slow
