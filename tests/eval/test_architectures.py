@@ -73,7 +73,7 @@ def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
 @pytest.mark.parametrize("shared", [0, 14])
 @pytest.mark.parametrize("kind", KINDS)
 def test_batched_outputs_equal_one_at_a_time(kind: str, shared: int) -> None:
-    """Prompts are read in groups of similar length, and tokens that all begin with only once."""
+    """Prompts are read in groups of similar length; a start that all share is read once."""
     name, more = KINDS[kind]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**SMALL, **more})).eval()
@@ -95,7 +95,7 @@ def test_batched_outputs_equal_one_at_a_time(kind: str, shared: int) -> None:
 
 
 def test_a_repetition_penalty_ignores_padding() -> None:
-    """If padding was an end token, as in some models, shorter prompts never ended."""
+    """When padding was an end token, as in some models, shorter prompts never ended."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL)).eval()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_a_repetition_penalty_ignores_padding() -> None:
 
 
 def test_generation_settings_of_the_model_are_not_used(tmp_path: Path) -> None:
-    """Gemma 2 also gets eager attention, since its default leaves the soft-capping out."""
+    """Gemma 2 also gets eager attention, since sdpa ignores its soft-capping."""
     config = AutoConfig.for_model("gemma2", **SMALL, head_dim=16)
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.suppress_tokens = [5]
@@ -125,7 +125,7 @@ def test_generation_settings_of_the_model_are_not_used(tmp_path: Path) -> None:
 
 BOTH = ["lm_head", "embed_tokens"]
 ADDED = {"tokens": ["<sum>", "</sum>"], "lora_modules_to_save": BOTH}
-ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied?, PEFT, recipe
+ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied, PEFT keys, recipe keys
     "LoRA": (True, {}, {}),
     "DoRA": (True, {"use_dora": True}, {}),
     "rsLoRA": (True, {"use_rslora": True}, {}),

@@ -109,7 +109,7 @@ def two_results(run: Path) -> list[Path]:
     return [first, second]
 
 
-def test_a_recipe_a_folder_and_a_file_are_compared_with_their_settings(
+def test_recipes_folders_and_files_are_compared_with_settings(
     two_results: list[Path],
 ) -> None:
     base = two_results[0] / "predictions.base.jsonl"

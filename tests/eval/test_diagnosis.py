@@ -88,7 +88,7 @@ def test_unknown_names(prediction: str, expected: list[str]) -> None:
 
 
 def unknown(stated: str, said: str) -> list[str]:
-    """Return unknown numbers and dates in a summary with `stated` of a chat with `said`."""
+    """Return the unknown numbers and dates if a summary has `stated` and the chat has `said`."""
     summary, chat = f"Ola says it is {stated} for Piet.", f"Ola: so?\nPiet: ok, {said} then"
     return unknown_numbers(summary, chat) + unknown_dates(summary, chat)
 

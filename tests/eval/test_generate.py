@@ -47,7 +47,7 @@ def prompts(recipe: Recipe, summarizer: Summarizer) -> Prompts:
 def generate(
     summarizer: Summarizer, prompts: Prompts, seed: int = 0, **settings: Any
 ) -> list[list[int]]:
-    """Return the ids of all dialogues from one batch with other settings, cut after the end."""
+    """Return the ids of one batch of all dialogues with other settings, cut after the end token."""
     engine = summarizer.engine
     assert isinstance(engine, HfEngine)
     before, engine.decoding = engine.decoding, Decoding(**{**FP32, **settings})

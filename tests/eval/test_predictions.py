@@ -28,7 +28,7 @@ class Interrupted(Exception):
 
 
 class Processes:
-    """Accelerate's state of a process, which waits for others only at a given barrier."""
+    """Stand-in for accelerate's process state; waits for others only if given a barrier."""
 
     def __init__(self, process_index: int = 0, num_processes: int = 1, barrier: Any = None):
         self.process_index, self.num_processes, self.barrier = process_index, num_processes, barrier

@@ -148,9 +148,7 @@ def test_a_round_trip_of_awkward_texts(tmp_path: Path, encoding: str, delimiter:
     sheet = tmp_path / "ratings.csv"
     rate("sheet", tmp_path / "one.jsonl", tmp_path / "two.jsonl", "--output", sheet)
     data = sheet.read_bytes()
-    assert (
-        data.startswith(b"\xef\xbb\xbfid,") and data.count(b"\r\n") == 3
-    )  # one per row, not per line
+    assert data.startswith(b"\xef\xbb\xbfid,") and data.count(b"\r\n") == 3  # once per row
     rows = opened(sheet)
     assert {row["id"] for row in rows} == {"'007", "'-8"}
     assert rows[0]["dialogue"] == AWKWARD.replace("\t", " ")
@@ -242,7 +240,7 @@ def test_two_raters_from_the_sheet_to_the_tables(
     assert of.p == pytest.approx(20 / 512)
     assert of.win_rate.percent == 88.89
     assert (of.win_rate.low, of.win_rate.high) == (51.75, round(100 * 0.975 ** (1 / 9), 2))
-    # the raters differ on the first dialogue: a tie; on the second, one prefers tuned, none base
+    # the raters differ on dialogue 1, a tie; on dialogue 2, one prefers tuned and none base
     together = result.together.preferences[0]
     assert (together.wins, together.ties, together.losses) == (7, 2, 1)
     assert result.raters["bo"].preferences[0].win_rate.count == 6
@@ -312,9 +310,7 @@ def test_rows_may_be_sorted_deleted_and_left_empty(results: Path, tmp_path: Path
     ids = [row["id"] for row in opened(sheet)]
     path = filled(sheet, "ana", lambda n, row: {"best": column_of("tuned", row)} if n < 4 else {})
     head, *lines = path.read_text("utf-8-sig").splitlines()  # no cell has two lines
-    path.write_text(
-        "\n".join([head, *lines[:0:-1], "," * 20, ""]), "utf-8"
-    )  # without the first row
+    path.write_text("\n".join([head, *lines[:0:-1], "," * 20, ""]), "utf-8")  # without row 1
     key = Key.model_validate_json((tmp_path / "ratings.key.json").read_bytes())
     expected = {name: Rating(frozenset({"tuned"})) for name in ids[1:4]}
     assert read_sheet(path, key) == expected

@@ -75,9 +75,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> P
     return path
 
 
-def test_kill_9_at_ten_random_moments_still_gives_the_same_file(
-    recipe: Path, tmp_path: Path
-) -> None:
+def test_kill_9_at_ten_random_moments_gives_the_same_file(recipe: Path, tmp_path: Path) -> None:
     done = command("python", "-c", KILLS, recipe, tmp_path, "20261123")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -169,7 +169,7 @@ THREE = ["Mara borrows the ladder.", "Lina meets Owen at 3.", "They camp on Satu
 
 
 def scored(*flags: object) -> tuple[dict[str, float], str]:
-    """Score one system by a command line; return its ROUGE and what was printed."""
+    """Score one system with the command; return its ROUGE and the output."""
     done = run_module("eval.score", *flags, "--workers", 1)
     assert done.returncode == 0, done.stderr
     row = re.split(r"  +", done.stdout.split("\nsystem")[-1].splitlines()[1])
@@ -359,7 +359,7 @@ def test_rows_of_one_dialogue_count_once_in_intervals_and_tests(tmp_path: Path) 
     assert list(pair.metrics.values())[: len(METRICS)] == expected
     rows = paired_tests(result.values["a"], result.values["b"], Bootstrap())
     width = [test.high - test.low for test in (pair.metrics["rougeL"], rows[2])]
-    assert width[0] > 1.4 * width[1]  # rows as dialogues: too narrow
+    assert width[0] > 1.4 * width[1]  # counting rows as dialogues makes it too narrow
     assert (result.scores.examples, result.scores.dialogues) == (120, 40)
     assert "|clusters:40|" in result.scores.systems["a"].signature
     score = result.scores.systems["a"].scores["rougeL"]
@@ -460,7 +460,7 @@ def test_numbered_columns_are_references(tmp_path: Path) -> None:
     assert corpus.references == [["c", "a b", "d"]]
 
 
-# ---- inputs rebuilt from public reports, see ../shared/cases/README.md ----
+# ---- inputs rebuilt from public reports ----
 
 CASES = SHARED.parent / "cases/score"
 RIGHT: dict[str, tuple[list[str], list[float]]] = {  # files and flags; ROUGE-1 and ROUGE-L

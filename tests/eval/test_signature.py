@@ -69,9 +69,7 @@ def test_differences_that_matter_and_that_do_not() -> None:
     assert signature.differences(known, other) == [] == signature.engines(known, known)
     assert signature.engines(known, other) == ["hf", "vllm"]
     one, two = ({**known, "decoding": f"{engine}-float32-sample-128"} for engine in ("hf", "vllm"))
-    assert (
-        signature.engines(one, two) == []
-    )  # their random numbers differ, which is more than rounding
+    assert signature.engines(one, two) == []  # sampling: more than rounding differs
     assert len(signature.differences(one, two)) == 1
 
 

@@ -11,7 +11,7 @@ SETTINGS = Bootstrap()
 
 
 def two_systems(examples: int = 819) -> tuple[Array, Array]:
-    """Return F1-like values of two systems, (examples, 4): multiples of 1/60, ties and zeros."""
+    """Return F1-like values of two related systems, (examples, 4): n/60, with ties and zeros."""
     generator = np.random.default_rng(7)
     first = generator.beta(2, 4, (examples, 4))
     first[generator.random(examples) < 0.05] = 0
@@ -125,8 +125,6 @@ def test_outcome_needs_both_tests() -> None:
         (2 / 1001, 1000, "= 0.0020"), (0.0234, 1000, "= 0.023"), (1.0, 1000, "= 1.000"),
     ],
 )  # fmt: skip
-def test_p_is_never_below_its_resolution_and_minus_signs_are_typographic(
-    p: float, draws: int, text: str
-) -> None:
+def test_p_shows_its_lower_limit_and_real_minus_signs(p: float, draws: int, text: str) -> None:
     assert p_value(p, draws) == text
     assert [signed(value) for value in (-1.5, 0.006, -0.004)] == ["−1.50", "+0.01", "0.00"]

@@ -42,7 +42,7 @@ def test_rows_are_on_average_as_long_as_samsum_s() -> None:
     assert max(lengths) <= LONGEST and lengths == row_lengths(10_000)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent: SAMSum's licence")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="SAMSum is absent: not part of this repository")
 def test_row_lengths_are_distributed_like_samsum_s() -> None:
     """Compares quantiles over every eighth row, with Mistral's real tokenizer."""
     tokenizer = mistral_tokenizer()
@@ -75,7 +75,7 @@ def test_a_variant_without_memory_keeps_its_row() -> None:
 
 @pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.overrides])
 def test_overrides_are_valid_in_the_recipe(name: str) -> None:
-    """As find_problems checks a recipe file that contains them; it accepts keys for GPUs."""
+    """find_problems checks them as part of the recipe file; it accepts keys that need a GPU."""
     variant = VARIANTS[name]
     config = {**load_recipe(variant.recipe).config, **variant.overrides}
     assert find_problems(variant.recipe, config) == []
@@ -83,7 +83,7 @@ def test_overrides_are_valid_in_the_recipe(name: str) -> None:
 
 
 def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
-    """It equals each row alone, in float64; on a GPU, varlen attention is compared with it."""
+    """In float64 it equals attention in each row alone; on a GPU, varlen is compared with it."""
     torch.manual_seed(0)
     lengths = [3, 5, 1]
     q, k, v = (torch.randn(2, 9, 4, dtype=torch.float64) for _ in range(3))
@@ -126,7 +126,7 @@ def test_a_process_over_the_limit_is_killed_with_all_its_children(tmp_path: Path
 
 
 def test_children_of_a_finished_process_are_killed(tmp_path: Path) -> None:
-    """Except one that left the process group: nothing connects them any more."""
+    """Except a child that left the process group, since nothing connects the two any more."""
     code, pids = pids_of_children(tmp_path, 0, 60)
     os.kill(pids[1], signal.SIGKILL)
     assert code == 0
@@ -154,9 +154,9 @@ def test_wrong_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_later_call_adds_to_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variant of this card is measured again.
+    """An earlier result of the variant on this card is replaced.
 
-    Without time left neither it nor the variant to try instead is started, which is recorded.
+    Without time left, neither it nor the variant to try instead is started, and both say so.
     """
     old = tmp_path / "old.json"
     settings = [("ours", "CPU", 1.0), ("ours", "H100", 2.0), ("notebook", "CPU", 3.0)]

@@ -58,14 +58,10 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [
-        p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"
-    ],  # the QLoRA recipe without packing
+    [p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"],  # QLoRA without packing
     ids=lambda p: p.stem,
 )
-def test_every_gpu_recipe_trains(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpu_recipe_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(words: list[str], cwd: Path, env: dict[str, str], **_: bool) -> CompletedProcess[str]:
         return forks.run(words, cwd=cwd, env=env)
 
@@ -131,7 +127,7 @@ def test_a_full_size_dry_run_of_small_width(name: str, tmp_path: Path) -> None:
 def test_too_little_memory_and_disk_are_reported_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Memory: 2.7 bytes x 7,241,732,096 + the program; disk: two bf16 models + the adapter."""
+    """Memory: 2.7 bytes x 7,241,732,096 parameters + program; disk: two bf16 models + adapter."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 << 30))
     monkeypatch.setattr("scripts.dry_run.disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(UserError) as refused:

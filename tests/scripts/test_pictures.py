@@ -12,17 +12,13 @@ from tests.run_records import NAME
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_picture_is_small_and_only_of_the_sample(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_is_small_and_of_the_sample(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     monkeypatch.setattr("sys.argv", ["pictures", f"results/{NAME}", "--output", "."])
     scores = run / f"results/{NAME}/scores.json"
     record = json.loads(scores.read_text("utf-8"))
-    with pytest.raises(
-        UserError, match="data_prep/sample.*make demo"
-    ):  # the source is an absolute path
+    with pytest.raises(UserError, match="data_prep/sample.*make demo"):  # the path is absolute
         pictures.main()
     scores.write_text(json.dumps({**record, "source": "data_prep/sample"}), "utf-8")
     pictures.main()

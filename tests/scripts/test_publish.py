@@ -170,9 +170,7 @@ def not_good() -> None:
         (not_good, "not good (weights); publish the adapter, without --merged"),
     ],
 )
-def test_a_damaged_or_different_merge_is_not_published(
-    merged: Path, damage: Callable[[], Any], words: str
-) -> None:
+def test_a_wrong_merge_is_refused(merged: Path, damage: Callable[[], Any], words: str) -> None:
     damage()
     with pytest.raises(UserError, match=re.escape(words)):
         proved(load_recipe(RECIPE), OUTPUT)
