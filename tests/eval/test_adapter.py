@@ -59,8 +59,6 @@ def test_a_copied_recipe_with_another_rank_does_not_use_the_old_adapter(run: Pat
         {"summarization__metrics": ["rouge"]},
         {"logging_steps": 1},
         {"save_steps": 500, "eval_strategy": "no"},
-        {"use_tensorboard": True},
-        {"use_wandb": True, "wandb_project": "chats", "wandb_mode": "offline"},
         {"use_mlflow": True, "mlflow_experiment_name": "chats", "hf_mlflow_log_artifacts": True},
     ],
 )

@@ -78,7 +78,7 @@ def test_missing_speakers(prediction: str, reference: str, expected: list[str]) 
         ("Yesterday Ola waited. Buses run late. Trams are fine. Everyone is sad.", []),
         ("On Monday Ola goes to New York, in Poland, by the Thames, at Easter.", []),
         ("MAREK called Olek, Bergs and Ola-Marek at BBC. I'm Ok.", []),
-        ("He met Bergman.", []),  # he may be "Berg"
+        ("He met Bergman.", []),  # he may be the "Berg" of the chat
         ("She told Bob she'd be late", ["Bob"]),
         ("", []),
     ],

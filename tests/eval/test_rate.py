@@ -333,7 +333,7 @@ def test_several_raters_of_a_dialogue_count_as_one_observation() -> None:
     tuned, base, tie = ({"d": Rating(frozenset(best))} for best in ("t", "b", "bt"))
     for raters, expected in (
         ([tuned, tuned, base], (1, 0, 0)),
-        ([tuned, tie, tie], (1, 0, 0)),  # one prefers tuned, none base
+        ([tuned, tie, tie], (1, 0, 0)),  # one prefers tuned and none base
         ([tuned, base], (0, 1, 0)),
         ([base, base, tuned, tie], (0, 0, 1)),
     ):

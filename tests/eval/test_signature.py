@@ -43,7 +43,6 @@ def test_the_signature_line_contains_every_setting() -> None:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"dtype": "float32"}, "hf-float32-greedy-128"),
         ({"num_beams": 4, "length_penalty": 0.8}, "hf-auto-beam4-128-length_penalty=0.8"),
         ({"do_sample": True, "top_p": 0.9, "seed": 7}, "hf-auto-sample-128-top_p=0.9-seed=7"),
     ],
