@@ -1,4 +1,4 @@
-"""What the HTML report gets, made of the sample's own dialogues and summaries that we invent."""
+"""Input for the HTML report: the sample's own dialogues with invented summaries."""
 
 import json
 from functools import cache
@@ -9,7 +9,7 @@ from eval.baselines import Corpus, System, with_baselines
 from eval.scores import Training
 from tests.conftest import ROOT
 
-LIMIT = 60  # words after which the invented base model is cut off
+LIMIT = 60  # words after which the invented base model's output is cut off
 SCRIPT = "<script>window.pwned=1</script>"
 NASTY = [
     {
@@ -36,14 +36,14 @@ RECIPE = "# purpose: a test\nbase_model: models/<small>\nlora_r: 16  # & more\n"
 
 
 def sample(split: str = "test") -> list[dict[str, str]]:
-    """The rows of a split of the sample corpus: id, dialogue, summary."""
+    """Return the rows of a split of the sample corpus: id, dialogue, summary."""
     text = (ROOT / f"data_prep/sample/{split}.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
 @cache
 def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
-    """Real scores of invented outputs; not to be changed."""
+    """Return real scores of invented outputs. Cached, so do not modify the result."""
     rows = sample() + NASTY
     systems = {}
     for name in models:
@@ -74,13 +74,13 @@ def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
 
 
 def _base(row: dict[str, str]) -> str:
-    """Wordy: retells the chat turn by turn until it is cut off."""
+    """Return a wordy summary that retells the chat turn by turn until it is cut off."""
     retold = " ".join(row["dialogue"].replace(": ", " says that ").splitlines())
     return " ".join(f"In this conversation, {retold} {retold}".split()[:LIMIT])
 
 
 def _tuned(number: int, row: dict[str, str]) -> str:
-    """Mostly the reference with a word changed; now and then cut, off the point, or empty."""
+    """Return the reference with one word changed; sometimes cut, off topic or empty."""
     words = row["summary"].split()
     if row["id"].startswith("nasty"):
         return f"Eve sends {SCRIPT} </script> to Bob."

@@ -1,4 +1,4 @@
-"""What is evaluated is what was trained: an adapter against the recipe that is to use it."""
+"""An adapter is evaluated only with a recipe that matches its training."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ RUN = "tiny_run.yml"
 
 
 def changed(name: str, **changes: Any) -> Recipe:
-    """A copy of the run's recipe with other values; the folders stay."""
+    """Return a copy of the run's recipe with other values and the same folders."""
     config = yaml.safe_load(Path(RUN).read_text("utf-8"))
     for key, value in changes.items():
         block, _, inner = key.partition("__")
@@ -31,8 +31,8 @@ def changed(name: str, **changes: Any) -> Recipe:
     return load_recipe(f"{name}.yml")
 
 
-def stranger(run: Path) -> Path:
-    """The adapter as another person hands it on: PEFT's two files alone."""
+def peft_files_only(run: Path) -> Path:
+    """Copy only PEFT's two files, which is how other people share an adapter."""
     folder = run / "theirs"
     folder.mkdir()
     for name in ("adapter_config.json", ADAPTER):
@@ -40,7 +40,7 @@ def stranger(run: Path) -> Path:
     return folder
 
 
-def test_a_copied_recipe_with_another_rank_is_not_evaluated_on_the_old_adapter(run: Path) -> None:
+def test_a_copied_recipe_with_another_rank_does_not_use_the_old_adapter(run: Path) -> None:
     copy = changed("copy", lora_r=64, learning_rate=0.0003)
     before = (run / "results/tiny_run/scores.json").read_bytes()
     with pytest.raises(UserError) as refused:
@@ -59,18 +59,16 @@ def test_a_copied_recipe_with_another_rank_is_not_evaluated_on_the_old_adapter(r
         {"summarization__metrics": ["rouge"]},
         {"logging_steps": 1},
         {"save_steps": 500, "eval_strategy": "no"},
-        {"use_tensorboard": True},
-        {"use_wandb": True, "wandb_project": "chats", "wandb_mode": "offline"},
         {"use_mlflow": True, "mlflow_experiment_name": "chats", "hf_mlflow_log_artifacts": True},
     ],
 )
-def test_what_shapes_no_weights_may_change_after_the_training(
+def test_settings_without_effect_on_weights_may_change_after_training(
     run: Path, changes: dict[str, Any]
 ) -> None:
     assert find_adapter(changed("copy", **changes)) == Path("outputs/tiny_run")
 
 
-def test_when_to_save_counts_where_the_best_checkpoint_was_kept(run: Path) -> None:
+def test_save_steps_must_match_if_the_best_checkpoint_was_kept(run: Path) -> None:
     path = run / "outputs/tiny_run/run.json"
     record = json.loads(path.read_text("utf-8"))
     record["settings"]["load_best_model_at_end"] = True
@@ -81,7 +79,7 @@ def test_when_to_save_counts_where_the_best_checkpoint_was_kept(run: Path) -> No
         find_adapter(recipe)
 
 
-def test_the_same_rows_from_another_place_are_the_same_training(run: Path) -> None:
+def test_the_same_rows_in_another_folder_are_the_same_training(run: Path) -> None:
     moved = shutil.copytree("data/tiny_run", "data/moved")
     sets: dict[str, Any] = yaml.safe_load(Path(RUN).read_text("utf-8"))
     for key, name in (("datasets", "train"), ("test_datasets", "validation")):
@@ -97,14 +95,14 @@ def test_the_same_rows_from_another_place_are_the_same_training(run: Path) -> No
     assert {"data.train.jsonl", "summarization.source"} <= found.keys()
 
 
-def test_an_adapter_that_was_exchanged_is_refused(run: Path) -> None:
+def test_a_replaced_adapter_file_is_refused(run: Path) -> None:
     weights = run / "outputs/tiny_run/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UserError, match="is not the file that training saved at its end"):
         find_adapter(load_recipe(RUN))
 
 
-def test_a_given_adapter_may_be_trained_otherwise_but_not_on_another_prompt(run: Path) -> None:
+def test_a_given_adapter_may_have_other_settings_but_not_another_prompt(run: Path) -> None:
     given = Path("outputs/tiny_run")
     copy = changed("copy", lora_r=64)
     assert find_adapter(copy, given) == given
@@ -117,8 +115,8 @@ def test_a_given_adapter_may_be_trained_otherwise_but_not_on_another_prompt(run:
         find_adapter(prompt, given)
 
 
-def test_another_adapter_does_not_overwrite_the_results_of_one(run: Path) -> None:
-    """Two folders of one name, as sweeps leave them."""
+def test_results_of_another_adapter_are_not_overwritten(run: Path) -> None:
+    """Uses two adapter folders with the same name, as sweeps create them."""
     for parent in ("a", "b"):
         shutil.copytree("outputs/tiny_run", f"{parent}/final")
     copy = changed("copy", lora_r=64)
@@ -134,14 +132,14 @@ def test_another_adapter_does_not_overwrite_the_results_of_one(run: Path) -> Non
     assert (folder / "scores.json").read_text("utf-8") == before
 
 
-def test_a_template_of_the_data_set_is_part_of_the_prompt(run: Path) -> None:
+def test_the_chat_template_of_a_data_set_is_part_of_the_prompt(run: Path) -> None:
     sets = yaml.safe_load(Path(RUN).read_text("utf-8"))["datasets"]
     sets[0]["chat_template"] = "chatml"
     with pytest.raises(UserError, match=r"different prompt: datasets\[0\].chat_template was null"):
         find_adapter(changed("copy", datasets=sets), Path("outputs/tiny_run"))
 
 
-def test_a_checkpoint_knows_the_run_that_it_is_of(run: Path) -> None:
+def test_a_checkpoint_is_compared_with_its_own_run(run: Path) -> None:
     given = Path("outputs/tiny_run/checkpoint-40")
     copy = changed("copy", lora_r=64)
     assert trained_otherwise(copy, given) == {"lora_r": "lora_r was 16 and is 64"}
@@ -150,9 +148,9 @@ def test_a_checkpoint_knows_the_run_that_it_is_of(run: Path) -> None:
     )
 
 
-def test_somebody_elses_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Named by a path that is not here: shapes alone can be checked; nothing else is known."""
-    folder, recipe = stranger(run), load_recipe(RUN)
+def test_an_adapter_from_someone_else(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only its shapes can be checked, since its base model is a path that does not exist here."""
+    folder, recipe = peft_files_only(run), load_recipe(RUN)
     assert trained_otherwise(recipe, folder) is None
     config = folder / "adapter_config.json"
     text = config.read_text("utf-8").replace(recipe.config["base_model"], "/home/bob/smollm2")
@@ -162,7 +160,7 @@ def test_somebody_elses_adapter(run: Path, capsys: pytest.CaptureFixture[str]) -
     shutil.copytree(folder, recipe.output_dir, dirs_exist_ok=True)
     (recipe.output_dir / "trained_with.json").unlink()
     with pytest.raises(UserError, match="trained on /home/bob/smollm2, but the recipe's"):
-        find_adapter(recipe)  # as the recipe's own it must name the recipe's base model
+        find_adapter(recipe)  # the recipe's own adapter must name the recipe's base model
 
 
 def test_the_same_weights_under_another_path(run: Path, tiny_smollm2: Path) -> None:
@@ -177,11 +175,11 @@ def test_the_same_weights_under_another_path(run: Path, tiny_smollm2: Path) -> N
     assert same_weights("models/smollm2-135m", "HuggingFaceTB/SmolLM2-135M") is None
     for folder in (run / "a", run / "b"):
         folder.mkdir()
-    assert same_weights(str(run / "a"), str(run / "b")) is None  # no weights there
+    assert same_weights(str(run / "a"), str(run / "b")) is None  # neither has weights
     assert same_weights("/home/bob/smollm2", str(tiny_smollm2)) is None
 
 
-def test_no_adapter_where_one_is_named(run: Path) -> None:
+def test_a_missing_or_unused_adapter_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match="--adapter nowhere: has no adapter_model.safetensors"):
         find_adapter(load_recipe(RUN), Path("nowhere"))
     with pytest.raises(UserError, match="--adapter: has no effect without the tuned model"):
@@ -190,7 +188,7 @@ def test_no_adapter_where_one_is_named(run: Path) -> None:
 
 @pytest.mark.slow
 def test_a_given_adapter_is_evaluated_and_recorded(run: Path) -> None:
-    """Its own folder, the recipe that it was trained with, and what differs, in all three files."""
+    """The scores and both reports say which adapter it was and how its training differed."""
     copy = changed("copy", lora_r=64, summarization__decoding={"max_new_tokens": 4})
     shutil.copy(RUN, "outputs/tiny_run/recipe.yml")
     evaluate(copy, ["base", "tuned"], "test", 2, None, Path("outputs/tiny_run"))
@@ -205,7 +203,7 @@ def test_a_given_adapter_is_evaluated_and_recorded(run: Path) -> None:
     assert sentence in page and "# A recipe of a test." in page
 
 
-def test_the_kept_recipe_is_named_by_its_folder(run: Path) -> None:
+def test_a_recipe_kept_with_an_adapter_is_named_after_its_folder(run: Path) -> None:
     kept = run / "outputs/tiny_run/recipe.yml"
     shutil.copy(RUN, kept)
     assert load_recipe(kept).name == "tiny_run"

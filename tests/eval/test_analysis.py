@@ -34,7 +34,7 @@ def scores() -> Scores:
     return analyse(with_baselines(systems, corpus), corpus, workers=1).scores
 
 
-def test_scores_are_rouges_and_lie_in_their_interval(scores: Scores) -> None:
+def test_scores_equal_rouge_and_lie_in_their_interval(scores: Scores) -> None:
     assert list(scores.systems) == ["base", "tuned", "lead-3", "longest-3", "base-cut"]
     lead = scores.systems["lead-3"].scores
     expected = mean_f1(score(["\n".join(d.splitlines()[:3]) for d in DIALOGUES], REFERENCES))
@@ -44,7 +44,7 @@ def test_scores_are_rouges_and_lie_in_their_interval(scores: Scores) -> None:
             assert values.low <= values.f1 <= values.high
 
 
-def test_an_empty_prediction_counts_with_zero(scores: Scores) -> None:
+def test_an_empty_prediction_scores_zero(scores: Scores) -> None:
     tuned = scores.systems["tuned"]
     assert tuned.scores["rougeL"].f1 == pytest.approx(100 * (len(ROWS) - 1) / len(ROWS))
     assert tuned.mistakes["empty"] == 1
@@ -53,7 +53,7 @@ def test_an_empty_prediction_counts_with_zero(scores: Scores) -> None:
     assert kept["rougeL"] < tuned.scores["rougeL"].f1
 
 
-def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
+def test_unknown_values_are_none_not_zero(scores: Scores) -> None:
     assert scores.systems["base"].mistakes["token_limit"] == len(ROWS)
     assert scores.systems["tuned"].mistakes["token_limit"] is None
     bare = analyse({"a": System(REFERENCES)}, Corpus(REFERENCES), workers=1).scores
@@ -62,7 +62,7 @@ def test_what_cannot_be_known_is_none_not_zero(scores: Scores) -> None:
     assert bare.leaked is None and bare.groups == {} and bare.comparisons == []
 
 
-def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
+def test_comparisons_say_which_system_is_better_and_how_often(scores: Scores) -> None:
     gain, *_, same = scores.comparisons
     assert (gain.better, gain.worse, gain.equal) == (len(ROWS) - 1, 1, 0)
     test = gain.metrics["rougeL"]
@@ -71,14 +71,14 @@ def test_comparisons_say_who_is_better_and_how_often(scores: Scores) -> None:
     assert same.metrics["rougeL"].p_randomization == 1.0
 
 
-def test_pairs_of_other_systems() -> None:
+def test_default_pairs() -> None:
     systems = {"a": System([]), "b": System([]), "c": System([]), "lead-3": System([], "baseline")}
     assert default_pairs(systems) == [("a", "b"), ("a", "c"), ("b", "c"), ("lead-3", "c")]
     systems = {"tuned": System([]), "merged": System([]), "lead-3": System([], "baseline")}
     assert default_pairs(systems) == [("tuned", "merged"), ("lead-3", "tuned")]
 
 
-def test_groups_hold_every_dialogue_once(scores: Scores) -> None:
+def test_every_dialogue_is_in_one_group_of_each_kind(scores: Scores) -> None:
     assert set(scores.groups) == {"words", "turns", "speakers"}
     whole = scores.systems["tuned"].scores["rougeL"].f1
     for bins in scores.groups.values():
@@ -90,9 +90,7 @@ def test_groups_hold_every_dialogue_once(scores: Scores) -> None:
 # ---- scores.json ----
 
 
-def test_scores_are_read_as_they_were_written_and_version_1_too(
-    scores: Scores, tmp_path: Path
-) -> None:
+def test_scores_round_trip_and_version_1_can_be_read(scores: Scores, tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text(scores.model_dump_json(indent=2), "utf-8")
     assert Scores.read(path) == scores and scores.version == 3
@@ -109,7 +107,7 @@ def test_scores_are_read_as_they_were_written_and_version_1_too(
         (None, "scores.json: cannot be read"),
     ],
 )
-def test_scores_that_cannot_be_read(tmp_path: Path, change: dict | None, message: str) -> None:
+def test_unreadable_scores_are_refused(tmp_path: Path, change: dict | None, message: str) -> None:
     path = tmp_path / "scores.json"
     with pytest.raises(UserError, match="scores.json: is missing"):
         Scores.read(path)
@@ -122,7 +120,7 @@ def test_scores_that_cannot_be_read(tmp_path: Path, change: dict | None, message
 # ---- report.md ----
 
 
-def test_tables_have_every_system_and_the_gain() -> None:
+def test_tables_show_every_system_and_the_gain() -> None:
     result = report_data()
     base, tuned = (result.scores.systems[name] for name in ("base", "tuned"))
     lines = table(result.scores).splitlines()
@@ -138,7 +136,7 @@ def test_tables_have_every_system_and_the_gain() -> None:
     assert "tuned - base" not in table(report_data(("base",)).scores)
 
 
-def test_report_shows_corpus_text_as_text_and_leaves_leaks_out() -> None:
+def test_report_escapes_corpus_text_and_shows_scores_without_leaks() -> None:
     corpus = Corpus(["Ann | Bob."] * 2, ["Ann: ```\n# no heading"] * 2, [True, False], ["x|y", "z"])
     systems = {"base": System(["<script>alert(1)</script>"] * 2), "tuned": System(["Ann."] * 2)}
     text = report(analyse(systems, corpus, workers=1))
@@ -158,7 +156,7 @@ def write_state(folder: Path, *history: dict[str, float]) -> None:
     (folder / "trainer_state.json").write_text(json.dumps({"log_history": history}), "utf-8")
 
 
-def test_the_longest_history_is_that_of_the_curves(tmp_path: Path) -> None:
+def test_curves_come_from_the_longest_history(tmp_path: Path) -> None:
     assert training_curves(tmp_path) == {}
     first, rouge = {"step": 5, "loss": 2.0}, {"step": 10, "eval_loss": 1.5, "eval_rougeL": 30.0}
     write_state(tmp_path / "checkpoint-5", first)
@@ -169,11 +167,11 @@ def test_the_longest_history_is_that_of_the_curves(tmp_path: Path) -> None:
         "loss": [[5, 2.0], [10, 1.8]], "eval_loss": [[10, 1.5]], "eval_rougeL": [[10, 30.0]],
     }  # fmt: skip
     write_state(tmp_path, first, rouge, {"step": 10, "loss": 1.8}, {"step": 10, "eval_loss": 1.4})
-    # what came after the last checkpoint
+    # logged after the last checkpoint
     assert training_curves(tmp_path)["eval_loss"] == [[10, 1.5], [10, 1.4]]
 
 
-def test_environment_names_versions_and_no_path() -> None:
+def test_environment_has_versions_and_no_path() -> None:
     found = environment()
     assert {"python", "torch", "rouge_score", "cpu"} <= found.keys()
     assert str(Path.home()) not in str(found) and str(Path.cwd()) not in str(found)

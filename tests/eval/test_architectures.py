@@ -1,4 +1,4 @@
-"""Batched greedy outputs in fp32 are those of one prompt at a time, for each kind of model."""
+"""Batched greedy outputs in fp32 equal those of one prompt at a time, for each kind of model."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 8.0,
             "original_max_position_embeddings": 60}  # fmt: skip
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "Mistral": ("mistral", {"sliding_window": None}),
-    "Mistral, a window shorter than the prompt": ("mistral", {"sliding_window": 12}),
+    "Mistral, window shorter than the prompt": ("mistral", {"sliding_window": 12}),
     "Qwen3": ("qwen3", {"head_dim": 16}),
     "Llama 3, tied": ("llama", {"tie_word_embeddings": True}),
     "Gemma 3": ("gemma3_text", {"head_dim": 16, "sliding_window": 8}),
@@ -47,18 +47,18 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
                                 "shared_expert_intermediate_size": 32}),
     "DeepSeek-V3": ("deepseek_v3", DEEPSEEK),
     "Mamba2": ("mamba2", {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 8}),
-    "a hybrid of linear attention (Qwen3-Next)": ("qwen3_next", HYBRID),
-    "a state beside the cache (RecurrentGemma)": (
+    "hybrid linear attention (Qwen3-Next)": ("qwen3_next", HYBRID),
+    "state outside the cache (RecurrentGemma)": (
         "recurrent_gemma", {"attention_window_size": 16, "lru_width": 64}),
-    "attention by place (MPT)": (
+    "ALiBi attention (MPT)": (
         "mpt", {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128}),
-    "rotary embeddings that change with the length": ("llama", {"rope_parameters": LONGROPE}),
+    "rotary embeddings that depend on the length": ("llama", {"rope_parameters": LONGROPE}),
 }  # fmt: skip
 NEW = 40
 
 
 def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
-    """Forty new tokens of each; the models are random, and end nothing by themselves."""
+    """Return NEW tokens for each prompt, generated alone and without an end token."""
     config = GenerationConfig(
         do_sample=False, max_new_tokens=NEW, eos_token_id=-1, pad_token_id=0, use_cache=True
     )
@@ -72,18 +72,18 @@ def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
 
 @pytest.mark.parametrize("shared", [0, 14])
 @pytest.mark.parametrize("kind", KINDS)
-def test_batched_outputs_are_those_of_one_by_one(kind: str, shared: int) -> None:
-    """Read in groups of like length, and where all begin with the same tokens, those once."""
+def test_batched_outputs_equal_one_at_a_time(kind: str, shared: int) -> None:
+    """Prompts are read in groups of similar length; a start that all share is read once."""
     name, more = KINDS[kind]
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**SMALL, **more})).eval()
-    with torch.no_grad():  # flat logits of a new model would hide differences
+    with torch.no_grad():  # a new model's flat logits would hide differences
         for weight in model.parameters():
             weight.mul_(2.0)
     begin = torch.randint(6, 128, (shared,)).tolist()
     prompts = [begin + torch.randint(6, 128, (n,)).tolist() for n in (24, 9, 31, 24, 3)]
     alone = one_by_one(model, prompts)
-    ends = [alone[0][10], alone[1][20]]  # two tokens that end a summary, some rows before others
+    ends = [alone[0][10], alone[1][20]]  # two end tokens, so that rows end at different times
 
     def cut(ids: list[int]) -> list[int]:
         return ids[: next((n for n, token in enumerate(ids) if token in ends), NEW) + 1]
@@ -94,8 +94,8 @@ def test_batched_outputs_are_those_of_one_by_one(kind: str, shared: int) -> None
     assert len({len(cut(ids)) for ids in alone}) > 1
 
 
-def test_a_penalty_does_not_meet_padding() -> None:
-    """Where padding is an end token, as some models have it, shorter prompts never ended."""
+def test_a_repetition_penalty_ignores_padding() -> None:
+    """When padding was an end token, as in some models, shorter prompts never ended."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SMALL)).eval()
     with torch.no_grad():
@@ -111,8 +111,8 @@ def test_a_penalty_does_not_meet_padding() -> None:
     assert together[2][: len(alone[2])] == alone[2] and alone[2][-1] == end
 
 
-def test_what_the_recipe_does_not_say_is_not_taken_from_the_model(tmp_path: Path) -> None:
-    """A model's own generation settings, and attention that leaves its soft-capping out."""
+def test_generation_settings_of_the_model_are_not_used(tmp_path: Path) -> None:
+    """Gemma 2 also gets eager attention, since sdpa ignores its soft-capping."""
     config = AutoConfig.for_model("gemma2", **SMALL, head_dim=16)
     model = AutoModelForCausalLM.from_config(config)
     model.generation_config.suppress_tokens = [5]
@@ -125,7 +125,7 @@ def test_what_the_recipe_does_not_say_is_not_taken_from_the_model(tmp_path: Path
 
 BOTH = ["lm_head", "embed_tokens"]
 ADDED = {"tokens": ["<sum>", "</sum>"], "lora_modules_to_save": BOTH}
-ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied, of PEFT, of the recipe
+ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied, PEFT keys, recipe keys
     "LoRA": (True, {}, {}),
     "DoRA": (True, {"use_dora": True}, {}),
     "rsLoRA": (True, {"use_rslora": True}, {}),
@@ -144,10 +144,10 @@ ADAPTERS: dict[str, tuple[bool, dict[str, Any], dict[str, Any]]] = {  # tied, of
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_an_adapter_says_what_it_said_in_training(
+def test_an_adapter_generates_the_same_as_in_training(
     tmp_path: Path, tiny_smollm2: Path, name: str
 ) -> None:
-    """Merged or beside, as the engine chooses; tied embeddings, merged, would change twice."""
+    """The engine chooses whether to merge; a merge would change both tied embeddings."""
     tied, settings, more = ADAPTERS[name]
     base = tmp_path / "base"
     shutil.copytree(tiny_smollm2, base)
@@ -183,11 +183,11 @@ def test_an_adapter_says_what_it_said_in_training(
     assert [ids[: len(e)] for ids, e in zip(made, expected, strict=True)] == expected
     ids = torch.tensor(prompts[:1])
     with torch.no_grad():
-        ours_says, training_said = ours.engine.model(ids).logits, tuned(ids).logits
-    torch.testing.assert_close(ours_says, training_said, rtol=1e-4, atol=1e-4)
+        our_logits, training_logits = ours.engine.model(ids).logits, tuned(ids).logits
+    torch.testing.assert_close(our_logits, training_logits, rtol=1e-4, atol=1e-4)
 
 
-def test_a_model_with_code_of_its_own(tmp_path: Path, tiny_smollm2: Path) -> None:
+def test_a_model_with_its_own_code(tmp_path: Path, tiny_smollm2: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(tiny_smollm2, base)
     (base / "own.py").write_text(

@@ -1,4 +1,4 @@
-"""Runs side by side: what is read, refused, tested and marked, and how long it takes."""
+"""eval.compare: what it reads, refuses, tests and marks, and how long it takes."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ from tests.run_records import NAME
 
 
 def outputs(folder: Path, name: str, words: int) -> Path:
-    """A run that gives the first `words` words of each reference."""
+    """Write a run whose predictions are the first `words` words of each reference."""
     rows = [
         {
             "id": row["id"], "dialogue": row["dialogue"], "reference": row["summary"],
@@ -38,7 +38,7 @@ def outputs(folder: Path, name: str, words: int) -> Path:
     return jsonl(folder / f"{name}.jsonl", rows)
 
 
-def test_every_two_runs_are_tested_and_the_best_is_marked_where_the_tests_allow(
+def test_every_pair_is_tested_and_a_significant_best_is_marked(
     tmp_path: Path,
 ) -> None:
     names = {"short": 3, "long": 12, "longer": 13}
@@ -61,7 +61,7 @@ def test_every_two_runs_are_tested_and_the_best_is_marked_where_the_tests_allow(
     assert "**" not in same.forms()["Markdown"] and "textbf" not in same.forms()["LaTeX"]
 
 
-def test_long_settings_are_shown_from_where_they_differ() -> None:
+def test_long_settings_are_shortened_to_the_part_that_differs() -> None:
     one, other = ("Summarize this dialogue in " + word for word in ("two", "three"))
     found = shortened([one + " short sentences.", other + " sentences, please.", "-"])
     assert found == ["…gue in two short sentences.", "…gue in three sentences, please.", "-"]
@@ -69,13 +69,13 @@ def test_long_settings_are_shown_from_where_they_differ() -> None:
 
 
 def test_a_clear_best_of_many_runs_is_called_the_best(tmp_path: Path) -> None:
-    """Holm's p of 55 pairs cannot be below 0.05 with 1,000 resamples."""
+    """With only 1,000 resamples, Holm's p for 55 pairs could not be below 0.05."""
     best = outputs(tmp_path, "best", 20)
     others = [f"r{n}={outputs(tmp_path, f'r{n}', n % 4)}" for n in range(10)]
     assert compare([f"best={best}", *others]).best["rougeL"] == "best"
 
 
-def test_names_in_latex_and_markdown(tmp_path: Path) -> None:
+def test_names_are_escaped_in_every_form(tmp_path: Path) -> None:
     names = ("[a] <b>", "c|*d*_%")
     compared = compare(
         [f"{name}={outputs(tmp_path, str(n), n + 3)}" for n, name in enumerate(names)]
@@ -88,14 +88,14 @@ def test_names_in_latex_and_markdown(tmp_path: Path) -> None:
 
 
 def test_holm_by_hand() -> None:
-    # 0.005 x 4, 0.01 x 3, 0.03 x 2; 0.04 x 1 is below the one before it, and takes its value
+    # 0.005 x 4, 0.01 x 3, 0.03 x 2; 0.04 x 1 is below the one before it, so it takes that value
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([0.02]) == [0.02]
 
 
 @pytest.fixture
 def two_results(run: Path) -> list[Path]:
-    """Results of two recipes on the same dialogues: of the second, another rate and prompt."""
+    """Results of two recipes on the same dialogues, with different learning rates and prompts."""
     first, second = Path(f"results/{NAME}"), Path("results/other")
     shutil.copytree(first, second)
     scores = json.loads((second / "scores.json").read_text("utf-8"))
@@ -104,12 +104,14 @@ def two_results(run: Path) -> list[Path]:
         "summarization.instruction": "Shorter:\n{dialogue}",
     }
     scores["training"] = {"minutes": 3.0, "peak_memory_gb": 1.25}
-    scores["decoding"]["num_beams"] = 4  # of the evaluation; the recipe that was trained has 1
+    scores["decoding"]["num_beams"] = 4  # in the evaluation; the training recipe has 1
     (second / "scores.json").write_text(json.dumps(scores), "utf-8")
     return [first, second]
 
 
-def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path]) -> None:
+def test_recipes_folders_and_files_are_compared_with_settings(
+    two_results: list[Path],
+) -> None:
     base = two_results[0] / "predictions.base.jsonl"
     compared = compare([f"{NAME}.yml", two_results[1], base])
     assert [run.name for run in compared.runs] == [NAME, "other", "base"]
@@ -117,9 +119,9 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert compared.settings["instruction"][1] == "Shorter:\n{dialogue}"
     assert compared.settings["model"] == ["tuned", "tuned", "base"]
     assert compared.settings["decoding.num_beams"] == ["1", "4", "1"]
-    assert len(compared.settings) == 4  # not what the base model, untrained, lacks
+    assert len(compared.settings) == 4  # without settings that only the untrained base model lacks
     lone = shutil.copy(base, two_results[0].parent / "lone.jsonl")
-    assert compare([two_results[0], lone]).settings == {}  # nothing is known of the second
+    assert compare([two_results[0], lone]).settings == {}  # nothing is known about the second
     assert compare([*two_results, lone]).settings["learning_rate"] == ["0.001", "0.5", "-"]
     minutes = [row["minutes"].text for row in compared.table()[:3]]
     assert minutes == ["1.39", "3.00", "-"]
@@ -134,7 +136,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert float(rows[0]["rougeL"]) == recorded["rougeL"].f1 and rows[1]["learning_rate"] == "0.5"
     text = compared.forms()["LaTeX"]
     assert text.startswith("\\begin{tabular}{l") and "learning\\_rate" in text
-    assert text.count(r"\\") == text.count("\n") - 5  # each row ends one line, the rules none
+    assert text.count(r"\\") == text.count("\n") - 5  # every row ends with \\, rules do not
     page = html(compared, Path("results"))
     assert len(re.findall('<tr class="model[ "]', page)) == 3 and "Shorter:\n{dialogue}" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
@@ -146,7 +148,7 @@ def test_a_recipe_a_folder_and_a_file_with_their_settings(two_results: list[Path
     assert f'<time datetime="{datetime.now(UTC).date()}"' in page
 
 
-def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_refused(two_results: list[Path], tmp_path: Path) -> None:
     def message(*runs: object) -> str:
         with pytest.raises(UserError) as caught:
             compare([str(run) for run in runs])
@@ -167,9 +169,9 @@ def test_what_is_refused(two_results: list[Path], tmp_path: Path) -> None:
     assert "differ in split" in (said := message(first, second)) and "validation" in said
     changed(rouge={"tokenizer": "english", "stemmer": "porter", "lsum": "lines"})
     assert "differ in lsum" in (said := message(first, second)) and "--lsum sentences" in said
-    compared = compare([first, second], lsum="sentences")  # the fix works, and changes no more
+    compared = compare([first, second], lsum="sentences")  # the fix works and changes nothing else
     assert compared.scores.rouge == Rouge(tokenizer="english", stemmer="porter")
-    changed(version=2, rouge=None, settings={})  # a record from before sentences
+    changed(version=2, rouge=None, settings={})  # a record from before `lsum: sentences`
     assert "differ in lsum" in message(first, second)
     assert compare([first, second], lsum="sentences").settings == {}
     changed(language="de")
@@ -195,7 +197,7 @@ def test_the_command_writes_every_form(two_results: list[Path], tmp_path: Path) 
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
 
 
-def test_the_lines_of_the_docs_run(two_results: list[Path], capsys: pytest.CaptureFixture) -> None:
+def test_the_code_in_the_docs_runs(two_results: list[Path], capsys: pytest.CaptureFixture) -> None:
     text = (ROOT / "docs/scoring.md").read_text("utf-8").split("## From Python")[1]
     code = "\n".join(line[4:] for line in text.splitlines() if line.startswith("    "))
     assert len([line for line in code.splitlines() if line]) == 5
@@ -204,11 +206,11 @@ def test_the_lines_of_the_docs_run(two_results: list[Path], capsys: pytest.Captu
     shutil.copytree(two_results[1], folder / "adapter-rate-0.002")
     exec(code, {})
     first, second = capsys.readouterr().out.splitlines()
-    assert float(first) == pytest.approx(200 / 3, abs=0.01)  # two of three words of either
+    assert float(first) == pytest.approx(200 / 3, abs=0.01)  # two of three words match on each side
     assert "no run is the best" in second
 
 
-def test_ten_pairs_of_the_whole_test_set_take_seconds() -> None:
+def test_ten_pairs_of_the_whole_test_set_take_under_ten_seconds() -> None:
     generator = np.random.default_rng(0)
     values = {f"run{n}": generator.random((819, 6)) for n in range(5)}
     names = [*METRICS, "similarity", "sixth"]

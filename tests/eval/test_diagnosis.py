@@ -1,4 +1,4 @@
-"""The mistakes of summaries, rule by rule; their rates on references; the groups of dialogues."""
+"""Mistakes in summaries, rule by rule; their rates on references; groups of dialogues."""
 
 import json
 import re
@@ -61,7 +61,7 @@ def test_chinese_chats_have_speakers_and_words() -> None:
         ("Olaf waits.", "Ola waits.", ["Ola"]),
         ("Nobody waits.", "Olaf and a Mr. Nobody wait.", []),
         ("Ola waits.", "Ola waits for olek.", ["olek"]),
-        ("Anna waits.", "Anna ola waits.", []),  # a word that is a name too needs its capital
+        ("Anna waits.", "Anna ola waits.", []),  # a word that is also a name needs its capital
     ],
 )
 def test_missing_speakers(prediction: str, reference: str, expected: list[str]) -> None:
@@ -78,7 +78,7 @@ def test_missing_speakers(prediction: str, reference: str, expected: list[str]) 
         ("Yesterday Ola waited. Buses run late. Trams are fine. Everyone is sad.", []),
         ("On Monday Ola goes to New York, in Poland, by the Thames, at Easter.", []),
         ("MAREK called Olek, Bergs and Ola-Marek at BBC. I'm Ok.", []),
-        ("He met Bergman.", []),  # "Berg" may well be he
+        ("He met Bergman.", []),  # he may be the "Berg" of the chat
         ("She told Bob she'd be late", ["Bob"]),
         ("", []),
     ],
@@ -88,7 +88,7 @@ def test_unknown_names(prediction: str, expected: list[str]) -> None:
 
 
 def unknown(stated: str, said: str) -> list[str]:
-    """The numbers and dates of "it is {stated}" to one who said "ok, {said}"."""
+    """Return the unknown numbers and dates if a summary has `stated` and the chat has `said`."""
     summary, chat = f"Ola says it is {stated} for Piet.", f"Ola: so?\nPiet: ok, {said} then"
     return unknown_numbers(summary, chat) + unknown_dates(summary, chat)
 
@@ -127,7 +127,7 @@ def unknown(stated: str, said: str) -> list[str]:
         "3 August|Aug 3rd|03/08|August the 3rd",
     ],
 )
-def test_one_number_or_date_in_many_forms(same: str) -> None:
+def test_forms_of_the_same_number_or_date_match(same: str) -> None:
     forms = same.split("|")
     assert [pair for pair in product(forms, forms) if unknown(*pair)] == []
 
@@ -153,7 +153,7 @@ def test_one_number_or_date_in_many_forms(same: str) -> None:
         ("2.5", "2.6"),
         ("1984", "1985"),
         ("Monday", "Tuesday"),
-        ("Tuesday", "Thursday"),  # alike, but no slip of the pen
+        ("Tuesday", "Thursday"),  # similar, but not a typo
         ("Mon.", "Fri."),
         ("weekend", "Monday"),
         ("12 May", "12 June"),
@@ -162,7 +162,7 @@ def test_one_number_or_date_in_many_forms(same: str) -> None:
         ("٣٠", "٤٠"),
     ],
 )
-def test_two_numbers_or_dates(one: str, other: str) -> None:
+def test_different_numbers_or_dates_do_not_match(one: str, other: str) -> None:
     assert unknown(one, other) and unknown(other, one)
     assert unknown(one, "later") and unknown(other, "later")
 
@@ -185,11 +185,11 @@ def test_two_numbers_or_dates(one: str, other: str) -> None:
         ("2", "2nite at 8"),
     ],
 )
-def test_numbers_and_dates_that_are_no_mistake(stated: str, said: str) -> None:
+def test_numbers_and_dates_that_are_not_mistakes(stated: str, said: str) -> None:
     assert unknown(stated, said) == []
 
 
-def test_unknown_numbers_and_dates_are_shown_as_found() -> None:
+def test_unknown_numbers_and_dates_are_listed() -> None:
     chat = "Agent 47: mon 10:30?\nOla: May 12th, twenty people"
     text = "Agent 47 meets 21 people on Tuesday at 6 pm, or on 13 May. May be. Sun was out at ten."
     assert unknown_numbers(text, chat) == ["21", "6 pm", "10"]
@@ -206,7 +206,7 @@ def test_unknown_numbers_and_dates_are_shown_as_found() -> None:
         "\ud800\x00\u202e٪ 十五 twenty- ſix sİx ﬁve 5K 5 thouſand weekſ",
     ],
 )
-def test_no_text_is_too_odd(text: str) -> None:
+def test_odd_text_is_handled(text: str) -> None:
     assert not {"unknown_number", "unknown_date"} & set(diagnose(text, text, f"Ola: {text}"))
     diagnose(text, text, "Ola: 5 pm")
 
@@ -240,10 +240,10 @@ def test_names_in_other_scripts(dialogue: str, whole: str, without: str) -> None
         ("小明去看电影。小明去看电影！", True),
         ("小明去看电影" * 4, True),
         ("小明和王丽明天下午三点去看电影，王丽带票，小明买爆米花。", False),
-        ("人工智能很好，人工智能很贵，人工智能很新。", False),  # one word of four signs
+        ("人工智能很好，人工智能很贵，人工智能很新。", False),  # one word of four characters
         ("田中は出席しました。佐藤は用意しました。鈴木は注文しました。", False),
         ("राम कल आएगा। राम कल आएगा।", True),
-        ("कि की के का कि की के का कि की", False),  # each sign is one word with its mark
+        ("कि की के का कि की के का कि की", False),  # a character and its vowel mark are one word
         ("☺️ ☺️ ☺️ ☺️ ☺️ ☺️", False),
     ],
 )
@@ -251,7 +251,7 @@ def test_loops(text: str, expected: bool) -> None:
     assert loops(text) is expected
 
 
-def test_diagnose_names_all_mistakes_in_their_order() -> None:
+def test_diagnose_lists_all_mistakes_in_order() -> None:
     reference = "Ola asks Piet Berg about a bus."
     assert diagnose(reference, reference, CHAT, stopped=True) == []
     bad = "Sarah is here. Sarah is here. Ola on Friday at 7"
@@ -261,7 +261,7 @@ def test_diagnose_names_all_mistakes_in_their_order() -> None:
         assert diagnose(empty, reference, CHAT, stopped=True) == ["empty"]
 
 
-def test_references_have_next_to_no_mistakes() -> None:
+def test_references_have_almost_no_mistakes() -> None:
     rows = [row for split in ("train", "validation", "test") for row in sample(split)]
     found = [diagnose(row["summary"], row["summary"], row["dialogue"]) for row in rows]
     assert len(found) == 220 and not any("loop" in mistakes for mistakes in found)
@@ -269,7 +269,7 @@ def test_references_have_next_to_no_mistakes() -> None:
     assert not any({"unknown_number", "unknown_date"} & set(mistakes) for mistakes in found)
 
 
-def test_rates_on_samsums_references() -> None:
+def test_rates_on_the_references_of_samsum() -> None:
     path = SHARED / "samsum/test.json"
     if not path.is_file():
         pytest.skip("../shared/data/samsum is absent: corpus text is not in this repository")
@@ -332,5 +332,5 @@ def test_groups_put_every_dialogue_in_one_bin_of_each_kind() -> None:
         ("speakers", ["a: hi", "a:\nb:\nc:\nd:"], ["0-1", "4 and more"]),
     ],
 )
-def test_edges_of_the_bins(kind: str, dialogues: list[str], expected: list[str]) -> None:
+def test_bin_edges(kind: str, dialogues: list[str], expected: list[str]) -> None:
     assert [label for label, _ in groups(dialogues)[kind]] == expected

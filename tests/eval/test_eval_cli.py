@@ -1,4 +1,4 @@
-"""Bad input to `python -m eval.run`: one clear line, exit code 2, earlier results whole."""
+"""Bad input to `python -m eval.run`: one line, exit code 2, earlier results untouched."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_refusals(prepared: Path, tmp_path: Path, flags: list[str], message: str
     assert not (tmp_path / "out").exists()
 
 
-def test_data_that_were_not_prepared_or_changed_since(prepared: Path) -> None:
+def test_data_changed_after_preparation_are_refused(prepared: Path) -> None:
     test = load_recipe(prepared).data_dir / "test.jsonl"
     before = test.read_bytes()
     test.write_bytes(before[:-50])
@@ -70,7 +70,7 @@ def test_a_folder_with_results_of_another_recipe_is_left_alone(
         assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, prepared: Path) -> None:
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path, prepared: Path) -> None:
     (tmp_path / "file").write_text("in the way", "utf-8")
     flags = ("--models", "base", "--output", tmp_path / "file" / "results")
     done = run_module("eval.run", prepared, *flags)

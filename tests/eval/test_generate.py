@@ -1,4 +1,4 @@
-"""Generation: plans, engines and decoding settings, with the real small model."""
+"""Generation: batch plans, engines and decoding settings, with the real small model."""
 
 import subprocess
 from dataclasses import replace
@@ -47,7 +47,7 @@ def prompts(recipe: Recipe, summarizer: Summarizer) -> Prompts:
 def generate(
     summarizer: Summarizer, prompts: Prompts, seed: int = 0, **settings: Any
 ) -> list[list[int]]:
-    """Ids of all dialogues in one batch under other settings, cut after the end token."""
+    """Return the ids of one batch of all dialogues with other settings, cut after the end token."""
     engine = summarizer.engine
     assert isinstance(engine, HfEngine)
     before, engine.decoding = engine.decoding, Decoding(**{**FP32, **settings})
@@ -63,7 +63,7 @@ def cut(ids: list[int], end: int) -> list[int]:
 
 
 def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[list[int]]:
-    """Transformers' own `generate`, one dialogue at a time, its own attention."""
+    """Use Transformers' own `generate` and attention, one dialogue at a time."""
     model = AutoModelForCausalLM.from_pretrained(
         summarizer.recipe.config["base_model"], dtype=torch.float32
     ).eval()
@@ -82,7 +82,7 @@ def plain(summarizer: Summarizer, prompts: Prompts, **settings: Any) -> list[lis
     return made
 
 
-def test_plan_keeps_the_budget_and_every_row_longest_first() -> None:
+def test_plan_stays_in_the_budget_and_takes_the_longest_rows_first() -> None:
     lengths = [18, 300, 20, 20, 150, 5, 149, 148]
     plan = plan_batches(lengths, Decoding(max_new_tokens=50, batch_tokens=400))
     assert plan == [[1], [4, 6], [7, 2], [3, 0, 5]]
@@ -95,12 +95,12 @@ def test_plan_keeps_the_budget_and_every_row_longest_first() -> None:
     assert beams == [[1], [4], [6], [7], [2, 3], [0, 5]]
 
 
-def test_auto_becomes_a_precision_and_a_choice_stays() -> None:
+def test_dtype_auto_is_resolved_and_a_given_dtype_is_kept() -> None:
     assert resolve(Decoding()).dtype in ("bfloat16", "float32")
     assert resolve(Decoding(dtype="float32")).dtype == "float32"
 
 
-def test_auto_takes_vllm_where_it_is_installed_and_worth_loading(
+def test_auto_takes_vllm_if_it_is_installed_and_worth_loading(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def engine(dialogues: int, of: Recipe = recipe, **settings: Any) -> str:
@@ -117,8 +117,8 @@ def test_auto_takes_vllm_where_it_is_installed_and_worth_loading(
     assert engine(819, qlora) == "hf"
 
 
-def test_a_card_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch emulates bf16 there and calls it supported; none is here, so its answer is set."""
+def test_a_gpu_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch emulates bf16 there and reports it as supported, which is simulated here."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for native, dtype in ((False, "float16"), (True, "bfloat16")):
         monkeypatch.setattr(
@@ -129,13 +129,13 @@ def test_a_card_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch)
         assert resolve(Decoding()).dtype == dtype
 
 
-def test_batched_outputs_are_those_of_one_by_one(summarizer: Summarizer, prompts: Prompts) -> None:
-    """In fp32, and so are grouped attention and a batch that shrinks as summaries end."""
+def test_batched_outputs_equal_one_at_a_time(summarizer: Summarizer, prompts: Prompts) -> None:
+    """In fp32, with grouped attention and a batch that shrinks as summaries end."""
     assert generate(summarizer, prompts) == plain(summarizer, prompts)
 
 
 @pytest.mark.slow
-def test_length_settings_and_penalties_hold_over_the_strides(
+def test_length_settings_and_penalties_hold_across_strides(
     summarizer: Summarizer, prompts: Prompts
 ) -> None:
     settings: dict[str, Any] = {
@@ -150,7 +150,7 @@ def test_length_settings_and_penalties_hold_over_the_strides(
 
 
 @pytest.mark.slow
-def test_beam_search_is_transformers_own(summarizer: Summarizer, prompts: Prompts) -> None:
+def test_beam_search_equals_that_of_transformers(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"num_beams": 2, "length_penalty": 0.5}
     made = generate(summarizer, prompts, **settings)
     assert made == plain(summarizer, prompts, **settings)
@@ -158,7 +158,7 @@ def test_beam_search_is_transformers_own(summarizer: Summarizer, prompts: Prompt
 
 
 @pytest.mark.slow
-def test_sampling_repeats_with_its_seed_only(summarizer: Summarizer, prompts: Prompts) -> None:
+def test_sampling_repeats_only_with_the_same_seed(summarizer: Summarizer, prompts: Prompts) -> None:
     settings: dict[str, Any] = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 50}
     first = generate(summarizer, prompts, seed=1, **settings)
     assert first == generate(summarizer, prompts, seed=1, **settings)
@@ -189,13 +189,13 @@ print("made", len(outputs), "in", made.engine.pieces, all(outputs))
 def _with_memory(
     recipe: Recipe, mebibytes: int, dialogues: int, times: int = 1
 ) -> subprocess.CompletedProcess[str]:
-    """Generate for dialogues whose prompts are `times` as long, in that much more memory."""
+    """Generate in `mebibytes` more than the loaded model; prompts are `times` as long."""
     sizes = map(str, (mebibytes, dialogues, times))
     return command("python", "-c", LITTLE_MEMORY, recipe.path, *sizes)
 
 
 @pytest.mark.slow
-def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None:
+def test_a_batch_that_does_not_fit_in_memory_is_halved(recipe: Recipe) -> None:
     """A real shortage: the address space of the process ends 300 MiB above the loaded model."""
     done = _with_memory(recipe, 300, 64)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -205,17 +205,17 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(recipe: Recipe) -> None
 
 
 @pytest.mark.slow
-def test_a_single_dialogue_that_does_not_fit_is_one_line(recipe: Recipe) -> None:
+def test_a_single_dialogue_that_does_not_fit_ends_with_one_line(recipe: Recipe) -> None:
     done = _with_memory(recipe, 300, 1, times=100)
     assert "memory runs out on a single dialogue of" in done.stderr.splitlines()[-1]
 
 
-def test_vllm_engine_says_what_is_missing(recipe: Recipe) -> None:
+def test_a_missing_vllm_is_reported(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="engine is vllm, which is not installed"):
         Summarizer(recipe, Decoding(engine="vllm", dtype="float32"))
 
 
-def test_vllm_would_run_a_quantised_recipe_unquantised(recipe: Recipe) -> None:
+def test_vllm_is_refused_for_a_quantised_recipe(recipe: Recipe) -> None:
     qlora = replace(recipe, config={**recipe.config, "adapter": "qlora", "load_in_4bit": True})
     with pytest.raises(UserError, match="trains and evaluates it in nf4; set `engine: hf`"):
         Summarizer(qlora, Decoding(engine="vllm", dtype="float32"))
@@ -233,7 +233,7 @@ def test_vllm_would_run_a_quantised_recipe_unquantised(recipe: Recipe) -> None:
         ({"target_modules": ".*_proj"}, False),
     ],
 )
-def test_only_a_plain_adapter_is_for_vllm(
+def test_auto_takes_vllm_only_for_a_plain_adapter(
     tmp_path: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, change: dict, plain: bool
 ) -> None:
     config = LoraConfig(**{"target_modules": ["q_proj", "up_proj"], **change})
@@ -243,7 +243,7 @@ def test_only_a_plain_adapter_is_for_vllm(
     assert (resolve(decoding, recipe, 819, tmp_path).engine == "vllm") == plain
 
 
-def test_eager_attention_is_evaluated_as_it_was_trained(recipe: Recipe) -> None:
+def test_eager_attention_in_a_recipe_is_used_in_evaluation(recipe: Recipe) -> None:
     eager = replace(recipe, config={**recipe.config, "attn_implementation": "eager"})
     engine = Summarizer(eager, Decoding(**FP32)).engine
     assert isinstance(engine, HfEngine)

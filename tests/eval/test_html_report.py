@@ -1,4 +1,4 @@
-"""The report's page: its figures, corpus text that stays text, nothing that is fetched."""
+"""The HTML report: its figures and charts, escaped corpus text, and no requests."""
 
 import base64
 import copy
@@ -22,7 +22,7 @@ from tests.eval.report_data import RECIPE, SCRIPT, TRAINING, report_data
 
 
 class Page:
-    """The page but for its style and script, read as strict XML: each element closed, and so on."""
+    """The page without its style and script, parsed as strict XML."""
 
     def __init__(self, html: str) -> None:
         self.html = html
@@ -39,14 +39,14 @@ def page() -> Page:
     return Page(html_report(report_data(), TRAINING, RECIPE, ["scores.json", '"><i>.jsonl']))
 
 
-def test_every_id_is_its_own_and_every_link_has_a_target(page: Page) -> None:
+def test_every_id_is_unique_and_every_link_has_a_target(page: Page) -> None:
     ids = [element.attrib["id"] for element in page.root.iter() if "id" in element.attrib]
     assert len(ids) == len(set(ids))
     links = {link["href"].removeprefix("#") for link in page.named("a")}
     assert links - set(ids) == {"scores.json", '"><i>.jsonl'}
 
 
-def test_nothing_is_fetched_and_no_script_runs_but_its_own(page: Page) -> None:
+def test_nothing_is_fetched_and_only_its_own_script_runs(page: Page) -> None:
     for element in page.root.iter():
         assert not [name for name in element.attrib if name == "src" or name.startswith("on")]
     assert re.findall(r"url\(|@import|http(?!-equiv)|//cdn", page.html) == []
@@ -57,7 +57,7 @@ def test_nothing_is_fetched_and_no_script_runs_but_its_own(page: Page) -> None:
     assert len(page.named("script")) == 1
 
 
-def test_corpus_text_is_text(page: Page) -> None:
+def test_corpus_text_is_escaped(page: Page) -> None:
     assert SCRIPT not in page.html and SCRIPT in page.text
     assert not page.named("img")
     for text in (
@@ -69,7 +69,7 @@ def test_corpus_text_is_text(page: Page) -> None:
         assert text in page.text
 
 
-def test_every_reference_is_shown_and_the_first_sentence_names_the_strongest_baseline() -> None:
+def test_every_reference_is_shown_and_the_strongest_baseline_is_named() -> None:
     texts = ["Ann phones Bo about the tickets.", "Bo waits."]
     corpus = Corpus([["Ann phones Bo.", "Ann rings Bo."], ["Bo waits."]], ["Ann: Bo?\nBo: yes"] * 2)
     systems = {"base": System(["x y z"] * 2), "tuned": System(texts)}
@@ -102,12 +102,12 @@ def test_scores_of_every_system_are_in_the_tables(page: Page) -> None:
     base, tuned = (scores.systems[name] for name in ("base", "tuned"))
     counts = [system.mistakes["token_limit"] or 0 for system in (base, tuned)]
     cells = "".join(f"{one}{one / 42:.1%}".replace("%", "\xa0%") for one in counts)
-    assert f"before the model stopped{cells}–––" in page.text  # the baselines have no limit
+    assert f"before the model stopped{cells}–––" in page.text  # baselines have no limit
     assert base.signature in page.text
     assert "do_sampleFalse" in page.text and "commitabc1234" in page.text
 
 
-def test_charts_name_what_they_show_in_colours_of_the_page(page: Page) -> None:
+def test_charts_are_labelled_and_use_the_colours_of_the_page(page: Page) -> None:
     labels = [attributes["aria-label"] for attributes in page.named("svg")]
     starts = ["Bars", "Histogram", "Loss by", "Learning rate by", "Trained", "Validation by"]
     assert all(label.startswith(start) for label, start in zip(labels, starts, strict=True))
@@ -119,7 +119,7 @@ def test_charts_name_what_they_show_in_colours_of_the_page(page: Page) -> None:
         assert f"--{name}:" in light and f"--{name}:" in dark.split("}")[0]
 
 
-def test_every_example_is_there_with_its_difference(page: Page) -> None:
+def test_every_example_is_listed_with_its_difference(page: Page) -> None:
     result = report_data()
     items = [a for a in page.named("details") if "data-place" in a]
     differences = 100 * (result.values["tuned"] - result.values["base"])[:, 2]
@@ -132,14 +132,14 @@ def test_every_example_is_there_with_its_difference(page: Page) -> None:
         assert item["data-mistakes"].split() == keys
 
 
-def test_one_model_has_no_difference_and_no_training() -> None:
+def test_a_report_on_one_model_has_no_difference_and_no_training() -> None:
     page = Page(html_report(report_data(("base",)), {}, None))
     assert len(page.named("svg")) == 1
     assert not re.findall(r"data-difference|regression|\bminus\b|What it took", page.html)
     assert re.search(r"base scores \d+\.\d\d ROUGE-L \(95\xa0% interval", page.text)
 
 
-def test_sparse_data_still_make_a_page() -> None:
+def test_a_page_can_be_made_from_sparse_data() -> None:
     sparse = copy.deepcopy(report_data())
     sparse.scores.groups, sparse.scores.leaked, sparse.scores.comparisons = {}, None, []
     sparse.corpus.leaked = None
@@ -154,7 +154,7 @@ def test_sparse_data_still_make_a_page() -> None:
     assert page.named("svg")[-1]["aria-label"].endswith(": validation 1.5 at the end.")
 
 
-def test_a_loss_is_smoothed_with_its_points_behind() -> None:
+def test_a_noisy_loss_is_drawn_smoothed_over_its_points() -> None:
     noisy = [[step, 2 + (-1) ** step] for step in range(40)]
     drawn = draw(report_data(), {"loss": noisy})["loss"]
     dots, line = (
@@ -167,13 +167,13 @@ def test_a_loss_is_smoothed_with_its_points_behind() -> None:
     assert "faint" not in short
 
 
-def test_of_what_training_logged_only_finite_numbers_count(tmp_path: Path) -> None:
+def test_only_finite_logged_numbers_are_in_the_curves(tmp_path: Path) -> None:
     log = [{"step": 1, "loss": float("nan"), "learning_rate": "x"}, {"step": 2, "loss": 1.5}, 7]
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}), "utf-8")
     assert training_curves(tmp_path) == {"loss": [[2, 1.5]]}
 
 
-def test_the_three_dialogues_are_the_extremes_and_one_near_the_medians(page: Page) -> None:
+def test_the_three_picks_are_the_extremes_and_a_typical_one(page: Page) -> None:
     result = report_data()
     gains = (result.values["tuned"] - result.values["base"])[:, 2]
     found = picks(result, "tuned")
@@ -185,7 +185,7 @@ def test_the_three_dialogues_are_the_extremes_and_one_near_the_medians(page: Pag
     assert [("open" in a) for a in shown] == [True, False, False]
 
 
-def test_the_table_is_copied_in_each_form() -> None:
+def test_the_table_can_be_copied_in_each_form() -> None:
     scores = report_data().scores
     forms = copied(scores)
     rows = list(csv.DictReader(forms["CSV"].splitlines()))
@@ -199,7 +199,7 @@ def test_the_table_is_copied_in_each_form() -> None:
     assert forms["LaTeX"].count(r" \\") == 1 + len(scores.systems)
 
 
-def test_differing_words_are_marked_without_case_or_punctuation() -> None:
+def test_differing_words_are_marked_ignoring_case_and_punctuation() -> None:
     assert marked("Ann meets  Bob, and eats.", "ann met bob") == (
         "Ann <mark>meets</mark>  Bob, <mark>and eats.</mark>"
     )
@@ -207,7 +207,7 @@ def test_differing_words_are_marked_without_case_or_punctuation() -> None:
     assert marked("", "b") == "" and marked("b ", "b") == "b " and marked("😅", "👋") != "😅"
 
 
-def test_an_invention_is_marked_otherwise_than_a_paraphrase() -> None:
+def test_inventions_are_marked_differently_from_paraphrases() -> None:
     chat_ = "Ann: dinner at 7 pm on Friday?\nBo: five of us, ok"
     text = "Ann and Gregory eat at 8 pm, twenty five of them, on <Monday>, with 5 at Bo's."
     reference = "Ann and Bo eat at 7 pm."
@@ -234,7 +234,7 @@ def test_chat_shows_every_line_with_its_speaker() -> None:
         ("Ann calls Bo about lunch.", "x", "falls behind base by 100.00 ROUGE-L points, and the s"),
     ],
 )
-def test_the_first_sentence_in_each_case(base: str, tuned: str, expected: str) -> None:
+def test_the_conclusion_in_each_case(base: str, tuned: str, expected: str) -> None:
     corpus = Corpus(["Ann calls Bo about lunch."] * 20, ["Ann: calls\nBo: y\nAnn: z z z z"] * 20)
     systems = {"base": System([base] * 20), "tuned": System([tuned] * 20)}
     sentence = conclusion(analyse(with_baselines(systems, corpus), corpus, workers=1).scores)

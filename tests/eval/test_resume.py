@@ -1,4 +1,4 @@
-"""Generation killed at any moment resumes, and ends in the same bytes; so do several processes."""
+"""Generation killed at any moment resumes and writes the same bytes; so do two processes."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from tests.conftest import command, derived_recipe
 
 pytestmark = pytest.mark.slow
 
-# The model is loaded once, on one core and one thread, so that the children that are forked from
-# it, and killed, need no thread of their parent's.
+# The model is loaded once, on one core and one thread, so that the forked children, which are
+# killed, need no thread of their parent.
 KILLS = """
 import json, os, random, signal, sys, time
 from pathlib import Path
@@ -75,7 +75,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, shallow_smollm2: Path) -> P
     return path
 
 
-def test_kill_9_at_ten_random_moments_ends_in_the_same_file(recipe: Path, tmp_path: Path) -> None:
+def test_kill_9_at_ten_random_moments_gives_the_same_file(recipe: Path, tmp_path: Path) -> None:
     done = command("python", "-c", KILLS, recipe, tmp_path, "20261123")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -83,9 +83,9 @@ def test_kill_9_at_ten_random_moments_ends_in_the_same_file(recipe: Path, tmp_pa
     assert [trial["same"] for trial in found["trials"]] == [True] * 10
     for trial in found["trials"]:
         assert trial["left"] == [".predictions.base.key.json", "predictions.base.jsonl"]
-    # the kills must have hit what they are to test: some before, some between two batches
+    # the kills must hit different moments: before the first batch and between batches
     killed = [trial["kept"] for trial in found["trials"] if trial["killed"]]
-    # on a machine whose speed drifts, some come too late
+    # if the machine's speed drifts, some kills come too late
     assert len(killed) >= 5 and len({kept for kept in killed if kept}) >= 2, found
 
 
@@ -97,6 +97,6 @@ def test_two_processes_write_what_one_writes(recipe: Path, tmp_path: Path) -> No
     assert two.returncode == 0, two.stderr[-3000:]
     name = "predictions.base.jsonl"
     assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    assert two.stdout.count("| base |") == 1 + one.stdout.count("| base |") - 1
+    assert two.stdout.count("| base |") == one.stdout.count("| base |")
     left = {path.name for path in (tmp_path / "two").iterdir()}
     assert left == {path.name for path in (tmp_path / "one").iterdir()}

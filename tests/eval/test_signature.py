@@ -1,4 +1,4 @@
-"""Signatures: what they name, when two results may be compared, what changes a key."""
+"""Signatures: what they contain, when two results may be compared, what changes a key."""
 
 import re
 import shutil
@@ -24,7 +24,7 @@ def key(decoding: Decoding) -> signature.GenerationKey:
     return KEY.model_copy(update={**hashes, "decoding": decoding})
 
 
-def test_the_line_names_every_setting() -> None:
+def test_the_signature_line_contains_every_setting() -> None:
     fields = signature.scoring_fields([["a"], ["b"]], Scoring()) | signature.generation_fields(
         key(Decoding(dtype="float32")), signature.engine_versions("hf")
     )
@@ -43,7 +43,6 @@ def test_the_line_names_every_setting() -> None:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"dtype": "float32"}, "hf-float32-greedy-128"),
         ({"num_beams": 4, "length_penalty": 0.8}, "hf-auto-beam4-128-length_penalty=0.8"),
         ({"do_sample": True, "top_p": 0.9, "seed": 7}, "hf-auto-sample-128-top_p=0.9-seed=7"),
     ],
@@ -53,14 +52,14 @@ def test_decoding_is_one_word(settings: dict[str, Any], word: str) -> None:
     assert fields["decoding"] == word
 
 
-def test_what_matters_and_what_does_not() -> None:
+def test_differences_that_matter_and_that_do_not() -> None:
     one = signature.scoring_fields([["a"], ["b"]], Scoring())
     assert signature.differences(one, {**one, "commit": "other", "model": "m"}) == []
     assert signature.differences(one, signature.scoring_fields([["a"]], Scoring()))[0] == "n: 2, 1"
     turned = signature.differences(one, signature.scoring_fields([["b"], ["a"]], Scoring()))
     assert [text.split(":")[0] for text in turned] == ["refs"]
     known = one | {"decoding": "hf-float32-greedy-128", "prompt": "p"}
-    assert signature.differences(known, one) == []  # one of them does not name it
+    assert signature.differences(known, one) == []  # one of them lacks the fields
     other = known | {"decoding": "hf-float32-beam4-128"}
     assert signature.differences(known, other) == [
         "decoding: hf-float32-greedy-128, hf-float32-beam4-128"
@@ -69,7 +68,7 @@ def test_what_matters_and_what_does_not() -> None:
     assert signature.differences(known, other) == [] == signature.engines(known, known)
     assert signature.engines(known, other) == ["hf", "vllm"]
     one, two = ({**known, "decoding": f"{engine}-float32-sample-128"} for engine in ("hf", "vllm"))
-    assert signature.engines(one, two) == []  # their random numbers differ, not only by rounding
+    assert signature.engines(one, two) == []  # sampling: more than rounding differs
     assert len(signature.differences(one, two)) == 1
 
 
@@ -87,7 +86,7 @@ def test_what_matters_and_what_does_not() -> None:
         ),
     ],
 )
-def test_a_recipe_that_changes_the_outputs_changes_the_key(
+def test_recipe_changes_that_affect_outputs_change_the_key(
     tmp_path: Path, smollm2: Path, override: dict[str, Any], named: str
 ) -> None:
     keys = []
@@ -97,7 +96,7 @@ def test_a_recipe_that_changes_the_outputs_changes_the_key(
     assert difference(*keys) == named
 
 
-def test_how_rows_become_turns_is_in_the_key(tmp_path: Path, smollm2: Path) -> None:
+def test_settings_that_turn_rows_into_turns_are_in_the_key(tmp_path: Path, smollm2: Path) -> None:
     recipe = load_recipe(derived_recipe("smollm2_samsum", tmp_path, "key"))
     keys = []
     for key in ("path", "drop_system_message", "roles"):
@@ -106,8 +105,8 @@ def test_how_rows_become_turns_is_in_the_key(tmp_path: Path, smollm2: Path) -> N
     assert len({*keys}) == 3
 
 
-def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) -> None:
-    """In the model's folder, in a file, and by its date; the note's fix is one."""
+def test_a_changed_chat_template_changes_the_key(tmp_path: Path, smollm2: Path) -> None:
+    """In a file or in the model's folder; for one with today's date, a note gives a fix."""
     model, jinja = tmp_path / "model", tmp_path / "own.jinja"
     shutil.copytree(smollm2, model, ignore=shutil.ignore_patterns("*.safetensors"))
     plain = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
@@ -144,7 +143,7 @@ def test_a_template_that_changes_changes_the_key(tmp_path: Path, smollm2: Path) 
     )
 
 
-def test_a_key_that_knows_no_template_and_no_files_stays_valid() -> None:
+def test_a_key_without_hashes_of_template_and_files_stays_valid() -> None:
     now = key(Decoding()).model_copy(update={"template_hash": "t", "files_hash": "f"})
     assert now.matches(key(Decoding()))
     for name in ("template_hash", "files_hash"):

@@ -1,4 +1,4 @@
-"""Intervals and p-values: known ones, at the extremes; the verdict in words."""
+"""Intervals and p-values: known values and extremes; the verdict in words."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SETTINGS = Bootstrap()
 
 
 def two_systems(examples: int = 819) -> tuple[Array, Array]:
-    """F1-like values of two related systems, (examples, 4): multiples of 1/60, many ties, zeros."""
+    """Return F1-like values of two related systems, (examples, 4): n/60, with ties and zeros."""
     generator = np.random.default_rng(7)
     first = generator.beta(2, 4, (examples, 4))
     first[generator.random(examples) < 0.05] = 0
@@ -23,7 +23,7 @@ def column(first: Array, second: Array, field: str) -> list[float]:
     return [getattr(test, field) for test in paired_tests(first, second, SETTINGS)]
 
 
-def test_intervals_stay_as_they_were_before_scipy_drew_the_resamples() -> None:
+def test_intervals_are_the_same_as_before_scipy_drew_the_resamples() -> None:
     first, second = two_systems()
     low, high = bootstrap(first, SETTINGS).confidence_interval
     assert low[:2] == pytest.approx([0.303377, 0.307465], abs=1e-6)
@@ -43,12 +43,12 @@ def test_randomization_agrees_with_scipy(examples: int) -> None:
         permutation_type="samples", vectorized=True, n_resamples=10_000, batch=500, rng=1,
     ).pvalue  # fmt: skip
     ours = column(first, second, "p_randomization")
-    # both are shares of 10,000 draws (SciPy tries all 512 of 9 examples): five standard errors
+    # both are shares of 10,000 draws (for 9 examples SciPy tries all 512): five standard errors
     assert ours == pytest.approx(theirs.tolist(), abs=5 * np.sqrt(2 * 0.25 / 10_000))
     assert 0 < min(ours) < max(ours) <= 1
 
 
-def test_identical_systems_have_p_1_and_clearly_different_ones_the_least() -> None:
+def test_identical_systems_have_p_1_and_different_ones_the_smallest_p() -> None:
     first, _ = two_systems()
     for same in paired_tests(first, first, SETTINGS):
         assert (same.difference, same.low, same.high) == (0, 0, 0)
@@ -60,16 +60,16 @@ def test_identical_systems_have_p_1_and_clearly_different_ones_the_least() -> No
         assert test.p_randomization == pytest.approx(1 / 10_001)
 
 
-def test_ties_that_rounding_breaks_count_as_ties() -> None:
-    # 0.1 + 0.2 - 0.3 is 5.6e-17, not 0: every permutation is at least as far as the true 0
+def test_ties_broken_by_rounding_count_as_ties() -> None:
+    # 0.1 + 0.2 - 0.3 is 5.6e-17, not 0: every permutation is at least as far from 0
     [test] = paired_tests(np.zeros((3, 1)), np.array([[0.1], [0.2], [-0.3]]), SETTINGS)
     assert test.p_bootstrap == test.p_randomization == 1
-    # of the 8 sign flips of three equal differences, 2 are as far out
+    # 2 of the 8 sign flips of three equal differences are as extreme
     [test] = paired_tests(np.zeros((3, 1)), np.full((3, 1), 0.1), SETTINGS)
     assert test.p_randomization == pytest.approx(0.25, abs=0.02)
 
 
-def test_one_example_has_no_spread_and_none_has_no_mean() -> None:
+def test_one_example_has_no_spread_and_no_examples_are_refused() -> None:
     one, two = np.array([[0.25, 0.5]]), np.array([[0.75, 0.5]])
     assert np.array(bootstrap(one, SETTINGS).confidence_interval).tolist() == [[0.25, 0.5]] * 2
     assert column(one, two, "low") == column(one, two, "difference") == [50, 0]
@@ -125,6 +125,6 @@ def test_outcome_needs_both_tests() -> None:
         (2 / 1001, 1000, "= 0.0020"), (0.0234, 1000, "= 0.023"), (1.0, 1000, "= 1.000"),
     ],
 )  # fmt: skip
-def test_p_is_never_below_what_is_known_and_signs_are_real(p: float, draws: int, text: str) -> None:
+def test_p_shows_its_lower_limit_and_real_minus_signs(p: float, draws: int, text: str) -> None:
     assert p_value(p, draws) == text
     assert [signed(value) for value in (-1.5, 0.006, -0.004)] == ["−1.50", "+0.01", "0.00"]

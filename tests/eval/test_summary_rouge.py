@@ -1,4 +1,4 @@
-"""The module for `evaluate`: from disk, without the hub, with the scores of `eval.metrics`."""
+"""The module for `evaluate`: loaded from disk without the Hub, it scores like `eval.metrics`."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def metric(monkeypatch: pytest.MonkeyPatch) -> Iterator[evaluate.Metric]:
     yield evaluate.load("eval/summary_rouge")
 
 
-def test_figures_are_those_of_this_project(metric: evaluate.Metric) -> None:
+def test_figures_equal_those_of_eval_metrics(metric: evaluate.Metric) -> None:
     found = metric.compute(predictions=PREDICTIONS, references=REFERENCES)
     means = mean_f1(score(PREDICTIONS, REFERENCES))
     assert tuple(found) == METRICS and 0 < found["rouge2"] < found["rougeL"] < 1
@@ -67,7 +67,7 @@ def test_several_references_and_other_languages(metric: evaluate.Metric) -> None
     assert metric.compute(**marked, strip=True)["rouge1"] == 1.0
 
 
-def test_it_loads_in_any_folder(tmp_path: Path) -> None:
+def test_it_loads_from_any_folder(tmp_path: Path) -> None:
     code = """
 import importlib.resources, evaluate
 rouge = evaluate.load(str(importlib.resources.files("eval") / "summary_rouge"))
@@ -101,10 +101,10 @@ def test_bad_input(
         metric.compute(predictions=predictions, references=references)
 
 
-def test_mean_is_near_the_middle_of_the_bootstrap_of_evaluates_own_rouge(
+def test_the_mean_is_near_the_bootstrap_middle_of_the_standard_rouge(
     metric: evaluate.Metric,
 ) -> None:
-    np.random.seed(0)  # what its module does, in rouge_score's own terms
+    np.random.seed(0)  # what evaluate's own rouge module does, written with rouge_score
     aggregator = BootstrapAggregator()
     scorer = RougeScorer(METRICS, use_stemmer=True)
     for reference, prediction in zip(REFERENCES, PREDICTIONS, strict=True):

@@ -1,6 +1,6 @@
-"""Trackers get the scores after the results are whole, offline, and never spoil them.
+"""Trackers get the scores offline, after the results are complete, and never damage them.
 
-Each test reads back what the tracker itself has written.
+Each test reads back what the tracker itself wrote.
 """
 
 import base64
@@ -32,21 +32,21 @@ WANDB = {"wandb_project": "chats", "wandb_mode": "offline"}
 
 @pytest.fixture
 def scores(run: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scores]:
-    """Of the finished run, which is the working directory; its trackers write below it alone."""
-    os.environ.pop("WANDB_SERVICE", None)  # monkeypatch would bring an earlier test's back
+    """Scores of the finished run, the working directory; trackers write only below it."""
+    os.environ.pop("WANDB_SERVICE", None)  # monkeypatch would restore an earlier test's
     for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(run))
-    monkeypatch.setenv("NETRC", str(run / "netrc"))  # no login was found
+    monkeypatch.setenv("NETRC", str(run / "netrc"))  # without a login
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     yield Scores.read(FOLDER / "scores.json")
     if wandb := sys.modules.get("wandb"):
-        wandb.teardown()  # it keeps the environment of its first run
+        wandb.teardown()  # wandb keeps the environment of its first run
 
 
 def expected(scores: Scores, place: str = "eval/test") -> dict[str, float]:
-    """Some figures of each kind, under the names that the documentation promises."""
+    """Return some figures of each kind under the names that the documentation gives."""
     tuned, (pair, *_) = scores.systems["tuned"], scores.comparisons
     assert pair.systems == ("base", "tuned") and tuned.stopped is not None
     figures = {
@@ -67,7 +67,7 @@ def expected(scores: Scores, place: str = "eval/test") -> dict[str, float]:
 
 
 def shows(figures: dict[str, float], scores: Scores, place: str = "eval/test") -> bool:
-    """Whether a tracker's figures hold the expected ones, in the 32 bits of TensorBoard."""
+    """Return whether a tracker's figures include the expected ones, to TensorBoard's 32 bits."""
     wanted = expected(scores, place)
     assert len(wanted) == 12
     return {name: figures.get(name) for name in wanted} == pytest.approx(wanted, rel=1e-6)
@@ -88,7 +88,7 @@ def scalars(of: EventAccumulator) -> dict[str, float]:
 
 def test_tensorboard(scores: Scores) -> None:
     recipe = changed("tiny_run", use_tensorboard=True)
-    for _ in range(2):  # the second time in the place of the first
+    for _ in range(2):  # the second replaces the first
         log_scores(recipe, scores, FOLDER, OUTPUT)
     found = board("tiny_run-eval-test")
     assert shows(scalars(found), scores)
@@ -101,7 +101,7 @@ def test_tensorboard(scores: Scores) -> None:
     assert texts["tuned/signature"] == scores.systems["tuned"].signature
 
 
-def test_a_part_and_another_adapter_have_runs_and_names_of_their_own(scores: Scores) -> None:
+def test_a_partial_evaluation_and_another_adapter_have_their_own_runs(scores: Scores) -> None:
     recipe = changed("tiny_run", use_tensorboard=True)
     other = Path(shutil.copytree(OUTPUT, "outputs/other"))
     log_scores(recipe, scores, FOLDER, OUTPUT)
@@ -123,7 +123,7 @@ def test_a_part_and_another_adapter_have_runs_and_names_of_their_own(scores: Sco
 
 
 def wandb_records(file: Path) -> Iterator[Any]:
-    """The records of a run's own file: protobuf messages in blocks of LevelDB's log format."""
+    """Yield the records of a run's file: protobuf messages in blocks of LevelDB's log format."""
     from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     data, at, message = file.read_bytes(), len(":W&B123"), b""
@@ -140,7 +140,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
 
 
 def wandb_run() -> tuple[dict[str, Any], Path]:
-    """What the only run's file tells: the last value of each key, and the run's folder."""
+    """Return the last value of each key in the only run's file, and the run's folder."""
     import wandb
 
     wandb.teardown()  # as at the end of a process: until then the file may be incomplete
@@ -173,7 +173,7 @@ def test_wandb_offline(scores: Scores) -> None:
     assert (run.project, run.job_type, run.display_name) == ("chats", "eval", "tiny_run-eval-test")
     assert (
         run.run_id == f"tiny_run-eval-test-{adapter}"
-    )  # not the training's, and the same next time
+    )  # not the training run's, and the same next time
     assert found["config"]["training_run"] == "of-training"
     assert found["summary"]["eval/test/commit"] == scores.commit
     signature = scores.systems["tuned"].signature
@@ -185,9 +185,7 @@ def test_wandb_offline(scores: Scores) -> None:
     assert "ROUGE-L" in page.read_text("utf-8")
 
 
-def test_wandb_that_is_disabled_is_left_alone(
-    scores: Scores, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_disabled_wandb_writes_nothing(scores: Scores, capsys: pytest.CaptureFixture[str]) -> None:
     log_scores(changed("tiny_run", **{**WANDB, "wandb_mode": "disabled"}), scores, FOLDER, OUTPUT)
     assert not Path("wandb").exists() and capsys.readouterr() == ("", "")
 
@@ -219,7 +217,7 @@ def test_mlflow(scores: Scores) -> None:
         name: len(client.get_metric_history(run.info.run_id, f"eval/test/tuned/{name}"))
         for name in ("rougeL", "rougeL_low")
     }
-    assert history == {"rougeL": 2, "rougeL_low": 1}  # a second point where a figure has changed
+    assert history == {"rougeL": 2, "rougeL_low": 1}  # a second point if a figure changed
     assert run.data.tags["mlflow.parentRunId"] == training
     assert run.data.tags["eval/test/commit"] == scores.commit
     assert run.data.tags["eval/test/tuned/signature"] == scores.systems["tuned"].signature
@@ -231,10 +229,10 @@ def test_mlflow(scores: Scores) -> None:
 # ---- eval.run ----
 
 
-def test_trackers_turned_on_after_the_training_get_what_is_written(
+def test_trackers_turned_on_after_training_get_the_written_scores(
     scores: Scores, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """All the keys at once: the recipe is whole, and the adapter is still what it trains."""
+    """With all tracker keys at once the recipe is valid, and the adapter still matches it."""
     recipe = changed(
         "tiny_run", use_tensorboard=True, use_wandb=True, wandb_entity="us", wandb_name="n",
         wandb_run_id="i", wandb_log_model="false", use_mlflow=False, mlflow_run_name="n",
@@ -248,14 +246,14 @@ def test_trackers_turned_on_after_the_training_get_what_is_written(
     of_wandb = wandb_run()[0]["summary"]
     assert found == pytest.approx({name: of_wandb[name] for name in found}, rel=1e-6)
     said = capsys.readouterr()
-    last = said.out.splitlines()[-4:]  # then a blank one, and which page to open
+    last = said.out.splitlines()[-4:]  # then a blank line and the page to open
     assert last[0] == f"tensorboard: {OUTPUT}/runs/tiny_run-eval-test"
     assert "`wandb sync wandb/offline-run-" in last[1] and "note: " not in said.err
 
 
 @pytest.mark.slow
-def test_trackers_that_fail_cost_a_line_each_and_nothing_else(scores: Scores) -> None:
-    """No key for W&B, no package for MLflow, no folder for TensorBoard: eval.run exits with 0."""
+def test_each_failing_tracker_prints_one_line_and_breaks_nothing(scores: Scores) -> None:
+    """Without a W&B key, the MLflow package and a TensorBoard folder, eval.run exits with 0."""
     changed("tiny_run", use_tensorboard=True, use_wandb=True, use_mlflow=True)
     (OUTPUT / "runs").write_text("in the way", "utf-8")
     code = (
@@ -275,7 +273,7 @@ def test_trackers_that_fail_cost_a_line_each_and_nothing_else(scores: Scores) ->
     assert "Traceback" not in done.stderr and str(folder / "report.html") in done.stdout
 
 
-def test_git_ignores_what_trackers_leave_in_the_working_directory() -> None:
+def test_git_ignores_the_files_of_trackers() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
     places = ["wandb/latest-run", "mlruns/1", "mlflow.db", "runs/x", "outputs/x/runs/y"]

@@ -1,4 +1,4 @@
-"""vLLM for real: needs an environment of its own, see docs/engines.md; minutes, loading mostly."""
+"""Real vLLM, in an environment of its own (docs/engines.md); takes minutes, mostly to load."""
 
 import http.client
 import importlib.util
@@ -50,7 +50,7 @@ def recipe(place: Path) -> Recipe:
 
 
 def summaries(place: Path, engine: str) -> dict[str, dict[str, Prediction]]:
-    """Predictions of both models by `eval.run`, by model and id."""
+    """Run `eval.run` on both models and return the predictions by model and id."""
     output = place / f"results_{engine}"
     done = command(
         sys.executable, "-m", "eval.run", place / f"{engine}.yml", "--limit", DIALOGUES,
@@ -122,7 +122,7 @@ def ask(port: int, method: str, path: str, body: Any = None) -> bytes:
     return text
 
 
-def test_the_server_answers_with_the_summary_of_the_evaluation(
+def test_the_server_gives_the_same_summaries_as_the_evaluation(
     server: int, recipe: Recipe, ours: dict[str, dict[str, Prediction]]
 ) -> None:
     for example in read_examples(recipe.data_dir / "test.jsonl")[:DIALOGUES]:

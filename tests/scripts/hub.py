@@ -1,4 +1,4 @@
-"""The few endpoints of the hub that an upload needs, on the loopback: `with Hub() as hub`."""
+"""The few endpoints of the Hub that an upload needs, on localhost: `with Hub() as hub`."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ from typing import Any
 class Hub:
     """Records every request and keeps what is uploaded, by path, in `files`.
 
-    `refuse`: status to answer the creation of a repository with, instead of making it; `private`:
-    what it says of the repository afterwards.
+    `refuse`: the status that refuses to create a repository; `private`: whether the repository is
+    reported as private.
     """
 
     def __init__(self, refuse: int | None = None, private: bool = True):
@@ -43,7 +43,7 @@ class Hub:
         self.server.server_close()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """Route one request."""
+        """Record and answer one request."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         path = request.path.split("?")[0]
         self.requests.append((request.command, path))

@@ -1,4 +1,4 @@
-"""The benchmark for a CPU runs on small things and prints what it says it measures."""
+"""The CPU benchmark runs on tiny models and prints what it claims to measure."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def figures(line: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.longest
-def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None:
+def test_training_is_compared_with_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> None:
     path = derived_recipe(
         "smollm2_samsum", tmp_path, "tiny", base_model=str(tiny_smollm2),
         summarization__source="data_prep/sample",
@@ -40,7 +40,7 @@ def test_training_next_to_a_bare_loop(tmp_path: Path, tiny_smollm2: Path) -> Non
 
 
 @pytest.mark.slow
-def test_generation_next_to_the_plain_way(run: Path) -> None:
+def test_generation_is_compared_with_plain_generation(run: Path) -> None:
     flags = ("--steps", "0", "--dialogues", "3", "--dtype", "float32", "--output", "bench.json")
     done = command("python", "-m", "scripts.bench_cpu", f"{NAME}.yml", *flags, cwd=run)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -58,8 +58,8 @@ def test_generation_next_to_the_plain_way(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "dialogues"), [(0, 1), (None, 3)])
-def test_the_plain_way_ends_when_its_time_is_up(seconds: float | None, dialogues: int) -> None:
-    """`generate` gives the prompt and its first token again, which only the new one may reach."""
+def test_plain_generation_stops_at_its_time_limit(seconds: float | None, dialogues: int) -> None:
+    """`generate` repeats the prompt's first token; only this new token may be in the output."""
     model: Any = SimpleNamespace(
         device="cpu", generate=lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :1]], 1)
     )

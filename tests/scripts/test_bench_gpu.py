@@ -1,4 +1,4 @@
-"""The benchmark of GPU recipes: rows, limits, its record, and all of it on a tiny model."""
+"""The GPU benchmark: row lengths, limits, its record, and a whole run on a tiny model."""
 
 import json
 import os
@@ -36,15 +36,15 @@ from scripts.random_model import (
 from tests.conftest import ROOT, SHARED, command
 
 
-def test_rows_are_as_long_as_samsum_s() -> None:
+def test_rows_are_on_average_as_long_as_samsum_s() -> None:
     lengths = row_lengths(10_000)
     assert abs(sum(lengths) / len(lengths) / TOKENS_A_ROW - 1) < 0.03
     assert max(lengths) <= LONGEST and lengths == row_lengths(10_000)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="SAMSum is not here: its licence keeps it out")
-def test_their_distribution_is_samsum_s() -> None:
-    """By quantiles over every eighth row, with Mistral's real tokenizer."""
+@pytest.mark.skipif(not SHARED.is_dir(), reason="SAMSum is absent: not part of this repository")
+def test_row_lengths_are_distributed_like_samsum_s() -> None:
+    """Compares quantiles over every eighth row, with Mistral's real tokenizer."""
     tokenizer = mistral_tokenizer()
     rows = json.loads((SHARED / "samsum/train.json").read_text("utf-8"))[::8]
     prompt = (
@@ -74,8 +74,8 @@ def test_a_variant_without_memory_keeps_its_row() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, v in VARIANTS.items() if v.overrides])
-def test_overrides_are_keys_of_axolotl_that_go_with_the_recipe(name: str) -> None:
-    """As find_problems sees a recipe whose file holds them; a GPU's keys are no problem there."""
+def test_overrides_are_valid_in_the_recipe(name: str) -> None:
+    """find_problems checks them as part of the recipe file; it accepts keys that need a GPU."""
     variant = VARIANTS[name]
     config = {**load_recipe(variant.recipe).config, **variant.overrides}
     assert find_problems(variant.recipe, config) == []
@@ -83,7 +83,7 @@ def test_overrides_are_keys_of_axolotl_that_go_with_the_recipe(name: str) -> Non
 
 
 def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
-    """Against each row by itself, in float64: what varlen attention is compared with on a GPU."""
+    """In float64 it equals attention in each row alone; on a GPU, varlen is compared with it."""
     torch.manual_seed(0)
     lengths = [3, 5, 1]
     q, k, v = (torch.randn(2, 9, 4, dtype=torch.float64) for _ in range(3))
@@ -96,7 +96,7 @@ def test_the_exact_attention_of_the_checks_keeps_rows_apart() -> None:
 
 
 def runs(pid: int) -> bool:
-    """A zombie, which the first process of a container may never reap, does not."""
+    """Return whether a process runs; a zombie, which a container may never reap, does not."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -113,20 +113,20 @@ time.sleep(float(sys.argv[1]))
 
 
 def pids_of_children(folder: Path, sleep: float, limit: float) -> tuple[int | None, list[int]]:
-    """The exit code of `SPAWN`; its children, the second of them in a session of its own."""
+    """Run `SPAWN`; return its exit code and children, the second in a session of its own."""
     command = [sys.executable, "-c", SPAWN, str(sleep)]
     code = run_within(command, folder, dict(os.environ), folder / "log", limit)
     assert (folder / "log").read_text("utf-8") == "started\n"
     return code, [int((folder / name).read_text("utf-8")) for name in ("group", "session")]
 
 
-def test_a_process_over_the_limit_is_gone_with_all_its_children(tmp_path: Path) -> None:
+def test_a_process_over_the_limit_is_killed_with_all_its_children(tmp_path: Path) -> None:
     code, pids = pids_of_children(tmp_path, 600, 5)
     assert code is None and not any(map(runs, pids))
 
 
-def test_children_of_a_finished_process_are_gone(tmp_path: Path) -> None:
-    """But for one that has left its group, which nothing connects with it then."""
+def test_children_of_a_finished_process_are_killed(tmp_path: Path) -> None:
+    """Except a child that left the process group, since nothing connects the two any more."""
     code, pids = pids_of_children(tmp_path, 0, 60)
     os.kill(pids[1], signal.SIGKILL)
     assert code == 0
@@ -154,9 +154,9 @@ def test_wrong_calls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_later_call_adds_to_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And measures a variant of this card again; without time it says so and starts nothing.
+    """An earlier result of the variant on this card is replaced.
 
-    The one to try instead follows.
+    Without time left, neither it nor the variant to try instead is started, and both say so.
     """
     old = tmp_path / "old.json"
     settings = [("ours", "CPU", 1.0), ("ours", "H100", 2.0), ("notebook", "CPU", 3.0)]
@@ -175,7 +175,7 @@ def test_a_later_call_adds_to_the_record(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.longest
-def test_all_of_it_on_a_tiny_model(tmp_path: Path) -> None:
+def test_the_whole_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
     result = tmp_path / "bench.json"
     flags = ("--width", 64, "--steps", 4, "--keep", tmp_path / "keep", "--output", result)
     variants = ("--variants", "check,ours,generation")
@@ -197,7 +197,7 @@ def test_all_of_it_on_a_tiny_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_over_its_limit_is_gone_and_the_next_variant_is_tried(tmp_path: Path) -> None:
+def test_training_over_its_limit_is_killed_and_the_next_variant_tried(tmp_path: Path) -> None:
     result, keep = tmp_path / "bench.json", tmp_path / "keep"
     flags = ["--width", 64, "--variant-seconds", 10, "--output", result, "--steps", 100_000]
     words = [sys.executable, "-m", "scripts.bench_gpu", *flags, "--keep", keep]

@@ -1,4 +1,4 @@
-"""The console script: it lists every command, runs them, and each `--help` is quick and quiet."""
+"""The console script lists and runs every command; each `--help` is quick and quiet."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ MODULES = ["data_prep", "eval.run", "eval.score", "eval.compare", "training.pref
 SCRIPT = Path(sys.executable).with_name("samsum-lora")
 
 
-def test_the_commands_in_the_order_of_their_use() -> None:
+def test_commands_are_listed_in_order_of_use() -> None:
     assert NAMES == [
         "prepare", "preflight", "train", "eval", "score", "compare", "rate", "summarize",
         "page", "merge", "publish", "get-smollm2", "dry-run", "random-model", "bench-cpu",
@@ -28,8 +28,8 @@ def test_the_commands_in_the_order_of_their_use() -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_help_is_quick_and_says_nothing_else(module: str) -> None:
-    """Quick is what imports none of the packages that take seconds: a busy machine has no clock."""
+def test_help_is_quick_and_prints_nothing_else(module: str) -> None:
+    """Quick: no package that takes seconds is imported (times vary on a busy machine)."""
     code = f"""
 import runpy, sys
 sys.argv = [{module!r}, "--help"]
@@ -58,7 +58,7 @@ def test_it_works_outside_the_repository(tmp_path: Path) -> None:
     assert "100.00" in done.stdout
 
 
-def test_bad_input_is_one_line_and_code_2(tmp_path: Path) -> None:
+def test_bad_input_prints_one_line_and_exits_with_2(tmp_path: Path) -> None:
     for args in (["compare", tmp_path], ["eval", tmp_path / "no.yml"], ["prepare", "no.yml"]):
         done = command(SCRIPT, *args)
         assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

@@ -1,4 +1,4 @@
-"""Every GPU recipe trains on a CPU, the very file, with a tiny random model of its architecture."""
+"""Every GPU recipe, unchanged, trains on a CPU with a tiny random model of its architecture."""
 
 import json
 import re
@@ -29,7 +29,7 @@ MAY_CHANGE = {  # model, data, size of the run, and what a CPU cannot do
 }  # fmt: skip
 
 
-def test_a_dry_run_overrides_nothing_else() -> None:
+def test_a_dry_run_overrides_only_what_it_may() -> None:
     for path in GPU_RECIPES:
         assert overrides(load_recipe(path), Path("model")).keys() <= MAY_CHANGE
 
@@ -58,10 +58,10 @@ def test_every_gpu_recipe_has_a_model_to_try_it_with() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
-    [p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"],  # as its QLoRA, unpacked
+    [p for p in GPU_RECIPES if p.stem != "mistral_samsum_notebook"],  # QLoRA without packing
     ids=lambda p: p.stem,
 )
-def test_it_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_recipe_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(words: list[str], cwd: Path, env: dict[str, str], **_: bool) -> CompletedProcess[str]:
         return forks.run(words, cwd=cwd, env=env)
 
@@ -79,7 +79,7 @@ def test_it_trains(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 @pytest.mark.longest
 def test_fsdp2_on_two_processes(tmp_path: Path) -> None:
-    """The block of docs/distributed.md, on the launch line."""
+    """With the block of docs/distributed.md on the command line."""
     block = (ROOT / "recipes/distributed/fsdp2.json").read_text("utf-8")
     flags = ["--fsdp_version", "2", "--fsdp_config", block]
     done = dry_run(ROOT / "recipes/mistral_samsum.yml", tmp_path, 2, flags)
@@ -88,13 +88,13 @@ def test_fsdp2_on_two_processes(tmp_path: Path) -> None:
     assert (tmp_path / "outputs/mistral_samsum/adapter_model.safetensors").is_file()
 
 
-# ---------------------------------------------------------------- the whole way at full size
+# ---- the full-size dry run ----
 
 STEPS = ["model", "prepare", "preflight", "train", "evaluate", "merge"]
 
 
 def full_size(*args: object) -> tuple[int, str, str]:
-    """Exit code and output of `scripts.dry_run --full-size`."""
+    """Run `scripts.dry_run --full-size`; return exit code, stdout and stderr."""
     done = command("python", "-m", "scripts.dry_run", *args, "--full-size")
     return done.returncode, done.stdout, done.stderr
 
@@ -102,7 +102,7 @@ def full_size(*args: object) -> tuple[int, str, str]:
 @pytest.mark.slow
 @pytest.mark.longest
 @pytest.mark.parametrize("name", ["mistral_samsum_qlora", "mistral_samsum_notebook"])
-def test_the_whole_way_with_a_small_width(name: str, tmp_path: Path) -> None:
+def test_a_full_size_dry_run_of_small_width(name: str, tmp_path: Path) -> None:
     asked = (ROOT / f"recipes/{name}.yml", "--width", 64, "--keep", tmp_path)
     code, printed, errors = full_size(*asked)
     assert code == 0, errors
@@ -120,14 +120,14 @@ def test_the_whole_way_with_a_small_width(name: str, tmp_path: Path) -> None:
         assert len((results / f"predictions.{model}.jsonl").read_text("utf-8").splitlines()) == 3
     merged = tmp_path / f"outputs/{name}/merged"
     assert json.loads((merged / "merge_proof.json").read_text("utf-8"))["good"] is True
-    code, _, errors = full_size(*asked)  # the same folder again would mix two runs
+    code, _, errors = full_size(*asked)  # a second run in the folder would mix both
     assert code == 2 and "holds an earlier run" in errors
 
 
-def test_too_little_memory_and_disk_are_said_before_anything_large_is_made(
+def test_too_little_memory_and_disk_are_reported_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """7,241,732,096 parameters: 2.7 bytes each and the program; two bf16 models and the adapter."""
+    """Memory: 2.7 bytes x 7,241,732,096 parameters + program; disk: two bf16 models + adapter."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8 << 30))
     monkeypatch.setattr("scripts.dry_run.disk_usage", lambda _: SimpleNamespace(free=10**9))
     with pytest.raises(UserError) as refused:

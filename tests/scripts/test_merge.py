@@ -1,4 +1,4 @@
-"""scripts.merge: what it writes, what it keeps, and what it refuses before anything is written."""
+"""scripts.merge: what it writes, keeps, and refuses before it writes anything."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SOMEWHERE = "/home/somebody/runs/7"
 
 
 def save_adapter(recipe: Recipe, **settings: Any) -> None:
-    """A PEFT adapter with random weights, as if Axolotl had trained it."""
+    """Save a PEFT adapter with random weights, as if Axolotl had trained it."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -41,7 +41,7 @@ def save_adapter(recipe: Recipe, **settings: Any) -> None:
 
 
 def tiny_recipe(folder: Path, model: Path, of: str = "smollm2_samsum") -> Recipe:
-    """A prepared recipe on a small model, with an adapter."""
+    """Return a prepared recipe on a small model, with an adapter."""
     path = derived_recipe(
         of, folder, "tiny", base_model=str(model), summarization__source="data_prep/sample",
         summarization__decoding={"max_new_tokens": 8, "dtype": "float32"},
@@ -53,7 +53,7 @@ def tiny_recipe(folder: Path, model: Path, of: str = "smollm2_samsum") -> Recipe
 
 
 def run(capsys: pytest.CaptureFixture[str], recipe: Recipe) -> tuple[int, str, str]:
-    """The command in this process: exit code, what it printed, and its last line of errors."""
+    """Run the command in this process; return exit code, output and last line of stderr."""
     code = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["scripts.merge", str(recipe.path)])
@@ -77,7 +77,7 @@ def files(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Recipe:
-    """A recipe on the tiny model as a careless person saved it: with paths and a wrong end."""
+    """A recipe on a carelessly saved tiny model: it has paths and a wrong end token."""
     folder = tmp_path_factory.mktemp("trained")
     model = Path(shutil.copytree(tiny_smollm2, folder / "careless"))
     for name, more in (
@@ -110,11 +110,11 @@ def recipe(trained: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return load_recipe(path)
 
 
-def test_a_merge_is_proved_and_holds_no_path_of_this_machine(
+def test_a_merge_is_proved_and_contains_no_path_of_this_machine(
     recipe: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(recipe.output_dir)
-    (recipe.output_dir / ".merging").mkdir()  # of a merge that was killed
+    (recipe.output_dir / ".merging").mkdir()  # left by a killed merge
     code, printed, error = run(capsys, recipe)
     assert code == 0, error
     after = files(recipe.output_dir)
@@ -129,12 +129,12 @@ def test_a_merge_is_proved_and_holds_no_path_of_this_machine(
         text = path.read_text("utf-8", "replace")
         for word in (SOMEWHERE, str(ROOT), str(recipe.path.parent), recipe.config["base_model"]):
             assert word not in text, path.name
-    # the base model's own settings would never stop it
+    # with the base model's own settings it would never stop
     settings = json.loads((recipe.output_dir / "merged/generation_config.json").read_text("utf-8"))
     assert settings["eos_token_id"] == [2, 0]
 
 
-def test_a_second_run_only_proves(
+def test_a_second_run_only_repeats_the_proof(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(capsys, recipe)[0] == 0
@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_this_merge_is_set_aside(
     assert proof_of(recipe).good
 
 
-def test_a_wrong_merge_ends_with_1(
+def test_a_wrong_merge_exits_with_1(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = recipe.config["base_model"]
@@ -202,13 +202,13 @@ def other_shape(recipe: Recipe) -> None:
     save_file({k: v[:, :3].contiguous() for k, v in load_file(weights).items()}, weights)
 
 
-def no_place(recipe: Recipe) -> None:
+def unknown_layer(recipe: Recipe) -> None:
     weights = recipe.output_dir / "adapter_model.safetensors"
     renamed = {k.replace(".layers.1", ".layers.9"): v for k, v in load_file(weights).items()}
     save_file(renamed, weights)
 
 
-def cut(recipe: Recipe) -> None:
+def truncated(recipe: Recipe) -> None:
     weights = recipe.output_dir / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
 
@@ -217,7 +217,7 @@ def stale_data(recipe: Recipe) -> None:
     (recipe.data_dir / "validation.jsonl").write_text("", "utf-8")
 
 
-# Axolotl merges each of the three wrongly, silently, where the embeddings are tied
+# Axolotl merges these three wrongly, without a message, if the embeddings are tied
 def lora_on_the_head(recipe: Recipe) -> None:
     save_adapter(recipe, target_modules=["v_proj", "lm_head"])
 
@@ -236,15 +236,15 @@ def lora_on_the_embedding(recipe: Recipe) -> None:
         (no_adapter, "no trained adapter there; train one with"),
         (other_base, "trained on somebody/else-7b, but the recipe's base_model"),
         (other_shape, "does not fit"),
-        (no_place, "does not fit"),
-        (cut, "does not fit"),
+        (unknown_layer, "does not fit"),
+        (truncated, "does not fit"),
         (stale_data, "missing or changed since it was prepared"),
         (lora_on_the_head, "changes lm_head"),
         (saved_embeddings, "are one matrix"),
         (lora_on_the_embedding, "changes model.embed_tokens"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(
+def test_bad_input_prints_one_line_and_writes_nothing(
     recipe: Recipe,
     spoil: Callable[[Recipe], None],
     words: str,
@@ -259,7 +259,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert files(recipe.output_dir) == before
 
 
-def test_too_little_space_is_said_before_anything_is_written(
+def test_too_little_space_is_reported_before_anything_is_written(
     trained: Recipe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(trained.output_dir)
@@ -272,7 +272,7 @@ def test_too_little_space_is_said_before_anything_is_written(
 @pytest.mark.slow
 @pytest.mark.parametrize("of", ["mistral_samsum", "mistral_samsum_qlora"])
 def test_a_recipe_for_gpus_is_merged_on_a_cpu(of: str, tmp_path: Path, tiny_mistral: Path) -> None:
-    """Keys that training refuses on a CPU are no hindrance; 4-bit weights are rounded alike."""
+    """Keys that training refuses on a CPU are accepted; 4-bit weights are rounded the same way."""
     recipe = tiny_recipe(tmp_path, tiny_mistral, of)
     done = command("python", "-m", "scripts.merge", recipe.path)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
@@ -286,7 +286,7 @@ def test_the_real_model_is_merged_and_evaluated(tmp_path: Path, smollm2: Path) -
     recipe = tiny_recipe(tmp_path, smollm2)
     limited = f"ulimit -f 1000; exec {sys.executable} -m scripts.merge {recipe.path}"
     before = files(recipe.output_dir)
-    done = command("bash", "-c", limited)  # as on a full disk
+    done = command("bash", "-c", limited)  # as if the disk were full
     assert done.returncode == 2, done.stderr[-3000:]
     assert "merged: cannot be written (File too large); free some space" in done.stderr
     assert files(recipe.output_dir) == before

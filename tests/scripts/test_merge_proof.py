@@ -1,4 +1,4 @@
-"""The proof of a merge's weights: Axolotl's own merges of each kind, and spoilt ones."""
+"""The proof of a merge's weights, on Axolotl's own merges of each kind and on damaged ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from scripts.merge_proof import check_weights
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 NORM = "model.norm.weight"
-STEPS, CHANGED, OTHER, NAMES = range(4)  # the checks, in their order
+STEPS, CHANGED, OTHER, NAMES = range(4)  # the checks, in order
 Weights = dict[str, torch.Tensor]
 
 
@@ -27,7 +27,7 @@ def merge(
     nf4: bool = False,
     **lora: Any,
 ) -> tuple[Recipe, Path, Path]:
-    """Recipe, adapter of random weights, and the folder into which Axolotl's function merged it."""
+    """Merge a random adapter with Axolotl's function; return recipe, adapter and merged folder."""
     from axolotl.cli.utils.lora_merge import merge_lora_sharded_efficient
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -65,7 +65,7 @@ def merge(
         ("bfloat16", "float32", {"nf4": True}),
     ],
 )
-def test_right_merges(
+def test_correct_merges_pass(
     tmp_path: Path, tiny_smollm2: Path, dtype: str, adapter_dtype: str, settings: dict[str, Any]
 ) -> None:
     kinds = (getattr(torch, dtype), getattr(torch, adapter_dtype))
@@ -73,7 +73,7 @@ def test_right_merges(
     checks = check_weights(recipe, adapter, merged)
     assert all(check.holds for check in checks), checks
     assert checks[CHANGED].found == "4 of 4" and dtype in checks[STEPS].what
-    # the base model itself is no merge
+    # the base model itself is not a merge
     checks = check_weights(recipe, adapter, Path(recipe.config["base_model"]))
     assert not checks[STEPS].holds and checks[CHANGED].found.startswith("0 of 4")
 
@@ -87,7 +87,7 @@ def not_a_number(weights: Weights, base: Weights) -> None:
 
 
 def another_tensor(weights: Weights, base: Weights) -> None:
-    weights[NORM][7] *= 1 + 2**-23  # the next number in fp32
+    weights[NORM][7] *= 1 + 2**-23  # the next larger fp32 number
 
 
 def left_out(weights: Weights, base: Weights) -> None:
@@ -123,7 +123,7 @@ def right(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Any:
         (other_shape, {NAMES}, NORM),
     ],
 )
-def test_spoilt_merges(
+def test_damaged_merges_fail(
     right: tuple[Recipe, Path, Path],
     tmp_path: Path,
     spoil: Callable[[Weights, Weights], None],
@@ -139,7 +139,7 @@ def test_spoilt_merges(
     assert all(found in checks[place].found for place in broken)
 
 
-def test_a_change_within_a_rounding_step_must_be_there_too(
+def test_a_change_within_a_rounding_step_is_required_too(
     tmp_path: Path, tiny_smollm2: Path
 ) -> None:
     recipe, adapter, merged = merge(tmp_path, tiny_smollm2, torch.bfloat16, size=2e-5)
@@ -148,7 +148,7 @@ def test_a_change_within_a_rounding_step_must_be_there_too(
     assert checks[STEPS].holds and checks[CHANGED].found.startswith("0 of 4")
 
 
-def test_lora_on_an_embedding_which_axolotl_leaves_out(tmp_path: Path, tiny_mistral: Path) -> None:
+def test_an_embedding_that_axolotl_leaves_out_is_found(tmp_path: Path, tiny_mistral: Path) -> None:
     recipe, adapter, merged = merge(
         tmp_path, tiny_mistral, target_modules=["q_proj", "embed_tokens"]
     )

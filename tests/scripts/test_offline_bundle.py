@@ -1,4 +1,4 @@
-"""A bundle for a machine without network: made, damaged, unpacked, installed."""
+"""A bundle for a machine without a network: making, damaging, unpacking and installing it."""
 
 import json
 import os
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no git rep
 
 
 def wheel_in(folder: Path) -> Path:
-    """A package of two files and metadata, as the registry would have it."""
+    """Write a wheel of two files and metadata, like one from the registry."""
     file, info = "greet-1.0-py3-none-any.whl", "greet-1.0.dist-info"
     members = {
         "greet/__init__.py": "WORD = 'hello'\n",
@@ -46,7 +46,7 @@ def wheel_in(folder: Path) -> Path:
 
 
 def make(tmp_path: Path, name: str = "bundle", smallest: bool = False) -> Path:
-    """Code, a wheel and the sample as data, in parts of 200 KiB."""
+    """Bundle the code, a wheel and the sample as data, in parts of 200 KiB."""
     cache, bundle, work = tmp_path / "cache", tmp_path / name, tmp_path / f"{name}.work"
     wheel = wheel_in(cache)
     work.mkdir()
@@ -66,13 +66,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def unpack(bundle: Path, target: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    """By this Python, with no registry that pip could ask."""
+    """Unpack with this Python and without a registry for pip."""
     env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     call = [sys.executable, str(bundle / "unpack.py"), str(target), "--no-verify", *flags]
     return subprocess.run(call, env=env, capture_output=True, text=True)
 
 
-def test_it_is_unpacked_installed_and_knows_its_commit(bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_is_unpacked_and_installed_with_its_commit(bundle: Path, tmp_path: Path) -> None:
     done = unpack(bundle, tmp_path / "node")
     assert done.returncode == 0, done.stderr
     code, python = tmp_path / "node" / CODE, tmp_path / "node/venv/bin/python"
@@ -90,18 +90,18 @@ def test_it_is_unpacked_installed_and_knows_its_commit(bundle: Path, tmp_path: P
     head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     status = subprocess.run([*git, "status", "--short"], capture_output=True, text=True).stdout
     assert head.strip() == json.loads((bundle / "manifest.json").read_text())["commit"]
-    assert status in ("", "?? data/\n")  # as in the repository, whose .gitignore names it
+    assert status in ("", "?? data/\n")  # the commit's .gitignore may list data/
     sourced = (tmp_path / "node/env.sh").read_text("utf-8")
     assert f"cd {code}" in sourced and "PIP_NO_INDEX=1" in sourced
 
 
-def test_no_path_of_this_machine(bundle: Path) -> None:
+def test_a_bundle_contains_no_path_of_this_machine(bundle: Path) -> None:
     names = sorted(path.name for path in bundle.iterdir())
     assert {"code.001", "data.000", "manifest.json", "packages.000", "unpack.py"} < {*names}
     assert not any(str(ROOT).encode() in (bundle / name).read_bytes() for name in names)
 
 
-def test_the_smallest_holds_the_same(bundle: Path, tmp_path: Path) -> None:
+def test_the_smallest_bundle_has_the_same_contents(bundle: Path, tmp_path: Path) -> None:
     small = make(tmp_path, "small", smallest=True)
     size = sum(path.stat().st_size for path in small.glob("*.0*"))
     assert size < 0.7 * sum(path.stat().st_size for path in bundle.glob("*.0*"))
@@ -121,7 +121,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_what_is_damaged_or_missing_is_named_before_anything_is_written(
+def test_damaged_and_missing_parts_are_listed_before_anything_is_written(
     copied: Path, tmp_path: Path
 ) -> None:
     flipped = bytearray((copied / "code.001").read_bytes())
@@ -137,7 +137,7 @@ def test_what_is_damaged_or_missing_is_named_before_anything_is_written(
     assert done.returncode == 2 and "manifest.json: missing or damaged" in done.stderr
 
 
-def test_contents_may_come_one_after_the_other(copied: Path, tmp_path: Path) -> None:
+def test_contents_may_be_unpacked_one_after_the_other(copied: Path, tmp_path: Path) -> None:
     last = copied / "data.000"
     later = last.read_bytes()
     last.unlink()
@@ -150,7 +150,7 @@ def test_contents_may_come_one_after_the_other(copied: Path, tmp_path: Path) -> 
     done = unpack(copied, tmp_path / "node")
     assert done.returncode == 0, done.stderr
     assert "packages: unpacked" not in done.stdout and "code: unpacked" in done.stdout
-    assert marker.exists()  # what was installed is left as it is
+    assert marker.exists()  # installed packages are not touched
     done = unpack(copied, tmp_path / "node", "--only", "weights")
     assert done.returncode == 2 and "no weights in this bundle; it holds packages," in done.stderr
 
@@ -162,17 +162,17 @@ def test_another_python_is_refused(copied: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and f"for Python 3.10, and this is {HERE}" in done.stderr
 
 
-def test_left_out_files_are_out_of_the_record_too(tmp_path: Path) -> None:
+def test_files_left_out_of_a_wheel_are_not_in_its_record(tmp_path: Path) -> None:
     wheel = wheel_in(tmp_path / "cache")
     name, path = trimmed(wheel, ["greet/large/"], tmp_path, False)
     assert name == f"wheels/{wheel.name}"
     with zipfile.ZipFile(path) as archive:
         assert "greet/large/table.txt" not in archive.namelist()
         assert b"large" not in archive.read("greet-1.0.dist-info/RECORD")
-    assert trimmed(wheel, ["other/"], tmp_path, False)[1] == wheel  # the registry's own bytes
+    assert trimmed(wheel, ["other/"], tmp_path, False)[1] == wheel  # the registry's own file
 
 
-def test_the_other_machine_s_packages() -> None:
+def test_the_list_of_installed_packages_is_parsed() -> None:
     assert installed_there("torch==2.11.0+cu130\nNumPy==2.5.2\n") == {
         "torch==2.11.0",
         "numpy==2.5.2",
@@ -181,14 +181,14 @@ def test_the_other_machine_s_packages() -> None:
         installed_there("Package Version\n")
 
 
-def test_sizes_of_parts() -> None:
+def test_part_sizes() -> None:
     assert part_size("60MiB") == 60 << 20 and part_size("1000") == 1000
     for wrong in ("60MB", "0", "-1", "1.5GiB"):
         with pytest.raises(UserError, match="--part-size"):
             part_size(wrong)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
     with pytest.raises(UserError, match="contains other files"):
         write(tmp_path, HERE, {}, KIB, False)
@@ -196,7 +196,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_from_the_registry_for_another_python(tmp_path: Path) -> None:
+def test_packages_are_fetched_for_another_python(tmp_path: Path) -> None:
     """A source package is built, a compiled one downloaded for Python 3.12."""
     (tmp_path / "wanted.txt").write_text("rouge_score==0.1.2  # sdist\nijson>=3.3\n", "utf-8")
     flags = [tmp_path / "bundle", "--python", "3.12", "--requirements", tmp_path / "wanted.txt"]
@@ -210,8 +210,8 @@ def test_from_the_registry_for_another_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_other_machine_has_and_fits_is_not_carried(tmp_path: Path) -> None:
-    have = {"numpy==2.1.0", "absl-py==2.1.0", "six==1.9.0"}  # rouge-score asks six>=1.14
+def test_fitting_packages_of_the_other_machine_are_left_out(tmp_path: Path) -> None:
+    have = {"numpy==2.1.0", "absl-py==2.1.0", "six==1.9.0"}  # rouge-score needs six>=1.14
     try:
         lacks = resolve(["rouge_score==0.1.2"], "3.12", have, tmp_path)
     except UserError as error:

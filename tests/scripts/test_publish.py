@@ -1,4 +1,4 @@
-"""scripts.publish: what is staged, what no file may hold, and uploads to a hub on the loopback."""
+"""scripts.publish: what is staged, what no file may contain, and uploads to a local Hub."""
 
 import base64
 import json
@@ -59,7 +59,7 @@ def hashes(folder: Path) -> dict[str, str]:
 # ---- the command ----
 
 
-def test_without_yes_it_shows_all_and_uploads_nothing(run: Path) -> None:
+def test_without_yes_everything_is_shown_and_nothing_is_uploaded(run: Path) -> None:
     done = publish(run, "--repo", "user/name")
     assert done.returncode == 0, done.stderr
     assert {path.name for path in PUBLISH.iterdir()} == OF_ADAPTER
@@ -72,7 +72,7 @@ def test_without_yes_it_shows_all_and_uploads_nothing(run: Path) -> None:
     assert not list(OUTPUT.glob(".publish*"))
 
 
-def test_with_yes_the_hub_gets_what_was_staged_and_nothing_else(run: Path) -> None:
+def test_with_yes_the_hub_gets_only_the_staged_files(run: Path) -> None:
     with Hub() as hub:
         done = publish(run, "--repo", "user/name", "--yes", "--private", endpoint=hub.address)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_yes_needs_a_repository(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def merged_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the finished run, its adapter merged and proved by the command."""
+    """A copy of the finished run; the command has merged its adapter and proved the merge."""
     folder = Path(shutil.copytree(finished_run, tmp_path_factory.mktemp("merged") / "run"))
     done = publish(folder, module="scripts.merge")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -103,7 +103,7 @@ def merged_run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def merged(merged_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a test's own, which is the working directory."""
+    """A test's own copy of `merged_run`, as the working directory."""
     folder = Path(shutil.copytree(merged_run, tmp_path / "run"))
     monkeypatch.chdir(folder)
     return folder
@@ -128,7 +128,7 @@ def test_the_hub_gets_the_merged_model_its_proof_and_no_adapter(merged: Path) ->
     found = re.search(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert found
     made: dict[str, Any] = {}
-    exec(found[1].replace("user/name", str(folder)), made)  # what the card tells to do
+    exec(found[1].replace("user/name", str(folder)), made)  # the code in the card
     prompt = made["inputs"]["input_ids"]
     assert "Mia: are we still on for seven?" in made["tokenizer"].decode(prompt[0])
     assert made["output"].shape[1] > prompt.shape[1]
@@ -170,7 +170,7 @@ def not_good() -> None:
         (not_good, "not good (weights); publish the adapter, without --merged"),
     ],
 )
-def test_no_other_merge_is_published(merged: Path, damage: Callable[[], Any], words: str) -> None:
+def test_a_wrong_merge_is_refused(merged: Path, damage: Callable[[], Any], words: str) -> None:
     damage()
     with pytest.raises(UserError, match=re.escape(words)):
         proved(load_recipe(RECIPE), OUTPUT)
@@ -179,7 +179,7 @@ def test_no_other_merge_is_published(merged: Path, damage: Callable[[], Any], wo
 # ---- staging ----
 
 
-def test_nothing_of_this_machine_is_staged(run: Path) -> None:
+def test_no_path_of_this_machine_is_staged(run: Path) -> None:
     assert staged_run() == PUBLISH
     config = json.loads((PUBLISH / "adapter_config.json").read_text("utf-8"))
     assert config["base_model_name_or_path"] == BASE
@@ -194,7 +194,7 @@ def test_nothing_of_this_machine_is_staged(run: Path) -> None:
         assert str(ROOT).encode() not in content and str(run).encode() not in content, path.name
 
 
-def test_the_same_records_give_the_same_bytes_and_a_refusal_keeps_them(run: Path) -> None:
+def test_staging_is_repeatable_and_a_refusal_keeps_the_staged_files(run: Path) -> None:
     before = hashes(staged_run())
     assert hashes(staged_run()) == before
     RECIPE.write_text(RECIPE.read_text("utf-8").replace("from a Q4_1", "in /home/me/x"), "utf-8")
@@ -204,14 +204,14 @@ def test_the_same_records_give_the_same_bytes_and_a_refusal_keeps_them(run: Path
     assert [path.name for path in OUTPUT.glob("*publish*")] == ["publish"]
 
 
-def test_a_folder_that_cannot_be_written(run: Path) -> None:
+def test_a_staging_folder_that_cannot_be_written(run: Path) -> None:
     PUBLISH.write_text("in the way", "utf-8")
     with pytest.raises(UserError, match="publish: cannot be written"):
         staged_run()
     assert PUBLISH.read_text("utf-8") == "in the way"
 
 
-# ---- what no file may hold ----
+# ---- what no file may contain ----
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_written(run: Path) -> None:
         str(Path.home()),
     ],
 )
-def test_absolute_paths(tmp_path: Path, text: str) -> None:
+def test_absolute_paths_are_refused(tmp_path: Path, text: str) -> None:
     for name, content in (
         ("README.md", f"before {text} after"),
         ("scores.json", json.dumps({"a": [{"b": text}]})),
@@ -259,12 +259,12 @@ def test_absolute_paths(tmp_path: Path, text: str) -> None:
         "{{ message['role'] + '\\n' }}",
     ],
 )
-def test_what_is_no_absolute_path(tmp_path: Path, text: str) -> None:
+def test_text_that_is_not_an_absolute_path_is_accepted(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text, "utf-8")
     check_file(tmp_path / "README.md")
 
 
-def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
+def test_a_vocabulary_may_contain_text_that_looks_like_a_path(tmp_path: Path) -> None:
     words = ("/home", " ~/.", "Ġ/usr", "\\_\\_", "://", "C:\\", "/data/", "</s>", "</x></y>", "(/")
     model = {"type": "BPE", "vocab": dict.fromkeys(words, 1), "merges": ["/ usr", ["/u", "sr"]]}
     drawn = {"precompiled_charsmap": base64.b64encode(random.Random(1).randbytes(999)).decode()}
@@ -274,7 +274,7 @@ def test_a_vocabulary_may_hold_what_looks_like_a_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["hf_" + "a1B2" * 9, "ghp_" + "x" * 36, "AKIA" + "A1" * 8])
-def test_access_tokens(tmp_path: Path, token: str) -> None:
+def test_access_tokens_are_refused(tmp_path: Path, token: str) -> None:
     (tmp_path / "recipe.yml").write_text(f"hub_token: {token}\n", "utf-8")
     with pytest.raises(UserError, match=r"recipe.yml: would publish an access token") as error:
         check_file(tmp_path / "recipe.yml")
@@ -290,7 +290,7 @@ def test_access_tokens(tmp_path: Path, token: str) -> None:
         *((f"x.{kind}", b"x", "is not published") for kind in ("bin", "pt", "pth", "pkl", "py")),
     ],
 )
-def test_damaged_files_and_those_that_may_run_code(
+def test_damaged_files_and_files_that_may_run_code_are_refused(
     tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -298,13 +298,13 @@ def test_damaged_files_and_those_that_may_run_code(
         check_file(tmp_path / name)
 
 
-def test_a_link(tmp_path: Path) -> None:
+def test_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").symlink_to("elsewhere.md")
     with pytest.raises(UserError, match="README.md: is a link; put the file itself there"):
         check_file(tmp_path / "README.md")
 
 
-# ---- uploads that fail, with the hub's own client ----
+# ---- uploads that fail, with the Hub's own client ----
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(
         (500, "the Hub answered 500"),
     ],
 )
-def test_a_hub_that_refuses(
+def test_a_refusal_by_the_hub_is_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, status: int, message: str
 ) -> None:
     with Hub(refuse=status) as hub:
@@ -362,7 +362,7 @@ def test_a_hub_that_refuses(
     assert "You may not." in str(raised.value) and not hub.files
 
 
-def test_no_network_no_token_and_offline_by_setting(
+def test_no_network_no_token_and_offline_mode_are_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="the Hub cannot be reached"):
@@ -377,7 +377,7 @@ def test_no_network_no_token_and_offline_by_setting(
 
 
 @pytest.mark.parametrize("repo", ["alone", "a/b/c", "user/na me", "/name", "user/a--b", "user/"])
-def test_names_that_the_hub_has_not(repo: str) -> None:
+def test_invalid_repository_names_are_refused(repo: str) -> None:
     with pytest.raises(UserError, match="is not a valid Hub id; give user/name"):
         check_repo(repo)
     check_repo("user/name_1.0-b")
