@@ -358,10 +358,10 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="[NAME=]RUN", help="recipe, results folder or predictions file")
-    add("--output", type=Path, default=Path("results/compare.html"), help="the HTML page")
-    add("--csv", type=Path, help="the table as CSV, one number per column (default: none)")
-    add("--latex", type=Path, help="the table for LaTeX with booktabs (default: none)")
-    add("--markdown", type=Path, help="table and tests in Markdown (default: none)")
+    add("--output", type=Path, default=Path("results/compare.html"), help="HTML page to write")
+    add("--csv", type=Path, help="file for the table as CSV, one number per column (default: none)")
+    add("--latex", type=Path, help="file for the table in LaTeX with booktabs (default: none)")
+    add("--markdown", type=Path, help="file for table and tests in Markdown (default: none)")
     rouge_options(parser)
     defaults = dict.fromkeys(("language", "tokenizer", "stemmer", "lsum", "strip"))
     parser.set_defaults(**defaults)  # None: as the runs were scored

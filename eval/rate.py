@@ -192,7 +192,7 @@ def as_text(text: str) -> str:
 def _hashes(cells: Sequence[str]) -> list[str]:
     """Hash a row's texts as they are, and as Excel's plain CSV writes them: `?` for an emoji.
 
-    Both hashes ignore what spreadsheets change: the apostrophes that `as_text` adds, blanks, line
+    Both hashes ignore what spreadsheets change: the apostrophes that `as_text` adds, spaces, line
     ends and control characters.
     """
     visible = [[c for c in cell.lstrip("'") if c.isprintable() and c != " "] for cell in cells]

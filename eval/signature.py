@@ -97,7 +97,7 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
 
 
 def engine_versions(engine: str) -> dict[str, str]:
-    """Return the versions of the installed packages that make an engine's summaries."""
+    """Return the versions of the installed packages that an engine uses."""
     found = {name: version(name) for name in ("torch", "transformers", "peft")}
     if engine == "vllm":
         import vllm
@@ -188,7 +188,7 @@ def adapter_hash(folder: Path) -> str:
 def commit() -> str:
     """Return our repository's commit, `-dirty` if files differ; else the package's version.
 
-    Never that of another repository we run in, whose git settings could also start programs.
+    Never another repository's commit; besides, its git settings could start programs.
     """
     project = ROOT / "pyproject.toml"
     own = (ROOT / ".git").exists() and project.is_file()

@@ -58,7 +58,7 @@ BASE_LICENSES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
 }
 
-# From the Hub's list: licences that dialogue data sets and models use; the rest become `other`
+# From the Hub's list: licences that dialogue datasets and models use; the rest become `other`
 HUB_LICENSES = (
     r"apache-2\.0|mit|unlicense|cc0-1\.0|cc|cc-by(-nc)?(-sa)?-[234]\.0|cc-by(-nc)?-nd-[34]\.0"
     r"|bsd(-[23]-clause)?|[al]?gpl(-3\.0)?|mpl-2\.0|odc-by|odbl|pddl|gemma|llama([24]|3(\.[123])?)"

@@ -81,8 +81,8 @@ def main() -> None:
         "scripts.random_model", __doc__.splitlines()[0],
         "recipes/mistral_samsum.yml models/mistral-tiny --width 64",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="the recipe file")
-    parser.add_argument("target", type=Path, help="the folder to save to")
+    parser.add_argument("recipe", type=Path, help="recipe file")
+    parser.add_argument("target", type=Path, help="folder to save to")
     parser.add_argument("--width", type=int, help="save two layers of this width (default: the "
                         "published model's width and layers)")  # fmt: skip
     args = parser.parse_args()
