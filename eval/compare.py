@@ -243,7 +243,7 @@ def find_runs(values: list[str]) -> list[Run]:
         taken = {run.name for run in runs}
         name = name or (own if own not in taken else f"{path.parent.name}/{own}")
         if any(run.file.resolve() == file.resolve() for run in runs):
-            raise UserError(f"{text}: is given twice; give every run once")
+            raise UserError(f"{text}: is given twice; give each run once")
         if name in taken:
             raise UserError(f"two runs are named {name}; write NAME={text}")
         runs.append(Run(name, file, Scores.read(record) if own_file else None))

@@ -293,7 +293,7 @@ def _arguments() -> argparse.Namespace:
     add("--rows", type=int, default=50, help="dialogues to draw at random")
     add("--seed", type=int, default=12345, help="seed of the draw and the order")
     add("--reference", action="store_true", help="add a column with the reference")
-    text = "separate the columns by `;`, as Excel does if `,` is the decimal point"
+    text = "separate the columns by `;`, as Excel does if numbers have a decimal comma"
     add("--semicolon", action="store_true", help=text)
     add("--overwrite", action="store_true", help="replace an existing sheet and its key")
     add("--output", type=Path, default=Path("ratings.csv"), help="sheet to write")

@@ -181,7 +181,7 @@ def attention(config: dict[str, Any]) -> str | None:
 
 
 def adapter_hash(folder: Path) -> str:
-    """Return the hash of an adapter's weights and configuration."""
+    """Return the hash of an adapter's weights and config."""
     return _folder_hash(folder, "adapter_config.json")
 
 
@@ -221,7 +221,7 @@ def _decoding_word(decoding: Decoding) -> str:
 
 
 def _model_hash(base_model: str, revision: str | None) -> str:
-    """Return the hash of a local folder's weights and configuration; a Hub model's commit."""
+    """Return the hash of a local folder's weights and config; a Hub model's commit."""
     if Path(base_model).is_dir():
         return _folder_hash(Path(base_model), "config.json", "tokenizer.json")
     from transformers.utils import cached_file

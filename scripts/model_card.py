@@ -67,7 +67,7 @@ HUB_LICENSES = (
 
 
 class Names(NamedTuple):
-    """Hub ids and licences; `dataset` is None if the data have no Hub id."""
+    """Hub ids and licences; `dataset` is None if the data has no Hub id."""
 
     base_model: str
     base_license: str
@@ -106,7 +106,7 @@ SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # our own dialog
 
 
 class Shown(NamedTuple):
-    """The card's example: a dialogue, the tuned model's summary, whether the data contain it."""
+    """The card's example: a dialogue, the tuned model's summary, whether the data contains it."""
 
     dialogue: str
     summary: str
@@ -196,7 +196,7 @@ def data_name(records: Records, names: Names) -> str:
 
 
 def example_of(records: Records) -> Shown | None:
-    """Return the first test dialogue and the tuned model's summary of it, if the data are CC0.
+    """Return the first test dialogue and the tuned model's summary of it, if the data is CC0.
 
     Otherwise return one of our own dialogues, which the model summarises now; if that fails, print
     a note with the reason and return None.

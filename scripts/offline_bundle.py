@@ -128,7 +128,7 @@ def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
         run(make, f"a wheel of {source[1]}")
         # pip downloads all or nothing: so far the folder only has the built wheels
         if any(not wheel.name.endswith("-none-any.whl") for wheel in folder.glob("*.whl")):
-            raise UserError(f"{source[1]}: has no wheel, and one made here fits no other CPU")
+            raise UserError(f"{source[1]}: has no wheel, and one built here fits only this CPU")
     return sorted(folder.glob("*.whl"))
 
 

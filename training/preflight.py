@@ -195,7 +195,7 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     steps, newest = finished(folder), run_record.newest_whole(folder, processes)
     found = f"resumes from {newest.name}" if newest else "nothing there yet"
     if steps is not None:
-        found = f"already trained by this recipe on these data, {steps} steps"
+        found = f"already trained by this recipe on this data, {steps} steps"
     report.say("output", f"{folder}: {found}")
 
 
