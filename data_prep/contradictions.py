@@ -66,7 +66,7 @@ def _switches(config: Config) -> Iterator[Problem]:
          "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
          "keep one of the two", ()),
         ("save_only_model", is_on(config.get("save_only_model")),
-         "`save_only_model: true` leaves the optimiser out of the checkpoints, so an interrupted "
+         "`save_only_model: true` leaves the optimizer out of the checkpoints, so an interrupted "
          "run cannot resume exactly", "remove it", ()),
         ("merge_lora", is_on(config.get("merge_lora")),
          "`merge_lora` is what `axolotl merge-lora` sets by itself", "remove it", ()),

@@ -145,7 +145,7 @@ CONTRADICTIONS = [
         "`metric_for_best_model: eval_loss` has no effect: the last weights are kept; set "
         "`load_best_model_at_end: true`, or remove it"),
     add("checkpoints without their optimizer", "save_only_model: true",
-        "`save_only_model: true` leaves the optimiser out of the checkpoints, so an interrupted "
+        "`save_only_model: true` leaves the optimizer out of the checkpoints, so an interrupted "
         "run cannot resume exactly; remove it"),
     add("a key of a merge", "merge_lora: true",
         "`merge_lora` is what `axolotl merge-lora` sets by itself; remove it"),
