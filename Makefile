@@ -17,7 +17,7 @@ help:
 	@echo "     ... VERBOSE=1           show all output of Axolotl and other libraries"
 	@echo "make test                    the quick checks: takes minutes"
 	@echo "make test-all                also the slow ones: training, kill -9, two processes, the browser"
-	@echo "make test-longest            tests of minutes each, to run before a release"
+	@echo "make test-longest            tests that take minutes each, for a release"
 	@echo "make clean                   remove the files of the demo"
 
 setup: $(VENV)/.ready

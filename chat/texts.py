@@ -322,7 +322,7 @@ def _captions(text: str, place: str) -> list[Message]:
                 name = ""  # the next lines have the same speaker
     said = [(name, line) for name, line in said if name or line.strip()]
     named = [name for name, _ in said if name]
-    # film subtitles have colons too, but few speakers who come back
+    # film subtitles have colons too, but few speakers who speak again
     if 2 * len(named) > len(said):  # drop `[music]` and the like before the first name
         said = said[[bool(name) for name, _ in said].index(True) :]
     if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):

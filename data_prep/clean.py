@@ -73,7 +73,7 @@ class Cleaner:
         return Cleaned(dialogue, summaries, columns, reason)
 
     def overlaps(self) -> dict[str, int]:
-        """Count the distinct evaluation dialogues that other splits have too, up to white space."""
+        """Count distinct evaluation dialogues that other splits have too, white space ignored."""
         test, validation = (self._held_out[split].keys() for split in ("test", "validation"))
         return {
             "test_in_train": len(test & self._seen_in_train),
@@ -171,7 +171,7 @@ class Cleaner:
         if not isinstance(text, str):
             raise UserError(f"{row.place}: `{column}` is {_kind(text)}, not text; fix the row")
         if HALF_PAIR.search(text):
-            raise UserError(f"{row.place}: `{column}` holds half of a surrogate pair; fix the row")
+            raise UserError(f"{row.place}: `{column}` has half of a surrogate pair; fix the row")
         if text.strip().lower() in MISSING:
             self.notes[f"`{column}` that is {text.strip()!r}, which counts as empty"] += 1
             return ""

@@ -138,7 +138,7 @@ def check_file(path: Path, most: int | None = None, shown: str = "") -> None:
     """
     status, shown = path.stat(), shown or str(path)
     if stat.S_ISDIR(status.st_mode):
-        raise UserError(f"{shown}: is a folder; name a file")
+        raise UserError(f"{shown}: is a folder; give a file")
     if not stat.S_ISREG(status.st_mode):
         raise UserError(f"{shown}: is a pipe or a device; save its output in a file")
     if most and status.st_size > most:

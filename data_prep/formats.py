@@ -205,7 +205,7 @@ def _read_jsonl(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
 
 
 def _places(file: IO[bytes]) -> set[str]:
-    """Return the prefixes of the rows in an object: arrays under known keys, or the object."""
+    """Return the prefixes of an object's rows: arrays under known keys, or the object itself."""
     found = set()
     for prefix, event, _ in _events(file, multiple_values=True):
         if event == "start_map" and re.fullmatch(_WRAPPED, prefix.lower()):

@@ -72,7 +72,7 @@ def own_ends(config: dict[str, Any]) -> list[int]:
 def positions(config: dict[str, Any]) -> int | None:
     """Return how many tokens the base model has positions for; None if there is no limit.
 
-    There is none without positions (Mamba), or if all layers use sliding-window attention. Also
+    Models without positions (Mamba), or with only sliding-window attention, have no limit. Also
     None if the model's config cannot be read.
     """
     from transformers import AutoConfig

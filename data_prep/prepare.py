@@ -381,7 +381,7 @@ def data_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _changed_settings(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
-    """Return the keys whose value differs from the saved one; `turns` may be unsaved (default)."""
+    """Return the keys whose value differs from the saved one; old manifests may lack `turns`."""
     now, fields = json.loads(json.dumps(data_settings(recipe))), Summarization.model_fields
     known = {"turns": fields["turns"].default.model_dump(), **saved}
     return [key for key, value in now.items() if known.get(key) != value]

@@ -381,7 +381,7 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
-    """Return a SHA-256 of the chat template, with `today` also of today's prompt; None without."""
+    """Hash the chat template (with `today`, also today's prompt) by SHA-256; None if unknown."""
     counter = _counter(recipe)
     if counter is None:
         return None

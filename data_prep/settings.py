@@ -137,7 +137,7 @@ class Publish(_Strict):
 
 
 class Turns(_Strict):
-    """Where a dialogue that is a list of turns has its speakers and texts, if not recognised.
+    """Where the speakers and texts are, if a dialogue is a list of turns of an unknown shape.
 
     `speaker` and `text`: keys of each turn. `speaker_column`: a column with the speakers of the
     turns, if `dialogue_column` contains only their texts (MediaSum).

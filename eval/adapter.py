@@ -67,7 +67,7 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
         raise UserError(f"--adapter {folder}: has no {ADAPTER}; give the folder of a PEFT adapter")
     if not recipe.config.get("adapter") and not given:
         raise UserError(
-            f"{recipe.path}: has no `adapter:`, so training saves a whole model in {folder}; "
+            f"{recipe.path}: has no `adapter:`, so training saves a full model in {folder}; "
             f"to score it, set `base_model: {folder}` in a copy of the recipe, and run `python -m "
             "eval.run COPY --models base`"
         )
@@ -133,8 +133,8 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
 def is_plain_lora(folder: Path) -> bool:
     """Return whether the adapter only adds two matrices per target layer to the base weights.
 
-    False for DoRA, PiSSA and the like (they change the base weights too), for whole or additional
-    matrices, and if an embedding is changed. vLLM can use only plain adapters without a merge.
+    False for DoRA, PiSSA and the like (they change the base weights too), for matrices trained
+    in full, and if an embedding is changed. vLLM can use only plain adapters without a merge.
     """
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
@@ -232,7 +232,7 @@ def same_weights(one: str, other: str, revision: str | None = None) -> bool | No
 
 
 def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
-    """Return a flat `{"dotted.key": value}` of all in a recipe and its data that affects weights.
+    """Return all in a recipe and its data that affects the weights, as `{"dotted.key": value}`.
 
     `config`: the recipe with command-line overrides, before Axolotl adds its defaults; `files`:
     hashes of the prepared files by name.
@@ -289,7 +289,7 @@ def read_record(path: Path, kind: type[Record]) -> Record | None:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
     """Return a phrase for each key that differs between two runs: `lora_r was 16 and is 64`."""
-    missing = object()  # tells a missing key from a null one
+    missing = object()  # distinguishes a missing key from a null one
     return {
         key: f"{key} was {_short(before.get(key))} and is {_short(now.get(key))}"
         for key in sorted(before.keys() | now.keys())

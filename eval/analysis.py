@@ -195,7 +195,7 @@ def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -
 def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str, float] | None:
     if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = values[~np.array(corpus.leaked)]  # only a source has flags; its rows share no dialogue
+    kept = values[~np.array(corpus.leaked)]  # only eval.run sets flags; its rows share no dialogue
     means = map(in_percent, kept.mean(axis=0))
     return {"examples": len(kept), **dict(zip(names, means, strict=True))}
 

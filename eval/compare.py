@@ -243,7 +243,7 @@ def find_runs(values: list[str]) -> list[Run]:
         taken = {run.name for run in runs}
         name = name or (own if own not in taken else f"{path.parent.name}/{own}")
         if any(run.file.resolve() == file.resolve() for run in runs):
-            raise UserError(f"{text}: is given twice; give every run once")
+            raise UserError(f"{text}: is given twice; give each run once")
         if name in taken:
             raise UserError(f"two runs are named {name}; write NAME={text}")
         runs.append(Run(name, file, Scores.read(record) if own_file else None))
@@ -358,10 +358,10 @@ def _arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("runs", nargs="+", metavar="[NAME=]RUN", help="recipe, results folder or predictions file")
-    add("--output", type=Path, default=Path("results/compare.html"), help="the HTML page")
-    add("--csv", type=Path, help="the table as CSV, one number per column (default: none)")
-    add("--latex", type=Path, help="the table for LaTeX with booktabs (default: none)")
-    add("--markdown", type=Path, help="table and tests in Markdown (default: none)")
+    add("--output", type=Path, default=Path("results/compare.html"), help="HTML page to write")
+    add("--csv", type=Path, help="file for the table as CSV, one number per column (default: none)")
+    add("--latex", type=Path, help="file for the table in LaTeX with booktabs (default: none)")
+    add("--markdown", type=Path, help="file for table and tests in Markdown (default: none)")
     rouge_options(parser)
     defaults = dict.fromkeys(("language", "tokenizer", "stemmer", "lsum", "strip"))
     parser.set_defaults(**defaults)  # None: as the runs were scored

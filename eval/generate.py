@@ -16,7 +16,7 @@ from data_prep.settings import Decoding
 from eval.adapter import is_plain_lora
 from eval.signature import quantization
 
-# dialogues: vLLM loads two models for 80 s each, then saves 0.26 s each in bf16 (docs/engines.md)
+# dialogues: vLLM loads two models, 80 s each, and saves 0.26 s a dialogue in bf16 (engines.md)
 WORTH_LOADING = 700
 AT_ONCE = 256  # prompts per call of vLLM; this many are lost if a run is killed
 SHORTEN = "shorten these dialogues in the source, or use a base model with more positions"

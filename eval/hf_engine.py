@@ -94,7 +94,7 @@ class HfEngine:
             raise UserError(damaged[0]) from error
         self.model.generation_config = GenerationConfig()  # no defaults of the model's own
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
-            self.model.set_attn_implementation("eager")  # sdpa ignores the softcapping (Gemma 2)
+            self.model.set_attn_implementation("eager")  # sdpa omits soft-capping (Gemma 2)
         if config.get("resize_token_embeddings_to_32x"):
             vocabulary = -(-vocabulary // 32) * 32
         if vocabulary > self.model.get_input_embeddings().num_embeddings:  # as Axolotl does
@@ -274,7 +274,7 @@ def within_memory(
 
 
 def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:
-    """Return the settings for the next `stride` tokens after `done` new ones; 0: for all others."""
+    """Return the settings for the next `stride` tokens after `done` new ones; 0: all the rest."""
     chosen = settings.decoding
     special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
     if chosen.do_sample:

@@ -66,7 +66,7 @@ def html_report(
     recipe_text: str | None,
     files: Sequence[str] = (),
 ) -> str:
-    """Return the whole page; the same data give the same bytes.
+    """Return the whole page; the same data gives the same bytes.
 
     `curves`: what training logged, as [step, value] pairs, by the trainer's names (`eval_loss`);
     `files`: names of the files beside the page to link to.

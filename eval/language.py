@@ -158,7 +158,7 @@ def foreign(texts: Iterable[str]) -> tuple[int, int]:
 
 
 def warnings(scoring: Scoring, texts: dict[str, Sequence[str]]) -> list[str]:
-    """Return a note for each kind of text of which the tokenizer ignores more than a tenth."""
+    """Return a note on each kind of text if the tokenizer ignores over a tenth of its letters."""
     if scoring.tokenizer == "unicode" and scoring.language == "en":
         return [
             f"words of every script are compared (stemmer: {scoring.stemmer}); name the language "
@@ -221,7 +221,7 @@ def markup_in(text: str) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Return the text without control tokens, think blocks and other turns; else unchanged.
+    """Return the text without control tokens, think blocks and other turns, if it has any.
 
     Nested blocks are removed whole. If a template wrote the opening mark into the prompt, all text
     before the closing mark is removed; if the token limit cut off the closing mark, all text after

@@ -210,7 +210,7 @@ def check_bertscore(settings: BertScore) -> None:
     if not settings.layer and settings.model not in bert_score.utils.model2layers:
         raise UserError(
             f"summarization.bertscore.layer: bert-score has no default for {settings.model}; set "
-            "the number of the layer to compare the outputs of"
+            "the number of the layer with the outputs to compare"
         )
 
 

@@ -34,7 +34,7 @@ class FieldNames:
     id: str | None = None
 
     def of(self, kind: str) -> tuple[str, ...]:
-        """Return the names to look up for this kind of field; case and outer blanks are ignored."""
+        """Return the names to look up for this kind of field; case and outer spaces are ignored."""
         asked = getattr(self, kind)
         return (asked.strip().lower(),) if asked else USUAL[kind]
 

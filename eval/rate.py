@@ -192,7 +192,7 @@ def as_text(text: str) -> str:
 def _hashes(cells: Sequence[str]) -> list[str]:
     """Hash a row's texts as they are, and as Excel's plain CSV writes them: `?` for an emoji.
 
-    Both hashes ignore what spreadsheets change: the apostrophes that `as_text` adds, blanks, line
+    Both hashes ignore what spreadsheets change: the apostrophes that `as_text` adds, spaces, line
     ends and control characters.
     """
     visible = [[c for c in cell.lstrip("'") if c.isprintable() and c != " "] for cell in cells]
@@ -293,7 +293,7 @@ def _arguments() -> argparse.Namespace:
     add("--rows", type=int, default=50, help="dialogues to draw at random")
     add("--seed", type=int, default=12345, help="seed of the draw and the order")
     add("--reference", action="store_true", help="add a column with the reference")
-    text = "separate the columns by `;`, as Excel does if `,` is the decimal point"
+    text = "separate the columns by `;`, as Excel does if numbers have a decimal comma"
     add("--semicolon", action="store_true", help=text)
     add("--overwrite", action="store_true", help="replace an existing sheet and its key")
     add("--output", type=Path, default=Path("ratings.csv"), help="sheet to write")

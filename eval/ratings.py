@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 @dataclass
 class Rating:
-    """One rater's answers on one dialogue: the best systems (several: a tie), who is faithful.
+    """One rater's answers on one dialogue: the best systems (several: a tie), and who is faithful.
 
     Cells that the rater left empty are missing here.
     """

@@ -56,7 +56,7 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
 def test_rows(
     scores: Scores, metric: str = PRIMARY, holm: Mapping[tuple[str, str], float] | None = None
 ) -> list[list[str]]:
-    """Return that table as rows, header first; `holm`: p by pair, shown instead of both tests'."""
+    """Return these tests as rows, header first; `holm`: p by pair, shown instead of both tests'."""
     counts = ["better", "worse", *(["equal"] if holm else [])] if metric == PRIMARY else []
     titles = ["p (Holm)"] if holm else ["p bootstrap", "p randomisation"]
     rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]
@@ -275,8 +275,8 @@ def adapter_sentence(scores: Scores) -> str:
         return f"The adapter in {adapter.folder} has no run.json: how it was trained is unknown."
     changed = "; ".join(adapter.trained_otherwise)
     return (
-        f"The adapter in {adapter.folder} was trained with other settings than recipe "
-        f"{scores.recipe}: {changed}."
+        f"The adapter in {adapter.folder} was trained with settings different from recipe "
+        f"{scores.recipe}'s: {changed}."
     )
 
 

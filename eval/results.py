@@ -123,7 +123,7 @@ def write_results(
 
 
 def _recipe_text(recipe: Recipe, given: Path | None) -> str:
-    """Return the recipe that the adapter was trained with, if known, else the given one."""
+    """Return the text of the recipe that the adapter was trained with, or else of `recipe`."""
     own = given and run_folder(given) / RECIPE
     # a symlink in a downloaded adapter could point to any file on this machine
     path = own if own and own.is_file() and not own.is_symlink() else recipe.path

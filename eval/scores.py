@@ -127,7 +127,7 @@ class Training(BaseModel):
 
 
 class Scores(BaseModel):
-    """The whole file; `eval.score` leaves the first and last fields empty, which need a recipe.
+    """The whole file; `eval.score` leaves the fields that need a recipe empty.
 
     `examples` counts the rows; if several share a dialogue, `dialogues` counts the dialogues.
     """

@@ -97,7 +97,7 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
 
 
 def engine_versions(engine: str) -> dict[str, str]:
-    """Return the versions of the installed packages that make an engine's summaries."""
+    """Return the versions of the installed packages that an engine uses."""
     found = {name: version(name) for name in ("torch", "transformers", "peft")}
     if engine == "vllm":
         import vllm
@@ -181,14 +181,14 @@ def attention(config: dict[str, Any]) -> str | None:
 
 
 def adapter_hash(folder: Path) -> str:
-    """Return the hash of an adapter's weights and configuration."""
+    """Return the hash of an adapter's weights and config."""
     return _folder_hash(folder, "adapter_config.json")
 
 
 def commit() -> str:
     """Return our repository's commit, `-dirty` if files differ; else the package's version.
 
-    Never that of another repository we run in, whose git settings could also start programs.
+    Never another repository's commit; besides, its git settings could start programs.
     """
     project = ROOT / "pyproject.toml"
     own = (ROOT / ".git").exists() and project.is_file()
@@ -221,7 +221,7 @@ def _decoding_word(decoding: Decoding) -> str:
 
 
 def _model_hash(base_model: str, revision: str | None) -> str:
-    """Return the hash of a local folder's weights and configuration; a Hub model's commit."""
+    """Return the hash of a local folder's weights and config; a Hub model's commit."""
     if Path(base_model).is_dir():
         return _folder_hash(Path(base_model), "config.json", "tokenizer.json")
     from transformers.utils import cached_file

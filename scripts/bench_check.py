@@ -26,7 +26,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def main() -> None:
     """Run every check that this machine supports, with one line each; write all after each."""
     parser = Options("scripts.bench_check", __doc__.splitlines()[0], "--output outputs/check.json")
-    parser.add_argument("--output", type=Path, help="a JSON file for the figures (default: none)")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures (default: none)")
     output = parser.parse_args().output
     checks: dict[str, Callable[[], dict[str, Any]]] = {"speed": speed, "nf4": nf4}
     if DEVICE == "cuda":

@@ -60,11 +60,12 @@ def main() -> None:
         "--plain-seconds 60 --output outputs/generation.json",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"), help="a recipe")
+    add("recipe", type=Path, nargs="?", default=Path("recipes/smollm2_samsum.yml"),
+        help="recipe file")  # fmt: skip
     add("--steps", type=int, default=24, help=f"training steps: 0, or more than {UNTIMED_STEPS}")
     add("--dialogues", type=int, default=40, help="number from the test split; 0: all")
     add("--models", default="both", help="models that generate: base, tuned, both, or none")
-    add("--dtype", default="auto", help="auto, bfloat16, float32, or several with commas")
+    add("--dtype", default="auto", help="auto, bfloat16, float32, or several separated by commas")
     add("--engines", default="hf", help=f"one or more of {','.join(ENGINES)}")
     add("--plain-dtype", default="float32", help="precision of plain generation")
     add("--plain-seconds", type=float,

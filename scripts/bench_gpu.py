@@ -85,7 +85,7 @@ VARIANTS = {
     for variant in (
         Variant("check", "speed of the card, and its kernels against float64"),
         Variant("ours", "mistral_samsum.yml as it is", card_gb=40, otherwise="plain"),
-        # the notebook's paged optimizer uses CUDA managed memory, which can hang a shared GPU;
+        # the notebook's paged optimiser uses CUDA managed memory, which can hang a shared GPU;
         # the arithmetic is the same
         Variant("notebook", "mistral_samsum_notebook.yml, its optimizer not paged", NOTEBOOK,
                 {"optimizer": "adamw_torch"}, card_gb=40),
@@ -166,7 +166,7 @@ def _arguments() -> argparse.Namespace:
         "--width 64 --variant-seconds 600 --limit-seconds 3600",
     )  # fmt: skip
     add = parser.add_argument
-    add("--variants", default=",".join(VARIANTS), help="names with commas (default: all)")
+    add("--variants", default=",".join(VARIANTS), help="names separated by commas (default: all)")
     add("--steps", type=int, default=12, help="optimiser steps per training")
     add("--memory-cap", type=float, metavar="GB", help="limit memory to a GPU of this size; 0: no "
         "limit (default: the GPU that each recipe is for)")  # fmt: skip

@@ -63,7 +63,7 @@ def main() -> None:
         "recipes/mistral_samsum.yml --full-size --width 64 --keep outputs/dry_run",
         more="Other flags go to Axolotl.",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("recipe", type=Path, help="recipe file")
     parser.add_argument("--processes", type=int, default=1, help="how many train together")
     add = parser.add_argument_group("all steps at the model's real size").add_argument
     add("--full-size", action="store_true", help="prepare, train, evaluate, merge")
@@ -167,7 +167,7 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
     if width:
         steps["model"] += ["--width", str(width)]
     problems, line = check_weights(derived)
-    if not problems and "all whole" in line:  # from an earlier run
+    if not problems and "all complete" in line:  # from an earlier run
         steps.pop("model")
     print(f"{'step':<10}{'seconds':>8}{'GB of its largest process':>27}", flush=True)
     for name, words in steps.items():

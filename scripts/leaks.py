@@ -181,7 +181,7 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
         raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
     except (ValueError, yaml.YAMLError, SafetensorError) as error:
         raise UserError(f"{path.name}: damaged ({error}); make it again") from error
-    fix = "where it comes from (the recipe, or a file next to the adapter)"
+    fix = "at its source (the recipe, or a file next to the adapter)"
     for _, text in texts:
         secret = secret or next(filter(None, (_secret(x, known) for x in _readings(text))), "")
     if secret:  # first, since a path is printed and may contain one

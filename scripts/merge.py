@@ -53,7 +53,7 @@ MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # tokens may
 def main() -> None:
     """Merge, prove and print; exit with code 1 if a check does not hold."""
     parser = Options("scripts.merge", __doc__.splitlines()[0], "recipes/smollm2_samsum.yml")
-    parser.add_argument("recipe", type=Path, help="the recipe file")
+    parser.add_argument("recipe", type=Path, help="recipe file")
     recipe = load_recipe(parser.parse_args().recipe)
     proof = merge(recipe)
     if not proof.good:

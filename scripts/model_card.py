@@ -58,7 +58,7 @@ BASE_LICENSES = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "apache-2.0",
 }
 
-# From the Hub's list: licences that dialogue data sets and models use; the rest become `other`
+# From the Hub's list: licences that dialogue datasets and models use; the rest become `other`
 HUB_LICENSES = (
     r"apache-2\.0|mit|unlicense|cc0-1\.0|cc|cc-by(-nc)?(-sa)?-[234]\.0|cc-by(-nc)?-nd-[34]\.0"
     r"|bsd(-[23]-clause)?|[al]?gpl(-3\.0)?|mpl-2\.0|odc-by|odbl|pddl|gemma|llama([24]|3(\.[123])?)"
@@ -67,7 +67,7 @@ HUB_LICENSES = (
 
 
 class Names(NamedTuple):
-    """Hub ids and licences; `dataset` is None if the data have no Hub id."""
+    """Hub ids and licences; `dataset` is None if the data has no Hub id."""
 
     base_model: str
     base_license: str
@@ -106,7 +106,7 @@ SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # our own dialog
 
 
 class Shown(NamedTuple):
-    """The card's example: a dialogue, the tuned model's summary, whether the data contain it."""
+    """The card's example: a dialogue, the tuned model's summary, whether the data contains it."""
 
     dialogue: str
     summary: str
@@ -196,7 +196,7 @@ def data_name(records: Records, names: Names) -> str:
 
 
 def example_of(records: Records) -> Shown | None:
-    """Return the first test dialogue and the tuned model's summary of it, if the data are CC0.
+    """Return the first test dialogue and the tuned model's summary of it, if the data is CC0.
 
     Otherwise return one of our own dialogues, which the model summarises now; if that fails, print
     a note with the reason and return None.

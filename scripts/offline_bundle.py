@@ -128,7 +128,7 @@ def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
         run(make, f"a wheel of {source[1]}")
         # pip downloads all or nothing: so far the folder only has the built wheels
         if any(not wheel.name.endswith("-none-any.whl") for wheel in folder.glob("*.whl")):
-            raise UserError(f"{source[1]}: has no wheel, and one made here fits no other CPU")
+            raise UserError(f"{source[1]}: has no wheel, and one built here fits only this CPU")
     return sorted(folder.glob("*.whl"))
 
 
@@ -291,12 +291,12 @@ def _arguments() -> argparse.Namespace:
     add("--requirements", type=Path, metavar="FILE",
         help="only these packages (default: pyproject.toml's and their dependencies)")  # fmt: skip
     add("--carry", action="append", default=[], metavar="NAME==VERSION",
-        help="also a wheel to carry but not install; can be repeated (default: none)")  # fmt: skip
+        help="a wheel to carry but not install; can be repeated (default: none)")  # fmt: skip
     add("--cuda", metavar="VERSION",
         help="leave out libraries for other versions (default: keep all)")  # fmt: skip
-    add("--recipe", **several, help="a recipe, with its model and data (default: none)")
-    add("--model", **several, help="a model folder (default: none)")
-    add("--data", **several, help="a data folder or file (default: none)")
+    add("--recipe", **several, help="recipe file, with its model and data (default: none)")
+    add("--model", **several, help="model folder (default: none)")
+    add("--data", **several, help="data folder or file (default: none)")
     add("--part-size", default="60MiB", help="maximum size of a part")
     add("--smallest", action="store_true", help="half the size, for a minute of xz per 100 MB")
     return parser.parse_args()

@@ -22,8 +22,8 @@ def main() -> None:
     parser = Options(
         "scripts.pictures", __doc__.splitlines()[0], "results/smollm2_samsum --output docs"
     )
-    parser.add_argument("run", type=Path, help="its folder, for example results/smollm2_samsum")
-    parser.add_argument("--output", type=Path, default=Path("docs"), help="where to save")
+    parser.add_argument("run", type=Path, help="results folder, such as results/smollm2_samsum")
+    parser.add_argument("--output", type=Path, default=Path("docs"), help="folder to save to")
     args = parser.parse_args()
     page, scores = args.run / "report.html", args.run / "scores.json"
     if not (page.is_file() and scores.is_file()):

@@ -65,7 +65,7 @@ WORDS = ["the", "we", "you", "meet", "station", "tomorrow", "at", "seven", "dinn
          "call"]  # fmt: skip
 LAYERS = 2  # of a model with --width
 HEAD = 16
-SHARD = "5GB"  # as Mistral on the Hub: code that reads shard by shard must not read all at once
+SHARD = "5GB"  # like Mistral's on the Hub, because merging reads one shard at a time
 CONTROLS: dict[str, dict[str, Any]] = {  # for models whose tokenizers are only on the Hub
     "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
               "extra_special_tokens": ["<|im_start|>"]},
@@ -81,8 +81,8 @@ def main() -> None:
         "scripts.random_model", __doc__.splitlines()[0],
         "recipes/mistral_samsum.yml models/mistral-tiny --width 64",
     )  # fmt: skip
-    parser.add_argument("recipe", type=Path, help="the recipe file")
-    parser.add_argument("target", type=Path, help="the folder to save to")
+    parser.add_argument("recipe", type=Path, help="recipe file")
+    parser.add_argument("target", type=Path, help="folder to save to")
     parser.add_argument("--width", type=int, help="save two layers of this width (default: the "
                         "published model's width and layers)")  # fmt: skip
     args = parser.parse_args()

@@ -73,7 +73,7 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
         raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if here != made_for:
-        raise Failure(f"the bundle is for Python {made_for}, and this is {here}: use the other")
+        raise Failure(f"the bundle is for Python {made_for}, and this is {here}: use the former")
     names = [content["name"] for content in contents]
     wanted = only.split(",") if only else names
     if unknown := sorted(set(wanted) - set(names)):

@@ -147,7 +147,7 @@ class SummarizationPlugin(BasePlugin):
             cfg["fp16"] = False
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Before the data are read: run the rest of preflight, then choose where to start."""
+        """Before the data is read: run the rest of preflight, then choose where to start."""
         if not torch.cuda.is_available():
             cfg["device_map"] = {"": "cpu"}  # Axolotl would assign each process a GPU
         with first_process_first(), ending_with_one_line():
@@ -198,7 +198,7 @@ class SummarizationPlugin(BasePlugin):
         if (steps := finished(folder)) is not None:
             if is_first_process():
                 say(
-                    f"{folder}: already trained by this recipe on these data, {steps} steps; to "
+                    f"{folder}: already trained by this recipe on this data, {steps} steps; to "
                     f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
                 )
             raise SystemExit(0)

@@ -60,7 +60,7 @@ def main() -> None:
         "recipes/mistral_samsum.yml --gpu-memory 24 --no-sample",
     )  # fmt: skip
     add = parser.add_argument
-    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="the recipe file")
+    add("recipe", type=Path, nargs="?", default=DEFAULT_RECIPE, help="recipe file")
     add("--gpu-memory", type=float, metavar="GB", help="memory of the GPU that will train it "
         "(default: the GPU of this machine, if it has one)")  # fmt: skip
     add("--no-sample", action="store_true", help="do not print a sample row")
@@ -78,7 +78,7 @@ def main() -> None:
         check_recipe(recipe, report, processes, args.gpu_memory)
         if not report.problems:
             _check_output(recipe, report, processes)
-            # not a problem: a recipe is often checked on another machine than it trains on
+            # not a problem: recipes are often checked on one machine and trained on another
             lacks = machine_problems(recipe.path, recipe.config)
             report.say("machine", *(lacks or ["this machine has everything that the recipe needs"]))
         if report.parity and not args.no_sample:
@@ -195,7 +195,7 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     steps, newest = finished(folder), run_record.newest_whole(folder, processes)
     found = f"resumes from {newest.name}" if newest else "nothing there yet"
     if steps is not None:
-        found = f"already trained by this recipe on these data, {steps} steps"
+        found = f"already trained by this recipe on this data, {steps} steps"
     report.say("output", f"{folder}: {found}")
 
 

@@ -43,7 +43,7 @@ class EncodedRow:
     def untrained(self) -> list[int]:
         """The ids between the prompt and the last trained id that are not in the loss.
 
-        A blank is allowed: Mistral's tokenizer puts one before a summary that starts with a digit.
+        A space is allowed: Mistral's tokenizer puts one before a summary that starts with a digit.
         """
         answer = list(zip(self.ids, self.labels, strict=True))[len(self.prompt) :]
         while answer and answer[-1][1] == -100:
@@ -158,7 +158,7 @@ def check_parity(recipe: Recipe, sample: int = 16) -> Parity:
     """Compare the prompts of training and evaluation on `sample` prepared rows.
 
     Raises UserError if the tokenizer or the rows cannot be read, or the chat template refuses them;
-    other problems go into `problems`. The search for special tokens in texts covers all rows,
+    other problems go into `problems`. The search for control strings in texts covers all rows,
     including the test split.
     """
     splits = [read_examples(recipe.data_dir / f"{split}.jsonl") for split in (*SPLITS, "test")]

@@ -1,8 +1,8 @@
 """Training callbacks: progress, and exact resume, byte for byte as if never interrupted.
 
-transformers (5.x) does not keep the order of the rows in a later epoch (drawn from a random state
-that a restart does not have), the loss summed since the last log, the patience of early stopping,
-and that no step remains. Ctrl-C saves a checkpoint and says how to resume.
+A restart in transformers (5.x) loses the order of the rows in a later epoch (drawn from a random
+state that is gone), the loss summed since the last log, the patience of early stopping, and
+whether any step is left. Ctrl-C saves a checkpoint and says how to resume.
 """
 
 import signal

@@ -69,7 +69,7 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
 def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
     """Raise UserError if training cannot resume from `checkpoint` with these `settings`.
 
-    The optimizer and the schedule come from the checkpoint: training would continue at the old
+    The optimiser and the schedule come from the checkpoint: training would continue at the old
     learning rate while `run.json` records the new one. `count`: processes that train together.
     """
     if not CHECKPOINT.fullmatch(checkpoint.resolve().name):
@@ -85,7 +85,7 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         raise UserError(
             f"resume_from_checkpoint {checkpoint}: was trained differently: {listed(changed)}; "
             "use the settings that it was trained with, or start from its weights with a new "
-            f"optimizer: `--lora_model_dir {checkpoint} --output_dir FOLDER` instead"
+            f"optimiser: `--lora_model_dir {checkpoint} --output_dir FOLDER` instead"
         )
 
 

@@ -139,7 +139,7 @@ ATTACKS: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "recipe is a pipe": (lambda f: ["data_prep", str(fifo(f, "r.yml"))], ["r.yml: is a pipe"]),
     "recipe is a device": (
         lambda f: ["data_prep", str(linked(f, "/dev/zero", "r.yml"))], ["r.yml: is a pipe or"]),
-    "recipe is a folder": (lambda f: ["data_prep", str(f)], ["is a folder; name a file"]),
+    "recipe is a folder": (lambda f: ["data_prep", str(f)], ["is a folder; give a file"]),
     # sources
     "source is a pipe": (lambda f: recipe(f, fifo(f, "s.jsonl")), ["s.jsonl: is a pipe"]),
     "source is a device": (

@@ -64,7 +64,7 @@ def test_the_same_command_resumes_and_then_there_is_nothing_to_do(
     assert state["global_step"] == 32
     before = _contents(recipe.output_dir)
     again = train(recipe.path)
-    assert "already trained by this recipe on these data, 32 steps" in again.stdout
+    assert "already trained by this recipe on this data, 32 steps" in again.stdout
     assert _contents(recipe.output_dir) == before
 
 
