@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -326,7 +327,8 @@ class Bench:
         shutil.copyfile(log, self.args.output.with_suffix(".failed.log"))
         if code is None:
             return f"over the limit of {limit:.0f} s", figures
-        if "memory ran out" in text or "OutOfMemoryError" in text:
+        # not "memory ran out: continuing with ...", after which generation goes on
+        if re.search(r"memory (ran out(?!: )|runs out)|OutOfMemoryError", text):
             return "out of memory", figures
         print(text[-3000:], file=sys.stderr)
         lines = [line for line in text.splitlines() if "rror" in line] or [text[-200:] or "?"]

@@ -96,7 +96,7 @@ def test_plan_stays_in_the_budget_and_takes_the_longest_rows_first() -> None:
 
 
 def test_dtype_auto_is_resolved_and_a_given_dtype_is_kept() -> None:
-    assert resolve(Decoding()).dtype in ("bfloat16", "float32")
+    assert resolve(Decoding()).dtype in ("bfloat16", "float16", "float32")
     assert resolve(Decoding(dtype="float32")).dtype == "float32"
 
 

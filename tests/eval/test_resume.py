@@ -97,6 +97,6 @@ def test_two_processes_write_what_one_writes(recipe: Path, tmp_path: Path) -> No
     assert two.returncode == 0, two.stderr[-3000:]
     name = "predictions.base.jsonl"
     assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    assert two.stdout.count("| base |") == one.stdout.count("| base |")
+    assert two.stdout.count("report.html") == one.stdout.count("report.html") > 0
     left = {path.name for path in (tmp_path / "two").iterdir()}
     assert left == {path.name for path in (tmp_path / "one").iterdir()}

@@ -465,11 +465,16 @@ def test_numbered_columns_are_references(tmp_path: Path) -> None:
 CASES = SHARED.parent / "cases/score"
 RIGHT: dict[str, tuple[list[str], list[float]]] = {  # files and flags; ROUGE-1 and ROUGE-L
     "zh": (["l_zh_same.jsonl", "--references", "l_zh_ref.jsonl"], [100, 100]),
+    "ru": (["l_ru_same.jsonl", "--references", "l_ru_ref.jsonl"], [100, 100]),
+    "pl": (["l_pl_same.jsonl", "--references", "l_pl_ref.jsonl"], [100, 100]),
     "de": (["l_de_same.jsonl", "--references", "l_de_ref.jsonl"], [100, 100]),
     "eos": (["p_lf_eos.jsonl", "--strip"], [7.41, 7.41]),
     "clean": (["p_lf_clean.jsonl"], [7.41, 7.41]),
     "think": (["p_think.jsonl", "--strip"], [100, 100]),
+    "id and idx": (["p_id_pred.jsonl", "--references", "p_idx_ref.jsonl"], [100, 100]),
+    "idx": (["p_idx_shuffled.jsonl", "--references", "p_idx_ref.jsonl"], [100, 100]),
     "no id": (["p_noid_shuffled.jsonl", "--references", "p_noid_ref.jsonl"], [4.76, 4.76]),
+    "semicolon": (["p_semi.csv"], [100, 100]),
     "line end": (["p_u2028.csv"], [100, 100]),
     "lm-eval": (["p_lmeval.jsonl"], [100, 100]),
     "rows": (["m_rep_A.jsonl", "--references", "m_rep_ref.jsonl"], [42.70, 29.79]),
