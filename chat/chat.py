@@ -17,7 +17,7 @@ LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:：<>][^:：<>\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
 TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
-MOST_BYTES = 2 * 10**8  # about two million messages, which take ten times as much memory
+MAX_BYTES = 2 * 10**8  # about two million messages, which take ten times as much memory
 
 # How SAMSum writes an attachment, so that a model tuned on it knows the word.
 PHOTO, VIDEO, GIF, OTHER = "<file_photo>", "<file_video>", "<file_gif>", "<file_other>"
@@ -229,7 +229,7 @@ def load_json(path: Path, shown: str) -> Any:
 
 def check_size(size: int, shown: object) -> None:
     """Raise UserError if text of this many bytes would take too much memory."""
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise UserError(
-            f"{shown}: has {size:,} bytes of text, more than {MOST_BYTES:,}; give a part of it"
+            f"{shown}: has {size:,} bytes of text, more than {MAX_BYTES:,}; give a part of it"
         )

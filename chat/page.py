@@ -36,7 +36,7 @@ from chat.chat import Chat, dialogue_of, speakers_of
 from chat.read import read_upload
 from chat.summarize import GAP_HOURS, LEAST, Messages, Prompt, Prompts, cut_at_gaps, cut_to_fit
 from data_prep.clean import Cleaner
-from data_prep.errors import UserError, line_of, printable, run_cli
+from data_prep.errors import UserError, as_one_line, printable, run_cli
 from data_prep.formats import SourceRow
 from data_prep.options import Options
 from data_prep.prepare import check_prepared
@@ -55,12 +55,12 @@ TEMPLATE = Path(__file__).parent / "page.html"
 MODELS = {"base": "Base model", "tuned": "Tuned model"}
 EXAMPLES = 4
 FREE = "CC0-1.0"  # chats from the recipe's data are shown only under this licence
-MOST_CHARACTERS = 200_000  # longer chats are refused before they are tokenised
-MOST_BYTES = 6 * MOST_CHARACTERS + 100  # JSON needs at most six bytes per character: \u0001
-TOO_LONG = f"The chat has more than {MOST_CHARACTERS:,} characters; paste a part of it."
-MOST_OF_EXPORT = 10_000_000  # bytes: about 100,000 messages, read in seconds
+MAX_CHARACTERS = 200_000  # longer chats are refused before they are tokenised
+MAX_BYTES = 6 * MAX_CHARACTERS + 100  # JSON needs at most six bytes per character: \u0001
+TOO_LONG = f"The chat has more than {MAX_CHARACTERS:,} characters; paste a part of it."
+MAX_EXPORT_BYTES = 10_000_000  # bytes: about 100,000 messages, read in seconds
 TOO_LARGE = (
-    f"The export has more than {MOST_OF_EXPORT:,} bytes; open a part of it, or use "
+    f"The export has more than {MAX_EXPORT_BYTES:,} bytes; open a part of it, or use "
     "`python -m chat.summarize`."
 )
 # The browser loads nothing from other hosts, and no other page may show this one in a frame.
@@ -92,7 +92,7 @@ class Pair:
         Raises UserError, for the page to show, if the dialogue is empty or its prompt has more than
         `sequence_len` - 1 tokens: no row with a longer prompt could be trained on.
         """
-        if len(dialogue) > MOST_CHARACTERS:
+        if len(dialogue) > MAX_CHARACTERS:
             raise UserError(TOO_LONG)
         block = self.recipe.summarization
         plain = {"dialogue_column": "dialogue", "summary_column": "summary", "turns": Turns(),
@@ -208,7 +208,7 @@ def answer(
     except Gone:
         return Answer()
     except Exception as error:  # a chat or a model may fail in any way; the page must keep running
-        return Answer(error=line_of(error))
+        return Answer(error=as_one_line(error))
     note = f"The prompt has {prompt.tokens:,} of at most {pair.limit:,} tokens."
     if prompt.neutralized:
         note += f" Control strings in the chat, broken up with a space: {prompt.neutralized:,}."
@@ -257,7 +257,7 @@ def conversations(pair: Pair, data: bytes, name: str) -> Export:
                 words += [", ".join(speakers_of(messages))[:80], f"{len(messages):,} messages"]
                 parts.append(Part(title=" · ".join(words), dialogue=dialogue_of(messages)))
     except Exception as error:  # as in `answer`
-        return Export(error=line_of(error))
+        return Export(error=as_one_line(error))
     note = " ".join(notes)
     return Export(note=note, parts=parts) if parts else Export(error=note)
 
@@ -276,7 +276,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
     named = [(", ".join(speakers(row.dialogue)), row.dialogue) for row in rows[:EXAMPLES]]
     html = template.render(
-        facts=facts, examples=named, models=MODELS, most=MOST_OF_EXPORT, too_large=TOO_LARGE
+        facts=facts, examples=named, models=MODELS, most=MAX_EXPORT_BYTES, too_large=TOO_LARGE
     )
 
     async def body(request: Request, kind: str, most: int, too_much: str) -> bytearray | Response:
@@ -297,7 +297,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         return data
 
     async def summary(request: Request) -> Response:
-        data = await body(request, JSON, MOST_BYTES, TOO_LONG)
+        data = await body(request, JSON, MAX_BYTES, TOO_LONG)
         if isinstance(data, Response):
             return data
         try:
@@ -308,7 +308,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         return StreamingResponse(stream(make), media_type="application/x-ndjson")
 
     async def chats(request: Request) -> Response:
-        data = await body(request, BYTES, MOST_OF_EXPORT, TOO_LARGE)
+        data = await body(request, BYTES, MAX_EXPORT_BYTES, TOO_LARGE)
         if isinstance(data, Response):
             return data
         name = request.query_params.get("name", "")

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from chat import apps, slack, telegram, texts, whatsapp
-from chat.chat import MOST_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
+from chat.chat import MAX_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
-from data_prep.errors import UserError, check_file, reason_of, temporary_folder
-from data_prep.sources import MOST_FOLDERS, TOO_DEEP
+from data_prep.errors import UserError, check_file, error_reason, temporary_folder
+from data_prep.sources import MAX_FOLDERS, TOO_DEEP
 
 # Extensions of files that can contain messages; only these are unpacked from an archive.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
@@ -68,12 +68,12 @@ def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
     except UserError as error:
         yield error
     except Exception as error:  # an export may contain anything: report it, read the others
-        yield UserError(f"{shown}: {reason_of(error)}; export it again, or give its parts")
+        yield UserError(f"{shown}: {error_reason(error)}; export it again, or give its parts")
 
 
 def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
     if given == "-":
-        data = stdin.read(MOST_BYTES + 1)
+        data = stdin.read(MAX_BYTES + 1)
         check_size(len(data), "standard input")
         text = _decode(data, "standard input")
         yield from _text(text, "standard input", "", field)
@@ -333,7 +333,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
                 # macOS adds a folder with file metadata
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]
                 check_size(sum(member.file_size for member in members), archive)
-                if any(member.filename.count("/") > MOST_FOLDERS for member in members):
+                if any(member.filename.count("/") > MAX_FOLDERS for member in members):
                     raise zipfile.BadZipFile(TOO_DEEP)
                 zipped.extractall(folder, members)  # never writes outside the folder
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:

@@ -21,7 +21,7 @@ from chat.anonymize import anonymize
 from chat.chat import Chat, Message, dialogue_of, speakers_of
 from chat.read import Item, read_all
 from data_prep.errors import UserError, printable, run_cli
-from data_prep.hub import positions
+from data_prep.hub import max_positions
 from data_prep.options import Options
 from data_prep.prompt import Example
 from data_prep.recipe import Recipe, load_recipe, sequence_len
@@ -65,7 +65,7 @@ class Prompts:
         text, broken = self._neutralize(dialogue)
         block = self._block
         example = Example.build(name, text, "", block.instruction, system=block.system)
-        broken += self._neutralize.joins(example)
+        broken += self._neutralize.neutralize_messages(example)
         return Prompt(example, len(self._encoder.prompt_ids(example)), broken)
 
     def tokens(self, dialogue: str) -> int:
@@ -87,7 +87,7 @@ class ChatSummarizer:
         self.summarizer = Summarizer(recipe, self.decoding, adapter)
         self._prompt = Prompts(recipe, self.summarizer)
         length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
-        length = min(length, positions(recipe.config) or length)
+        length = min(length, max_positions(recipe.config) or length)
         self.most_tokens = length - new  # in a prompt
         prompt = self._prompt.tokens("")
         if self.most_tokens - prompt < LEAST:

@@ -35,7 +35,7 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u20
 
 # The same, except colours and what a progress bar uses to go to the line's start or one line up
 NOT_OURS = re.compile(rf"(?!\r|\x1b\[[\d;]*[mA]){CONTROL.pattern}")
-MOST_BYTES = 10**9  # limit for a file that is read into memory as a whole
+MAX_BYTES = 10**9  # limit for a file that is read into memory as a whole
 
 VERBOSE = "SAMSUM_LORA_VERBOSE"  # if set, the libraries' own output is shown
 debug = False  # whether `--debug` was given
@@ -79,11 +79,11 @@ def run_cli(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the exit fails
         sys.exit(141)
     except Exception as error:
-        print(f"error: {line_of(error)}", file=sys.stderr)
+        print(f"error: {as_one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
 
-def line_of(error: Exception) -> str:
+def as_one_line(error: Exception) -> str:
     """Return an error as one line, for a terminal or a web page; `--debug` prints its traceback."""
     if debug:
         traceback.print_exception(error)
@@ -91,7 +91,7 @@ def line_of(error: Exception) -> str:
     if not isinstance(error, UserError):
         where = _file_of(error)
         line = (
-            f"{where}: {reason_of(error)}; fix or replace the input, or run with --debug to see "
+            f"{where}: {error_reason(error)}; fix or replace the input, or run with --debug to see "
             "where it happened"
         ).removeprefix(": ")
     return printable(" ".join(line.split()))
@@ -149,7 +149,7 @@ def check_file(path: Path, most: int | None = None, shown: str = "") -> None:
 
 
 @contextmanager
-def reading(path: Path, fix: str, most: int = MOST_BYTES, shown: str = "") -> Iterator[None]:
+def reading(path: Path, fix: str, most: int = MAX_BYTES, shown: str = "") -> Iterator[None]:
     """Turn any error of reading, decoding or parsing a file into a UserError.
 
     Its message contains `path` (or `shown`) and `fix`. `most`: the file's size limit in bytes.
@@ -160,10 +160,10 @@ def reading(path: Path, fix: str, most: int = MOST_BYTES, shown: str = "") -> It
     except UserError:
         raise
     except Exception as error:  # parsers raise many unrelated types
-        raise UserError(f"{shown or path}: {reason_of(error)}; {fix}") from error
+        raise UserError(f"{shown or path}: {error_reason(error)}; {fix}") from error
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Return an error's reason, in a few words that can follow a file name."""
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return "needs a folder for temporary files; set TMPDIR to a writable one"
@@ -217,14 +217,14 @@ def check_outputs(*paths: Path, inputs: Sequence[Path] = ()) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[str]]:
+def atomic_file(path: Path) -> Iterator[IO[str]]:
     """Open a text file that replaces `path` only if the block ends without an error."""
-    with whole_files(path.parent, path.name) as files:
+    with atomic_files(path.parent, path.name) as files:
         yield files[path.name]
 
 
 @contextmanager
-def whole_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
+def atomic_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
     """Open text files that replace the files `names` in `folder`, all of them or none.
 
     They replace them in the order of `names`, after the block has ended and all are on the disk.

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from data_prep.errors import UserError, check_file, reason_of
+from data_prep.errors import UserError, check_file, error_reason
 
 # Errors of the readers and unpackers for damaged bytes; EOFError: a truncated gzip file.
 DAMAGED = (lzma.LZMAError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, ValueError)
@@ -33,8 +33,8 @@ SPLIT_NAMES = {
 # as in SQuAD's {"version": ..., "data": [...]}
 WRAPPERS = ("data", "rows", "examples", "items", "records", "samples", "dialogues")
 # Limits of a row: 10 MB are ten books, not a dialogue, and ijson's parser takes quadratic time.
-MOST_BYTES, MOST_LEVELS = 10**7, 100
-MOST_UNPACKED = 10**10  # bytes of a gzipped file, unpacked on disk
+MAX_BYTES, MAX_LEVELS = 10**7, 100
+MAX_UNPACKED = 10**10  # bytes of a gzipped file, unpacked on disk
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
 # The longer ones first: UTF-32's byte order mark starts with UTF-16's.
 WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
@@ -65,7 +65,7 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
             read = file if suffix == ".parquet" else io.BufferedReader(rows, 1 << 16)
             for row in READERS[suffix](read, found):
                 number += 1
-                rows.left = MOST_BYTES
+                rows.left = MAX_BYTES
                 if not isinstance(row, dict):
                     kinds = {list: "a list", str: "a text", type(None): "null"}
                     kind = kinds.get(type(row), type(row).__name__)
@@ -88,7 +88,7 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
             f"{shown}: cannot be read after row {number} ({error}); fix it or fetch it again"
         ) from error
     except OSError as error:
-        raise UserError(f"{shown}: {reason_of(error)}; fix it or fetch it again") from error
+        raise UserError(f"{shown}: {error_reason(error)}; fix it or fetch it again") from error
     if notes is not None:
         notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
 
@@ -97,7 +97,7 @@ class _Rows(io.RawIOBase):
     """A file with a size limit per row: `left` is how many bytes of it may still be read."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.left = file, MOST_BYTES
+        self.file, self.left = file, MAX_BYTES
 
     def readable(self) -> bool:
         return True
@@ -106,7 +106,7 @@ class _Rows(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.left = MOST_BYTES
+        self.left = MAX_BYTES
         return self.file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -117,7 +117,7 @@ class _Rows(io.RawIOBase):
         buffer[: len(piece)] = piece
         self.left -= len(piece)
         if self.left < 0:
-            raise ValueError(f"a row of more than {MOST_BYTES // 10**6} MB")
+            raise ValueError(f"a row of more than {MAX_BYTES // 10**6} MB")
         return len(piece)
 
 
@@ -154,8 +154,8 @@ def _on_disk(pieces: Iterable[bytes]) -> IO[bytes]:
     plain = tempfile.TemporaryFile()  # noqa: SIM115
     for piece in pieces:
         plain.write(piece)
-        if plain.tell() > MOST_UNPACKED:
-            raise ValueError(f"more than {MOST_UNPACKED // 10**9} GB when it is unpacked")
+        if plain.tell() > MAX_UNPACKED:
+            raise ValueError(f"more than {MAX_UNPACKED // 10**9} GB when it is unpacked")
     plain.seek(0)
     return cast(IO[bytes], plain)
 
@@ -228,10 +228,10 @@ def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, 
             file, use_float=True, multiple_values=multiple_values
         ):
             level += event.startswith("start_") - event.startswith("end_")
-            if level > MOST_LEVELS:
-                raise ValueError(f"values nested more than {MOST_LEVELS} deep")
+            if level > MAX_LEVELS:
+                raise ValueError(f"values nested more than {MAX_LEVELS} deep")
             if level <= 3:  # the deepest rows are in an array under a split's name under `data`
-                rows.left = MOST_BYTES
+                rows.left = MAX_BYTES
             yield event, value
 
     yield from ijson.parse(bounded())
@@ -295,7 +295,7 @@ def _repeated(names: Iterable[str]) -> str:
 
 
 def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(MOST_BYTES)  # Python's limit of 128 KiB is less than a long dialogue
+    csv.field_size_limit(MAX_BYTES)  # Python's limit of 128 KiB is less than a long dialogue
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     start = text.tell()
     header = text.readline()

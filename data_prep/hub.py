@@ -53,7 +53,7 @@ def empty_model(recipe: Recipe) -> Any:
         raise UserError(model_unavailable(recipe, error)) from error
 
 
-def own_ends(config: dict[str, Any]) -> list[int]:
+def end_token_ids(config: dict[str, Any]) -> list[int]:
     """Return the ids of the end tokens in the model's generation config (Llama 3 has three).
 
     Empty if the model has no such file or cannot be reached.
@@ -69,7 +69,7 @@ def own_ends(config: dict[str, Any]) -> list[int]:
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
-def positions(config: dict[str, Any]) -> int | None:
+def max_positions(config: dict[str, Any]) -> int | None:
     """Return how many tokens the base model has positions for; None if there is no limit.
 
     Models without positions (Mamba), or with only sliding-window attention, have no limit. Also
@@ -164,7 +164,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     if damaged_index:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
     missing = [file for file in wanted if not (folder / file).is_file()]
-    broken = [f for f in wanted if f not in missing and not is_whole(folder / f)]
+    broken = [f for f in wanted if f not in missing and not is_complete_file(folder / f)]
     problem, again = "", "copy the folder again"
     if broken:
         problem = f"{broken[0]} is truncated or damaged"
@@ -223,7 +223,7 @@ def snapshot(name: str, config: dict[str, Any]) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def is_whole(path: Path, read_all: bool = False) -> bool:
+def is_complete_file(path: Path, read_all: bool = False) -> bool:
     """Return whether a file of weights or states has the length that its own header gives.
 
     `read_all`: for a file of torch.save, also compare its contents with its checksums.

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from data_prep.clean import Cleaner, digest, value_at
 from data_prep.console import track
-from data_prep.errors import UserError, reading, whole_files
+from data_prep.errors import UserError, atomic_files, reading
 from data_prep.formats import SourceRow
 from data_prep.prompt import Example, Neutralizer, TokenCounter
 from data_prep.recipe import Recipe, sequence_len
@@ -118,7 +118,7 @@ class _Preparation:
 
     def run(self) -> Manifest:
         names = [f"{split}.jsonl" for split in READING_ORDER] + ["manifest.json"]
-        with whole_files(self.recipe.data_dir, *names) as files:
+        with atomic_files(self.recipe.data_dir, *names) as files:
             if self.shares:
                 self._divide()
             for split in READING_ORDER:
@@ -250,7 +250,7 @@ class _Preparation:
                 row_id, dialogue, summaries[0], self.settings.instruction, columns,
                 self.settings.system,
             )  # fmt: skip
-            broken = sum(count for _, count in texts) + self.neutralize.joins(example)
+            broken = sum(count for _, count in texts) + self.neutralize.neutralize_messages(example)
             if broken:
                 self.neutralized["rows"] += 1
                 self.neutralized["strings"] += broken

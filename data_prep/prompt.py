@@ -141,7 +141,7 @@ class Neutralizer:
                 break
         return text, total
 
-    def joins(self, example: Example) -> int:
+    def neutralize_messages(self, example: Example) -> int:
         """Break control strings that a text forms with the instruction; return how many."""
         turns = [(turn, *self(turn["content"])) for turn in example.messages]
         for turn, text, _ in turns:
@@ -239,7 +239,7 @@ class PromptEncoder(_Tokenizer):
         unknown = self.tokenizer(RARE, add_special_tokens=False)["input_ids"]
         return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown)
 
-    def check_neutral(self, examples: list[Example]) -> None:
+    def check_no_control_strings(self, examples: list[Example]) -> None:
         """Raise UserError if an example's text holds control tokens of the tokenizer or the model.
 
         Checks the token ids, after the normaliser, the template and the joining of the texts, and
@@ -261,7 +261,7 @@ class PromptEncoder(_Tokenizer):
                 continue
             fix = "run `python -m data_prep` again on a machine that can load this tokenizer"
             row = row.model_copy(deep=True)
-            neutralize.joins(row)
+            neutralize.neutralize_messages(row)
             if self._first_control([row], neutralize):
                 fix = (
                     "a space does not break it: change it in the source, or change the instruction "

@@ -82,7 +82,7 @@ def sequence_len(config: dict[str, Any]) -> int:
 
 # The longest recipe of this project has 124 values in 4 KB. A few nested aliases are small in the
 # file, but expand to more values than any code can visit.
-MOST_BYTES, MOST_VALUES = 10**5, 5000
+MAX_BYTES, MAX_VALUES = 10**5, 5000
 
 NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
@@ -122,13 +122,13 @@ class YamlFile:
         """Read the file at `path`."""
         self.path = path
         try:
-            check_file(path, MOST_BYTES)
+            check_file(path, MAX_BYTES)
             loader = _Loader(path.read_text("utf-8"))
             loader.twice = []
             root = loader.get_single_node()
-            if root and _values(root, {}) > MOST_VALUES:
+            if root and _values(root, {}) > MAX_VALUES:
                 raise UserError(
-                    f"{path}: has more than {MOST_VALUES} values after its aliases (`*name`) are "
+                    f"{path}: has more than {MAX_VALUES} values after its aliases (`*name`) are "
                     "expanded; write the values out"
                 )
             self.data = loader.construct_object(root, deep=True) if root else None

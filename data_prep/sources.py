@@ -16,13 +16,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from data_prep.errors import UserError, check_file, reason_of, temporary_folder
+from data_prep.errors import UserError, check_file, error_reason, temporary_folder
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
 SHARD = re.compile(r"-(\d+)(?:-of-(\d+))?(?=\.)")  # the Hub's train-00000-of-00002.parquet
 
-MOST_FOLDERS = 50  # nested in an archive: the time to find and remove them grows quadratically
-TOO_DEEP = f"a file in more than {MOST_FOLDERS} folders"
+MAX_FOLDERS = 50  # nested in an archive: the time to find and remove them grows quadratically
+TOO_DEEP = f"a file in more than {MAX_FOLDERS} folders"
 
 
 class Source:
@@ -64,7 +64,7 @@ class Source:
                     self._find_files(path)
                 except OSError as error:
                     raise UserError(
-                        f"{error.filename or path}: {reason_of(error)}; check its permissions"
+                        f"{error.filename or path}: {error_reason(error)}; check its permissions"
                     ) from error
             elif (
                 re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.source)
@@ -319,7 +319,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                         f"{archive}: member `{name}` points outside the archive's folder; "
                         "refused, fetch the archive from a source that you trust"
                     )
-                if len(posix.parts) > MOST_FOLDERS:
+                if len(posix.parts) > MAX_FOLDERS:
                     raise ValueError(TOO_DEEP)
             packed.extractall(folder)
     except DAMAGED + (py7zr.exceptions.ArchiveError, NotImplementedError) as error:

@@ -188,7 +188,7 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
     Maps a key to `lora_r was 16 and is 64`; compares only keys that affect the weights, and the
     prepared rows if they exist. Raises UserError if `run.json` is damaged.
     """
-    record = run_of(folder)
+    record = read_run_record(folder)
     if record is None:
         return None
     before = record.settings
@@ -248,12 +248,12 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
         for key, value in config.items()
         if value is not None and not re.fullmatch(WITHOUT_EFFECT, key)
     }
-    found = dict(flat({**kept, "summarization": block}))
+    found = dict(flatten({**kept, "summarization": block}))
     data = {f"data.{name}": files[name] for name in DATA}
     return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
 
 
-def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+def flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:
     """Return (dotted key, value) pairs of everything nested in `value`."""
     if isinstance(value, Mapping):
         parts = [(f"{name}.{key}" if name else str(key), item) for key, item in value.items()]
@@ -261,7 +261,7 @@ def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
         parts = [(f"{name}[{number}]", item) for number, item in enumerate(value)]
     else:
         return [(name, value)]
-    return [pair for key, item in parts for pair in flat(item, key)]
+    return [pair for key, item in parts for pair in flatten(item, key)]
 
 
 def run_folder(adapter: Path) -> Path:
@@ -269,7 +269,7 @@ def run_folder(adapter: Path) -> Path:
     return adapter.parent if CHECKPOINT.fullmatch(adapter.name) else adapter
 
 
-def run_of(folder: Path) -> RunRecord | None:
+def read_run_record(folder: Path) -> RunRecord | None:
     """Read `run.json` of the training in `folder`, a run's or a checkpoint's; None if missing.
 
     Raises UserError if the file is damaged.

@@ -1,6 +1,6 @@
 """Turn predictions into scores: means with intervals, paired tests, mistakes, groups.
 
-Use: `analyse(with_baselines(systems, corpus), corpus).scores`, the content of scores.json.
+Use: `analyse(add_baselines(systems, corpus), corpus).scores`, the content of scores.json.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep.settings import BertScore, Rouge
 from eval import metrics, signature
-from eval.baselines import Corpus, System, default_pairs, models_of, style
+from eval.baselines import Corpus, System, default_pairs, model_names, style
 from eval.diagnosis import MISTAKES, diagnose, groups
 from eval.language import markup_in, resolve, warnings, without_markup
 from eval.metrics import BERTSCORE, F1, METRICS, PRECISION, RECALL, SIMILARITY, Array
@@ -115,7 +115,7 @@ def analyse(
         + warnings(
             scoring,
             {"the references": [text for texts in corpus.references for text in texts]}
-            | {f"{name}'s summaries": systems[name].predictions for name in models_of(systems)},
+            | {f"{name}'s summaries": systems[name].predictions for name in model_names(systems)},
         ),
     )
     for kind, bins in groups(corpus.dialogues).items() if corpus.dialogues is not None else ():
@@ -133,7 +133,7 @@ def _strip(
 ) -> tuple[list[str], dict[str, str]]:
     """Strip control tokens and think blocks if `wanted`; return notes and signature fields."""
     notes = []
-    for name in models_of(systems):
+    for name in model_names(systems):
         texts = systems[name].predictions
         if not (count := sum(bool(markup_in(text)) for text in texts)):
             continue

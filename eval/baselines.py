@@ -135,7 +135,7 @@ def _ratio(part: float, whole: float) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, System]:
+def add_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, System]:
     """Return the systems, followed by the baselines: LEAD-3, LONGEST-3, base cut to length.
 
     The first two need dialogues; the third needs systems named `base` and `tuned`.
@@ -151,14 +151,14 @@ def with_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, Syst
     return more
 
 
-def models_of(systems: dict[str, System]) -> list[str]:
+def model_names(systems: dict[str, System]) -> list[str]:
     """Return the names of the systems that are models, not baselines."""
     return [name for name, system in systems.items() if system.kind == "model"]
 
 
 def default_pairs(systems: dict[str, System]) -> list[tuple[str, str]]:
     """Pair every two models; then each baseline with the tuned model, or else the last model."""
-    models = models_of(systems)
+    models = model_names(systems)
     pairs = [(a, b) for n, a in enumerate(models) for b in models[n + 1 :]]
     main = "tuned" if "tuned" in models else models[-1]
     return pairs + [(name, main) for name in systems if name not in models]

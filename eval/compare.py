@@ -18,12 +18,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from data_prep.errors import UserError, check_outputs, run_cli, whole_files
+from data_prep.errors import UserError, atomic_files, check_outputs, run_cli
 from data_prep.options import Options
 from data_prep.settings import Rouge
 from eval.adapter import PROMPT
 from eval.analysis import Analysis, analyse
-from eval.baselines import with_baselines
+from eval.baselines import add_baselines
 from eval.html_report import page
 from eval.metrics import SIMILARITY
 from eval.outputs import FieldNames, load
@@ -182,7 +182,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     files = {run.name: run.file for run in found}
     systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
     names = list(systems)
-    systems |= with_baselines({}, corpus)
+    systems |= add_baselines({}, corpus)
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
     with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
     analysis = analyse(
@@ -338,7 +338,7 @@ def main() -> None:
     written = {args.output: html(compared, args.output.parent)}
     wanted = {"CSV": args.csv, "LaTeX": args.latex, "Markdown": args.markdown}
     written |= {path: compared.forms()[form] for form, path in wanted.items() if path}
-    with whole_files(Path(), *map(str, written)) as files:
+    with atomic_files(Path(), *map(str, written)) as files:
         for path, content in written.items():
             files[str(path)].write(content)
     rows = [[one.text.strip("\0") for one in row.values()] for row in compared.table()]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from data_prep.errors import UserError
-from data_prep.hub import own_ends, positions
+from data_prep.hub import end_token_ids, max_positions
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
@@ -20,7 +20,7 @@ from eval.signature import quantization
 WORTH_LOADING = 700
 AT_ONCE = 256  # prompts per call of vLLM; this many are lost if a run is killed
 SHORTEN = "shorten these dialogues in the source, or use a base model with more positions"
-MOST_ROWS = 128  # per batch of `hf`: a kill loses little, and several processes get batches
+MAX_ROWS = 128  # per batch of `hf`: a kill loses little, and several processes get batches
 
 
 class Engine(Protocol):
@@ -103,7 +103,7 @@ class Summarizer:
 
         Raises UserError if an example contains a control string as text, or is too long.
         """
-        self.encoder.check_neutral(list(examples))
+        self.encoder.check_no_control_strings(list(examples))
         prompts = [self.encoder.prompt_ids(example) for example in examples]
         lengths, new = [len(prompt) for prompt in prompts], self.decoding.max_new_tokens
         for problem in beyond_positions(self.recipe, examples, lengths, new):
@@ -145,7 +145,7 @@ class Summarizer:
         example = Example.build("", "Ana: hi", "Ana says hi.", "{dialogue}", system=system)
         _, labels = self.encoder.training_ids(example)
         end = [label for label in labels if label != -100][-1]
-        ends = [end, *(other for other in own_ends(recipe.config) if other != end)]
+        ends = [end, *(other for other in end_token_ids(recipe.config) if other != end)]
         pad = self.encoder.tokenizer.pad_token_id
         return ends, end if pad is None else pad
 
@@ -154,7 +154,7 @@ def beyond_positions(
     recipe: Recipe, examples: Sequence[Example], prompts: list[int], new: int
 ) -> Iterator[str]:
     """Yield an error if a prompt's tokens and `new` ones exceed the model's positions."""
-    limit = positions(recipe.config)
+    limit = max_positions(recipe.config)
     over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
     if over:
         longest = max(over, key=lambda number: prompts[number])
@@ -180,7 +180,7 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
     start = 0
     while start < len(by_length):
         a_row = (lengths[by_length[start]] + decoding.max_new_tokens) * decoding.num_beams
-        end = start + min(MOST_ROWS, max(1, decoding.batch_tokens // a_row))
+        end = start + min(MAX_ROWS, max(1, decoding.batch_tokens // a_row))
         batches.append(by_length[start:end])
         start = end
     return batches

@@ -109,7 +109,7 @@ class HfEngine:
         base = self.model
         model = self.attach_beside(folder)
         adapted = get_peft_model_state_dict(model)
-        if not (quantization(self.recipe.config) or tied_ends(base, adapted)):
+        if not (quantization(self.recipe.config) or adapted_tied_embeddings(base, adapted)):
             self.model = model.merge_and_unload()
             self.merged = True
 
@@ -119,9 +119,9 @@ class HfEngine:
         Inside `disable_adapter()` of the returned model, `generate` uses the base model.
         """
         try:
-            saved = own_weights(load_peft_weights(str(folder), device="cpu"))
+            saved = adapter_weight_names(load_peft_weights(str(folder), device="cpu"))
             model = PeftModel.from_pretrained(self.model, folder).eval()
-            wanted = own_weights(get_peft_model_state_dict(model))
+            wanted = adapter_weight_names(get_peft_model_state_dict(model))
             if saved != wanted:  # PEFT would only warn, and leave missing weights at zero
                 raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
@@ -142,16 +142,16 @@ class HfEngine:
         """
         settings = Settings(self.decoding, self.ends, self.pad, self.device, self.watch)
         make = partial(generate, self.model, settings=settings)
-        outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.recipe.path)
+        outputs, self.pieces = run_within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
 
 
-def own_weights(names: Iterable[str]) -> set[str]:
+def adapter_weight_names(names: Iterable[str]) -> set[str]:
     """Return the names without the duplicates that PEFT saves if an adapter adds tokens."""
     return {n for n in names if ".modules_to_save." not in n and ".original_module." not in n}
 
 
-def tied_ends(model: Any, adapted: Iterable[str]) -> list[str]:
+def adapted_tied_embeddings(model: Any, adapted: Iterable[str]) -> list[str]:
     """Return the names of tied input and output embeddings that an adapter changes.
 
     `adapted`: names of the adapter's weights. A merge would change both embeddings.
@@ -213,7 +213,7 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
         if whole:
             break
         ended = torch.isin(new, torch.tensor(settings.ends, device=device)).any(dim=1)
-        open_ = without_gaps((~ended).tolist())
+        open_ = compacted_rows((~ended).tolist())
         rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
         mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
         cache.batch_select_indices(open_.to(device))
@@ -233,7 +233,7 @@ def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
     return StoppingCriteriaList([tell])
 
 
-def without_gaps(open_: list[bool]) -> torch.Tensor:
+def compacted_rows(open_: list[bool]) -> torch.Tensor:
     """Return the numbers of the open rows; the last ones take the places of finished rows."""
     count = sum(open_)
     late = [row for row in range(count, len(open_)) if open_[row]]
@@ -242,7 +242,7 @@ def without_gaps(open_: list[bool]) -> torch.Tensor:
     )
 
 
-def within_memory(
+def run_within_memory(
     make: Callable[[Ids], Ids], prompts: Ids, seed: int, pieces: int, recipe: Path
 ) -> tuple[Ids, int]:
     """Call `make` on the prompts in `pieces` parts; return its outputs and the parts it took.

@@ -43,7 +43,7 @@ SETTINGS = (
     r"|sample_packing|bf16|seed|summarization\.(source|train_rows)"
 )
 INVENTED = "not in the dialogue"
-MOST_PAIRS = 250_000  # pairs of words; two texts with more of them are not aligned
+MAX_PAIRS = 250_000  # pairs of words; two texts with more of them are not aligned
 # `templates/report.css` styles the charts: the classes `first` (the base model), `last` (the tuned
 # one), `other` and `worse` are colours, each defined for light and for dark mode.
 WIDTH = 380  # of a chart, in units of about one pixel on the page
@@ -185,7 +185,7 @@ def marked(text: str, other: str, dialogue: str = "") -> Markup:
         [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
         for one in (other.split(), [word[0] for word in words])
     )
-    if len(wanted) * len(found) > MOST_PAIRS:  # repeated words would take cubic time to align
+    if len(wanted) * len(found) > MAX_PAIRS:  # repeated words would take cubic time to align
         there = set(wanted)
         kinds = ["" if word in there else "differs" for word in found]
     else:

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 READ_AT_ONCE = 4096  # prompt tokens: enough for full speed, with little memory for activations
-MOST_PADDING = 0.3  # of a prompt, as a share of the longest one in its group
+MAX_PADDING = 0.3  # of a prompt, as a share of the longest one in its group
 Ids = list[list[int]]
 
 
@@ -108,7 +108,7 @@ def similar(lengths: list[int]) -> Iterator[list[int]]:
     for row in sorted(rows, key=lambda row: -lengths[row]):
         longest = lengths[together[0]] if together else 0
         full = (len(together) + 1) * longest > READ_AT_ONCE
-        if together and (full or lengths[row] < (1 - MOST_PADDING) * longest):
+        if together and (full or lengths[row] < (1 - MAX_PADDING) * longest):
             yield together
             together = []
         together.append(row)

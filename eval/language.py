@@ -92,7 +92,7 @@ class Scoring:
         """Return the share (0 to 1) of the texts' letters that the tokenizer ignores."""
         if self.tokenizer == "unicode":
             return 0.0
-        others, letters = foreign(texts)
+        others, letters = count_letters(texts)
         return others / max(1, letters)
 
     def fields(self) -> dict[str, str]:
@@ -126,7 +126,7 @@ def resolve(settings: Rouge, language: str, references: Sequence[Sequence[str]])
     English references get exactly the scores that rouge_score gives them.
     """
     every = [text for texts in references for text in texts]
-    others, letters = foreign(every)
+    others, letters = count_letters(every)
     latin = sum(len(_LATIN.findall(text)) for text in every) >= (1 - IGNORED) * letters
     english = language == "en" and latin and others <= max(FOREIGN * letters, FEW)
     tokenizer, stemmer = settings.tokenizer, settings.stemmer
@@ -151,7 +151,7 @@ def word_ends(text: str) -> list[int]:
     return [match.end() for match in _READ.finditer(text)]
 
 
-def foreign(texts: Iterable[str]) -> tuple[int, int]:
+def count_letters(texts: Iterable[str]) -> tuple[int, int]:
     """Return how many of the texts' letters are not a-z, and how many letters there are."""
     letters = _LETTER.findall("".join(texts).lower())
     return sum(not "a" <= letter <= "z" for letter in letters), len(letters)

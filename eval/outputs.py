@@ -18,7 +18,7 @@ from data_prep.turns import as_list
 from eval import signature
 from eval.baselines import BASELINES, Corpus, System
 from eval.language import Scoring, markup_in
-from eval.predictions import true_record
+from eval.predictions import matching_record
 
 
 @dataclass
@@ -157,7 +157,7 @@ def load(
                 f"{path}: {len(rows[name])} rows, but {files[first]} has {len(rows[first])}; give "
                 "the same number of predictions for each dialogue in every file"
             )
-        record = true_record(path)
+        record = matching_record(path)
         known = signature.generation_fields(record.key, record.versions) if record else {}
         systems[name] = _system([row.prediction for row in rows[name]], known)
         each = [row.references for row in rows[name]]

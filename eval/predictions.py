@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from data_prep.console import Bar, say
-from data_prep.errors import UserError, check_file, whole_file, writing_to
+from data_prep.errors import UserError, atomic_file, check_file, writing_to
 from data_prep.prompt import Example
 from data_prep.sources import sha256_of
 from eval.generate import Batch, Prediction
@@ -125,11 +125,11 @@ def read_predictions(path: Path) -> list[Prediction]:
 def copy_predictions(source: Path, target: Path) -> None:
     """Copy a finished file and then its key, each of them atomically."""
     for old, new in ((source, target), (key_file(source), key_file(target))):
-        with whole_file(new) as file:
+        with atomic_file(new) as file:
             file.write(old.read_text("utf-8"))
 
 
-def true_record(path: Path) -> FileRecord | None:
+def matching_record(path: Path) -> FileRecord | None:
     """Return the record of `path` if it still matches the file, else None."""
     record = read_record(path)
     return record if record and record.sha256 == sha256_of(path) else None
@@ -161,11 +161,11 @@ def _locked(shard: Path) -> Iterator[None]:
 def _merge(path: Path, key: GenerationKey, examples: Sequence[Example]) -> None:
     done = _read_shards(path, key).values()
     predictions = {one.id: one for batch in done for one in batch.predictions}
-    with whole_file(path) as out:
+    with atomic_file(path) as out:
         for example in examples:
             out.write(predictions[example.id].model_dump_json() + "\n")
     seconds = round(sum(batch.seconds for batch in done), 1)
-    with whole_file(key_file(path)) as out:
+    with atomic_file(key_file(path)) as out:
         record = FileRecord(
             key=key,
             sha256=sha256_of(path),
@@ -191,7 +191,7 @@ def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
     same = key.matches(found)
     kept = list(batches.values()) if same else []
     lines = [json.dumps({"key": key.model_dump()}), *(batch.model_dump_json() for batch in kept)]
-    with whole_file(shard) as file:
+    with atomic_file(shard) as file:
         file.write("\n".join(lines) + "\n")
     return None if same else found
 

@@ -20,11 +20,11 @@ from pydantic import BaseModel
 
 from data_prep.errors import (
     UserError,
+    atomic_file,
+    atomic_files,
     check_outputs,
     reading,
     run_cli,
-    whole_file,
-    whole_files,
 )
 from data_prep.options import Help, Options
 from eval.ratings import Rating, evaluate, tables
@@ -76,7 +76,7 @@ def main() -> None:
     check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), path])
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
     if args.output:
-        with whole_file(args.output) as file:
+        with atomic_file(args.output) as file:
             file.write(result.model_dump_json(indent=2) + "\n")
     print(tables(result))
 
@@ -162,7 +162,7 @@ def write_sheet(args: argparse.Namespace) -> None:
     titles += [*(f"summary_{n}" for n in numbers), f"best ({', '.join(numbers)} or tie)"]
     titles += [*(f"faithful_{n} (y/n)" for n in numbers), "note"]
     key = Key(systems={n: sha256_of(p) for n, p in files.items()}, seed=args.seed, rows=[])
-    with whole_files(args.output.parent, key_path.name, args.output.name) as written:
+    with atomic_files(args.output.parent, key_path.name, args.output.name) as written:
         written[args.output.name].write("\ufeff")  # by this mark Excel recognises UTF-8
         sheet = csv.writer(written[args.output.name], delimiter=";" if args.semicolon else ",")
         sheet.writerow(titles)

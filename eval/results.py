@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from data_prep.console import say
-from data_prep.errors import check_file, whole_files
+from data_prep.errors import atomic_files, check_file
 from data_prep.machine import cpu_name
 from data_prep.recipe import Recipe, YamlFile
 from eval.adapter import (
@@ -24,14 +24,14 @@ from eval.adapter import (
     TRAINED_WITH,
     WITHOUT_EFFECT,
     TrainedWith,
-    flat,
+    flatten,
     read_record,
     run_folder,
     shown,
     trained_otherwise,
 )
 from eval.analysis import analyse
-from eval.baselines import Corpus, System, with_baselines
+from eval.baselines import Corpus, System, add_baselines
 from eval.html_report import html_report
 from eval.predictions import FileRecord, read_predictions
 from eval.report import report, show
@@ -88,7 +88,7 @@ def write_results(
         if adapter.signature:
             systems["tuned"].fields["trained"] = adapter.signature
     result = analyse(
-        with_baselines(systems, corpus),
+        add_baselines(systems, corpus),
         corpus,
         more=recipe.summarization.metrics,
         bertscore=recipe.summarization.bertscore,
@@ -110,7 +110,7 @@ def write_results(
     curves = training_curves(trained) if adapter else {}
     scores.training = _training(trained) if adapter else None
     record = scores.model_dump_json(indent=2) + "\n"
-    with whole_files(folder, *NAMES, SUM) as files:
+    with atomic_files(folder, *NAMES, SUM) as files:
         files["scores.json"].write(record)
         files[SUM].write(f"{hashlib.sha256(record.encode()).hexdigest()}  scores.json\n")
         files["report.md"].write(report(result))
@@ -139,7 +139,7 @@ def _settings(recipe_text: str) -> dict[str, Any]:
     hidden = rf"{WITHOUT_EFFECT}|(test_)?datasets\[\d+\]\.path|plugins"
     return {
         key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-        for key, value in flat(config)
+        for key, value in flatten(config)
         if not re.fullmatch(hidden, key)
     }
 

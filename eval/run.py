@@ -119,8 +119,8 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
         folder / name for name in ("report.html", "report.md") if not (folder / SCORES).exists()
     ]
     files += [path for path in folder.glob("predictions.*.jsonl") if not key_file(path).exists()]
-    if foreign := [path for path in files if path.exists()]:
-        raise UserError(f"{foreign[0]}: was not written by eval.run; choose another --output")
+    if others := [path for path in files if path.exists()]:
+        raise UserError(f"{others[0]}: was not written by eval.run; choose another --output")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # an unnamed file: is the folder writable?

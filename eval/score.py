@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.errors import UserError, check_outputs, run_cli, whole_file
+from data_prep.errors import UserError, atomic_file, check_outputs, run_cli
 from data_prep.options import Options
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def score(
     """
     from data_prep.settings import Rouge
     from eval.analysis import analyse
-    from eval.baselines import BASELINES, Corpus, System, with_baselines
+    from eval.baselines import BASELINES, Corpus, System, add_baselines
 
     if not isinstance(predictions, Mapping):
         predictions = {"predictions": predictions}
@@ -50,7 +50,7 @@ def score(
     corpus = Corpus(references, dialogues)
     folded = [" ".join(text.split()) for text in dialogues or ()]
     corpus.clusters = folded if len(set(folded)) < len(folded) else None
-    systems = with_baselines({name: System(texts) for name, texts in predictions.items()}, corpus)
+    systems = add_baselines({name: System(texts) for name, texts in predictions.items()}, corpus)
     return analyse(systems, corpus, workers=1, rouge=Rouge(**rouge), language=language).scores
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     """Read, check that results are comparable, score and print; optionally write JSON."""
     args = _arguments()  # before the slow imports, so that --help is fast
     from eval.analysis import analyse
-    from eval.baselines import with_baselines
+    from eval.baselines import add_baselines
     from eval.outputs import FieldNames, load
     from eval.predictions import key_file
     from eval.report import show
@@ -78,7 +78,7 @@ def main() -> None:
     systems, corpus = load(files, args.references, names, args.force, args.strip, args.by_order)
     settings = Bootstrap(resamples=args.resamples)
     scores = analyse(
-        with_baselines(systems, corpus),
+        add_baselines(systems, corpus),
         corpus,
         settings,
         workers=args.workers,
@@ -86,7 +86,7 @@ def main() -> None:
         language=args.language,
     ).scores
     if args.output:
-        with whole_file(args.output) as file:
+        with atomic_file(args.output) as file:
             file.write(scores.model_dump_json(indent=2) + "\n")
     show(scores)
     for name in scores.models:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import run_cli, whole_file
+from data_prep.errors import atomic_file, run_cli
 from data_prep.options import Options
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +43,7 @@ def main() -> None:
         words = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
         print(f"{name}: {', '.join(words)}", flush=True)
         if output:
-            with whole_file(output) as file:
+            with atomic_file(output) as file:
                 json.dump(found, file, indent=1)
     sys.exit(1 if any("failed" in figures for figures in found.values()) else 0)
 

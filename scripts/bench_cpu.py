@@ -36,7 +36,7 @@ from peft import PeftModel
 from pydantic import BaseModel, Field
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.errors import UserError, atomic_file, run_cli
 from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples
@@ -190,7 +190,7 @@ def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
         )
         ways.append(now)
         if args.output:
-            with whole_file(args.output) as file:
+            with atomic_file(args.output) as file:
                 json.dump([way.model_dump() for way in ways], file, indent=1)
         if now.way != "plain":
             continue

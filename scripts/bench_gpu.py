@@ -37,7 +37,7 @@ from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ValidationError
 from transformers import TrainerCallback
 
-from data_prep.errors import UserError, run_cli, whole_file
+from data_prep.errors import UserError, atomic_file, run_cli
 from data_prep.machine import usage
 from data_prep.options import Options
 from data_prep.recipe import Recipe, load_recipe
@@ -236,7 +236,7 @@ class Bench:
         row.seconds = time.monotonic() - start
         self.found.append(row)
         rows = [one.model_dump(exclude_none=True) for one in self.found]
-        with whole_file(self.args.output) as file:
+        with atomic_file(self.args.output) as file:
             json.dump({"environment": environment(), "variants": rows}, file, indent=1)
         print(f"{variant.name} ({variant.what}): {row.failed or 'done'}, {row.seconds:.0f} s",
               flush=True)  # fmt: skip

@@ -35,7 +35,7 @@ from scripts.merge_proof import (
     Record,
     changed_files,
     end_token,
-    is_of,
+    matches_key,
     merge_key,
     prove,
     recorded,
@@ -76,13 +76,13 @@ def merge(recipe: Recipe) -> Proof:
     adapter = find_adapter(recipe)
     check_fit(recipe, adapter)
     encoder = PromptEncoder(recipe)
-    encoder.check_neutral(examples)
+    encoder.check_no_control_strings(examples)
     target = recipe.output_dir / "merged"
     with writing_to(recipe.output_dir):
         lock = run_record.lock(recipe.output_dir)
     with lock:
         key = merge_key(recipe, adapter)
-        there = is_of(recorded(target), key) and not changed_files(target)
+        there = matches_key(recorded(target), key) and not changed_files(target)
         if not there:
             with _scratch(recipe.output_dir) as scratch:
                 fresh = scratch / "merged"
@@ -198,7 +198,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
     import torch
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
-    from eval.hf_engine import tied_ends
+    from eval.hf_engine import adapted_tied_embeddings
 
     base_model, model = recipe.config["base_model"], empty_model(recipe)
     try:
@@ -209,7 +209,7 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"it is {settings.get('peft_type')}, and only LORA can be merged")
         with torch.device("meta"):
-            touched = tied_ends(model, saved)
+            touched = adapted_tied_embeddings(model, saved)
             model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
         wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
         if saved != wanted:

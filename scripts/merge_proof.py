@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
-from data_prep.errors import UserError, reading, whole_file
+from data_prep.errors import UserError, atomic_file, reading
 from data_prep.hub import model_arguments
 from data_prep.prompt import Example, PromptEncoder
 from data_prep.recipe import Recipe
@@ -65,7 +65,7 @@ class Proof(Sealed):
     commit: str
 
 
-def is_of(record: Record, key: dict[str, str | None]) -> bool:
+def matches_key(record: Record, key: dict[str, str | None]) -> bool:
     """Return whether a merge was made from `key`; older versions did not record `files`."""
     return bool(record.made_of) and record.made_of.items() <= key.items()
 
@@ -111,7 +111,7 @@ def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
     """Return `<output_dir>/merged` and its proof; raises UserError if it has no good one."""
     folder = recipe.output_dir / "merged"
     again = f"run `python -m scripts.merge {recipe.path}`"
-    if not is_of(recorded(folder), merge_key(recipe, adapter)):
+    if not matches_key(recorded(folder), merge_key(recipe, adapter)):
         raise UserError(f"{folder}: holds no merge of this adapter; {again}")
     if changed := changed_files(folder):
         raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")
@@ -148,7 +148,7 @@ def prove(
         recipe=recipe.name, good=not exceeded, exceeded=exceeded, checks=checks, compared=compared,
         made_of=recorded(folder).made_of, environment=environment(), commit=commit(),
     ).sealed()  # fmt: skip
-    with whole_file(folder / PROOF) as file:
+    with atomic_file(folder / PROOF) as file:
         file.write(proof.model_dump_json(indent=1) + "\n")
     return proof
 
@@ -317,9 +317,9 @@ def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
     for weight in model.parameters():  # tied weights appear once
         if weight.ndim < 2:
             continue
-        flat = weight.detach().reshape(-1).float().contiguous()
+        flatten = weight.detach().reshape(-1).float().contiguous()
         rounded, state = quantize_4bit(
-            flat,
+            flatten,
             quant_type="nf4",
             compress_statistics=bool(twice),
             **{k: v for k, v in settings.items() if k == "blocksize"},

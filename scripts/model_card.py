@@ -33,11 +33,11 @@ from eval.adapter import (
     TrainedWith,
     find_adapter,
     read_record,
-    run_of,
+    read_run_record,
 )
 from eval.baselines import BASELINES
 from eval.metrics import METRICS, SIMILARITY
-from eval.predictions import read_predictions, true_record
+from eval.predictions import matching_record, read_predictions
 from eval.report import (
     ABOUT_SIMILARITY,
     HEADERS,
@@ -206,7 +206,7 @@ def example_of(records: Records) -> Shown | None:
         path = Path("results") / recipe.name / "predictions.tuned.jsonl"
         first = read_examples(recipe.data_dir / "test.jsonl")[0]
         with reading(path, again := f"run `python -m eval.run {recipe.path}` again"):
-            if not true_record(path):
+            if not matching_record(path):
                 raise UserError(f"{path}: is not as eval.run wrote it; delete it and {again}")
             summaries = {row.id: row.prediction for row in read_predictions(path)}
             return Shown(first.dialogue, summaries[first.id], True)
@@ -292,7 +292,7 @@ def read_records(recipe: Recipe) -> Records:
         )
     adapter = find_adapter(recipe)
     scores, log = read_scores(recipe, adapter, manifest), adapter / "trainer_state.json"
-    state, run = read_record(log, TrainerState), run_of(adapter)
+    state, run = read_record(log, TrainerState), read_run_record(adapter)
     trained = read_record(adapter / TRAINED_WITH, TrainedWith)
     fix = f"put back the file that the training wrote, or train again with `{TRAIN_AGAIN}`"
     for name, record in ((RUN, run), (TRAINED_WITH, trained)):

@@ -31,7 +31,7 @@ from data_prep.errors import UserError, run_cli, temporary_folder, writing_to
 from data_prep.options import Options
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
-from eval.adapter import ADAPTER, flat
+from eval.adapter import ADAPTER, flatten
 from scripts.leaks import check_file, opened
 from scripts.merge_proof import PROOF, Proof, proved, recorded
 from scripts.model_card import (
@@ -217,7 +217,7 @@ def _write_records(folder: Path, records: Records, names: Names, card: ModelCard
     (folder / "README.md").write_text(str(card), "utf-8")
     text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
     (folder / "recipe.yml").write_text(text, "utf-8")
-    _say_left_out("recipe.yml", dict(flat(config)).keys() - dict(flat(kept)).keys())
+    _say_left_out("recipe.yml", dict(flatten(config)).keys() - dict(flatten(kept)).keys())
     scores = records.scores.model_dump()
     scores |= {key: places.get(scores[key], scores[key]) for key in ("base_model", "source")}
     scores["settings"] = published(scores["settings"], places)

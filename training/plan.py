@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.hub import model_unavailable, positions
+from data_prep.hub import max_positions, model_unavailable
 from data_prep.prompt import PromptEncoder, TokenCounter, read_examples
 from data_prep.recipe import Recipe, sequence_len
 from eval.generate import SHORTEN, beyond_positions
 
 SPLITS = ("train", "validation")
 CHUNK = 2000  # rows tokenised at a time; for more, the texts alone take 100s of MB
-MOST_DROPPED = 0.2  # share of a split's rows that may be too long; a corpus has some
-MOST_CUT = 0.01  # share of the references that may exceed `max_new_tokens`
+MAX_DROPPED = 0.2  # share of a split's rows that may be too long; a corpus has some
+MAX_CUT = 0.01  # share of the references that may exceed `max_new_tokens`
 SHORTEST = 2  # tokens; Axolotl drops shorter rows (the default of `min_sample_len`)
 EFFECTS = {
     "drop": "left out",
@@ -173,7 +173,7 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
     A problem is too many rows dropped, any row cut, or rows beyond the model's positions. `counts`
     comes from `count_tokens`. Raises UserError if long rows would end the training.
     """
-    config, reach = recipe.config, positions(recipe.config)
+    config, reach = recipe.config, max_positions(recipe.config)
     strategy = config.get("excess_length_strategy") or "drop"
     cuts, model = strategy == "truncate", f"the {reach} positions of {config['base_model']}"
     lines, problems = [], []
@@ -181,7 +181,7 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
         key, limit = "sequence_len", sequence_len(config)
         if split == "validation" and config.get("eval_sequence_len"):
             key, limit = "eval_sequence_len", config["eval_sequence_len"]
-        of, most = f"of {len(numbers):,} rows", int(MOST_DROPPED * len(numbers))
+        of, most = f"of {len(numbers):,} rows", int(MAX_DROPPED * len(numbers))
         over, beyond = (sum(n > least for n in numbers) for least in (limit, reach or math.inf))
         where = f"{split}: {over:,} {of} have more than {limit:,} tokens"
         if not over:
@@ -221,7 +221,7 @@ def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]
     texts = [text for row in [*test, *validation] for text in row.references or [row.summary]]
     ids = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = [len(tokens) + 1 for tokens in ids]  # plus the end-of-turn token
-    if (over := sum(length > most for length in lengths)) > MOST_CUT * len(lengths):
+    if (over := sum(length > most for length in lengths)) > MAX_CUT * len(lengths):
         yield (
             f"{recipe.path}: {over:,} of {len(lengths):,} references of test and validation have "
             f"more tokens than max_new_tokens, {most}, allows a summary; set "

@@ -183,7 +183,7 @@ class SummarizationPlugin(BasePlugin):
         if explicit:
             run_record.check_resume(Path(explicit), settings, processes)
         if again and not explicit:
-            if is_first_process() and run_record.holds_a_run(folder):
+            if is_first_process() and run_record.contains_run(folder):
                 say(f"the earlier run is now in {run_record.set_aside(folder)}")
         else:
             run_record.check_same_run(folder, settings)
@@ -202,7 +202,7 @@ class SummarizationPlugin(BasePlugin):
                     f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
                 )
             raise SystemExit(0)
-        chosen = run_record.newest_whole(folder, processes)
+        chosen = run_record.newest_complete_checkpoint(folder, processes)
         if is_first_process():
             for line in run_record.set_aside_others(folder, chosen, processes):
                 say(line, error=True)

@@ -192,7 +192,7 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
     except UserError as error:
         report.problems.append(str(error))
         return
-    steps, newest = finished(folder), run_record.newest_whole(folder, processes)
+    steps, newest = finished(folder), run_record.newest_complete_checkpoint(folder, processes)
     found = f"resumes from {newest.name}" if newest else "nothing there yet"
     if steps is not None:
         found = f"already trained by this recipe on this data, {steps} steps"

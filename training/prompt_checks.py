@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.hub import own_ends
+from data_prep.hub import end_token_ids
 from data_prep.prompt import FIX_TEMPLATE, Example, PromptEncoder, read_examples, template_note
 from data_prep.recipe import Recipe
 from training.plan import SPLITS
@@ -216,7 +216,7 @@ def spread(rows: list[Example], count: int) -> list[Example]:
 def _recipe_problems(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -> Iterator[str]:
     """Yield the problems that do not depend on the sample."""
     try:
-        encoder.check_neutral(rows)
+        encoder.check_no_control_strings(rows)
     except UserError as error:
         yield f"{recipe.path}: {error}"
     train, validation = recipe.config["datasets"][0], recipe.config["test_datasets"][0]
@@ -259,7 +259,7 @@ def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
     """Return the ids that stop generation: EOS, `eot_tokens`, the model's own settings."""
     turns = recipe.config.get("eot_tokens") or []
     named = tokenizer.convert_tokens_to_ids(turns)
-    return {tokenizer.eos_token_id, *named, *own_ends(recipe.config)}
+    return {tokenizer.eos_token_id, *named, *end_token_ids(recipe.config)}
 
 
 def _parting(left: list[int], right: list[int]) -> int:

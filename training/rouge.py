@@ -29,13 +29,13 @@ from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from eval.generate import Prediction, Summarizer
-from eval.hf_engine import Settings, generate, use_grouped_attention, within_memory
+from eval.hf_engine import Settings, generate, run_within_memory, use_grouped_attention
 from eval.language import Scoring, resolve, warnings
 from eval.metrics import METRICS, mean_f1, score
 
 
 class ModelInTraining:
-    """An engine for `eval.generate.Summarizer`; use it inside `undisturbed`."""
+    """An engine for `eval.generate.Summarizer`; use it inside `preserve_random_state`."""
 
     def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int):
         """`ends` and `pad` are token ids."""
@@ -45,12 +45,12 @@ class ModelInTraining:
 
     def generate(self, prompts: list[list[int]], seed: int) -> list[list[int]]:
         """Return the new token ids of each prompt; retry in smaller batches if memory runs out."""
-        model = without_peft(unwrapped(self.trainer))
+        model = without_peft(unwrapped_model(self.trainer))
         make = partial(generate, model, settings=self.settings)
         if not holds_whole_model(self.trainer):  # a retry would leave the others waiting
             torch.manual_seed(seed)
             return make(prompts)
-        outputs, self.pieces = within_memory(make, prompts, seed, self.pieces, self.path)
+        outputs, self.pieces = run_within_memory(make, prompts, seed, self.pieces, self.path)
         return outputs
 
 
@@ -120,7 +120,7 @@ class TrainingRougeCallback(TrainerCallback):
         start = time.perf_counter()
         predictions: list[Prediction] = []
         accelerator = self.trainer.accelerator
-        with undisturbed(unwrapped(self.trainer)), accelerator.autocast():
+        with preserve_random_state(unwrapped_model(self.trainer)), accelerator.autocast():
             summarizer = self._summarizer
             batches = summarizer.batches(self.rows)
             if holds_whole_model(self.trainer):
@@ -191,7 +191,7 @@ def log_examples(
 
 
 @contextmanager
-def undisturbed(model: torch.nn.Module) -> Iterator[None]:
+def preserve_random_state(model: torch.nn.Module) -> Iterator[None]:
     """Prepare the model for generation and restore it afterwards, also on errors.
 
     Restores each module's `training` flag (dropout), the attention and the random states. Gradient
@@ -226,7 +226,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
                 torch.cuda.empty_cache()
 
 
-def unwrapped(trainer: Any) -> Any:
+def unwrapped_model(trainer: Any) -> Any:
     """Return the trainer's model without the wrappers of DDP, DeepSpeed or `torch.compile`."""
     return trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_torch_compile=False)
 

@@ -20,8 +20,8 @@ import yaml
 from filelock import FileLock, Timeout
 
 from data_prep.console import say
-from data_prep.errors import UserError, whole_file
-from data_prep.hub import is_whole
+from data_prep.errors import UserError, atomic_file
+from data_prep.hub import is_complete_file
 from data_prep.machine import usage
 from data_prep.prompt import template_hash
 from data_prep.recipe import Recipe
@@ -37,7 +37,7 @@ from eval.adapter import (
     TrainedWith,
     differences,
     listed,
-    run_of,
+    read_run_record,
 )
 from eval.trackers import TRACKED, TrainingRuns
 
@@ -57,9 +57,9 @@ def processes() -> int:
 
 def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raise UserError if `folder` holds a run with other settings, or with unknown ones."""
-    if not holds_a_run(folder):
+    if not contains_run(folder):
         return
-    before = run_of(folder)
+    before = read_run_record(folder)
     if before is None:
         raise UserError(f"{folder}: holds a run, but no {RUN} with its settings; {OR_AGAIN}")
     if changed := list(differences(before.settings, settings).values()):
@@ -74,9 +74,9 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
     """
     if not CHECKPOINT.fullmatch(checkpoint.resolve().name):
         raise UserError(f"{checkpoint}: is not a checkpoint-<step> folder; give one that is")
-    if why := what_is_broken(checkpoint, count):
+    if why := checkpoint_problem(checkpoint, count):
         raise UserError(f"{checkpoint}: {why}; choose a complete checkpoint")
-    before = run_of(checkpoint)
+    before = read_run_record(checkpoint)
     if before is None:
         changed = [f"there is no {RUN} beside it, so its settings are unknown"]
     else:
@@ -89,7 +89,7 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         )
 
 
-def holds_a_run(folder: Path) -> bool:
+def contains_run(folder: Path) -> bool:
     """Return whether `folder` holds files of a run that another run would mix with."""
     return bool(checkpoints(folder)) or any(
         (folder / name).exists() for name in (ADAPTER, RUN, TRAINED_WITH)
@@ -111,17 +111,17 @@ def write_run(
     folder: Path, settings: dict[str, Any], precision: dict[str, Any], recipe: str
 ) -> None:
     """Record the settings at the start of training; `recipe`: the text to keep."""
-    with whole_file(folder / RUN) as file:
+    with atomic_file(folder / RUN) as file:
         record = RunRecord(settings=settings, precision=precision).sealed()
         file.write(record.model_dump_json(indent=1))
-    with whole_file(folder / RECIPE) as file:
+    with atomic_file(folder / RECIPE) as file:
         file.write(recipe)
 
 
 def precision_of(folder: Path) -> dict[str, Any]:
     """Return the precision that the run in `folder` chose for `bf16: auto`; {} if there is none."""
     with suppress(UserError):  # a damaged record is refused later
-        if record := run_of(folder):
+        if record := read_run_record(folder):
             return record.precision
     return {}
 
@@ -150,7 +150,7 @@ def write_trained_with(folder: Path, recipe: Recipe, steps: int) -> None:
         log=sha256_of(log) if (log := folder / "trainer_state.json").is_file() else None,
         **usage()._asdict(),
     )
-    with whole_file(folder / TRAINED_WITH) as file:
+    with atomic_file(folder / TRAINED_WITH) as file:
         file.write(record.sealed().model_dump_json())
 
 
@@ -165,7 +165,7 @@ def write_training_runs(folder: Path) -> None:
             run = mlflow.last_active_run()
             ids.mlflow = run and run.info.run_id
     if ids.wandb or ids.mlflow:
-        with whole_file(folder / TRACKED) as file:
+        with atomic_file(folder / TRACKED) as file:
             file.write(ids.model_dump_json())
 
 
@@ -200,7 +200,7 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
         why = "is named like a checkpoint"
     elif place in (here, *here.parents, home):
         why = "is the folder in which this command runs, one above it, or your home"
-    elif not why and folder.is_dir() and not holds_a_run(folder):
+    elif not why and folder.is_dir() and not contains_run(folder):
         names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
         why = f"holds files that are not from training ({', '.join(names[:3])})" if names else ""
     return [f"{path}: output_dir {folder} {why}; choose a separate folder"] if why else []
@@ -254,10 +254,10 @@ def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def newest_whole(folder: Path, processes: int = 1) -> Path | None:
+def newest_complete_checkpoint(folder: Path, processes: int = 1) -> Path | None:
     """Return the newest checkpoint in `folder` that training can resume from exactly, or None."""
     newest_first = reversed(checkpoints(folder))
-    return next((path for path in newest_first if not what_is_broken(path, processes)), None)
+    return next((path for path in newest_first if not checkpoint_problem(path, processes)), None)
 
 
 def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> list[str]:
@@ -268,14 +268,16 @@ def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> lis
     lines = []
     for checkpoint in checkpoints(folder):
         newer = kept is None or _step_of(checkpoint) > _step_of(kept)
-        why = what_is_broken(checkpoint, processes) or ("newer than the one used" if newer else "")
+        why = checkpoint_problem(checkpoint, processes) or (
+            "newer than the one used" if newer else ""
+        )
         if why:
             moved = checkpoint.rename(free_name(folder / f"set-aside-{checkpoint.name}"))
             lines.append(f"{checkpoint}: {why}; set aside as {moved.name}")
     return lines
 
 
-def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
+def checkpoint_problem(checkpoint: Path, processes: int = 1) -> str:
     """Return why training with `processes` processes cannot resume exactly; '' if it can."""
     try:
         state = json.loads((checkpoint / STATE).read_text("utf-8"))
@@ -287,7 +289,7 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
     if step != _step_of(checkpoint):
         return f"{STATE} is from step {step}"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
-        if not is_whole(path, read_all=True):
+        if not is_complete_file(path, read_all=True):
             return f"{path.relative_to(checkpoint)} is damaged or cut short"
     ranks = [f"_{rank}" for rank in range(processes)] if processes > 1 else [""]
     needed = [  # or what FSDP and DeepSpeed (`global_step*`) write instead
@@ -301,7 +303,7 @@ def what_is_broken(checkpoint: Path, processes: int = 1) -> str:
             return f"has no {patterns[0].replace('*', '')}"
     if best and Path(best).name != checkpoint.name:
         sibling = checkpoint.parent / Path(best).name  # the folder may have been moved
-        if why := "is gone" if not sibling.is_dir() else what_is_broken(sibling, processes):
+        if why := "is gone" if not sibling.is_dir() else checkpoint_problem(sibling, processes):
             return f"the best checkpoint {sibling.name} {why}"
     return ""
 

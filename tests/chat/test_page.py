@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 
 from chat.page import (
     EXAMPLES,
-    MOST_CHARACTERS,
+    MAX_CHARACTERS,
     Gone,
     Pair,
     bind,
@@ -122,7 +122,7 @@ def test_a_chat_is_cleaned_and_neutralised(pair: Pair) -> None:
 @pytest.mark.parametrize(("chat", "error"), [
     (" \n\t\r\n ", "There is no chat yet"),
     ("A: hi \ud83d", "half of a surrogate pair"),
-    ("x" * (MOST_CHARACTERS + 1), "more than 200,000 characters"),
+    ("x" * (MAX_CHARACTERS + 1), "more than 200,000 characters"),
     ("A:" + " the" * 480, "tokens, and the recipe's sequence_len of 480 allows 479"),
 ])  # fmt: skip
 def test_refused_chats(pair: Pair, chat: str, error: str) -> None:

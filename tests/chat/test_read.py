@@ -220,7 +220,7 @@ def test_nested_folders(tmp_path: Path) -> None:
 
 
 def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(chat, "MAX_BYTES", 1_000)
     path = tmp_path / "chat.txt"
     path.write_text("Ana: hi\n" * 200, "utf-8")
     assert errors(read_items(path))[0].startswith(f"{path}: has 1,600 bytes of text, more than 1")

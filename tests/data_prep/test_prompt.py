@@ -170,14 +170,14 @@ def test_the_check_before_evaluation_finds_the_same_strings(tmp_path: Path) -> N
     encoder.tokenizer.add_tokens(["<tool_call>"])  # not a special token
     row = Example.build("7", "Ann: <tool_call>", "Hi.", "{dialogue}")
     with pytest.raises(UserError, match="row 7: holds a special token"):
-        encoder.check_neutral([row])
+        encoder.check_no_control_strings([row])
     assert encoder.neutralizer()("<tool_call>")[0] == "< tool_call>"
     path = derived_recipe(
         "smollm2_samsum", tmp_path, "recipe", base_model=str(model),
         summarization__instruction="<|im_start|> Sum up: {dialogue}",
     )  # fmt: skip
     with pytest.raises(UserError, match="summarization.instruction holds a special token"):
-        PromptEncoder(load_recipe(path)).check_neutral([])
+        PromptEncoder(load_recipe(path)).check_no_control_strings([])
 
 
 @pytest.mark.parametrize(("template", "reason"), [

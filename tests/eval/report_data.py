@@ -5,7 +5,7 @@ from functools import cache
 
 from data_prep.settings import Decoding
 from eval.analysis import Analysis, analyse
-from eval.baselines import Corpus, System, with_baselines
+from eval.baselines import Corpus, System, add_baselines
 from eval.scores import Training
 from tests.conftest import ROOT
 
@@ -60,7 +60,7 @@ def report_data(models: tuple[str, ...] = ("base", "tuned")) -> Analysis:
         [n % 20 == 3 for n in range(len(rows))],
         [row["id"] for row in rows],
     )
-    result = analyse(with_baselines(systems, corpus), corpus, workers=1)
+    result = analyse(add_baselines(systems, corpus), corpus, workers=1)
     result.scores.recipe, result.scores.split = "invented_recipe", "test"
     result.scores.decoding = Decoding(max_new_tokens=80)
     result.scores.environment = {"python": "3.11.9", "cpu": "none to speak of, 2 cores"}

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.errors import UserError
 from eval.analysis import analyse
-from eval.baselines import Corpus, System, default_pairs, with_baselines
+from eval.baselines import Corpus, System, add_baselines, default_pairs
 from eval.diagnosis import MISTAKES
 from eval.metrics import METRICS, mean_f1, score
 from eval.report import comparison_table, mistake_table, report, table
@@ -31,7 +31,7 @@ def scores() -> Scores:
         "tuned": System([*REFERENCES[:-1], ""]),
     }
     corpus = Corpus(REFERENCES, DIALOGUES, [n < 10 for n in range(len(ROWS))])
-    return analyse(with_baselines(systems, corpus), corpus, workers=1).scores
+    return analyse(add_baselines(systems, corpus), corpus, workers=1).scores
 
 
 def test_scores_equal_rouge_and_lie_in_their_interval(scores: Scores) -> None:

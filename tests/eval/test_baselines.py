@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.baselines import Corpus, System, cut, lead, longest, style, with_baselines
+from eval.baselines import Corpus, System, add_baselines, cut, lead, longest, style
 from eval.scores import Style
 from tests.eval.report_data import sample
 
@@ -33,7 +33,7 @@ def test_cut_counts_words_and_keeps_white_space() -> None:
 def test_base_cut_is_as_long_as_tuned() -> None:
     dialogues, summaries = ([row[key] for row in sample()] for key in ("dialogue", "summary"))
     systems = {"base": System(dialogues), "tuned": System(summaries)}
-    shortened = with_baselines(systems, Corpus(summaries))["base-cut"].predictions
+    shortened = add_baselines(systems, Corpus(summaries))["base-cut"].predictions
     for text, whole, summary in zip(shortened, dialogues, summaries, strict=True):
         assert len(text.split()) == min(len(summary.split()), len(whole.split()))
         assert whole.startswith(text)

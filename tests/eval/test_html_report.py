@@ -14,7 +14,7 @@ import pytest
 from markupsafe import Markup
 
 from eval.analysis import analyse
-from eval.baselines import Corpus, System, with_baselines
+from eval.baselines import Corpus, System, add_baselines
 from eval.html_report import chat, draw, html_report, marked, picks
 from eval.report import conclusion, copied
 from eval.results import training_curves
@@ -73,7 +73,7 @@ def test_every_reference_is_shown_and_the_strongest_baseline_is_named() -> None:
     texts = ["Ann phones Bo about the tickets.", "Bo waits."]
     corpus = Corpus([["Ann phones Bo.", "Ann rings Bo."], ["Bo waits."]], ["Ann: Bo?\nBo: yes"] * 2)
     systems = {"base": System(["x y z"] * 2), "tuned": System(texts)}
-    html = html_report(analyse(with_baselines(systems, corpus), corpus, workers=1), {}, None)
+    html = html_report(analyse(add_baselines(systems, corpus), corpus, workers=1), {}, None)
     found = html.split('<div id="list">')[1]
     assert found.count('class="text reference"') == 3 and "References</h3>" in found
     (verdict_, *_) = re.findall(r'<p class="verdict">(.*?)</p>', html)
@@ -237,5 +237,5 @@ def test_chat_shows_every_line_with_its_speaker() -> None:
 def test_the_conclusion_in_each_case(base: str, tuned: str, expected: str) -> None:
     corpus = Corpus(["Ann calls Bo about lunch."] * 20, ["Ann: calls\nBo: y\nAnn: z z z z"] * 20)
     systems = {"base": System([base] * 20), "tuned": System([tuned] * 20)}
-    sentence = conclusion(analyse(with_baselines(systems, corpus), corpus, workers=1).scores)
+    sentence = conclusion(analyse(add_baselines(systems, corpus), corpus, workers=1).scores)
     assert re.search(expected, sentence), sentence

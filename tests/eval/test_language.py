@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rouge_score.rouge_scorer import RougeScorer
 
 from data_prep.settings import Rouge
-from eval.language import Scoring, foreign, resolve, warnings, word_ends
+from eval.language import Scoring, count_letters, resolve, warnings, word_ends
 from eval.metrics import F1, METRICS, mean_f1, score
 from tests.eval.report_data import sample
 
@@ -86,7 +86,7 @@ def test_choices_of_auto() -> None:
     assert resolve(Rouge(), "en", [["José"]]).tokenizer == "english"
     assert resolve(Rouge(stemmer="german"), "en", english).tokenizer == "unicode"
     assert Scoring("unicode", "none", language="tr").words("IŞIK İki") == ["ışık", "iki"]
-    assert foreign(["abc", "дом"]) == (3, 6) and foreign(["1 2 3"]) == (0, 0)
+    assert count_letters(["abc", "дом"]) == (3, 6) and count_letters(["1 2 3"]) == (0, 0)
 
 
 def test_stems_of_another_language() -> None:

@@ -11,7 +11,7 @@ from data_prep.errors import UserError
 from data_prep.prompt import Example
 from data_prep.settings import Decoding
 from eval.generate import Batch, Prediction
-from eval.predictions import difference, finished_record, generate_file, true_record
+from eval.predictions import difference, finished_record, generate_file, matching_record
 from eval.signature import GenerationKey
 
 INSTRUCTION = "Sum up:\n{dialogue}"
@@ -176,4 +176,4 @@ def test_a_truncated_file_is_refused_and_kept(tmp_path: Path) -> None:
     path.write_bytes(cut)
     with pytest.raises(UserError, match="changed or cut short"):
         finished_record(path, KEY)
-    assert path.read_bytes() == cut and true_record(path) is None
+    assert path.read_bytes() == cut and matching_record(path) is None

@@ -24,4 +24,4 @@ def test_the_picture_is_small_and_of_the_sample(run: Path, monkeypatch: pytest.M
     pictures.main()
     with Image.open(run / "report.png") as image:
         assert image.size == (pictures.WIDTH, pictures.HEIGHT) and len(image.getcolors() or []) > 20
-    assert (run / "report.png").stat().st_size < pictures.MOST
+    assert (run / "report.png").stat().st_size < pictures.MAX_BYTES

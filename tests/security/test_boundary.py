@@ -244,7 +244,7 @@ def test_all_files_of_a_saved_data_set_are_hashed(tmp_path: Path) -> None:
 def test_gzipped_files_do_not_fill_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "MOST_UNPACKED", 10**7)
+    monkeypatch.setattr(formats, "MAX_UNPACKED", 10**7)
     for name, start in (("s.parquet.gz", b"PAR1"), ("s.json.gz", b"\xff\xfe")):
         gz(tmp_path, name, start, MB, 24)
         with pytest.raises(UserError, match=f"{name}: .* GB when it is unpacked"):

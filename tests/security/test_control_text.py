@@ -112,9 +112,9 @@ def test_text_that_a_normaliser_turns_into_control_strings_is_broken(
     raw = Example.build("raw", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
     assert encoder.prompt_ids(raw).count(end) > 2  # if not neutralised
     with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
-        encoder.check_neutral([raw])
+        encoder.check_no_control_strings([raw])
     prepare(recipe)
-    encoder.check_neutral(rows_of(recipe))
+    encoder.check_no_control_strings(rows_of(recipe))
     assert {encoder.prompt_ids(row).count(end) for row in rows_of(recipe)} == {2}
     assert {encoder.training_ids(row)[0].count(end) for row in rows_of(recipe)} == {3}
 
@@ -128,10 +128,10 @@ def test_tokens_that_a_recipe_adds_are_control_strings(tmp_path: Path, tiny_smol
     recipe.output_dir.mkdir(parents=True)
     with pytest.raises(UserError, match="row raw: holds a special token"):
         raw = Example.build("raw", "Ann: STOP", "Hi.", recipe.summarization.instruction)
-        PromptEncoder(recipe).check_neutral([raw])
+        PromptEncoder(recipe).check_no_control_strings([raw])
     assert not list(recipe.output_dir.iterdir())  # Axolotl would write the extended tokenizer there
     prepare(recipe)
-    PromptEncoder(recipe).check_neutral(rows_of(recipe))
+    PromptEncoder(recipe).check_no_control_strings(rows_of(recipe))
     text = "".join(turn["content"] for row in rows_of(recipe) for turn in row.messages)
     assert "###" not in text and "STOP" not in text and "S TOP" in text
 
@@ -149,9 +149,9 @@ def test_control_strings_across_the_edge_of_the_instruction_are_broken(
     raw = Example.build("raw", text, "Hi.", instruction, {"topic": text})
     encoder = PromptEncoder(recipe)
     with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
-        encoder.check_neutral([raw])
+        encoder.check_no_control_strings([raw])
     assert prepare(recipe).neutralized["strings"] > 0
-    encoder.check_neutral(rows_of(recipe))
+    encoder.check_no_control_strings(rows_of(recipe))
 
 
 def test_text_that_a_space_does_not_break_is_refused(tmp_path: Path, tiny_smollm2: Path) -> None:
@@ -169,7 +169,7 @@ def test_text_that_a_space_does_not_break_is_refused(tmp_path: Path, tiny_smollm
         recipe = recipe_of(folder, model)
         row = Example.build("r7", f"Ann: {text}", "Hi.", recipe.summarization.instruction)
         with pytest.raises(UserError, match="row r7: .*a space does not break it: change it in"):
-            PromptEncoder(recipe).check_neutral([row])
+            PromptEncoder(recipe).check_no_control_strings([row])
 
 
 MARKS = {  # that templates write in addition to the tokenizer's tokens
@@ -199,9 +199,9 @@ def test_rows_contain_no_mark_of_the_recipes_template(tmp_path: Path, tiny_smoll
     raw = Example.build("raw", "Ann: <|model|>", "Hi.", recipe.summarization.instruction)
     encoder = PromptEncoder(recipe)
     with pytest.raises(UserError, match="row raw: holds a special token.*run `python -m data_prep"):
-        encoder.check_neutral([raw])
+        encoder.check_no_control_strings([raw])
     prepare(recipe)
-    encoder.check_neutral(rows_of(recipe))
+    encoder.check_no_control_strings(rows_of(recipe))
 
 
 def test_every_row_of_every_split_is_checked(tmp_path: Path, tiny_smollm2: Path) -> None:
@@ -233,7 +233,9 @@ def test_characters_that_a_tokenizer_does_not_know_are_harmless(
     data["post_processor"] = None
     (model / "tokenizer.json").write_text(json.dumps(data), "utf-8")
     encoder = PromptEncoder(recipe_of(tmp_path, model))
-    encoder.check_neutral([Example.build(text, text, "Hi", "{dialogue}") for text in "Ann \u2603"])
+    encoder.check_no_control_strings(
+        [Example.build(text, text, "Hi", "{dialogue}") for text in "Ann \u2603"]
+    )
 
 
 def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> None:
@@ -243,11 +245,11 @@ def test_mistrals_rows_are_checked_too(tmp_path: Path, tiny_mistral: Path) -> No
     ))  # fmt: skip
     prepare(recipe)
     encoder = PromptEncoder(recipe)
-    encoder.check_neutral(rows_of(recipe))
+    encoder.check_no_control_strings(rows_of(recipe))
     for text in ("</s>", "[/INST]", "x<s>"):
         row = Example.build("r1", text, "Hi.", recipe.summarization.instruction)
         with pytest.raises(UserError, match="row r1: holds a special token"):
-            encoder.check_neutral([row])
+            encoder.check_no_control_strings([row])
 
 
 @pytest.mark.parametrize(("edit", "says"), [
@@ -340,7 +342,7 @@ def test_a_template_that_refuses_our_roles_gets_a_fix_that_works(
     row = Example.build("r1", "Ann: take the tram", "Hi.", "{dialogue}", system=system)
     encoder = PromptEncoder(recipe)
     steps: list[Callable[[], object]] = [partial(prepare, recipe), partial(encoder.prompt_ids, row)]
-    steps += [partial(encoder.training_ids, row), partial(encoder.check_neutral, [row])]
+    steps += [partial(encoder.training_ids, row), partial(encoder.check_no_control_strings, [row])]
     for step in steps:
         with pytest.raises(UserError) as caught:
             step()
@@ -355,7 +357,7 @@ def test_a_template_that_refuses_our_roles_gets_a_fix_that_works(
         summarization__source=str(tmp_path / "source"), **overrides,
     ))  # fmt: skip
     prepare(fixed)
-    PromptEncoder(fixed).check_neutral(rows_of(fixed))
+    PromptEncoder(fixed).check_no_control_strings(rows_of(fixed))
 
 
 def test_every_command_refuses_such_a_template_in_one_line(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chat.read import unpacked
-from data_prep.errors import UserError, temporary_folder, whole_file
+from data_prep.errors import UserError, atomic_file, temporary_folder
 from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
 from tests.conftest import ROOT, derived_recipe
@@ -78,10 +78,10 @@ def test_only_partial_files_of_ended_processes_are_removed(
     for name in (f".a.txt.{digits}.partial", f"samsum-lora.{digits}.partial"):
         (tmp_path / name).symlink_to("target")
     names = {path.name for path in tmp_path.rglob("*")}
-    with whole_file(tmp_path / "a.txt") as file, temporary_folder() as folder:
+    with atomic_file(tmp_path / "a.txt") as file, temporary_folder() as folder:
         (folder / "corpus.json").write_text("[]")
         file.write("first")
-        with whole_file(tmp_path / "a.txt"), temporary_folder():
+        with atomic_file(tmp_path / "a.txt"), temporary_folder():
             pass
         assert (folder / "corpus.json").exists()
     assert (tmp_path / "a.txt").read_text() == "first"

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from chat.page import MOST_BYTES, MOST_CHARACTERS, MOST_OF_EXPORT, Pair, bind, build, serve
+from chat.page import MAX_BYTES, MAX_CHARACTERS, MAX_EXPORT_BYTES, Pair, bind, build, serve
 from chat.summarize import Prompt, Prompts
 from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
@@ -183,17 +183,17 @@ def test_a_body_that_is_too_large_is_neither_stored_nor_read_to_the_end(
     before = process.memory_info().rss
     length = {} if chunked else {"Content-Length": "200000000"}
     answer = client.post(path, content=chunks(), headers=kind | length)
-    most = f"{MOST_CHARACTERS:,} characters" if kind == JSON else f"{MOST_OF_EXPORT:,} bytes"
+    most = f"{MAX_CHARACTERS:,} characters" if kind == JSON else f"{MAX_EXPORT_BYTES:,} bytes"
     assert answer.status_code == 413 and most in answer.text
     assert process.memory_info().rss - before < 50_000_000
 
 
 def test_a_chat_that_is_too_long_gets_that_error_in_any_encoding(client: httpx.Client) -> None:
     for character in ("a", "\x01", "😅"):
-        body = json.dumps(QUESTION | {"dialogue": character * MOST_CHARACTERS}, ensure_ascii=False)
+        body = json.dumps(QUESTION | {"dialogue": character * MAX_CHARACTERS}, ensure_ascii=False)
         answer = client.post("/summary", content=body.encode(), headers=JSON)
-        assert len(body.encode()) < MOST_BYTES and "too long" in last(answer)["error"]
-    body = json.dumps(QUESTION | {"dialogue": "a" * (MOST_CHARACTERS + 1)})
+        assert len(body.encode()) < MAX_BYTES and "too long" in last(answer)["error"]
+    body = json.dumps(QUESTION | {"dialogue": "a" * (MAX_CHARACTERS + 1)})
     answer = client.post("/summary", content=body, headers=JSON)
     assert "more than 200,000" in last(answer)["error"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep import prepare as preparing
 from data_prep.__main__ import main as data_prep
-from data_prep.errors import UserError, run_cli, whole_file, whole_files
+from data_prep.errors import UserError, atomic_file, atomic_files, run_cli
 from data_prep.recipe import load_recipe
 from data_prep.settings import Decoding
 from eval import compare, rate, run, score, signature
@@ -335,7 +335,7 @@ def test_a_folder_that_appears_in_place_of_an_output(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).write_text("earlier")
     with pytest.raises(UserError, match="b: is not a plain file"), \
-            whole_files(tmp_path, "a", "b") as files:  # fmt: skip
+            atomic_files(tmp_path, "a", "b") as files:  # fmt: skip
         files["a"].write("new")
         in_the_way(tmp_path / "b", "folder")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
@@ -346,7 +346,7 @@ def test_a_folder_that_appears_in_place_of_an_output(tmp_path: Path) -> None:
 def test_a_write_protected_file_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("earlier")
     (tmp_path / "a").chmod(0o400)
-    with pytest.raises(UserError, match="write-protected"), whole_file(tmp_path / "a"):
+    with pytest.raises(UserError, match="write-protected"), atomic_file(tmp_path / "a"):
         pass
 
 
@@ -433,7 +433,7 @@ def test_weights_in_a_subfolder_that_an_index_names_are_hashed(tmp_path: Path) -
 
 def test_an_output_may_have_the_longest_name(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 250 + ".json")
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write("{}")
     assert [path] == list(tmp_path.iterdir())
 
@@ -443,10 +443,10 @@ def test_two_processes_with_one_id_may_write_one_file(
 ) -> None:
     """As in two containers on a shared volume: the last one to finish wins, with a whole file."""
     monkeypatch.setattr(os, "getpid", lambda: 7)
-    with whole_file(tmp_path / "a") as first:
+    with atomic_file(tmp_path / "a") as first:
         first.write("first")
         first.flush()
-        with whole_file(tmp_path / "a") as second:
+        with atomic_file(tmp_path / "a") as second:
             second.write("second, longer")
         assert (tmp_path / "a").read_text() == "second, longer"
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "first"}

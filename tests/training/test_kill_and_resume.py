@@ -14,7 +14,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import load_recipe
 from tests import forks
 from tests.conftest import LAUNCH, derived_recipe, train
-from training.run_record import checkpoints, newest_whole
+from training.run_record import checkpoints, newest_complete_checkpoint
 
 KILLS = 3
 SMALL: dict[str, Any] = {
@@ -43,7 +43,7 @@ def kill_once(recipe: Path, output: Path, rng: random.Random, seconds: float) ->
 
     It must resume from the newest whole checkpoint of the earlier starts.
     """
-    before = newest_whole(output)
+    before = newest_complete_checkpoint(output)
     known = {path.name for path in checkpoints(output)}
     process = forks.Fork([*LAUNCH, recipe])
     saving = rng.random() < 0.7  # mostly in a save, which breaks a checkpoint

@@ -10,7 +10,7 @@ import pytest
 import transformers
 
 from data_prep.errors import UserError
-from data_prep.hub import positions
+from data_prep.hub import max_positions
 from data_prep.prepare import prepare
 from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
@@ -176,11 +176,11 @@ def test_positions_come_from_the_config(
     tmp_path: Path, kind: str, keys: dict[str, Any], found: int | None
 ) -> None:
     getattr(transformers, f"{kind}Config")(**keys).save_pretrained(tmp_path)
-    assert positions({"base_model": str(tmp_path)}) == found
+    assert max_positions({"base_model": str(tmp_path)}) == found
 
 
 def test_an_unreachable_model_has_no_known_limit(tmp_path: Path) -> None:
-    assert positions({"base_model": str(tmp_path / "none")}) is None
+    assert max_positions({"base_model": str(tmp_path / "none")}) is None
 
 
 def test_the_smallest_length_that_keeps_enough_rows(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data_prep.hub import check_weights, is_whole
+from data_prep.hub import check_weights, is_complete_file
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests import forks
@@ -47,9 +47,9 @@ def test_complete_weights(sharded: Path, tiny_smollm2: Path, tmp_path: Path) -> 
 def test_only_a_pickle_written_by_torch_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "pytorch_model.bin"
     torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    assert is_whole(path)
+    assert is_complete_file(path)
     path.write_bytes(b"\x80\x02garbage")
-    assert not is_whole(path)
+    assert not is_complete_file(path)
 
 
 def test_an_incomplete_download_is_reported(sharded: Path, tmp_path: Path) -> None:

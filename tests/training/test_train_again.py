@@ -14,7 +14,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests import forks
 from tests.conftest import LAUNCH, ROOT, derived_recipe, launch, train
-from training.run_record import checkpoints, newest_whole
+from training.run_record import checkpoints, newest_complete_checkpoint
 
 pytestmark = pytest.mark.slow
 SMALL = {
@@ -45,7 +45,7 @@ def interrupted(recipe: Recipe) -> str:
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_resume(recipe: Recipe, interrupted: str) -> None:
-    saved = newest_whole(recipe.output_dir)
+    saved = newest_complete_checkpoint(recipe.output_dir)
     assert saved and f"interrupted: {saved} is saved" in interrupted
     assert "to resume, run the same command again" in interrupted
     assert not (recipe.output_dir / "adapter_model.safetensors").exists()
@@ -54,7 +54,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_resume(recipe: Recipe, interr
 def test_the_same_command_resumes_and_then_there_is_nothing_to_do(
     recipe: Recipe, interrupted: str
 ) -> None:
-    saved = newest_whole(recipe.output_dir)
+    saved = newest_complete_checkpoint(recipe.output_dir)
     (recipe.output_dir / "checkpoint-99").mkdir()
     done = train(recipe.path)
     assert f"resuming from {saved}" in done.stderr
