@@ -31,8 +31,8 @@ def main() -> None:
     for split, counts in manifest.counts.items():
         notes = [f"{n} dropped: {reason}" for reason, n in counts.dropped.items()]
         if counts.references:
-            of = "one row each" if split == "train" else "references of the same dialogues"
-            notes.append(f"{counts.references} further summaries, {of}")
+            meaning = "one row each" if split == "train" else "references of the same dialogues"
+            notes.append(f"{counts.references} further summaries, {meaning}")
         path = recipe.data_dir / f"{split}.jsonl"
         say("; ".join([f"{path}: {counts.written:,} rows", *notes]))
     for note in manifest.notes:

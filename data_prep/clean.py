@@ -18,7 +18,7 @@ TURN_ENDS = re.compile(
     r"(?:(?<![ \t])[ \t]+)?(?:(?:\\r)?\\n|<br ?/?>|[\v\x85\u2028\u2029])[ \t]*", re.IGNORECASE
 )
 # What pandas, R, SQL and spreadsheets write for a missing value.
-MISSING = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a"}
+MISSING_VALUES = {"nan", "none", "null", "n/a", "na", "<na>", "#n/a"}
 
 
 class Cleaned(NamedTuple):
@@ -83,18 +83,18 @@ class Cleaner:
 
     def leaked(self) -> dict[str, list[str]]:
         """Return the ids of evaluation rows whose dialogue is in the source's training rows."""
-        found: dict[str, list[str]] = {}
-        for split, rows in self._held_out.items():
-            leaks = (ids for dialogue, ids in rows.items() if dialogue in self._seen_in_train)
-            found[split] = [row_id for ids in leaks for row_id in ids]
-        return found
+        leaked_ids: dict[str, list[str]] = {}
+        for split, dialogues in self._held_out.items():
+            leaks = (ids for dialogue, ids in dialogues.items() if dialogue in self._seen_in_train)
+            leaked_ids[split] = [row_id for ids in leaks for row_id in ids]
+        return leaked_ids
 
     def _dialogue(self, row: SourceRow) -> str:
         """Return a row's dialogue, one turn per line; the column is a text or a list of turns."""
         column, keys = self._settings.dialogue_column, self._settings.turns
-        value = self._listed(row, column)
+        value = self._parsed_value(row, column)
         if keys.speaker_column:
-            speakers = self._listed(row, keys.speaker_column)
+            speakers = self._parsed_value(row, keys.speaker_column)
             if not isinstance(value, list) or not isinstance(speakers, list):
                 raise UserError(f"{row.place}: `{column}`, `{keys.speaker_column}` must be lists")
             if len(value) != len(speakers):
@@ -122,47 +122,47 @@ class Cleaner:
 
     def _summaries(self, row: SourceRow) -> list[str]:
         """Return the distinct summaries of all summary columns; each is a text or a list."""
-        found = []
+        texts = []
         for column in self._settings.summary_columns:
-            value = self._listed(row, column)
+            value = self._parsed_value(row, column)
             for text in value if isinstance(value, list) else [value]:
-                found.append(self._text(row, column, plain(text) if type(text) is list else text))
-        return list(dict.fromkeys(found))
+                texts.append(self._text(row, column, plain(text) if type(text) is list else text))
+        return list(dict.fromkeys(texts))
 
-    def _listed(self, row: SourceRow, column: str) -> Any:
+    def _parsed_value(self, row: SourceRow, column: str) -> Any:
         """Return the value of a column; a list that was written as text becomes a list."""
         value = self._value(row, column)
         try:
-            listed = as_list(value)
+            parsed = as_list(value)
         except ValueError as error:
             raise UserError(f"{row.place}: `{column}` {error}") from error
-        if isinstance(value, str) and listed != [value]:
+        if isinstance(value, str) and parsed != [value]:
             self.notes[f"lists in `{column}` that were written as text"] += 1
-            return listed
+            return parsed
         return value
 
     def _value(self, row: SourceRow, column: str, in_prompt: bool = False) -> Any:
         try:
             return value_at(row.columns, column)
         except (LookupError, ValueError) as error:
-            have = f"has no column `{column}` (found: {', '.join([*row.columns][:12])})"
+            problem = f"has no column `{column}` (found: {', '.join([*row.columns][:12])})"
             if in_prompt:
                 raise UserError(
-                    f"{row.place}: {have}, which summarization.instruction uses; remove "
+                    f"{row.place}: {problem}, which summarization.instruction uses; remove "
                     f"`{{{column}}}` from it, or add the column"
                 ) from error
-            lists = {n: v[-1] for n, v in row.columns.items() if isinstance(v, list) and v}
-            inside = [
-                f"{n}.-1.{[*last][-1]}"
-                for n, last in lists.items()
-                if last and isinstance(last, dict)
+            last_items = {n: v[-1] for n, v in row.columns.items() if isinstance(v, list) and v}
+            examples = [
+                f"{n}.-1.{[*item][-1]}"
+                for n, item in last_items.items()
+                if item and isinstance(item, dict)
             ]
-            other = f", or to a place inside one, such as `{inside[-1]}`" if inside else ""
-            if column in self._settings.summary_columns and not inside:
-                other = "; or cut the split from train: `summarization.test_rows: 0.1`"
+            hint = f", or to a place inside one, such as `{examples[-1]}`" if examples else ""
+            if column in self._settings.summary_columns and not examples:
+                hint = "; or cut the split from train: `summarization.test_rows: 0.1`"
             raise UserError(
-                f"{row.place}: {have}; set summarization.dialogue_column and "
-                f"summarization.summary_column to the right columns{other}"
+                f"{row.place}: {problem}; set summarization.dialogue_column and "
+                f"summarization.summary_column to the right columns{hint}"
             ) from error
 
     def _text(self, row: SourceRow, column: str, text: object) -> str:
@@ -172,7 +172,7 @@ class Cleaner:
             raise UserError(f"{row.place}: `{column}` is {_kind(text)}, not text; fix the row")
         if HALF_PAIR.search(text):
             raise UserError(f"{row.place}: `{column}` has half of a surrogate pair; fix the row")
-        if text.strip().lower() in MISSING:
+        if text.strip().lower() in MISSING_VALUES:
             self.notes[f"`{column}` that is {text.strip()!r}, which counts as empty"] += 1
             return ""
         if self._steps.normalize_newlines and "\r" in text:
@@ -185,20 +185,20 @@ class Cleaner:
         return text
 
     def _seen_before(self, split: str, row_id: str, dialogue: str, texts: list[str]) -> str:
-        folded = digest(" ".join(dialogue.split()))
+        dialogue_hash = digest(" ".join(dialogue.split()))
         if split != "train":
-            self._held_out[split].setdefault(folded, []).append(row_id)
+            self._held_out[split].setdefault(dialogue_hash, []).append(row_id)
         else:
-            for held_out, dialogues in self._held_out.items():
-                if folded in dialogues:
-                    self._seen_in_train.add(folded)
+            for other_split, hashes in self._held_out.items():
+                if dialogue_hash in hashes:
+                    self._seen_in_train.add(dialogue_hash)
                     if self._steps.decontaminate:
-                        return f"dialogue is in {held_out}"
+                        return f"dialogue is in {other_split}"
         if self._steps.drop_duplicates:
-            row = digest("\0".join(texts))
-            if row in self._rows[split]:
+            row_hash = digest("\0".join(texts))
+            if row_hash in self._rows[split]:
                 return "exact duplicate"
-            self._rows[split].add(row)
+            self._rows[split].add(row_hash)
         return ""
 
 

@@ -24,8 +24,8 @@ Row = TypeVar("Row")
 
 # rich shows colours and bars only on terminals, and respects NO_COLOR, TERM=dumb and COLUMNS
 out, err = Console(), Console(stderr=True)
-_silenced: list[IO[str]] = []  # the muted streams
-_unseen: deque[str] = deque(maxlen=400)  # the latest texts written to them, shown on an error
+_muted: list[IO[str]] = []  # the muted streams
+_hidden_texts: deque[str] = deque(maxlen=400)  # the latest texts written to them, shown on an error
 _bars: list["Bar"] = []  # the bars on the terminal
 
 
@@ -73,8 +73,8 @@ class Bar:
                 _progress().start()
             _bars.append(self)
             add = _progress().add_task
-            number = add(self.what, total=self.total, completed=self.done, bar=self)
-            self.task = next(task for task in _progress().tasks if task.id == number)
+            task_id = add(self.what, total=self.total, completed=self.done, bar=self)
+            self.task = next(task for task in _progress().tasks if task.id == task_id)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -99,14 +99,14 @@ class Bar:
 
     def state(self) -> str:
         """Return how much is done, the time taken, and an estimate of the time left."""
-        took = monotonic() - self.began
-        parts = [_clock(took), self.note]
+        seconds = monotonic() - self.began
+        parts = [_clock(seconds), self.note]
         if self.total and self.first < self.done < self.total:
-            left = took / (self.done - self.first) * (self.total - self.done)
-            parts.insert(1, f"{_clock(left)} left")
+            seconds_left = seconds / (self.done - self.first) * (self.total - self.done)
+            parts.insert(1, f"{_clock(seconds_left)} left")
         if self.unit:
-            of = f"/{self.total:,}" if self.total and self.done < self.total else ""
-            parts.insert(0, f"{self.done:,}{of} {self.unit}")
+            of_total = f"/{self.total:,}" if self.total and self.done < self.total else ""
+            parts.insert(0, f"{self.done:,}{of_total} {self.unit}")
         return ", ".join(filter(None, parts))
 
 
@@ -127,14 +127,14 @@ class _State(ProgressColumn):
 def _progress() -> Progress:
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(10), _State(), console=out, transient=True,
-        refresh_per_second=4, redirect_stdout=not _silenced, redirect_stderr=not _silenced,
+        refresh_per_second=4, redirect_stdout=not _muted, redirect_stderr=not _muted,
     )  # fmt: skip
     atexit.register(bars.stop)  # restores the cursor
     return bars
 
 
-def _clock(took: float) -> str:
-    return str(timedelta(seconds=round(took)))
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _write_directly(console: Console, stream: IO[str] | None) -> None:
@@ -154,19 +154,19 @@ def mute() -> None:
     An exception that ends a thread or the process shows the last hidden lines, and the text of a
     `SystemExit` is printed. Output before `os._exit` or a fatal signal is lost.
     """
-    own = os.getpid()
+    process_id = os.getpid()
     _progress.cache_clear()  # the next one must not redirect sys.stdout
     logging.getLogger().setLevel(logging.WARNING)  # scripts/cli.py had set another level
-    sys.excepthook = partial(_shown, sys.excepthook)  # until the plugin sets its own
-    threading.excepthook = partial(_shown, threading.excepthook)
+    sys.excepthook = partial(_unmute_and_report, sys.excepthook)  # until the plugin sets its own
+    threading.excepthook = partial(_unmute_and_report, threading.excepthook)
 
     def write(console: Console, text: str) -> int:
-        if os.getpid() != own:  # a forked worker: its copy of a lock may stay locked
+        if os.getpid() != process_id:  # a forked worker: its copy of a lock may stay locked
             return len(text)
         if not sys._getframe().f_back:  # the interpreter, printing a `SystemExit`
             return console.file.write(printable(text))
         if "\r" not in text:
-            _unseen.append(text)
+            _hidden_texts.append(text)
         elif _bars and _bars[-1].total is None:
             line = re.sub(r"\|[^|]*\|", "", text.rpartition("\r")[2])  # tqdm's text
             _bars[-1].note = " ".join(line.split())
@@ -176,19 +176,19 @@ def mute() -> None:
         if stream:  # logging handlers hold the same object
             _write_directly(console, stream)
             stream.write = partial(write, console)  # type: ignore[method-assign]
-            _silenced.append(stream)
+            _muted.append(stream)
 
 
-def _shown(hook: Callable[..., object], *error: object) -> None:
+def _unmute_and_report(hook: Callable[..., object], *error: object) -> None:
     unmute(30)
     hook(*error)
 
 
 def unmute(lines: int) -> None:
     """Show output again, and print the last `lines` hidden lines."""
-    if _silenced:
+    if _muted:
         if _bars:
             _progress().stop()
-        say("\n".join("".join(_unseen).splitlines()[-lines:]), error=True)
-        while _silenced:
-            del _silenced.pop().write
+        say("\n".join("".join(_hidden_texts).splitlines()[-lines:]), error=True)
+        while _muted:
+            del _muted.pop().write

@@ -54,7 +54,7 @@ def _ranges(config: Config) -> Iterator[Problem]:
 
 def _switches(config: Config) -> Iterator[Problem]:
     adapter, four_bit = config.get("adapter"), is_on(config.get("load_in_4bit"))
-    code, both = config.get("trust_remote_code"), is_on(config.get("lora_target_linear"))
+    trust, all_linear = config.get("trust_remote_code"), is_on(config.get("lora_target_linear"))
     cases: list[tuple[str, Any, str, str, tuple[Loc, ...]]] = [
         ("load_in_4bit", adapter == "lora" and four_bit,
          "`adapter: lora` with `load_in_4bit: true` trains a model that is not quantised",
@@ -62,7 +62,7 @@ def _switches(config: Config) -> Iterator[Problem]:
         ("adapter", adapter == "qlora" and not four_bit,
          "`adapter: qlora` without `load_in_4bit: true` is plain LoRA",
          "set `load_in_4bit: true`, or write `adapter: lora`", (("load_in_4bit",),)),
-        ("lora_target_linear", both and config.get("lora_target_modules"),
+        ("lora_target_linear", all_linear and config.get("lora_target_modules"),
          "`lora_target_linear: true` adds every linear layer to `lora_target_modules`",
          "keep one of the two", ()),
         ("save_only_model", is_on(config.get("save_only_model")),
@@ -71,8 +71,8 @@ def _switches(config: Config) -> Iterator[Problem]:
         ("merge_lora", is_on(config.get("merge_lora")),
          "`merge_lora` is what `axolotl merge-lora` sets by itself", "remove it", ()),
         # libraries take the text `false` as true
-        ("trust_remote_code", code is not None and type(code) is not bool,
-         f"`trust_remote_code` is {code!r}", "write true or false, without quotes", ()),
+        ("trust_remote_code", trust is not None and type(trust) is not bool,
+         f"`trust_remote_code` is {trust!r}", "write true or false, without quotes", ()),
         ("output_dir", config.get("output_dir") is None, "`output_dir` is missing", "set it",
          (("output_dir",),)),
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def _packing(config: Config) -> Iterator[Problem]:
 
     if not is_on(config.get("sample_packing")):
         return
-    legacy = [to for flag, to in LEGACY_ATTN_FLAG_TO_IMPL.items() if is_on(config.get(flag))]
+    legacy = [impl for flag, impl in LEGACY_ATTN_FLAG_TO_IMPL.items() if is_on(config.get(flag))]
     attention = config.get("attn_implementation") or next(iter(legacy), None)
     if attention is None:
         yield Problem(
@@ -110,8 +110,8 @@ def _packing(config: Config) -> Iterator[Problem]:
 
 # The only values that these keys may have for data_prep's files; with others Axolotl reads other
 # rows, or builds prompts different from those of preflight and evaluation.
-OF_OUR_ROWS = {"type": "chat_template", "ds_type": "json", "data_files": None,
-               "trust_remote_code": False}  # fmt: skip
+REQUIRED_VALUES = {"type": "chat_template", "ds_type": "json", "data_files": None,
+                   "trust_remote_code": False}  # fmt: skip
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -128,16 +128,16 @@ def _data(config: Config) -> Iterator[Problem]:
     for key in ("datasets", "test_datasets"):
         sets = config.get(key)
         blocks = sets if isinstance(sets, list) else []
-        found = [block.get("path") if isinstance(block, dict) else None for block in blocks]
-        paths[key] = [Path(path) if isinstance(path, str) else None for path in found]
+        values = [block.get("path") if isinstance(block, dict) else None for block in blocks]
+        paths[key] = [Path(path) if isinstance(path, str) else None for path in values]
         for block in blocks[:1] if isinstance(next(iter(blocks), None), dict) else []:
-            for name, right in OF_OUR_ROWS.items():
-                if block.get(name) in (right, None) or (name == "type" and config.get("rl")):
+            for name, required in REQUIRED_VALUES.items():
+                if block.get(name) in (required, None) or (name == "type" and config.get("rl")):
                     continue
-                fix = f"write `{name}: {right}`" if name.endswith("type") else "remove it"
+                fix = f"write `{name}: {required}`" if name.endswith("type") else "remove it"
                 what = f"`{key}[0].{name}` is {block[name]}, but these rows are data_prep's JSON"
-                inside = block[name] if isinstance(block[name], dict) else {}
-                lacks = tuple((key, 0, name, one) for one in inside)  # one problem for all
+                inner_keys = block[name] if isinstance(block[name], dict) else {}
+                lacks = tuple((key, 0, name, inner) for inner in inner_keys)  # one problem for all
                 yield Problem((key, 0, name), what, fix, lacks=lacks)
     if config.get("default_system_message"):
         yield Problem(
@@ -159,8 +159,8 @@ def _data(config: Config) -> Iterator[Problem]:
                 f"`{key}[0].path` is {path}",
                 f"data_prep writes {split}.jsonl, and both files into the same folder",
             )
-    for key, found in paths.items():
-        for index, path in list(enumerate(found))[1:]:
+    for key, entries in paths.items():
+        for index, path in list(enumerate(entries))[1:]:
             why = unprepared
             fix = "put its rows into `summarization.source`, and remove the entry"
             if key == "datasets" and path and path in paths["test_datasets"]:
@@ -173,7 +173,7 @@ def _data(config: Config) -> Iterator[Problem]:
 # Axolotl turns `load_best_model_at_end` off unless evaluation and saving steps fit together, and
 # passes `greater_is_better` on only if it is true (core/builders/causal.py of 0.19.0).
 
-GENERATED = [f"eval_rouge{kind}" for kind in ("1", "2", "L", "Lsum")]
+ROUGE_METRICS = [f"eval_rouge{kind}" for kind in ("1", "2", "L", "Lsum")]
 
 
 def number(value: Any) -> float | None:
@@ -188,16 +188,16 @@ def is_on(value: Any) -> bool:
 
 def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
     patience = number(config.get("early_stopping_patience"))
-    wanted = ["load_best_model_at_end"] if is_on(config.get("load_best_model_at_end")) else []
-    wanted += ["early_stopping_patience"] if patience else []
-    if not wanted:
+    requested = ["load_best_model_at_end"] if is_on(config.get("load_best_model_at_end")) else []
+    requested += ["early_stopping_patience"] if patience else []
+    if not requested:
         return
     steps = {kind: number(config.get(f"{kind}_steps")) for kind in ("eval", "save")}
     epochs = number(config.get("num_epochs", 1.0)) or 0.0
     for kind in () if patience else steps:  # early stopping looks only at `*_steps`
-        of_a_run = (number(config.get(f"{kind}s_per_epoch")) or 0.0) * epochs
-        if of_a_run > 1.0:  # a fraction of all steps
-            steps[kind] = 1.0 / of_a_run
+        per_run = (number(config.get(f"{kind}s_per_epoch")) or 0.0) * epochs
+        if per_run > 1.0:  # a fraction of all steps
+            steps[kind] = 1.0 / per_run
     save, evaluate = steps["save"], steps["eval"]
     lacks = [(f"{kind}_steps",) for kind, value in steps.items() if not value]
     if not config.get("test_datasets") and not number(config.get("val_set_size")):
@@ -213,8 +213,8 @@ def _no_best_checkpoint(config: Config) -> Iterator[Problem]:
         fix = "set `save_steps` to a multiple of `eval_steps`"
     else:
         return
-    what = f"{' and '.join(f'`{key}`' for key in wanted)} would be turned off: {why}"
-    yield Problem((wanted[0],), what, fix, lacks=tuple(lacks))
+    what = f"{' and '.join(f'`{key}`' for key in requested)} would be turned off: {why}"
+    yield Problem((requested[0],), what, fix, lacks=tuple(lacks))
 
 
 def _metric(config: Config) -> Iterator[Problem]:
@@ -235,15 +235,15 @@ def _metric(config: Config) -> Iterator[Problem]:
             lacks=(("load_best_model_at_end",), ("early_stopping_patience",)),
         )
     elif isinstance(metric, str) and "rouge" in metric.lower():
-        if f"eval_{metric.removeprefix('eval_')}" not in GENERATED:
-            yield Problem(loc, f"{name} is unknown", f"use one of {', '.join(GENERATED)}")
+        if f"eval_{metric.removeprefix('eval_')}" not in ROUGE_METRICS:
+            yield Problem(loc, f"{name} is unknown", f"use one of {', '.join(ROUGE_METRICS)}")
         elif not rouge:
-            place = ("summarization", "training_rouge")
+            rouge_loc = ("summarization", "training_rouge")
             yield Problem(
                 loc,
                 f"{name} is never computed: `summarization.training_rouge.dialogues` is 0",
                 "set it, for instance to 100",
-                lacks=(place, (*place, "dialogues")),
+                lacks=(rouge_loc, (*rouge_loc, "dialogues")),
             )
     metric, loc = metric or "loss", ("greater_is_better",)
     # Axolotl passes `true` on, and drops `false`

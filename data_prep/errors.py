@@ -27,8 +27,8 @@ NO_CPU_KERNEL = "kernels-community/quantization-bitsandbytes=/nonexistent"
 # Other libraries read these variables on import, so each of our packages imports this module first,
 # in a command as in a notebook's `from eval.generate import Summarizer`.
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")
-if NO_CPU_KERNEL not in (others := os.environ.get("LOCAL_KERNELS", "")):
-    os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{others}".rstrip(":")
+if NO_CPU_KERNEL not in (local_kernels := os.environ.get("LOCAL_KERNELS", "")):
+    os.environ["LOCAL_KERNELS"] = f"{NO_CPU_KERNEL}:{local_kernels}".rstrip(":")
 
 # C0 and C1 except tab and newline, surrogates, and characters that change the text direction
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
@@ -39,7 +39,7 @@ MAX_BYTES = 10**9  # limit for a file that is read into memory as a whole
 
 VERBOSE = "SAMSUM_LORA_VERBOSE"  # if set, the libraries' own output is shown
 debug = False  # whether `--debug` was given
-UNPACKED = "samsum-lora"  # prefix of our temporary folders
+OUR_PREFIX = "samsum-lora"  # prefix of our temporary folders
 
 
 class UserError(Exception):
@@ -65,7 +65,7 @@ def run_cli(main: Callable[[], None]) -> None:
             reconfigure(errors="backslashreplace")  # for encodings without the character
         stream.write = partial(_write, type(stream).write, stream)  # type: ignore[method-assign]
     with suppress(OSError):  # there may be no temporary folder
-        _remove_left(Path(tempfile.gettempdir()), UNPACKED)
+        _remove_leftovers(Path(tempfile.gettempdir()), OUR_PREFIX)
     # exit normally, so that half-written files and unpacked folders are removed, as with Ctrl-C
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -102,18 +102,18 @@ def _file_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return str(error.filename)
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    held = (value for frame in reversed(frames) for value in frame.f_locals.values())
-    return next((str(one) for one in held if isinstance(one, Path) and one.is_file()), "")
+    values = (value for frame in reversed(frames) for value in frame.f_locals.values())
+    return next((str(value) for value in values if isinstance(value, Path) and value.is_file()), "")
 
 
 def _write(write: Callable[[IO[str], str], int], stream: IO[str], text: str) -> int:
     """Write text with control characters escaped, except those of colours and progress bars."""
-    return write(stream, NOT_OURS.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return write(stream, NOT_OURS.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def printable(text: str) -> str:
     """Return the text with control characters, which a terminal would act on, escaped."""
-    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # as in JSON
+    return CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)  # as in JSON
 
 
 def _quiet_libraries() -> None:
@@ -171,19 +171,19 @@ def error_reason(error: Exception) -> str:
         return "is missing"
     if isinstance(error, UnicodeDecodeError):
         return f"is not UTF-8 (byte {error.start})"
-    words = str(error)
+    reason = str(error)
     if isinstance(error, OSError):
-        words = error.strerror or words
+        reason = error.strerror or reason
     elif isinstance(error, RecursionError):
-        words = "nested too deeply"
+        reason = "nested too deeply"
     elif isinstance(error, MemoryError):
-        words = "not enough memory"
+        reason = "not enough memory"
     elif errors := getattr(error, "errors", None):  # pydantic's
-        words = f"{'.'.join(map(str, errors()[0]['loc'])) or 'all of it'}: {errors()[0]['msg']}"
+        reason = f"{'.'.join(map(str, errors()[0]['loc'])) or 'all of it'}: {errors()[0]['msg']}"
     elif not isinstance(error, ValueError):
-        words = f"{type(error).__name__}: {words}"
-    words = " ".join(words.split())
-    return f"cannot be read ({words if len(words) <= 300 else f'{words[:300]}...'})"
+        reason = f"{type(error).__name__}: {reason}"
+    reason = " ".join(reason.split())
+    return f"cannot be read ({reason if len(reason) <= 300 else f'{reason[:300]}...'})"
 
 
 @contextmanager
@@ -237,9 +237,9 @@ def atomic_files(folder: Path, *names: str) -> Iterator[dict[str, IO[str]]]:
             files: dict[str, IO[str]] = {}
             for name, target in targets.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                new = partial(Path.touch, exist_ok=False)
-                hidden = f".{target.name[:48]}"  # a name has at most 255 bytes
-                path = stack.enter_context(_partial(target.parent, hidden, new))
+                create = partial(Path.touch, exist_ok=False)
+                hidden_name = f".{target.name[:48]}"  # a name has at most 255 bytes
+                path = stack.enter_context(_partial_path(target.parent, hidden_name, create))
                 files[name] = opened.enter_context(path.open("w", encoding="utf-8", newline="\n"))
             yield files
             for file in files.values():
@@ -256,37 +256,37 @@ def temporary_folder(beside: Path | None = None) -> AbstractContextManager[Path]
     With `beside`, create it next to that folder instead, which it will replace.
     """
     if beside:
-        return _partial(beside.parent, f".{beside.name}", Path.mkdir)
-    return _partial(Path(tempfile.gettempdir()), UNPACKED, partial(Path.mkdir, mode=0o700))
+        return _partial_path(beside.parent, f".{beside.name}", Path.mkdir)
+    return _partial_path(Path(tempfile.gettempdir()), OUR_PREFIX, partial(Path.mkdir, mode=0o700))
 
 
 @contextmanager
-def _partial(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
+def _partial_path(folder: Path, name: str, make: Callable[[Path], None]) -> Iterator[Path]:
     """Create a file or folder `<name>.<32 hex digits>.partial`; removed when the block ends.
 
     The digits are not the process id: two containers on one volume may have the same one.
     """
-    _remove_left(folder, name)
-    number = uuid4().hex
-    new, path = folder / f".{number}", folder / f"{name}.{number}.partial"
+    _remove_leftovers(folder, name)
+    digits = uuid4().hex
+    new, path = folder / f".{digits}", folder / f"{name}.{digits}.partial"
     try:
         make(new)
         with _locked(new, needed=False):
             new.rename(path)  # other processes find it only now that it is locked
             yield path
     finally:
-        for made in (new, path):
+        for leftover in (new, path):
             with suppress(OSError):  # at most one of the two exists
-                _remove(made)
+                _remove(leftover)
 
 
-def _remove_left(folder: Path, name: str) -> None:
+def _remove_leftovers(folder: Path, name: str) -> None:
     """Remove leftovers of killed processes, which no longer hold their locks."""
-    for left in folder.iterdir():
-        if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{32}}\.partial", left.name):
-            with suppress(OSError), _locked(left):
-                if left.stat().st_uid == os.geteuid():
-                    _remove(left)
+    for leftover in folder.iterdir():
+        if re.fullmatch(rf"{re.escape(name)}\.[0-9a-f]{{32}}\.partial", leftover.name):
+            with suppress(OSError), _locked(leftover):
+                if leftover.stat().st_uid == os.geteuid():
+                    _remove(leftover)
 
 
 @contextmanager

@@ -37,8 +37,8 @@ MAX_BYTES, MAX_LEVELS = 10**7, 100
 MAX_UNPACKED = 10**10  # bytes of a gzipped file, unpacked on disk
 NOT_A_NUMBER = "NaN, which JSON does not have; write null, or the text that is meant"
 # The longer ones first: UTF-32's byte order mark starts with UTF-16's.
-WIDE = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]  # fmt: skip
+BYTE_ORDER_MARKS = [(codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+                    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")]  # fmt: skip
 
 
 class SourceRow(NamedTuple):
@@ -56,14 +56,14 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
     suffix = _ending(path.name)
     if suffix not in READERS:
         raise UserError(f"{shown}: unknown type; use .json, .jsonl, .csv, .parquet, .zip or .7z")
-    number, found = 0, dict[str, None]()
+    number, remarks = 0, dict[str, None]()
     try:
         check_file(path)
-        packed = path.suffix == ".gz"
-        with cast(IO[bytes], gzip.open(path)) if packed else path.open("rb") as file:
-            rows = _Rows(_as_utf8(file, found))
-            read = file if suffix == ".parquet" else io.BufferedReader(rows, 1 << 16)
-            for row in READERS[suffix](read, found):
+        is_gzip = path.suffix == ".gz"
+        with cast(IO[bytes], gzip.open(path)) if is_gzip else path.open("rb") as file:
+            rows = _Rows(_as_utf8(file, remarks))
+            stream = file if suffix == ".parquet" else io.BufferedReader(rows, 1 << 16)
+            for row in READERS[suffix](stream, remarks):
                 number += 1
                 rows.left = MAX_BYTES
                 if not isinstance(row, dict):
@@ -90,7 +90,7 @@ def read_file(path: Path, shown: str, notes: dict[str, None] | None = None) -> I
     except OSError as error:
         raise UserError(f"{shown}: {error_reason(error)}; fix it or fetch it again") from error
     if notes is not None:
-        notes.update(dict.fromkeys(f"{path.name}: {note}" for note in found))
+        notes.update(dict.fromkeys(f"{path.name}: {note}" for note in remarks))
 
 
 class _Rows(io.RawIOBase):
@@ -138,9 +138,9 @@ def _ending(name: str) -> str:
 
 def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
     """Return the file after its byte order mark; UTF-16 or UTF-32 is converted in a disk file."""
-    start = file.read(4)
-    file.seek(3 if start.startswith(codecs.BOM_UTF8) else 0)
-    encoding = next((name for mark, name in WIDE if start.startswith(mark)), None)
+    first_bytes = file.read(4)
+    file.seek(3 if first_bytes.startswith(codecs.BOM_UTF8) else 0)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if first_bytes.startswith(mark)), None)
     if not encoding:
         return file
     notes[f"is in {encoding.upper()}"] = None
@@ -151,13 +151,13 @@ def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
 
 def _on_disk(pieces: Iterable[bytes]) -> IO[bytes]:
     """Write the bytes to a temporary file; it is deleted when its reader is garbage-collected."""
-    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    file = tempfile.TemporaryFile()  # noqa: SIM115
     for piece in pieces:
-        plain.write(piece)
-        if plain.tell() > MAX_UNPACKED:
+        file.write(piece)
+        if file.tell() > MAX_UNPACKED:
             raise ValueError(f"more than {MAX_UNPACKED // 10**9} GB when it is unpacked")
-    plain.seek(0)
-    return cast(IO[bytes], plain)
+    file.seek(0)
+    return cast(IO[bytes], file)
 
 
 # ---- JSON ----
@@ -177,23 +177,23 @@ def _read_json(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
     first, second = next(lines, b""), next(lines, b"")
     file.seek(start)
     try:
-        places = {"item"}  # the rows' prefixes, as ijson calls them
+        prefixes = {"item"}  # the rows' prefixes, as ijson calls them
         if first.startswith(b"{"):
-            places = {""} if first.endswith(b"}") and second else _places(file)
+            prefixes = {""} if first.endswith(b"}") and second else _row_prefixes(file)
             file.seek(start)
-            if places == {""} and first.endswith(b"}"):
+            if prefixes == {""} and first.endswith(b"}"):
                 yield from _read_lines(file)
                 return
-            if wrapped := sorted(place.removesuffix(".item") for place in places - {""}):
+            if wrapped := sorted(prefix.removesuffix(".item") for prefix in prefixes - {""}):
                 notes[f"rows are under {', '.join(f'`{key}`' for key in wrapped)}"] = None
-        yield from _rows_at(places, _events(file, multiple_values=places == {""}))
+        yield from _rows_at(prefixes, _events(file, multiple_values=prefixes == {""}))
     except ijson.JSONError as error:
-        said = error.args[0] if error.args else ""  # ijson's C parser gives bytes
-        said = said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
-        reason = said.split("\n")[0]
+        message = error.args[0] if error.args else ""  # ijson's C parser gives bytes
+        message = message.decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
+        reason = message.split("\n")[0]
         if "UTF" in reason.upper():
             raise UnicodeDecodeError("utf-8", b"", 0, 1, reason) from error
-        if re.search(r"\b(?:NaN|Infinity)\b", said):
+        if re.search(r"\b(?:NaN|Infinity)\b", message):
             reason = NOT_A_NUMBER
         raise ValueError(f"invalid JSON: {reason}") from error
 
@@ -204,18 +204,18 @@ def _read_jsonl(file: IO[bytes], notes: dict[str, None]) -> Iterator[Any]:
         yield from _read_json(file, notes)
 
 
-def _places(file: IO[bytes]) -> set[str]:
+def _row_prefixes(file: IO[bytes]) -> set[str]:
     """Return the prefixes of an object's rows: arrays under known keys, or the object itself."""
-    found = set()
+    prefixes = set()
     for prefix, event, _ in _events(file, multiple_values=True):
-        if event == "start_map" and re.fullmatch(_WRAPPED, prefix.lower()):
-            found.add(prefix)
+        if event == "start_map" and re.fullmatch(_ROW_PREFIX, prefix.lower()):
+            prefixes.add(prefix)
         if prefix == "" and event == "end_map":
             break
-    return found or {""}
+    return prefixes or {""}
 
 
-_WRAPPED = rf"(?:(?:{'|'.join(WRAPPERS)})\.)?(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
+_ROW_PREFIX = rf"(?:(?:{'|'.join(WRAPPERS)})\.)?(?:{'|'.join((*WRAPPERS, *SPLIT_NAMES))})\.item"
 
 
 def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, Any]]:
@@ -237,7 +237,7 @@ def _events(file: IO[bytes], multiple_values: bool) -> Iterator[tuple[str, str, 
     yield from ijson.parse(bounded())
 
 
-def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
+def _rows_at(prefixes: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterator[Any]:
     """Yield the values at these prefixes, one at a time; `ijson.items` would hide repeated keys.
 
     Those in an array under a split's name get a column `split`.
@@ -245,19 +245,19 @@ def _rows_at(places: set[str], events: Iterable[tuple[str, str, Any]]) -> Iterat
     from ijson.common import ObjectBuilder
 
     builder: Any = None
-    top, keys = "", set[str]()
+    row_prefix, keys = "", set[str]()
     for prefix, event, value in events:
         if builder is None:
-            if prefix not in places:
+            if prefix not in prefixes:
                 continue
-            builder, top, keys = ObjectBuilder(), prefix, set()
-        if event == "map_key" and prefix == top:
+            builder, row_prefix, keys = ObjectBuilder(), prefix, set()
+        if event == "map_key" and prefix == row_prefix:
             if value in keys:
                 raise ValueError(f"two columns are named `{value}`")
             keys.add(value)
         builder.event(event, value)
-        if prefix == top and event not in ("start_map", "start_array", "map_key"):
-            key, row = top.removesuffix(".item").split(".")[-1], builder.value
+        if prefix == row_prefix and event not in ("start_map", "start_array", "map_key"):
+            key, row = row_prefix.removesuffix(".item").split(".")[-1], builder.value
             in_split = key.lower() in SPLIT_NAMES and isinstance(row, dict)
             yield {"split": key, **row} if in_split else row
             builder = None
@@ -282,9 +282,9 @@ def _no_constant(name: str) -> None:
 
 def _no_repeated_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raises ValueError if a key occurs twice, since the last would win."""
-    if len(found := dict(pairs)) < len(pairs):
+    if len(result := dict(pairs)) < len(pairs):
         raise ValueError(f"two columns are named `{_repeated(name for name, _ in pairs)}`")
-    return found
+    return result
 
 
 def _repeated(names: Iterable[str]) -> str:
@@ -299,8 +299,8 @@ def _read_csv(file: IO[bytes], notes: dict[str, None]) -> Iterator[dict[str, Any
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     start = text.tell()
     header = text.readline()
-    if named := re.fullmatch(r"sep=(.)\s*", header):  # Excel's own line, before the header
-        delimiter = named[1]
+    if match := re.fullmatch(r"sep=(.)\s*", header):  # Excel's own line, before the header
+        delimiter = match[1]
     else:
         # Excel writes semicolons in locales with a decimal comma; the header shows which it is
         delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", header).count)  # the first of a tie

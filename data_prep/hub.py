@@ -10,7 +10,7 @@ from typing import Any
 from data_prep.errors import UserError, reading
 from data_prep.recipe import Recipe
 
-BEFORE_2020 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # start of torch.save's files until then
+OLD_HEADER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch.save's files before 2020
 
 
 def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
@@ -21,8 +21,8 @@ def model_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """
     name = str(config["base_model"])
     folder = Path(name) if Path(name).is_dir() else snapshot(name, config)
-    own = json.dumps(_own_config(folder)) if folder else ""
-    for value in re.findall(r'_implementation\w*": ("[^"]*"|{[^}]*})', own):
+    config_text = json.dumps(_own_config(folder)) if folder else ""
+    for value in re.findall(r'_implementation\w*": ("[^"]*"|{[^}]*})', config_text):
         if "/" in value:
             raise UserError(
                 f"{folder}/config.json: `_attn_implementation` selects code on the Hub ({value}); "
@@ -42,12 +42,12 @@ def empty_model(recipe: Recipe) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    more = model_arguments(recipe.config)
+    arguments = model_arguments(recipe.config)
     try:
-        config = AutoConfig.from_pretrained(recipe.config["base_model"], **more)
+        config = AutoConfig.from_pretrained(recipe.config["base_model"], **arguments)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(
-                config, trust_remote_code=more["trust_remote_code"]
+                config, trust_remote_code=arguments["trust_remote_code"]
             )
     except Exception as error:  # a config may contain anything
         raise UserError(model_unavailable(recipe, error)) from error
@@ -62,10 +62,10 @@ def end_token_ids(config: dict[str, Any]) -> list[int]:
 
     revision = model_arguments(config)["revision"]
     try:
-        ends = GenerationConfig.from_pretrained(config["base_model"], revision=revision)
+        generation = GenerationConfig.from_pretrained(config["base_model"], revision=revision)
     except Exception:  # the file may contain anything
         return []
-    ids = ends.eos_token_id
+    ids = generation.eos_token_id
     return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
@@ -78,20 +78,20 @@ def max_positions(config: dict[str, Any]) -> int | None:
     from transformers import AutoConfig
 
     try:
-        model = AutoConfig.from_pretrained(config["base_model"], **model_arguments(config))
+        model_config = AutoConfig.from_pretrained(config["base_model"], **model_arguments(config))
     except Exception:  # the config may contain anything
         return None
-    model = model.get_text_config()
-    limit = getattr(model, "max_position_embeddings", None)
-    window = getattr(model, "sliding_window", None)
-    kinds = set(getattr(model, "layer_types", None) or ["sliding_attention"])
-    if not limit or (window and window < limit and kinds == {"sliding_attention"}):
+    model_config = model_config.get_text_config()
+    limit = getattr(model_config, "max_position_embeddings", None)
+    window = getattr(model_config, "sliding_window", None)
+    layer_types = set(getattr(model_config, "layer_types", None) or ["sliding_attention"])
+    if not limit or (window and window < limit and layer_types == {"sliding_attention"}):
         return None
-    rope = getattr(model, "rope_parameters", None) or {}
-    kind, factor = rope.get("rope_type"), rope.get("factor") or 1
-    if kind in ("linear", "dynamic"):  # the config has the length before scaling
+    rope = getattr(model_config, "rope_parameters", None) or {}
+    rope_type, factor = rope.get("rope_type"), rope.get("factor") or 1
+    if rope_type in ("linear", "dynamic"):  # the config has the length before scaling
         return int(limit * factor)
-    if kind == "yarn":  # before scaling (Qwen) or after it (DeepSeek)
+    if rope_type == "yarn":  # before scaling (Qwen) or after it (DeepSeek)
         return max(limit, int(factor * rope.get("original_max_position_embeddings", limit)))
     return int(limit)
 
@@ -132,7 +132,7 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
     if base_model.startswith(("/", ".", "models/")) or base_model.count("/") > 1:
         fix = "run scripts/get_smollm2.py" if "smollm2" in base_model else "correct the path"
         return "no such folder", fix
-    again = f"`hf download {base_model}`"
+    download = f"`hf download {base_model}`"
     offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
     known: list[tuple[Any, str, str]] = [
         (errors.GatedRepoError, "it is gated, and this account has no access",
@@ -143,12 +143,12 @@ def _cause(base_model: str, error: BaseException) -> tuple[str, str] | None:
         (errors.RevisionNotFoundError, "the Hub has no such revision of it",
          "correct `revision_of_model`"),
         (SafetensorError, "its weights are truncated in the Hub's cache",
-         f"run {again} --force-download"),
+         f"run {download} --force-download"),
         (offline, "the Hub is not reachable, and its cache lacks files of the model",
-         f"run {again} with a network connection, unset HF_HUB_OFFLINE, or use a folder"),
+         f"run {download} with a network connection, unset HF_HUB_OFFLINE, or use a folder"),
     ]  # fmt: skip
-    found = ((what, fix) for link in chain for kind, what, fix in known if isinstance(link, kind))
-    return next(found, None)
+    causes = ((what, fix) for link in chain for kind, what, fix in known if isinstance(link, kind))
+    return next(causes, None)
 
 
 def check_weights(recipe: Recipe) -> tuple[list[str], str]:
@@ -160,36 +160,36 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
     folder = Path(name) if local else snapshot(name, recipe.config)
     if folder is None:
         return [], f"{name} is not in the Hub's cache: training downloads it"
-    wanted, damaged_index = weight_files(folder)
+    files, damaged_index = weight_files(folder)
     if damaged_index:
         return [f"{recipe.path}: base_model: {damaged_index}"], ""
-    missing = [file for file in wanted if not (folder / file).is_file()]
-    broken = [f for f in wanted if f not in missing and not is_complete_file(folder / f)]
-    problem, again = "", "copy the folder again"
+    missing = [file for file in files if not (folder / file).is_file()]
+    broken = [f for f in files if f not in missing and not is_complete_file(folder / f)]
+    problem, fix = "", "copy the folder again"
     if broken:
         problem = f"{broken[0]} is truncated or damaged"
-        again = again if local else f"run `hf download {name} --force-download`"
+        fix = fix if local else f"run `hf download {name} --force-download`"
     elif missing and (local or constants.HF_HUB_OFFLINE):
-        many = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-        problem = f"incomplete download: {many} missing"
-        again = again if local else f"run `hf download {name}` with a network connection"
+        names = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
+        problem = f"incomplete download: {names} missing"
+        fix = fix if local else f"run `hf download {name}` with a network connection"
     if problem:
-        return [f"{recipe.path}: base_model {name}: {problem}; {again}"], ""
+        return [f"{recipe.path}: base_model {name}: {problem}; {fix}"], ""
     if missing:
-        return [], f"{name}: training downloads {len(missing)} of {len(wanted)} weight files"
-    if not wanted:
+        return [], f"{name}: training downloads {len(missing)} of {len(files)} weight files"
+    if not files:
         return [], f"{name}: has no weights yet, and training needs them"
-    return [], f"{name}: {len(wanted)} weight file(s), all complete"
+    return [], f"{name}: {len(files)} weight file(s), all complete"
 
 
 def weight_files(folder: Path) -> tuple[list[str], str]:
     """Return the names of a model's weight files, and what is wrong with the index of them."""
     # transformers reads the file that the config names, if it names one
-    named = str(_own_config(folder).get("transformers_weights") or "")
-    if named and not named.endswith(".index.json"):
-        return [named], ""
+    configured = str(_own_config(folder).get("transformers_weights") or "")
+    if configured and not configured.endswith(".index.json"):
+        return [configured], ""
     usual = ("model.safetensors", "pytorch_model.bin")  # in transformers' order
-    for single in filter(None, (named.removesuffix(".index.json"), *usual)):
+    for single in filter(None, (configured.removesuffix(".index.json"), *usual)):
         index = folder / f"{single}.index.json"
         if index.is_file():
             try:
@@ -215,12 +215,12 @@ def snapshot(name: str, config: dict[str, Any]) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(
+        path = try_to_load_from_cache(
             name, "config.json", revision=config.get("revision_of_model") or "main"
         )
     except HFValidationError:
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def is_complete_file(path: Path, read_all: bool = False) -> bool:
@@ -239,10 +239,10 @@ def is_complete_file(path: Path, read_all: bool = False) -> bool:
     if path.suffix not in (".pt", ".pth", ".bin"):
         return True
     with path.open("rb") as file:
-        if file.read(len(BEFORE_2020)) == BEFORE_2020:
+        if file.read(len(OLD_HEADER)) == OLD_HEADER:
             return True
     try:  # torch.save writes zip files, the directory last
-        with zipfile.ZipFile(path) as packed:
-            return not read_all or packed.testzip() is None
+        with zipfile.ZipFile(path) as archive:
+            return not read_all or archive.testzip() is None
     except (zipfile.BadZipFile, EOFError, NotImplementedError):
         return False

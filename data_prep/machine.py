@@ -59,8 +59,8 @@ def shard_on_cpu() -> None:
     """Let FSDP2 shard over CPU processes: Axolotl explicitly asks for a mesh of CUDA devices."""
     from accelerate.parallelism_config import ParallelismConfig
 
-    plain = ParallelismConfig.build_device_mesh
-    ParallelismConfig.build_device_mesh = lambda self, device_type: plain(self, "cpu")
+    original = ParallelismConfig.build_device_mesh
+    ParallelismConfig.build_device_mesh = lambda self, device_type: original(self, "cpu")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -73,8 +73,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    words = ("can't allocate memory", "CUDA error: out of memory")
-    return any(part in str(error) for part in words)
+    messages = ("can't allocate memory", "CUDA error: out of memory")
+    return any(message in str(error) for message in messages)
 
 
 class Usage(NamedTuple):

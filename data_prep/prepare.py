@@ -136,7 +136,7 @@ class _Preparation:
         counts = SplitCounts()
         self.counts[split], self.tokens[split] = counts, Counter()
         ids: set[str] = set()
-        written, limit = hashlib.sha256(), sequence_len(self.recipe.config)
+        hasher, limit = hashlib.sha256(), sequence_len(self.recipe.config)
         with closing(self._examples(split, counts)) as rows:  # closes the bar on an error
             while chunk := list(itertools.islice(rows, CHUNK)):
                 for row in chunk if split != "train" else []:
@@ -147,24 +147,24 @@ class _Preparation:
                         )
                     ids.add(row.id)
                 text = "".join(example.line() + "\n" for example in chunk)
-                written.update(text.encode("utf-8"))
+                hasher.update(text.encode("utf-8"))
                 out.write(text)
                 counts.written += len(chunk)
                 lengths = self.counter.count(chunk) if self.counter else []
                 for row, length in zip(chunk, lengths, strict=False):
                     self.tokens[split][length] += 1
                     if length > limit:
-                        self._list("overlong", split=split, id=row.id, tokens=length)
+                        self._add_to_list("overlong", split=split, id=row.id, tokens=length)
         if not counts.written:
-            cut = f", or cut it from train: `summarization.{split}_rows: 0.1`"
-            cut = "" if split == "train" else cut
+            hint = f", or cut it from train: `summarization.{split}_rows: 0.1`"
+            hint = "" if split == "train" else hint
             raise UserError(
                 f"{self.source.source}: split `{split}` has no usable row "
-                f"({counts.read} read); check the source and summarization.cleaning{cut}"
+                f"({counts.read} read); check the source and summarization.cleaning{hint}"
             )
-        self.hashes[f"{split}.jsonl"] = written.hexdigest()
+        self.hashes[f"{split}.jsonl"] = hasher.hexdigest()
 
-    def _list(self, name: str, **entry: str | int) -> None:
+    def _add_to_list(self, name: str, **entry: str | int) -> None:
         self.lists[name].append(json.dumps(entry, ensure_ascii=False))
 
     def _examples(self, split: str, counts: SplitCounts) -> Generator[Example]:
@@ -177,18 +177,18 @@ class _Preparation:
         if split == "train":
             for example, summaries in rows:
                 for number, summary in enumerate(summaries, 1):
-                    name = example.id if number == 1 else f"{example.id}#{number}"
-                    yield example.with_summary(name, summary)
+                    example_id = example.id if number == 1 else f"{example.id}#{number}"
+                    yield example.with_summary(example_id, summary)
                 counts.references += len(summaries) - 1
             return
-        held: dict[str, tuple[Example, list[str]]] = {}  # by prompt, in order of first occurrence
+        by_prompt: dict[str, tuple[Example, list[str]]] = {}  # in order of first occurrence
         for example, summaries in rows:
-            folded = " ".join(example.messages[-2]["content"].split())
-            known = held.setdefault(folded, (example, []))[1]
-            counts.references += len(summaries) - (not known)
-            known += summaries
-        several = any(len(summaries) > 1 for _, summaries in held.values())
-        for example, summaries in held.values():
+            prompt = " ".join(example.messages[-2]["content"].split())
+            references = by_prompt.setdefault(prompt, (example, []))[1]
+            counts.references += len(summaries) - (not references)
+            references += summaries
+        several = any(len(summaries) > 1 for _, summaries in by_prompt.values())
+        for example, summaries in by_prompt.values():
             example.references = summaries if several else []
             yield example
 
@@ -198,22 +198,22 @@ class _Preparation:
         The choice does not depend on the order of the rows, and equal dialogues stay together.
         """
         rows = track(self.source.rows("train"), "dividing", "rows")
-        counted = Counter(map(self._digest, rows))
-        smallest_first = iter(sorted(counted))
+        row_counts = Counter(map(self._digest, rows))
+        smallest_first = iter(sorted(row_counts))
         for split, share in self.shares.items():
-            wanted = share if isinstance(share, int) else max(1, round(share * counted.total()))
-            found = 0
-            while found < wanted and (one := next(smallest_first, None)):
-                self.cut[one] = split
-                found += counted[one]
-            note = f"{split}: {found} rows cut from train by a hash of the dialogue"
+            target = share if isinstance(share, int) else max(1, round(share * row_counts.total()))
+            count = 0
+            while count < target and (dialogue_hash := next(smallest_first, None)):
+                self.cut[dialogue_hash] = split
+                count += row_counts[dialogue_hash]
+            note = f"{split}: {count} rows cut from train by a hash of the dialogue"
             self.source.notes[note] = None
             if split in self.source.splits:
                 self.source.notes[f"the source's own split `{split}` is not read"] = None
-        if len(self.cut) == len(counted):
+        if len(self.cut) == len(row_counts):
             raise UserError(
                 f"{self.recipe.path}: summarization.{'_rows and '.join(self.shares)}_rows leave no "
-                f"row of {counted.total()} to train on; lower them"
+                f"row of {row_counts.total()} to train on; lower them"
             )
 
     def _digest(self, row: SourceRow) -> bytes:
@@ -226,26 +226,26 @@ class _Preparation:
 
     def _cleaned(self, split: str, counts: SplitCounts) -> Generator[tuple[Example, list[str]]]:
         """Yield each row that is kept, as an example with its first summary, and all summaries."""
-        wanted = self.settings.train_rows if split == "train" else "all"
-        source = "train" if split in self.shares else split
-        rows: Iterator[SourceRow] = self.source.rows(source)
-        if self.shares and source == "train":
+        limit = self.settings.train_rows if split == "train" else "all"
+        source_split = "train" if split in self.shares else split
+        rows: Iterator[SourceRow] = self.source.rows(source_split)
+        if self.shares and source_split == "train":
             rows = (row for row in rows if self.cut.get(self._digest(row), "train") == split)
-        if isinstance(wanted, int):
-            rows = itertools.islice(rows, wanted)
+        if isinstance(limit, int):
+            rows = itertools.islice(rows, limit)
         for number, row in enumerate(track(rows, split, "rows")):
             counts.read += 1
-            named = row.columns.get("id") not in (None, "")
-            row_id = str(row.columns["id"]) if named else f"{split}-{number:05d}"
+            has_id = row.columns.get("id") not in (None, "")
+            row_id = str(row.columns["id"]) if has_id else f"{split}-{number:05d}"
             dialogue, summaries, columns, reason = self.clean(split, row_id, row)
             if reason:
                 counts.dropped[reason] += 1
-                self._list("dropped", split=split, id=row_id, reason=reason)
+                self._add_to_list("dropped", split=split, id=row_id, reason=reason)
                 continue
             texts = [self.neutralize(text) for text in (dialogue, *columns.values(), *summaries)]
-            dialogue, *others = (text for text, _ in texts)
-            columns = dict(zip(columns, others, strict=False))
-            summaries = others[len(columns) :]
+            dialogue, *other_texts = (text for text, _ in texts)
+            columns = dict(zip(columns, other_texts, strict=False))
+            summaries = other_texts[len(columns) :]
             example = Example.build(
                 row_id, dialogue, summaries[0], self.settings.instruction, columns,
                 self.settings.system,
@@ -255,9 +255,9 @@ class _Preparation:
                 self.neutralized["rows"] += 1
                 self.neutralized["strings"] += broken
             yield example, summaries
-        if isinstance(wanted, int) and counts.read < wanted:
+        if isinstance(limit, int) and counts.read < limit:
             raise UserError(
-                f"{self.recipe.path}: summarization.train_rows is {wanted}, but the source"
+                f"{self.recipe.path}: summarization.train_rows is {limit}, but the source"
                 f" has {counts.read} training rows; lower it or write `all`"
             )
 
@@ -296,17 +296,17 @@ class _Preparation:
 
     def _notes(self) -> list[str]:
         """Return the notes on the source and on its rows, the latter with the number of rows."""
-        found, written = self.clean.notes, sum(c.written for c in self.counts.values())
-        of_most = {
+        notes, written = self.clean.notes, sum(c.written for c in self.counts.values())
+        notes_if_most = {
             "dialogues of one line": "dialogues that have no line break, and so one turn; check "
             "how turns end",
             "shorter dialogues": "dialogues that are shorter than their summary; check that "
             "dialogue_column and summary_column are not swapped",
         }
-        for name, note in of_most.items():
-            if 2 * (count := found.pop(name, 0)) > written:
-                found[note] = count
-        return [*self.source.notes, *(f"{note}: {count}" for note, count in found.items() if count)]
+        for name, note in notes_if_most.items():
+            if 2 * (count := notes.pop(name, 0)) > written:
+                notes[note] = count
+        return [*self.source.notes, *(f"{note}: {count}" for note, count in notes.items() if count)]
 
 
 def prepare(recipe: Recipe, overwrite: bool = False) -> Manifest:
@@ -346,8 +346,8 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
             if saved["recipe"] == recipe.name or (
                 same and not _changed_settings(recipe, saved["settings"])
             ):
-                there = {n: known for n, known in saved["files"].items() if (folder / n).is_file()}
-                edited = [n for n, known in there.items() if sha256_of(folder / n) != known]
+                files = {n: known for n, known in saved["files"].items() if (folder / n).is_file()}
+                edited = [n for n, known in files.items() if sha256_of(folder / n) != known]
                 held = f"{edited[0]}, which was edited since data_prep wrote it" if edited else ""
         except (ValueError, LookupError, TypeError, AttributeError):
             held = "files that data_prep did not write, or a damaged manifest.json"
@@ -361,30 +361,30 @@ def _refuse_to_overwrite_other_rows(recipe: Recipe) -> None:
         )
 
 
-def _lengths(counted: Counter[int]) -> Lengths:
-    each = sorted(counted.elements())
+def _lengths(counts: Counter[int]) -> Lengths:
+    lengths = sorted(counts.elements())
     return Lengths(
-        rows=len(each),
-        tokens=sum(each),
-        mean=round(sum(each) / len(each), 1),
-        median=each[math.ceil(0.5 * len(each)) - 1],
-        p99=each[math.ceil(0.99 * len(each)) - 1],
-        longest=each[-1],
+        rows=len(lengths),
+        tokens=sum(lengths),
+        mean=round(sum(lengths) / len(lengths), 1),
+        median=lengths[math.ceil(0.5 * len(lengths)) - 1],
+        p99=lengths[math.ceil(0.99 * len(lengths)) - 1],
+        longest=lengths[-1],
     )
 
 
 def data_settings(recipe: Recipe) -> dict[str, Any]:
     """Return the part of the recipe that shapes the prepared rows, as stored in the manifest."""
-    others = {"language", "decoding", "metrics", "rouge", "bertscore", "training_rouge"}
-    others |= {"publish", "eval_on_start"}
-    return recipe.summarization.model_dump(exclude=others)
+    excluded = {"language", "decoding", "metrics", "rouge", "bertscore", "training_rouge"}
+    excluded |= {"publish", "eval_on_start"}
+    return recipe.summarization.model_dump(exclude=excluded)
 
 
 def _changed_settings(recipe: Recipe, saved: dict[str, Any]) -> list[str]:
     """Return the keys whose value differs from the saved one; old manifests may lack `turns`."""
-    now, fields = json.loads(json.dumps(data_settings(recipe))), Summarization.model_fields
-    known = {"turns": fields["turns"].default.model_dump(), **saved}
-    return [key for key, value in now.items() if known.get(key) != value]
+    current, fields = json.loads(json.dumps(data_settings(recipe))), Summarization.model_fields
+    previous = {"turns": fields["turns"].default.model_dump(), **saved}
+    return [key for key, value in current.items() if previous.get(key) != value]
 
 
 def check_prepared(recipe: Recipe) -> Manifest:
@@ -392,17 +392,17 @@ def check_prepared(recipe: Recipe) -> Manifest:
 
     Raises UserError that says what differs and how to fix it.
     """
-    again, path = f"run `python -m data_prep {recipe.path}`", recipe.data_dir / "manifest.json"
-    overwrite = f"{again[:-1]} --overwrite`"
-    with reading(path, overwrite if path.exists() else again):
+    fix, path = f"run `python -m data_prep {recipe.path}`", recipe.data_dir / "manifest.json"
+    overwrite = f"{fix[:-1]} --overwrite`"
+    with reading(path, overwrite if path.exists() else fix):
         manifest = Manifest.model_validate_json(path.read_bytes())
     manifest.check(path, overwrite)
     for key in _changed_settings(recipe, manifest.settings):
         raise UserError(
-            f"{recipe.path}: summarization.{key} changed since the data was prepared; {again}"
+            f"{recipe.path}: summarization.{key} changed since the data was prepared; {fix}"
         )
-    for name, saved in manifest.files.items():
+    for name, saved_hash in manifest.files.items():
         file = recipe.data_dir / name
-        if not file.is_file() or sha256_of(file) != saved:
+        if not file.is_file() or sha256_of(file) != saved_hash:
             raise UserError(f"{file}: missing or changed since it was prepared; {overwrite}")
     return manifest

@@ -29,9 +29,9 @@ WELL_KNOWN_CONTROLS = frozenset(
     + ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
     + ["<start_of_turn>", "<end_of_turn>", "[PAD]"]  # the last is Axolotl's for GPT-NeoX
 )
-ROUNDS = 8  # control strings that are left after these rounds are refused later
+MAX_ROUNDS = 8  # control strings that are left after these rounds are refused later
 # Rare and private-use characters: the unknown token that replaces them is not a control token.
-RARE = "\u2603 \u9fff \ue000 \U00012000 \U0010fffd"
+RARE_CHARACTERS = "\u2603 \u9fff \ue000 \U00012000 \U0010fffd"
 CHUNK = 2000  # rows tokenised at a time; the texts of more rows would take hundreds of MB
 # Raised by a template, or by Axolotl's code that reads it, for turns or tokens that it rejects.
 TEMPLATE_ERRORS = (
@@ -82,7 +82,7 @@ class Example(BaseModel):
                 f"summarization.instruction: {{{missing[0]}}} is a column of a corpus, which is "
                 "not available here; remove it from the instruction"
             )
-        user = {"role": "user", "content": PLACE.sub(lambda place: texts[place[1]], instruction)}
+        user = {"role": "user", "content": PLACE.sub(lambda match: texts[match[1]], instruction)}
         assistant = {"role": "assistant", "content": summary}
         first = [{"role": "system", "content": system}] if system else []
         return cls(id=id, dialogue=dialogue, summary=summary, messages=[*first, user, assistant])
@@ -113,13 +113,13 @@ class Neutralizer:
         controls = {t for t in special_tokens | WELL_KNOWN_CONTROLS if len(t.strip()) > 1}
         self._pattern = re.compile(_any_of(controls))
         self._gap, self._normalizer = " ", normalizer
-        self._firsts = {text[0] for text in controls}
+        self._first_chars = {text[0] for text in controls}
         if normalizer is None:
             return
         from tokenizers import Regex
 
-        as_read = (normalizer.normalize_str(text).strip(" \u2581") for text in controls)
-        folded = controls | {text for text in as_read if _is_mark(text)}
+        normalized = (normalizer.normalize_str(text).strip(" \u2581") for text in controls)
+        folded = controls | {text for text in normalized if _is_mark(text)}
         self._folded, self._split = re.compile(_any_of(folded)), Regex(_any_of(folded))
         for gap in " -.":  # a normaliser may remove spaces
             broken = (f"{text[0]}{gap}{text[1:]}" for text in controls)
@@ -130,9 +130,9 @@ class Neutralizer:
     def __call__(self, text: str) -> tuple[str, int]:
         """Return the text without control strings, and how many were broken."""
         total = 0
-        if self._normalizer is None and not any(sign in text for sign in self._firsts):
+        if self._normalizer is None and not any(char in text for char in self._first_chars):
             return text, 0  # nearly every text ends here, which is faster than the pattern
-        for _ in range(ROUNDS):  # a space may, in theory, complete another token
+        for _ in range(MAX_ROUNDS):  # a space may, in theory, complete another token
             text, count = self._pattern.subn(lambda m: f"{m[0][0]}{self._gap}{m[0][1:]}", text)
             if not count and self._normalizer is not None:
                 text, count = self._break_folded(text)
@@ -153,11 +153,11 @@ class Neutralizer:
 
         if not self._folded.search(self._normalizer.normalize_str(text)):
             return text, 0
-        whole = PreTokenizedString(text)
-        whole.normalize(self._normalizer.normalize)
-        whole.split(lambda _, part: part.split(self._split, "isolated"))
+        pretokenized = PreTokenizedString(text)
+        pretokenized.normalize(self._normalizer.normalize)
+        pretokenized.split(lambda _, part: part.split(self._split, "isolated"))
         pieces, done = [], 0
-        for part, (start, end), _ in whole.get_splits("original", "char"):
+        for part, (start, end), _ in pretokenized.get_splits("original", "char"):
             if self._folded.fullmatch(part):
                 pieces.append(text[done : start + (end - start > 1)])  # a lone character is dropped
                 done = max(start + 1, done)
@@ -236,8 +236,8 @@ class PromptEncoder(_Tokenizer):
         """Ids of the control strings, without that of the unknown token."""
         vocabulary = self.tokenizer.get_vocab()
         strings = self.special_tokens | WELL_KNOWN_CONTROLS
-        unknown = self.tokenizer(RARE, add_special_tokens=False)["input_ids"]
-        return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown)
+        unknown_ids = self.tokenizer(RARE_CHARACTERS, add_special_tokens=False)["input_ids"]
+        return {vocabulary[text] for text in strings if text in vocabulary} - set(unknown_ids)
 
     def check_no_control_strings(self, examples: list[Example]) -> None:
         """Raise UserError if an example's text holds control tokens of the tokenizer or the model.
@@ -249,27 +249,27 @@ class PromptEncoder(_Tokenizer):
         name, block = self.tokenizer.name_or_path, self.recipe.summarization
         neutralize, columns = self.neutralizer(), dict.fromkeys(block.prompt_columns, "a")
         bare = Example.build("", "a", "a", block.instruction, columns, block.system)
-        if self._first_control([bare], neutralize):
+        if self._first_with_control([bare], neutralize):
             system = block.system and neutralize(block.system)[1]
             raise UserError(
                 f"summarization.{'system' if system else 'instruction'} holds a special token of "
                 f"{name}; remove it: the chat template adds those"
             )
         for start in range(0, len(examples), CHUNK):
-            row = self._first_control(examples[start : start + CHUNK], neutralize)
+            row = self._first_with_control(examples[start : start + CHUNK], neutralize)
             if row is None:
                 continue
             fix = "run `python -m data_prep` again on a machine that can load this tokenizer"
             row = row.model_copy(deep=True)
             neutralize.neutralize_messages(row)
-            if self._first_control([row], neutralize):
+            if self._first_with_control([row], neutralize):
                 fix = (
                     "a space does not break it: change it in the source, or change the instruction "
                     "and the chat_template around it"
                 )
             raise UserError(f"row {row.id}: holds a special token of {name} as text; {fix}")
 
-    def _first_control(self, rows: list[Example], neutralize: Neutralizer) -> Example | None:
+    def _first_with_control(self, rows: list[Example], neutralize: Neutralizer) -> Example | None:
         """Return the first row whose text holds control tokens.
 
         Compares a row's control ids with those of the same row with each character replaced by `a`.
@@ -277,9 +277,9 @@ class PromptEncoder(_Tokenizer):
         for row in rows:
             if any(neutralize(turn["content"])[1] for turn in row.messages):
                 return row
-        usual = self._controls([_plain(rows[0])])[0]
+        expected = self._controls([_masked(rows[0])])[0]
         for row, ids in zip(rows, self._controls(rows), strict=True):
-            if ids != usual and ids != self._controls([_plain(row)])[0]:
+            if ids != expected and ids != self._controls([_masked(row)])[0]:
                 return row
         return None
 
@@ -303,8 +303,8 @@ class PromptEncoder(_Tokenizer):
     def training_ids(self, example: Example) -> tuple[list[int], list[int]]:
         """Return token ids and labels (-100 for tokens without loss), as training sees them."""
         with self._template_errors():
-            tokens = self._strategy.tokenize_prompt({"messages": example.messages})
-        return list(tokens["input_ids"]), list(tokens["labels"])
+            row = self._strategy.tokenize_prompt({"messages": example.messages})
+        return list(row["input_ids"]), list(row["labels"])
 
     @contextmanager
     def _template_errors(self) -> Iterator[None]:
@@ -315,7 +315,7 @@ class PromptEncoder(_Tokenizer):
             raise template_refusal(self.recipe, error, self._text) from error
 
 
-def _plain(row: Example) -> Example:
+def _masked(row: Example) -> Example:
     """Return the row with each character of its texts replaced by `a`, which is never control."""
     turns = [{**turn, "content": re.sub(r"\S", "a", turn["content"])} for turn in row.messages]
     return row.model_copy(update={"messages": turns})
@@ -331,14 +331,14 @@ def template_refusal(
     """
     system = recipe.summarization.system
 
-    def takes(system: str | None) -> bool:
+    def accepts(system: str | None) -> bool:
         try:
             render(Example.build("", "-", "-", "{dialogue}", system=system).messages)
         except Exception:  # templates raise unrelated types
             return False
         return True
 
-    if not takes(system) and takes(None if system else "-"):
+    if not accepts(system) and accepts(None if system else "-"):
         fix = "set `summarization.system`, because the template requires a system turn"
         if system:
             fix = "put the text of summarization.system at the start of summarization.instruction"
@@ -363,26 +363,26 @@ def control_strings(tokenizer: Any, config: dict[str, Any], template: str) -> se
         special += value if isinstance(value, list) else [value]
     special += [*(config.get("tokens") or []), *(config.get("eot_tokens") or [])]
     special += (config.get("added_tokens_overrides") or {}).values()
-    found = {*map(str, special), *(t.content for t in added if _is_mark(t.content))}
+    controls = {*map(str, special), *(t.content for t in added if _is_mark(t.content))}
     system, user, answer = (
         {"role": role, "content": TURN} for role in ("system", "user", "assistant")
     )
-    more = config.get("chat_template_kwargs") or {}
+    kwargs = config.get("chat_template_kwargs") or {}
     for turns in ([system, user], [user], [system, user, answer, user, answer], [user, answer] * 2):
         with suppress(*TEMPLATE_ERRORS):  # turns that it rejects have no markers
             text = tokenizer.apply_chat_template(
                 turns, chat_template=template, tokenize=False,
-                **{"add_generation_prompt": len(turns) < 3, **more},
+                **{"add_generation_prompt": len(turns) < 3, **kwargs},
             )  # fmt: skip
-            found |= {*TAG.findall(text)}
-            text = re.sub(_any_of(found - {""} | {TURN}), "\n", text)
-            found |= {*HEADING.findall(text)}
-    return found
+            controls |= {*TAG.findall(text)}
+            text = re.sub(_any_of(controls - {""} | {TURN}), "\n", text)
+            controls |= {*HEADING.findall(text)}
+    return controls
 
 
 def template_hash(recipe: Recipe, today: bool = False) -> str | None:
     """Hash the chat template (with `today`, also today's prompt) by SHA-256; None if unknown."""
-    counter = _counter(recipe)
+    counter = _token_counter(recipe)
     if counter is None:
         return None
     text = counter.template + ("\0" + counter.rendered() if today else "")
@@ -391,7 +391,7 @@ def template_hash(recipe: Recipe, today: bool = False) -> str | None:
 
 def template_note(recipe: Recipe) -> str:
     """Return a note, with the fix, if the chat template writes today's date; else empty."""
-    counter = _counter(recipe)
+    counter = _token_counter(recipe)
     if counter is None or TODAY not in counter.rendered(strftime_now=lambda _: TODAY):
         return ""
     fix = "`chat_template_kwargs: {date_string: 26 Jul 2024}`"
@@ -403,7 +403,7 @@ def template_note(recipe: Recipe) -> str:
     )
 
 
-def _counter(recipe: Recipe) -> "TokenCounter | None":
+def _token_counter(recipe: Recipe) -> "TokenCounter | None":
     """Return the counter; None if the tokenizer is missing, which loading the model will report."""
     try:
         return TokenCounter(recipe)

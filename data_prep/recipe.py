@@ -45,8 +45,8 @@ class Recipe:
 
         A training run saves its recipe as `recipe.yml`; that copy has the name of its folder.
         """
-        kept = self.path.name == "recipe.yml" and self.path.with_name("run.json").is_file()
-        return self.path.absolute().parent.name if kept else self.path.stem
+        is_copy = self.path.name == "recipe.yml" and self.path.with_name("run.json").is_file()
+        return self.path.absolute().parent.name if is_copy else self.path.stem
 
     @property
     def data_dir(self) -> Path:
@@ -84,7 +84,7 @@ def sequence_len(config: dict[str, Any]) -> int:
 # file, but expand to more values than any code can visit.
 MAX_BYTES, MAX_VALUES = 10**5, 5000
 
-NO_TEXT = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 def dotted(loc: Loc) -> str:
@@ -126,15 +126,15 @@ class YamlFile:
             loader = _Loader(path.read_text("utf-8"))
             loader.twice = []
             root = loader.get_single_node()
-            if root and _values(root, {}) > MAX_VALUES:
+            if root and _count_values(root, {}) > MAX_VALUES:
                 raise UserError(
                     f"{path}: has more than {MAX_VALUES} values after its aliases (`*name`) are "
                     "expanded; write the values out"
                 )
             self.data = loader.construct_object(root, deep=True) if root else None
         except OSError as error:
-            found = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
-            raise UserError(f"{path}: {error.strerror}; recipes there: {found}") from error
+            recipes = ", ".join(str(p) for p in sorted(path.parent.glob("*.yml"))) or "none"
+            raise UserError(f"{path}: {error.strerror}; recipes there: {recipes}") from error
         except UnicodeDecodeError as error:
             message = f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
             raise UserError(message) from error
@@ -157,9 +157,9 @@ class YamlFile:
                 items = [(loader.construct_object(key), key, value) for key, value in node.value]
             elif isinstance(node, yaml.SequenceNode):
                 items = [(index, item, item) for index, item in enumerate(node.value)]
-            if isinstance(node, yaml.ScalarNode) and (mark := NO_TEXT.search(node.value)):
+            if isinstance(node, yaml.ScalarNode) and (char := FORBIDDEN.search(node.value)):
                 raise UserError(
-                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} contains {mark[0]!r}, which "
+                    f"{path}:{node.start_mark.line + 1}: {dotted(loc)} contains {char[0]!r}, which "
                     "is not allowed in a text or path; remove it"
                 )
             for key, marked, value in items:
@@ -171,11 +171,11 @@ class YamlFile:
         loc, note = problem.loc, ""
         line = self._lines.get(loc)
         if line is None and loc in problem.lacks:
-            above = (self._lines.get(loc[:end]) for end in reversed(range(len(loc))))
-            line = next(filter(None, above), None)
+            parent_lines = (self._lines.get(loc[:end]) for end in reversed(range(len(loc))))
+            line = next(filter(None, parent_lines), None)
         elif line is None and loc:
             note = " (not in the file: given on the command line)"
-        elif _at(self.data, loc) != _at(config, loc):
+        elif _value_at(self.data, loc) != _value_at(config, loc):
             line, note = None, " (given on the command line)"
         where = f"{self.path}:{line}" if line else str(self.path)
         fix = f"; {problem.fix}" if problem.fix else ""
@@ -183,17 +183,17 @@ class YamlFile:
         return line or float("inf"), " ".join(message.split())
 
 
-def _values(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+def _count_values(node: yaml.Node, counts: dict[yaml.Node, int]) -> int:
     """Count a node's values, aliases expanded; the constructor rejects one that contains itself."""
-    if node not in known:
-        known[node] = 0
+    if node not in counts:
+        counts[node] = 0
         inner = node.value if isinstance(node, yaml.CollectionNode) else []
-        each = (part for item in inner for part in (item if isinstance(item, tuple) else [item]))
-        known[node] = 1 + sum(_values(part, known) for part in each)
-    return known[node]
+        nodes = (child for item in inner for child in (item if isinstance(item, tuple) else [item]))
+        counts[node] = 1 + sum(_count_values(child, counts) for child in nodes)
+    return counts[node]
 
 
-def _at(data: Any, loc: Loc) -> Any:
+def _value_at(data: Any, loc: Loc) -> Any:
     try:
         return functools.reduce(getitem, loc, data)
     except (KeyError, IndexError, TypeError):
@@ -226,28 +226,28 @@ def find_problems(path: Path, config: dict[str, Any]) -> list[str]:
     config = {key: value for key, value in config.items() if key != "axolotl_config_path"}
     plugins, bad_plugins = _plugins(config.get("plugins"))
     schema, fields = _schemas(tuple(p.get_input_args() for p in plugins), bool(config.get("rl")))
-    at: dict[Loc, Problem] = {}
+    by_loc: dict[Loc, Problem] = {}
     for problem in (
         *_numbers_as_text(fields, config),
         *_complaints(fields, config, extra="forbid"),
         *bad_plugins,
         *contradictions(config),
     ):
-        at.setdefault(problem.loc, problem)
+        by_loc.setdefault(problem.loc, problem)
     # leave out keys that are missing only because they are misspelt or their value is wrong
-    meant = {problem.meant for problem in at.values() if problem.meant}
-    found = []
-    for loc, problem in at.items():
-        causes = meant | (at.keys() - {loc})
+    meant = {problem.meant for problem in by_loc.values() if problem.meant}
+    problems = []
+    for loc, problem in by_loc.items():
+        causes = meant | (by_loc.keys() - {loc})
         if not any(lack[:end] in causes for lack in problem.lacks for end in range(len(lack) + 1)):
-            found.append(problem)
+            problems.append(problem)
     # Axolotl's own checks often report consequences of the problems above, and Axolotl does not
     # know a plugin's adapter until training has started
     adapters = {c.name for plugin in plugins for c in plugin.get_adapter_capabilities()}
-    if not found and not file.twice and config.get("adapter") not in adapters:
-        found = list(_complaints(schema, config))
-    said = [*file.twice, *(file.say(problem, config) for problem in found)]
-    return [line for _, line in sorted(said, key=lambda pair: pair[0])]
+    if not problems and not file.twice and config.get("adapter") not in adapters:
+        problems = list(_complaints(schema, config))
+    messages = [*file.twice, *(file.say(problem, config) for problem in problems)]
+    return [line for _, line in sorted(messages, key=lambda pair: pair[0])]
 
 
 def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
@@ -255,7 +255,7 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
 
     Ours is not loaded: its schema is known, and its import would import Axolotl's trainer.
     """
-    plugins, found = [], []
+    plugins, problems = [], []
     names = names if isinstance(names, list) else []
     for index, name in enumerate(names):
         if name == OUR_PLUGIN:
@@ -272,16 +272,16 @@ def _plugins(names: Any) -> tuple[list[Any], list[Problem]]:
             fix, meant = "correct its name, install its package, or remove it", None
             if difflib.get_close_matches(str(name), [OUR_PLUGIN]):
                 fix, meant = f"did you mean `{OUR_PLUGIN}`?", ("plugins",)
-            found.append(Problem(("plugins", index), what, fix, meant=meant))
+            problems.append(Problem(("plugins", index), what, fix, meant=meant))
     if OUR_PLUGIN not in names:
         what = "our plugin is missing from `plugins:`, so training would run none of these checks"
         fix = f"add `- {OUR_PLUGIN}` there"
-        found.append(Problem(("plugins",), what, fix, lacks=(("plugins",),)))
-    return plugins, found
+        problems.append(Problem(("plugins",), what, fix, lacks=(("plugins",),)))
+    return plugins, problems
 
 
 @functools.cache
-def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Schema]:
+def _schemas(plugin_schemas: tuple[str | None, ...], rl: bool) -> tuple[Schema, Schema]:
     """Return Axolotl's schema merged with those of plugins such as Liger, as Axolotl merges them.
 
     The second schema has the same fields and our block, but no top-level checks: those rename keys,
@@ -290,11 +290,11 @@ def _schemas(of_plugins: tuple[str | None, ...], rl: bool) -> tuple[Schema, Sche
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.datasets import SFTDataset
 
-    others: list[Any] = [pydoc.locate(name) for name in of_plugins if name]
+    bases: list[Any] = [pydoc.locate(name) for name in plugin_schemas if name]
     # the schema allows keys of DPO and others in any dataset, but without `rl` only these are read
-    rows = (list[SFTDataset] | None, None)
-    data: dict[str, Any] = {} if rl else {"datasets": rows, "test_datasets": rows}
-    schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *others), **data)
+    field = (list[SFTDataset] | None, None)
+    overrides: dict[str, Any] = {} if rl else {"datasets": field, "test_datasets": field}
+    schema = create_model("AxolotlInputConfig", __base__=(AxolotlInputConfig, *bases), **overrides)
     fields: dict[str, Any] = {"summarization": (Summarization, ...)}  # its problems come first
     fields |= {key: (f.annotation, f) for key, f in schema.model_fields.items()}
     return schema, create_model("Fields", __config__=ConfigDict(populate_by_name=True), **fields)
@@ -310,9 +310,9 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
             schema.model_validate(deepcopy(config), **how)
         return []
     except ValidationError as error:
-        return _places([(complaint["loc"], complaint) for complaint in error.errors()], config)
+        return _locate([(complaint["loc"], complaint) for complaint in error.errors()], config)
     except Exception as error:  # Axolotl's checks raise many types
-        words = str(error)
+        message = str(error)
     finally:
         logging.disable(before)
     # a check failed on an unexpected value: find its key, and check the other keys without it
@@ -321,43 +321,43 @@ def _errors(schema: Schema, config: dict[str, Any], **how: Any) -> Errors:
         return [((*config,), wrong)]
     bad = [key for key in config if ((key,), wrong) in _errors(schema, {key: config[key]}, **how)]
     if not bad:
-        return [((), {"type": "value_error", "msg": words})]
-    others = {key: value for key, value in config.items() if key not in bad}
-    return [((key,), wrong) for key in bad] + _errors(schema, others, **how)
+        return [((), {"type": "value_error", "msg": message})]
+    rest = {key: value for key, value in config.items() if key not in bad}
+    return [((key,), wrong) for key in bad] + _errors(schema, rest, **how)
 
 
-def _places(errors: Errors, value: Any) -> Errors:
+def _locate(errors: Errors, value: Any) -> Errors:
     """Return each error with its location in `value`.
 
     For a union, pydantic reports the errors of every member, with its name in the location. Of the
     members with errors inside the value, keep the one with the fewest; if there are none, keep all.
     """
-    found: Errors = []
-    below: dict[Any, Errors] = {}
+    located: Errors = []
+    by_part: dict[Any, Errors] = {}
     for loc, error in errors:
         if error["type"] == "invalid_key":  # a key that is not text
-            found.append(((error["input"],), error))
+            located.append(((error["input"],), error))
         elif not loc or (len(loc) == 1 and error["type"] == "missing"):
-            found.append((loc, error))
+            located.append((loc, error))
         else:
-            below.setdefault(loc[0], []).append((loc[1:], error))
+            by_part.setdefault(loc[0], []).append((loc[1:], error))
     keys = value if isinstance(value, dict) else range(len(value)) if type(value) is list else ()
     members = []
-    for part, inner in below.items():
+    for part, inner_errors in by_part.items():
         if part in keys:
-            found += [((part, *loc), error) for loc, error in _places(inner, value[part])]
+            located += [((part, *loc), error) for loc, error in _locate(inner_errors, value[part])]
         else:
-            members.append(_places(inner, value))
+            members.append(_locate(inner_errors, value))
     inside = [member for member in members if any(loc for loc, _ in member)]
-    return found + (min(inside, key=lambda member: len(member)) if inside else sum(members, []))
+    return located + (min(inside, key=lambda member: len(member)) if inside else sum(members, []))
 
 
 def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[Problem]:
     """Yield a schema's errors as problems; with `extra="forbid"`, none of Axolotl's own checks."""
-    together: dict[Loc, list[Any]] = {}
+    by_loc: dict[Loc, list[Any]] = {}
     for loc, error in _errors(schema, config, **how):
-        together.setdefault(loc, []).append(error)
-    for loc, errors in together.items():
+        by_loc.setdefault(loc, []).append(error)
+    for loc, errors in by_loc.items():
         kind, is_ours = errors[0]["type"], loc[:1] == ("summarization",)
         value = None if kind == "missing" else functools.reduce(getitem, loc, config)
         is_check = kind in ("value_error", "assertion_error") and not is_ours
@@ -368,18 +368,18 @@ def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[
             yield Problem(loc, f"`{dotted(loc)}` is missing", fix, lacks=(loc,))
         elif not (is_check and how):
             noise = r"^Value error, |, (unable to|got a) .*"
-            said = [re.sub(noise, "", e["msg"]).replace("Input should", "must") for e in errors]
-            words = " or ".join(dict.fromkeys(said)).replace(" or must be ", " or ")
+            texts = [re.sub(noise, "", e["msg"]).replace("Input should", "must") for e in errors]
+            message = " or ".join(dict.fromkeys(texts)).replace(" or must be ", " or ")
             block = value if isinstance(value, dict) else {}
-            for line in words.splitlines() if is_ours else [words]:
+            for line in message.splitlines() if is_ours else [message]:
                 # a block's check mentions the key that it is about
-                place = (*loc, *[key for key in re.findall(r"\w+", line) if key in block][:1])
+                key_loc = (*loc, *[key for key in re.findall(r"\w+", line) if key in block][:1])
                 what = f"`{dotted(loc)}`: {line}"
                 if is_check:
-                    what = f"Axolotl{f' refuses `{dotted(place)}`' if place else ''}: {line}"
+                    what = f"Axolotl{f' refuses `{dotted(key_loc)}`' if key_loc else ''}: {line}"
                 elif not block:
                     what += f" (found {reprlib.repr(value)})"
-                yield Problem(place, what)
+                yield Problem(key_loc, what)
 
 
 def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem]:
@@ -389,7 +389,7 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
         changed = deepcopy(config)
         functools.reduce(getitem, loc[:-1], changed)[loc[-1]] = value
         errors = _errors(fields, changed, extra="forbid", **how)
-        return not any(loc[: len(place)] == place for place, _ in errors)
+        return not any(loc[: len(error_loc)] == error_loc for error_loc, _ in errors)
 
     todo: list[tuple[Loc, Any]] = [((), config)]
     for loc, text in todo:
@@ -410,36 +410,36 @@ def _numbers_as_text(fields: Schema, config: dict[str, Any]) -> Iterator[Problem
             yield Problem(loc, f"`{dotted(loc)}`: {text} is text to YAML", fix)
 
 
-def _unknown(loc: Loc, value: Any, schema: Schema, way: Loc) -> Iterator[Problem]:
+def _unknown(loc: Loc, value: Any, schema: Schema, pydantic_loc: Loc) -> Iterator[Problem]:
     """Yield a key that the schema lacks, unless Axolotl still reads it: `fsdp_config.fsdp_...`."""
-    alone = value
+    key_config = value
     for part in reversed(loc):
-        alone = [alone] if type(part) is int else {part: alone}
+        key_config = [key_config] if type(part) is int else {part: key_config}
     needed = {"base_model": "any", "learning_rate": 1.0, "datasets": [{"path": "any"}]}
-    errors = _errors(_schemas((), False)[0], {**needed, **alone}, extra="forbid")
+    errors = _errors(_schemas((), False)[0], {**needed, **key_config}, extra="forbid")
     if not errors:
         return
-    key, what, words = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
-    schemas: list[Any] = [schema]  # in the end those of the block; `way`: pydantic's location
-    for part in way[:-1]:
-        inside = [s.model_fields[part].annotation for s in schemas if part in s.model_fields]
-        for annotation in inside:
-            inside += get_args(annotation)
-        inside = [a for a in inside if isinstance(a, type) and issubclass(a, BaseModel)]
+    key, what, message = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
+    schemas: list[Any] = [schema]  # in the end those of the block
+    for part in pydantic_loc[:-1]:
+        types = [s.model_fields[part].annotation for s in schemas if part in s.model_fields]
+        for annotation in types:
+            types += get_args(annotation)
+        types = [a for a in types if isinstance(a, type) and issubclass(a, BaseModel)]
         # otherwise `part` is an index, or the name of a union's member
-        schemas = inside or [s for s in schemas if s.__name__ == part] or schemas
-    known = [field.alias or name for s in schemas for name, field in s.model_fields.items()]
+        schemas = types or [s for s in schemas if s.__name__ == part] or schemas
+    known_keys = [field.alias or name for s in schemas for name, field in s.model_fields.items()]
     close = (
-        difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+        difflib.get_close_matches(key, known_keys, n=1, cutoff=0.9)
         # for `lora_rank`, the name that it starts with: `lora_r`, although `local_rank` is closer
-        or sorted((k for k in known if len(k) > 3 and key.startswith(k)), key=len)[-1:]
-        or difflib.get_close_matches(key, known, n=1)
+        or sorted((k for k in known_keys if len(k) > 3 and key.startswith(k)), key=len)[-1:]
+        or difflib.get_close_matches(key, known_keys, n=1)
     )
-    if f"`{key}`" in words:  # a removed key, such as `unsloth_lora_mlp`
-        yield Problem(loc, what, words.removeprefix("Value error, "))
+    if f"`{key}`" in message:  # a removed key, such as `unsloth_lora_mlp`
+        yield Problem(loc, what, message.removeprefix("Value error, "))
     elif close:
         yield Problem(loc, what, f"did you mean `{close[0]}`?", meant=(*loc[:-1], *close))
-    elif len(known) < 30:
-        yield Problem(loc, what, f"known keys here: {', '.join(known)}")
+    elif len(known_keys) < 30:
+        yield Problem(loc, what, f"known keys here: {', '.join(known_keys)}")
     else:
         yield Problem(loc, what, "remove it, or see Axolotl's documentation")

@@ -49,19 +49,19 @@ class Decoding(_Strict):
 
     @model_validator(mode="after")
     def _no_setting_without_effect(self) -> "Decoding":
-        wrong = []
+        problems = []
         needs_sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": 0}
         for name, default in needs_sampling.items():
             if not self.do_sample and getattr(self, name) != default:
-                wrong.append(f"{name} has no effect without `do_sample: true`")
+                problems.append(f"{name} has no effect without `do_sample: true`")
         if self.num_beams == 1 and self.length_penalty != 1.0:
-            wrong.append("length_penalty has no effect without `num_beams` above 1")
+            problems.append("length_penalty has no effect without `num_beams` above 1")
         if self.min_new_tokens > self.max_new_tokens:
-            wrong.append("min_new_tokens is above max_new_tokens")
+            problems.append("min_new_tokens is above max_new_tokens")
         if self.engine == "vllm" and (self.num_beams > 1 or self.no_repeat_ngram_size):
-            wrong.append("num_beams and no_repeat_ngram_size need `engine: hf`")
-        if wrong:
-            raise ValueError("\n".join(wrong))  # one per line
+            problems.append("num_beams and no_repeat_ngram_size need `engine: hf`")
+        if problems:
+            raise ValueError("\n".join(problems))  # one per line
         return self
 
 

@@ -91,20 +91,20 @@ class Source:
 
     def rows(self, split: str) -> Iterator[SourceRow]:
         """Yield the rows of a split; raises UserError if the source has no such split."""
-        one = None in self._tables or None in self._files
-        key = None if one else split
+        one_table = None in self._tables or None in self._files
+        key = None if one_table else split
         if key not in self._tables and key not in self._files:
-            have = ", ".join(map(str, [*self._files, *self._tables])) or "none"
+            split_names = ", ".join(map(str, [*self._files, *self._tables])) or "none"
             missing = {"test", "validation"}.difference(self.splits, self._cut)
-            cut = " and ".join(f"`summarization.{name}_rows: 0.1`" for name in sorted(missing))
+            settings = " and ".join(f"`summarization.{name}_rows: 0.1`" for name in sorted(missing))
             raise UserError(
-                f"{self.source}: has no split `{split}` (found: {have}); name its file "
+                f"{self.source}: has no split `{split}` (found: {split_names}); name its file "
                 f"{split}.json, .jsonl, .csv or .parquet"
-                + (f", or cut it from train: {cut}" if split != "train" else "")
+                + (f", or cut it from train: {settings}" if split != "train" else "")
             )
         for row in self._read(key):
             row = self._with_names(row)
-            if not one or self._split_of(row) == split:
+            if not one_table or self._split_of(row) == split:
                 yield row
 
     def _read(self, key: str | None) -> Iterator[SourceRow]:
@@ -120,15 +120,15 @@ class Source:
         if header not in self._renamed:
             renamed: dict[str, str] = {}
             for name in sorted(self._names.difference(header)):
-                alike = [c for c in header if c.strip().casefold() == name.casefold()]
-                if len(alike) > 1:
-                    both = " and ".join(f"`{column}`" for column in alike)
-                    raise UserError(f"{row.place}: {both} could both be `{name}`; rename one")
-                renamed |= {column: name for column in alike}
+                matches = [c for c in header if c.strip().casefold() == name.casefold()]
+                if len(matches) > 1:
+                    names = " and ".join(f"`{column}`" for column in matches)
+                    raise UserError(f"{row.place}: {names} could both be `{name}`; rename one")
+                renamed |= {column: name for column in matches}
             self._renamed[header] = renamed
             if renamed:
-                read = ", ".join(f"`{c}` as `{name}`" for c, name in renamed.items())
-                self.notes[f"columns in another case are read: {read}"] = None
+                pairs = ", ".join(f"`{c}` as `{name}`" for c, name in renamed.items())
+                self.notes[f"columns in another case are read: {pairs}"] = None
         if renamed := self._renamed[header]:
             columns = {renamed.get(column, column): v for column, v in row.columns.items()}
             return row._replace(columns=columns)
@@ -138,15 +138,15 @@ class Source:
         """Return a row's `split` column, or choose by its hash: 10 % each for test, validation."""
         if "split" not in row.columns:
             text = json.dumps(row.columns, sort_keys=True, default=str)
-            first = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
-            split = "test" if first < 26 else "validation" if first < 52 else "train"
+            byte = hashlib.sha256(text.encode()).digest()[0]  # 26 of its 256 values are 10 %
+            split = "test" if byte < 26 else "validation" if byte < 52 else "train"
             if self._cut >= {"test", "validation"}:
                 return "train"
             self.notes["rows have no column `split`; they are divided by a hash of each"] = None
             return "train" if split in self._cut else split
-        given = str(row.columns["split"])
-        if (split := SPLIT_NAMES.get(given.strip().lower(), "")) not in SPLITS:
-            raise UserError(f"{row.place}: `split` is {given!r}; use {', '.join(SPLITS)}")
+        value = str(row.columns["split"])
+        if (split := SPLIT_NAMES.get(value.strip().lower(), "")) not in SPLITS:
+            raise UserError(f"{row.place}: `split` is {value!r}; use {', '.join(SPLITS)}")
         return split
 
     def _find_files(self, path: Path) -> None:
@@ -160,18 +160,18 @@ class Source:
             self._files = {None: [path]}
             return
         # macOS adds hidden files to archives
-        inside = sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] not in "._")
-        files = [file for file in inside if is_data(file.name)]
-        saved = [f.parent for f in inside if f.name in ("dataset_dict.json", "state.json")]
-        if saved:
-            self._load_from_disk(min(saved, key=lambda found: len(found.parts)), path)
+        visible = sorted(f for f in folder.rglob("*") if f.is_file() and f.name[0] not in "._")
+        files = [file for file in visible if is_data(file.name)]
+        saved_folders = [f.parent for f in visible if f.name in ("dataset_dict.json", "state.json")]
+        if saved_folders:
+            self._load_from_disk(min(saved_folders, key=lambda parent: len(parent.parts)), path)
             return
         self._files.update(_files_by_split(files, folder, path).items())
         if len(files) == 1 and not self._files:
             self._files = {None: files}
-        read = {file for found in self._files.values() for file in found}
-        if self._files and (others := [f for f in files if f not in read]):
-            names = ", ".join(str(file.relative_to(folder)) for file in others[:5])
+        read = {file for split_files in self._files.values() for file in split_files}
+        if self._files and (unread := [f for f in files if f not in read]):
+            names = ", ".join(str(file.relative_to(folder)) for file in unread[:5])
             self.notes[f"files without a split's name, which are not read: {names}"] = None
         elif not self._files and files:
             names = ", ".join(str(file.relative_to(folder)) for file in files[:5])
@@ -204,8 +204,8 @@ class Source:
             if source in (folder, *folder.parents):  # an archive has its own hash
                 # hash before loading, so that `check_unchanged` notices a replaced file
                 self._hash(files, source)
-            found: Any = load_from_disk(folder)
-            self._tables = {None: found} if isinstance(found, Dataset) else _by_split(found)
+            corpus: Any = load_from_disk(folder)
+            self._tables = {None: corpus} if isinstance(corpus, Dataset) else _by_split(corpus)
         except Exception as error:  # pyarrow, datasets and json raise their own types
             raise UserError(
                 f"{folder}: cannot be read as a saved dataset ({' '.join(str(error).split())}); "
@@ -238,12 +238,12 @@ class Source:
 
 def _saved_files(folder: Path) -> list[Path]:
     """Return all files that `load_from_disk` reads, whatever their names; links are followed."""
-    whole, folders = folder / "dataset_dict.json", [folder]
+    index, folders = folder / "dataset_dict.json", [folder]
     if not (folder / "state.json").is_file():  # `datasets` looks for it first, too
-        folders = [folder / _inside(name, whole) for name in _json_of(whole)["splits"]]
-    files = [] if folders == [folder] else [whole]
-    for state in (one / "state.json" for one in folders):
-        names = [_inside(file["filename"], state) for file in _json_of(state)["_data_files"]]
+        folders = [folder / _checked_name(name, index) for name in _json_of(index)["splits"]]
+    files = [] if folders == [folder] else [index]
+    for state in (split_folder / "state.json" for split_folder in folders):
+        names = [_checked_name(file["filename"], state) for file in _json_of(state)["_data_files"]]
         files += [state, *(state.with_name(name) for name in ("dataset_info.json", *names))]
     return files
 
@@ -253,7 +253,7 @@ def _json_of(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
-def _inside(name: str, named_by: Path) -> str:
+def _checked_name(name: str, named_by: Path) -> str:
     if Path(name).name != name or name in ("", ".."):
         raise ValueError(f"{named_by} refers to a file outside its folder: {name}")
     return name
@@ -335,39 +335,39 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, list[Path]]:
     """Return each split's files: `train.json`, else `my.train.json`, else `train/0000.json`."""
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     by_folder: dict[str, list[Path]] = {}
     by_part: dict[str, list[Path]] = {}
     for file in files:
         stem = SHARD.sub("", file.name.lower())
-        words = {SPLIT_NAMES[w] for w in re.split(r"[\W_]+", stem) if w in SPLIT_NAMES}
-        above = SPLIT_NAMES.get(file.parent.name.lower()) if file.parent != folder else None
+        splits = {SPLIT_NAMES[w] for w in re.split(r"[\W_]+", stem) if w in SPLIT_NAMES}
+        folder_split = SPLIT_NAMES.get(file.parent.name.lower()) if file.parent != folder else None
         if split := SPLIT_NAMES.get(stem.split(".")[0]):
-            found.setdefault(split, []).append(file)
-        elif len(words) == 1:
-            by_part.setdefault(words.pop(), []).append(file)
-        elif above:
-            by_folder.setdefault(above, []).append(file)
-    found = by_folder | by_part | found
-    for split, named in found.items():
-        if named is by_folder.get(split) and len({file.parent for file in named}) == 1:
+            by_split.setdefault(split, []).append(file)
+        elif len(splits) == 1:
+            by_part.setdefault(splits.pop(), []).append(file)
+        elif folder_split:
+            by_folder.setdefault(folder_split, []).append(file)
+    by_split = by_folder | by_part | by_split
+    for split, split_files in by_split.items():
+        if split_files is by_folder.get(split) and len({file.parent for file in split_files}) == 1:
             continue
-        shards = [SHARD.search(file.name) for file in named]
-        if len(named) > 1 and not all(shards):
-            names = " and ".join(str(file.relative_to(folder)) for file in named)
-            inner = named[0].relative_to(folder).parts[:-1]
-            into = f", or set `source` to the folder {shown / inner[0]}" if inner else ""
-            raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{into}")
+        shards = [SHARD.search(file.name) for file in split_files]
+        if len(split_files) > 1 and not all(shards):
+            names = " and ".join(str(file.relative_to(folder)) for file in split_files)
+            inner = split_files[0].relative_to(folder).parts[:-1]
+            hint = f", or set `source` to the folder {shown / inner[0]}" if inner else ""
+            raise UserError(f"{shown}: {names} both claim to be `{split}`; keep one{hint}")
         numbers = [int(shard[1]) for shard in shards if shard]
         totals = {int(shard[2] or max(numbers)) for shard in shards if shard}
         if numbers:  # usually numbered from 0, sometimes from 1
             last = max(totals) if max(numbers) == max(totals) else max(totals) - 1
-            wanted = range(last - max(totals) + 1 if 0 not in numbers else 0, last + 1)
-            missing = sorted({*wanted}.difference(numbers))
-            if missing or len(numbers) != len(wanted):
+            expected = range(last - max(totals) + 1 if 0 not in numbers else 0, last + 1)
+            missing = sorted({*expected}.difference(numbers))
+            if missing or len(numbers) != len(expected):
                 raise UserError(
-                    f"{shown}: of the {len(wanted)} parts of `{split}` these are missing: "
+                    f"{shown}: of the {len(expected)} parts of `{split}` these are missing: "
                     f"{', '.join(map(str, missing)) or 'none, but there are others'}; fetch them "
                     "again"
                 )
-    return found
+    return by_split

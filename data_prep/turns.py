@@ -41,7 +41,7 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
 
     `speaker` and `text`: the keys of each turn, if they are not the usual ones.
     """
-    items = _rows_of(value)
+    items = _items_of(value)
     if items is None:
         return None
     if not all(isinstance(item, dict) for item in items):
@@ -55,13 +55,13 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         if speaker and not any(speaker in item for item in items):  # a key from the recipe
             return None
         pairs = [(_name(speaker, item.get(speaker)), item.get(text)) for item in items]
-    turns = [Turn(" ".join(plain(who).split()), plain(said).strip()) for who, said in pairs]
+    turns = [Turn(" ".join(plain(name).split()), plain(words).strip()) for name, words in pairs]
     return [turn for turn in turns if turn.text]
 
 
 def shape(value: object, speaker: str = "", text: str = "") -> str:
     """Return how a list of turns is written, for notes: `strings`, `pairs`, `{speaker, text}`."""
-    items = _rows_of(value) or []
+    items = _items_of(value) or []
     if items and all(isinstance(item, dict) for item in items):
         return "{" + ", ".join(filter(None, _keys(items, speaker, text))) + "}"
     return "pairs" if any(isinstance(item, list | tuple) for item in items) else "strings"
@@ -75,22 +75,22 @@ def as_list(value: object) -> list[Any]:
     Python would join.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        found: Any = None
+        parsed: Any = None
         with suppress(ValueError, RecursionError):
-            found = json.loads(value)
-        if found is None:
+            parsed = json.loads(value)
+        if parsed is None:
             with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-                found = ast.literal_eval(value.strip())
+                parsed = ast.literal_eval(value.strip())
                 if _joins_strings(value):
-                    found = ...
-        if found is ...:
+                    parsed = ...
+        if parsed is ...:
             raise ValueError(
                 "is a list without commas, as NumPy writes it; call `.tolist()` before it is saved"
             )
-        found = _rows_of(found)
-        if found and len({type(item) for item in found}) == 1 \
-                and isinstance(found[0], str | dict | list):  # fmt: skip
-            return found
+        parsed = _items_of(parsed)
+        if parsed and len({type(item) for item in parsed}) == 1 \
+                and isinstance(parsed[0], str | dict | list):  # fmt: skip
+            return parsed
     return value if isinstance(value, list) else [value]
 
 
@@ -100,7 +100,7 @@ def _joins_strings(text: str) -> bool:
     return (tokenize.STRING, tokenize.STRING) in pairwise(kinds)
 
 
-def _rows_of(value: object) -> list[Any] | None:
+def _items_of(value: object) -> list[Any] | None:
     """Return a list without nulls; an object of equally long lists becomes a list of objects."""
     if isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values()):
         if len({len(column) for column in value.values()}) > 1:
@@ -131,13 +131,13 @@ def _is_text(value: object) -> bool:
 
 def plain(value: object) -> str:
     """Return the text of a value; sentences and message parts are joined, however deeply nested."""
-    texts, left = [], [value]
-    while left:
-        value = left.pop()
+    texts, pending = [], [value]
+    while pending:
+        value = pending.pop()
         if isinstance(value, dict):
-            left.append(value.get("text") or value.get("name"))
+            pending.append(value.get("text") or value.get("name"))
         elif isinstance(value, list):
-            left += reversed(value)
+            pending += reversed(value)
         elif value is not None:
             texts.append(str(value))
     return " ".join(filter(None, texts))
