@@ -41,13 +41,13 @@ WITHOUT_EFFECT = (
 # checkpoint or stops early.
 CHECKPOINTING = r"(eval|save)s?_.*|test_datasets.*|data\.validation\.jsonl|val_set_size"
 # Keys that affect only the prepared rows: if the rows are the same, so is the training.
-ROWS = (
+ROW_SETTINGS = (
     r"summarization\.(source|revision|config|(dialogue|summary)_column|turns\..*|cleaning\..*"
     r"|(train|validation|test)_rows)"
     r"|(test_)?datasets\[0\]\.path"
 )
 # `base_model` is compared by its weights, not by its name
-NEVER = r"processes|base_model|summarization\.(decoding|rouge|language|eval_on_start).*"
+NEVER_COMPARED = r"processes|base_model|summarization\.(decoding|rouge|language|eval_on_start).*"
 PROMPT = (
     r"summarization\.(instruction|system)|chat_template.*|special_tokens.*|tokens|added_tokens_overrides.*"
     r"|tokenizer.*|eot_tokens|(test_)?datasets\[\d+\]\.(chat_template|message|field_|role).*"
@@ -76,54 +76,54 @@ def find_adapter(recipe: Recipe, given: Path | None = None) -> Path:
             f"{folder}: no trained adapter there; train one with `{train}`, or use the base "
             "model alone: `--models base` for eval.run, `--model base` for chat.summarize"
         )
-    wanted = recipe.summarization.instruction
+    instruction = recipe.summarization.instruction
     with reading(folder / "adapter_config.json", f"run `{train}`"):
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
         trained_on = str(config["base_model_name_or_path"])
-        kind, others = config.get("peft_type", "LORA"), config.get("adapters")
-    if others:  # X-LoRA: PEFT would download the adapters that this file lists
+        kind, adapters = config.get("peft_type", "LORA"), config.get("adapters")
+    if adapters:  # X-LoRA: PEFT would download the adapters that this file lists
         raise UserError(
             f"{folder / 'adapter_config.json'}: `adapters` of {kind} lists other folders or Hub "
             f"repositories, which are not loaded; use a single LoRA adapter, or run `{train}`"
         )
 
     base_model = str(recipe.config["base_model"])
-    same: bool | None = Path(trained_on) in (Path(base_model), Path(base_model).resolve())
-    if given and not same:
-        same = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
-        if same is None:
+    same_base: bool | None = Path(trained_on) in (Path(base_model), Path(base_model).resolve())
+    if given and not same_base:
+        same_base = same_weights(trained_on, base_model, recipe.config.get("revision_of_model"))
+        if same_base is None:
             print(
                 f"note: {folder} was trained on {trained_on}, which is not available to compare "
                 f"with {base_model}; only the shapes of the weights are checked"
             )
-    if same is False:
+    if same_base is False:
         raise UserError(
             f"{folder}: the adapter was trained on {trained_on}, but the recipe's base_model is "
             f"{base_model}; set the right one, or train with `{train}`"
         )
-    end = read_record(folder / TRAINED_WITH, TrainedWith)
-    learnt = end.instruction if end else wanted
-    if end and finished(folder) is None:
+    record = read_record(folder / TRAINED_WITH, TrainedWith)
+    trained_instruction = record.instruction if record else instruction
+    if record and finished(folder) is None:
         raise UserError(
             f"{folder}: {ADAPTER} is not the file that training saved at its end; restore that "
             f"file, or train again with `{train} {TRAIN_AGAIN}`"
         )
-    changed = trained_otherwise(recipe, folder) or {}
-    if learnt != wanted:
-        changed.setdefault("summarization.instruction", "summarization.instruction was different")
-    if end and end.template and end.template != (template_hash(recipe) or end.template):
-        changed["chat_template"] = "the text of the chat template was different"
+    changes = trained_otherwise(recipe, folder) or {}
+    if trained_instruction != instruction:
+        changes.setdefault("summarization.instruction", "summarization.instruction was different")
+    if record and record.template and record.template != (template_hash(recipe) or record.template):
+        changes["chat_template"] = "the text of the chat template was different"
     if given:
-        changed = {key: text for key, text in changed.items() if re.fullmatch(PROMPT, key)}
-    if changed:
-        words, own = listed(list(changed.values())), folder / RECIPE
-        fix = f"use {own}, the recipe it was trained with" if own.is_file() else "change it back"
+        changes = {key: text for key, text in changes.items() if re.fullmatch(PROMPT, key)}
+    if changes:
+        text, path = listed(list(changes.values())), folder / RECIPE
+        fix = f"use {path}, the recipe it was trained with" if path.is_file() else "change it back"
         if given:
             raise UserError(
-                f"--adapter {folder}: was trained with a different prompt: {words}; {fix}"
+                f"--adapter {folder}: was trained with a different prompt: {text}; {fix}"
             )
         raise UserError(
-            f"{folder}: was not trained with {recipe.path} as it is now: {words}; {fix}, train "
+            f"{folder}: was not trained with {recipe.path} as it is now: {text}; {fix}, train "
             "again with another output_dir, or evaluate this adapter as it is: "
             f"`python -m eval.run {recipe.path} --adapter {folder}`"
         )
@@ -137,12 +137,12 @@ def is_plain_lora(folder: Path) -> bool:
     in full, and if an embedding is changed. vLLM can use only plain adapters without a merge.
     """
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
+    keys = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
     targets = config.get("target_modules") or []
-    ends = [name for name in targets if name.rpartition(".")[2] in ("lm_head", "embed_tokens")]
+    embeds = [name for name in targets if name.rpartition(".")[2] in ("lm_head", "embed_tokens")]
     return (
         isinstance(targets, list)
-        and not (ends or any(config.get(name) for name in others))
+        and not (embeds or any(config.get(name) for name in keys))
         and config.get("init_lora_weights", True) in (True, False, "gaussian")
     )
 
@@ -198,13 +198,13 @@ def trained_otherwise(recipe: Recipe, folder: Path) -> dict[str, str] | None:
         manifest = json.loads((recipe.data_dir / "manifest.json").read_text("utf-8"))
         prepared = {name: str(manifest["files"][name]) for name in DATA}
     now = settings_of(recipe.config, files | prepared, before.get("processes", 1))
-    ignored = [NEVER]
+    ignored = [NEVER_COMPARED]
     if not any(settings.get(key) for settings in (before, now) for key in CHOOSES_CHECKPOINT):
         ignored.append(CHECKPOINTING)
     if prepared and now["data.train.jsonl"] == before.get("data.train.jsonl"):
-        ignored.append(ROWS)
-    found = differences(before, now)
-    return {key: text for key, text in found.items() if not re.fullmatch("|".join(ignored), key)}
+        ignored.append(ROW_SETTINGS)
+    changes = differences(before, now)
+    return {key: text for key, text in changes.items() if not re.fullmatch("|".join(ignored), key)}
 
 
 def same_weights(one: str, other: str, revision: str | None = None) -> bool | None:
@@ -226,9 +226,9 @@ def same_weights(one: str, other: str, revision: str | None = None) -> bool | No
         return first.keys() == second.keys() and all(
             filecmp.cmp(first[name], second[name], shallow=False) for name in first
         )
-    alike = Path(one).name.lower() == Path(other).name.lower()
-    both = all(re.fullmatch(HUB_ID, name) for name in (one, other))  # `models/x` may be a folder
-    return False if both and not alike else None
+    same_name = Path(one).name.lower() == Path(other).name.lower()
+    hub_ids = all(re.fullmatch(HUB_ID, name) for name in (one, other))  # `models/x` may be a folder
+    return False if hub_ids and not same_name else None
 
 
 def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
@@ -243,14 +243,14 @@ def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int
     if not (block.get("training_rouge") or {}).get("dialogues"):
         for key in ("training_rouge", "decoding", "rouge", "language"):
             block.pop(key, None)  # no summaries are generated to choose the checkpoint
-    kept = {
+    with_effect = {
         key: value
         for key, value in config.items()
         if value is not None and not re.fullmatch(WITHOUT_EFFECT, key)
     }
-    found = dict(flatten({**kept, "summarization": block}))
+    settings = dict(flatten({**with_effect, "summarization": block}))
     data = {f"data.{name}": files[name] for name in DATA}
-    return json.loads(json.dumps({**found, **data, "processes": processes}, default=str))
+    return json.loads(json.dumps({**settings, **data, "processes": processes}, default=str))
 
 
 def flatten(value: Any, name: str = "") -> list[tuple[str, Any]]:
@@ -274,16 +274,16 @@ def read_run_record(folder: Path) -> RunRecord | None:
 
     Raises UserError if the file is damaged.
     """
-    own = folder / RUN
-    return read_record(own if own.exists() else run_folder(folder) / RUN, RunRecord)
+    path = folder / RUN
+    return read_record(path if path.exists() else run_folder(folder) / RUN, RunRecord)
 
 
 def read_record(path: Path, kind: type[Record]) -> Record | None:
     """Read a record that training saved; None if missing. Raises UserError if it is damaged."""
     if not path.exists():
         return None
-    again = f"train again with `{TRAIN_AGAIN}` (the folder's content is set aside)"
-    with reading(path, f"restore it, set another output_dir, or {again}"):
+    fix = f"train again with `{TRAIN_AGAIN}` (the folder's content is set aside)"
+    with reading(path, f"restore it, set another output_dir, or {fix}"):
         return kind.model_validate_json(path.read_bytes())
 
 

@@ -53,44 +53,44 @@ def analyse(
     `bertscore` are the recipe's settings of the same names.
     """
     settings, rouge = settings or Bootstrap(), rouge or Rouge()
-    notes, strip = _strip(systems, corpus, rouge.strip)
+    notes, strip_fields = _strip(systems, corpus, rouge.strip)
     # score all systems in one call: processes start once, and each text is embedded once
     texts = [text for system in systems.values() for text in system.predictions]
     references = [*corpus.references] * len(systems)
     scoring = resolve(rouge, language, corpus.references)
     scored_texts = metrics.score(texts, references, workers or metrics.cores(), scoring)
     columns = dict(zip(METRICS, scored_texts[:, :, F1].T, strict=True))
-    fields = signature.scoring_fields(corpus.references, scoring, corpus.clusters) | strip
+    fields = signature.scoring_fields(corpus.references, scoring, corpus.clusters) | strip_fields
     if "embedding" in more:
         columns[SIMILARITY] = metrics.similarities(texts, references)
         fields |= metrics.similarity_fields()
     if "bertscore" in more:
-        columns[BERTSCORE], word = metrics.bertscores(texts, references, bertscore or BertScore())
-        fields["bertscore"] = word
+        columns[BERTSCORE], field = metrics.bertscores(texts, references, bertscore or BertScore())
+        fields["bertscore"] = field
     fields["metric"] = "+".join(["rouge", *(name for name in more if name != "rouge")])
     names = list(columns)
-    of_all = np.column_stack(list(columns.values()))
-    values = dict(zip(systems, np.split(of_all, len(systems)), strict=True))
-    of_rouge = dict(zip(systems, np.split(scored_texts, len(systems)), strict=True))
-    by_dialogue = {name: corpus.means(of) for name, of in values.items()}
+    all_values = np.column_stack(list(columns.values()))
+    values = dict(zip(systems, np.split(all_values, len(systems)), strict=True))
+    rouge_values = dict(zip(systems, np.split(scored_texts, len(systems)), strict=True))
+    by_dialogue = {name: corpus.means(f1) for name, f1 in values.items()}
 
     mistakes: dict[str, list[list[str]]] = {}
-    scored = {}
+    system_scores = {}
     unknown = [None] * len(corpus.references)
     for name, system in systems.items():
-        known = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
+        facts_by_row = (corpus.references, corpus.dialogues or unknown, system.stopped or unknown)
         mistakes[name] = []
-        rows: Any = zip(system.predictions, *known, strict=True)
-        for prediction, several, *facts in rows:
-            found = [diagnose(prediction, reference, *facts) for reference in several]
+        rows: Any = zip(system.predictions, *facts_by_row, strict=True)
+        for prediction, row_references, *facts in rows:
+            lists = [diagnose(prediction, reference, *facts) for reference in row_references]
             # with several references, keep only the mistakes found against each of them
-            by_all = [one for one in found[0] if all(one in others for others in found)]
-            mistakes[name].append(by_all)
-        scored[name] = SystemScores(
+            common = [mistake for mistake in lists[0] if all(mistake in found for found in lists)]
+            mistakes[name].append(common)
+        system_scores[name] = SystemScores(
             kind=system.kind,
             signature=signature.line(fields | system.fields),
             fields=fields | system.fields,
-            scores=_means(by_dialogue[name], corpus.means(of_rouge[name]), names, settings),
+            scores=_means(by_dialogue[name], corpus.means(rouge_values[name]), names, settings),
             scores_without_leaked=_without_leaked(values[name], names, corpus),
             style=style(system.predictions, corpus.references, corpus.dialogues, scoring),
             mean_tokens=None if system.tokens is None else round(fmean(system.tokens), 2),
@@ -104,7 +104,7 @@ def analyse(
         dialogues=len(set(corpus.clusters)) if corpus.clusters else None,
         leaked=None if corpus.leaked is None else sum(corpus.leaked),
         bootstrap=settings,
-        systems=scored,
+        systems=system_scores,
         comparisons=compare_pairs(
             default_pairs(systems) if pairs is None else pairs, by_dialogue, names, settings
         ),
@@ -120,35 +120,35 @@ def analyse(
     )
     for kind, bins in groups(corpus.dialogues).items() if corpus.dialogues is not None else ():
         scores.groups[kind] = []
-        for label, places in bins:
-            shares = {name: of[places, names.index(PRIMARY)].mean() for name, of in values.items()}
+        for label, indices in bins:
+            shares = {name: f1[indices, names.index(PRIMARY)].mean() for name, f1 in values.items()}
             rouge_l = {name: in_percent(share) for name, share in shares.items()}
-            group = Group(label=label, examples=len(places), rougeL=rouge_l)
+            group = Group(label=label, examples=len(indices), rougeL=rouge_l)
             scores.groups[kind].append(group)
     return Analysis(scores, systems, corpus, values, mistakes)
 
 
 def _strip(
-    systems: dict[str, System], corpus: Corpus, wanted: bool
+    systems: dict[str, System], corpus: Corpus, strip: bool
 ) -> tuple[list[str], dict[str, str]]:
-    """Strip control tokens and think blocks if `wanted`; return notes and signature fields."""
+    """Strip control tokens and think blocks if `strip`; return notes and signature fields."""
     notes = []
     for name in model_names(systems):
         texts = systems[name].predictions
         if not (count := sum(bool(markup_in(text)) for text in texts)):
             continue
-        held = f"{count} summaries of {name} held control tokens or think blocks"
-        if wanted:
+        note = f"{count} summaries of {name} held control tokens or think blocks"
+        if strip:
             systems[name].predictions = [without_markup(text) for text in texts]
             systems[name].fields["stripped"] = str(count)
             empty = sum(not text for text in systems[name].predictions)
             ending = f", which leaves {empty} summaries empty" if empty else ""
-            notes.append(f"{held}, which were stripped{ending}")
+            notes.append(f"{note}, which were stripped{ending}")
         else:
-            notes.append(f"{held}, which count as words; `summarization.rouge.strip: true` helps")
-    if wanted:
+            notes.append(f"{note}, which count as words; `summarization.rouge.strip: true` helps")
+    if strip:
         corpus.references = [[without_markup(t) for t in texts] for texts in corpus.references]
-    return notes, {"strip": "control+think"} if wanted else {}
+    return notes, {"strip": "control+think"} if strip else {}
 
 
 def compare_pairs(
@@ -164,7 +164,7 @@ def compare_pairs(
         np.hstack([values[name] for name in side]) for side in zip(*pairs, strict=True)
     )
     tests = paired_tests(firsts, seconds, settings)
-    compared = []
+    comparisons = []
     for n, pair in enumerate(pairs):
         columns = slice(n * len(names), (n + 1) * len(names))
         signs = np.sign((seconds - firsts)[:, columns][:, names.index(PRIMARY)]).tolist()
@@ -175,29 +175,29 @@ def compare_pairs(
             worse=signs.count(-1),
             equal=signs.count(0),
         )
-        compared.append(comparison)
-    return compared
+        comparisons.append(comparison)
+    return comparisons
 
 
 def _means(values: Array, rouge: Array, names: list[str], settings: Bootstrap) -> dict[str, Score]:
-    ends = bootstrap(values, settings).confidence_interval
-    columns = zip(names, values.mean(axis=0), ends.low, ends.high, strict=True)
-    found = {
+    interval = bootstrap(values, settings).confidence_interval
+    columns = zip(names, values.mean(axis=0), interval.low, interval.high, strict=True)
+    scores = {
         name: Score(f1=in_percent(mean), low=in_percent(low), high=in_percent(high))
         for name, mean, low, high in columns
     }
     for name, mean in zip(METRICS, rouge.mean(axis=0), strict=True):
-        found[name].precision = in_percent(mean[PRECISION])
-        found[name].recall = in_percent(mean[RECALL])
-    return found
+        scores[name].precision = in_percent(mean[PRECISION])
+        scores[name].recall = in_percent(mean[RECALL])
+    return scores
 
 
 def _without_leaked(values: Array, names: list[str], corpus: Corpus) -> dict[str, float] | None:
     if corpus.leaked is None or all(corpus.leaked):
         return None
-    kept = values[~np.array(corpus.leaked)]  # only eval.run sets flags; its rows share no dialogue
-    means = map(in_percent, kept.mean(axis=0))
-    return {"examples": len(kept), **dict(zip(names, means, strict=True))}
+    clean = values[~np.array(corpus.leaked)]  # only eval.run sets flags; its rows share no dialogue
+    means = map(in_percent, clean.mean(axis=0))
+    return {"examples": len(clean), **dict(zip(names, means, strict=True))}
 
 
 def _counts(mistakes: list[list[str]], system: System, corpus: Corpus) -> dict[str, int | None]:

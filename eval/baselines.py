@@ -61,11 +61,11 @@ class Corpus:
         """Return the mean over each dialogue's rows; the first axis of `values` is the rows."""
         if not self.clusters:
             return values
-        place = {name: n for n, name in enumerate(dict.fromkeys(self.clusters))}
-        rows = [place[name] for name in self.clusters]
-        sums = np.zeros((len(place), *values.shape[1:]))
-        np.add.at(sums, rows, values)
-        counts = np.bincount(rows).reshape(-1, *[1] * (values.ndim - 1))
+        index_of = {name: n for n, name in enumerate(dict.fromkeys(self.clusters))}
+        dialogue_of_row = [index_of[name] for name in self.clusters]
+        sums = np.zeros((len(index_of), *values.shape[1:]))
+        np.add.at(sums, dialogue_of_row, values)
+        counts = np.bincount(dialogue_of_row).reshape(-1, *[1] * (values.ndim - 1))
         return sums / counts
 
 
@@ -81,9 +81,9 @@ def lead(dialogue: str, turns: int = 3) -> str:
 
 def longest(dialogue: str, turns: int = 3) -> str:
     """Return the `turns` turns with the most words, in dialogue order; ties go to the earlier."""
-    every = diagnosis.turns(dialogue)
-    ranked = sorted(range(len(every)), key=lambda place: -len(word_ends(every[place])))
-    return "\n".join(every[place] for place in sorted(ranked[:turns]))
+    all_turns = diagnosis.turns(dialogue)
+    ranked = sorted(range(len(all_turns)), key=lambda index: -len(word_ends(all_turns[index])))
+    return "\n".join(all_turns[index] for index in sorted(ranked[:turns]))
 
 
 def cut(prediction: str, words: int) -> str:
@@ -109,20 +109,20 @@ def style(
     """
     tokenize = (scoring or Scoring()).words
     predicted = [tokenize(text) for text in predictions]
-    total = sum(map(len, predicted))
-    each = reference_lists(predictions, references)
-    expected = sum(fmean(len(tokenize(text)) for text in texts) for texts in each)
-    length, copied, ngrams = 0, 0, 0
+    predicted_words = sum(map(len, predicted))
+    lists = reference_lists(predictions, references)
+    reference_words = sum(fmean(len(tokenize(text)) for text in texts) for texts in lists)
+    dialogue_words, copied, ngrams = 0, 0, 0
     for words, dialogue in zip(predicted, dialogues, strict=True) if dialogues else ():
         source = tokenize(dialogue)
         known = set(_ngrams(source))
-        length += len(source)
+        dialogue_words += len(source)
         copied += sum(ngram in known for ngram in _ngrams(words))
         ngrams += len(_ngrams(words))
     return Style(
-        words=_ratio(total, len(predicted)),
-        length_ratio=_ratio(total, expected),
-        compression=_ratio(total, length),
+        words=_ratio(predicted_words, len(predicted)),
+        length_ratio=_ratio(predicted_words, reference_words),
+        compression=_ratio(predicted_words, dialogue_words),
         copied_4grams=_ratio(copied, ngrams),
     )
 
@@ -140,15 +140,15 @@ def add_baselines(systems: dict[str, System], corpus: Corpus) -> dict[str, Syste
 
     The first two need dialogues; the third needs systems named `base` and `tuned`.
     """
-    more = dict(systems)
+    extended = dict(systems)
     if corpus.dialogues is not None:
-        more["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
-        more["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
+        extended["lead-3"] = System([lead(text) for text in corpus.dialogues], "baseline")
+        extended["longest-3"] = System([longest(text) for text in corpus.dialogues], "baseline")
     if {"base", "tuned"} <= systems.keys():
         pairs = zip(systems["base"].predictions, systems["tuned"].predictions, strict=True)
         shortened = [cut(base, len(word_ends(tuned))) for base, tuned in pairs]
-        more["base-cut"] = System(shortened, "baseline")
-    return more
+        extended["base-cut"] = System(shortened, "baseline")
+    return extended
 
 
 def model_names(systems: dict[str, System]) -> list[str]:

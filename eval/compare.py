@@ -34,7 +34,7 @@ from eval.scores import PRIMARY, Bootstrap, Scores
 from eval.stats import outcome, paired_tests
 
 ORDER = ("tuned", "merged", "base")  # a results folder stands for the first of these that it has
-SHORT = 32  # characters of a setting's value in the table
+MAX_WIDTH = 32  # characters of a setting's value in the table
 # Settings of the trained recipe that do not apply: the evaluation may have used another decoding,
 # and all runs are scored the same way.
 OF_EVALUATION = re.compile(r"summarization\.(decoding|rouge|language|training_rouge)\b.*")
@@ -53,14 +53,14 @@ class Run:
         """The settings of the recipe as trained, and of the decoding; {} if unknown."""
         if not (scores := self.scores) or not scores.settings:  # written before version 3
             return {}
-        own = {"model": self.file.stem.removeprefix("predictions.")}
-        own["base_model"] = scores.settings.get("base_model", "")
+        settings = {"model": self.file.stem.removeprefix("predictions.")}
+        settings["base_model"] = scores.settings.get("base_model", "")
         for key, value in scores.settings.items():
-            of_base = self.is_trained or re.fullmatch(PROMPT, key)
-            if of_base and not OF_EVALUATION.fullmatch(key):
-                own[key] = value
+            applies = self.is_trained or re.fullmatch(PROMPT, key)
+            if applies and not OF_EVALUATION.fullmatch(key):
+                settings[key] = value
         decoding = scores.decoding.model_dump() if scores.decoding else {}
-        return own | {f"decoding.{name}": value for name, value in decoding.items()}
+        return settings | {f"decoding.{name}": value for name, value in decoding.items()}
 
     @property
     def is_trained(self) -> bool:
@@ -85,48 +85,48 @@ class Comparison:
     def alike(self, metric: str) -> tuple[str, list[str]]:
         """Return the highest run by a metric, and the runs not significantly different from it."""
         level = round(1 - self.scores.bootstrap.confidence, 12)
-        first = self.scores.highest(metric, [run.name for run in self.runs])
-        others = [run.name for run in self.runs if run.name != first]
-        return first, [name for name in others if self.p_of(metric, first, name) >= level]
+        highest = self.scores.highest(metric, [run.name for run in self.runs])
+        others = [run.name for run in self.runs if run.name != highest]
+        return highest, [name for name in others if self.p_of(metric, highest, name) >= level]
 
     @property
     def best(self) -> dict[str, str | None]:
         """By metric, the run that is better than every other one, or None if no run is."""
-        found = {metric: self.alike(metric) for metric in self.scores.metrics}
-        return {metric: None if near else first for metric, (first, near) in found.items()}
+        by_metric = {metric: self.alike(metric) for metric in self.scores.metrics}
+        return {metric: None if tied else highest for metric, (highest, tied) in by_metric.items()}
 
     def table(self) -> list[dict[str, Cell]]:
         """Return a row of cells by title for each run and baseline; a metric's best is bold."""
-        short = {key: shortened(values) for key, values in self.settings.items()}
+        short_values = {key: shortened(values) for key, values in self.settings.items()}
         best = self.best
         rows = []
         for n, (name, system) in enumerate(self.scores.systems.items()):
             run = self.runs[n] if self.runs[n:] else None  # baselines follow the runs
             row = {"run": Cell(name, {"run": name})}
             for key, values in self.settings.items():
-                value, text = (values[n], short[key][n]) if run else ("-", "-")
+                value, text = (values[n], short_values[key][n]) if run else ("-", "-")
                 row[key] = Cell(text, {key: "" if value == "-" else value})
             for metric, score in system.scores.items():
                 row[HEADERS[metric]] = Cell.of_score(metric, score, best[metric] == name)
-            took = run.scores.training if run and run.scores and run.is_trained else None
+            training = run.scores.training if run and run.scores and run.is_trained else None
             mistakes = sum(map(bool, self.analysis.mistakes[name]))
-            for fact, number, form in (
+            for title, number, spec in (
                 ("words", system.style.words, ".1f"),
                 ("mistakes", mistakes, "d"),
-                ("minutes", took and took.minutes, ".2f"),
-                ("memory (GB)", took and took.peak_memory_gb, ".2f"),
+                ("minutes", training and training.minutes, ".2f"),
+                ("memory (GB)", training and training.peak_memory_gb, ".2f"),
             ):
-                shown = "" if number is None else format(number, form)
-                row[fact] = Cell(shown or "-", {fact: shown})
+                shown = "" if number is None else format(number, spec)
+                row[title] = Cell(shown or "-", {title: shown})
             rows.append(row)
         return rows
 
     def forms(self) -> dict[str, str]:
         """Return the table as Markdown (with verdicts and tests), as CSV and as LaTeX."""
-        found = forms(self.table())
+        texts = forms(self.table())
         tests = [list(map(cell, row)) for row in self.tests()]
-        found["Markdown"] += f"\n{cell(' '.join(self.verdicts()))}\n\n{markdown(tests)}\n"
-        return found
+        texts["Markdown"] += f"\n{cell(' '.join(self.verdicts()))}\n\n{markdown(tests)}\n"
+        return texts
 
     def tests(self) -> list[list[str]]:
         """Return a header and a row per pair of runs: difference in ROUGE-L and corrected p."""
@@ -135,30 +135,30 @@ class Comparison:
     def verdicts(self) -> list[str]:
         """Say which run is best by which metrics, or which runs the tests cannot tell apart."""
         others = len(self.runs) - 1
-        said: dict[str, list[str]] = {}  # a sentence, and the metrics for which it is true
+        sentences: dict[str, list[str]] = {}  # a sentence, and the metrics for which it is true
         for metric in self.scores.metrics:
-            first, near = self.alike(metric)
-            sentence = f"{first} is better than {'the' if others == 1 else 'every'} other run"
-            if near:
-                sentence = f"no run is the best: {first} cannot be told apart from "
-                sentence += "any other run" if len(near) == others else ", ".join(near)
-            said.setdefault(sentence, []).append(HEADERS[metric])
-        found = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in said.items()]
-        return found + self._against_baseline()
+            highest, tied = self.alike(metric)
+            sentence = f"{highest} is better than {'the' if others == 1 else 'every'} other run"
+            if tied:
+                sentence = f"no run is the best: {highest} cannot be told apart from "
+                sentence += "any other run" if len(tied) == others else ", ".join(tied)
+            sentences.setdefault(sentence, []).append(HEADERS[metric])
+        lines = [f"By {', '.join(metrics)}: {sentence}." for sentence, metrics in sentences.items()]
+        return lines + self._against_baseline()
 
     def _against_baseline(self) -> list[str]:
         """Say whether the run with the highest ROUGE-L beats the strongest baseline, if any."""
         names, scores = [run.name for run in self.runs], self.scores
         if not (baselines := [name for name in scores.systems if name not in names]):
             return []
-        first, second = scores.highest(PRIMARY, baselines), scores.highest(PRIMARY, names)
+        baseline, best = scores.highest(PRIMARY, baselines), scores.highest(PRIMARY, names)
         means, values = self.analysis.corpus.means, self.analysis.values
-        tests = paired_tests(means(values[first]), means(values[second]), scores.bootstrap)
+        tests = paired_tests(means(values[baseline]), means(values[best]), scores.bootstrap)
         test = tests[scores.metrics.index(PRIMARY)]
         verbs = {"better": "beats", "worse": "falls behind", "open": "does not beat"}
         verb = verbs[outcome(test, scores.bootstrap.confidence)]
         return [
-            f"{second}, which has the highest ROUGE-L, {verb} the strongest baseline, {first} "
+            f"{best}, which has the highest ROUGE-L, {verb} the strongest baseline, {baseline} "
             f"({test.difference:+.2f} points, p = {test.p:.2g})."
         ]
 
@@ -175,22 +175,22 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
     scored. Raises UserError if a run is missing, or if the runs differ in their dialogues or in
     how they were scored.
     """
-    found = find_runs([str(run) for run in ([runs] if isinstance(runs, str) else runs)])
-    if len(found) < 2:
+    found_runs = find_runs([str(run) for run in ([runs] if isinstance(runs, str) else runs)])
+    if len(found_runs) < 2:
         raise UserError("give two runs or more: recipes, results folders or predictions files")
-    asked, language = _common_scoring(found, scoring)
-    files = {run.name: run.file for run in found}
-    systems, corpus = load(files, None, FieldNames(), strip=asked.strip, of_models=False)
+    rouge, language = _common_scoring(found_runs, scoring)
+    files = {run.name: run.file for run in found_runs}
+    systems, corpus = load(files, None, FieldNames(), strip=rouge.strip, of_models=False)
     names = list(systems)
     systems |= add_baselines({}, corpus)
     pairs = [(one, other) for n, one in enumerate(names) for other in names[n + 1 :]]
-    with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found)
+    with_similarity = all(run.scores and SIMILARITY in run.scores.metrics for run in found_runs)
     analysis = analyse(
         systems,
         corpus,
         Bootstrap(resamples=max(1000, 100 * len(pairs))),  # so that Holm's p can be below 0.05
         more=["rouge", "embedding"] if with_similarity else (),
-        rouge=asked,
+        rouge=rouge,
         language=language,
         pairs=pairs,
     )
@@ -200,7 +200,7 @@ def compare(runs: Sequence[str | Path], **scoring: Any) -> Comparison:
         for metric in analysis.scores.metrics
     }
     analysis.scores.date = datetime.now(UTC).date().isoformat()
-    return Comparison(found, analysis, p, _differing([run.settings for run in found]))
+    return Comparison(found_runs, analysis, p, _differing([run.settings for run in found_runs]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -208,7 +208,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     count = len(p_values)
     corrected = np.maximum.accumulate(
-        [min(1.0, (count - rank) * p_values[place]) for rank, place in enumerate(order)]
+        [min(1.0, (count - rank) * p_values[index]) for rank, index in enumerate(order)]
     )
     result = np.empty(count)
     result[order] = corrected
@@ -230,23 +230,23 @@ def find_runs(values: list[str]) -> list[Run]:
             file = next((file for file in files if file.is_file()), None)
             if not file:
                 raise UserError(f"{path}: has no predictions; run `python -m eval.run` first")
-            own = path.name
+            own_name = path.name
         elif path.is_file():
-            file, own = path, path.stem.removeprefix("predictions.")
+            file, own_name = path, path.stem.removeprefix("predictions.")
         else:
             raise UserError(
                 f"{text}: no such results ({path}); give a recipe that was evaluated, a results "
                 "folder or a predictions file"
             )
-        record = file.parent / "scores.json"
-        own_file = file.name.startswith("predictions.") and record.is_file()
+        scores_path = file.parent / "scores.json"
+        has_scores = file.name.startswith("predictions.") and scores_path.is_file()
         taken = {run.name for run in runs}
-        name = name or (own if own not in taken else f"{path.parent.name}/{own}")
+        name = name or (own_name if own_name not in taken else f"{path.parent.name}/{own_name}")
         if any(run.file.resolve() == file.resolve() for run in runs):
             raise UserError(f"{text}: is given twice; give each run once")
         if name in taken:
             raise UserError(f"two runs are named {name}; write NAME={text}")
-        runs.append(Run(name, file, Scores.read(record) if own_file else None))
+        runs.append(Run(name, file, Scores.read(scores_path) if has_scores else None))
     return runs
 
 
@@ -256,21 +256,21 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
     Raises UserError if the runs differ in a setting that is not given, in the split, or in the
     number of dialogues.
     """
-    known = {run.name: run.scores for run in runs if run.scores}
+    run_scores = {run.name: run.scores for run in runs if run.scores}
     # files from before version 3 have no such settings; each line was a sentence then
-    lines = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
+    old_rouge = Rouge(tokenizer="english", stemmer="porter", lsum="lines")
     scoring = {
         name: {
-            **(scores.rouge or lines).model_dump(),
+            **(scores.rouge or old_rouge).model_dump(),
             "language": scores.language,
             "split": scores.split,
             "number of dialogues": scores.examples,
         }
-        for name, scores in known.items()
+        for name, scores in run_scores.items()
     }
     chosen = {name: value for name, value in given.items() if value is not None}
     for key in next(iter(scoring.values()), {}):
-        values = {name: of[key] for name, of in scoring.items()}
+        values = {name: settings[key] for name, settings in scoring.items()}
         if key not in chosen and len(set(values.values())) > 1:
             listed = ", ".join(f"{name}: {value}" for name, value in values.items())
             fix = f"choose one for all, for example --{key} {next(iter(values.values()))}"
@@ -285,21 +285,21 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Return, by key, every run's value as text, if two runs have the key with different values."""
-    found = {}
-    for key in dict.fromkeys(key for some in settings for key in some):
-        values = [some.get(key, "-") for some in settings]
+    differing = {}
+    for key in dict.fromkeys(key for run in settings for key in run):
+        values = [run.get(key, "-") for run in settings]
         texts = [v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in values]
-        if len({text for text, some in zip(texts, settings, strict=True) if key in some}) > 1:
-            found[key.removeprefix("summarization.")] = texts
-    return found
+        if len({text for text, run in zip(texts, settings, strict=True) if key in run}) > 1:
+            differing[key.removeprefix("summarization.")] = texts
+    return differing
 
 
 def shortened(values: list[str]) -> list[str]:
     """Return each run's value on one line; long ones start just before the first difference."""
     lines = [" ".join(text.split()) for text in values]
     start = max(0, len(os.path.commonprefix([text for text in lines if text != "-"])) - 8)
-    pieces = [text if len(text) <= SHORT or not start else f"…{text[start:]}" for text in lines]
-    return [text if len(text) <= SHORT else f"{text[: SHORT - 1]}…" for text in pieces]
+    pieces = [text if len(text) <= MAX_WIDTH or not start else f"…{text[start:]}" for text in lines]
+    return [text if len(text) <= MAX_WIDTH else f"{text[: MAX_WIDTH - 1]}…" for text in pieces]
 
 
 def html(compared: Comparison, folder: Path = Path()) -> str:
@@ -328,24 +328,24 @@ def html(compared: Comparison, folder: Path = Path()) -> str:
 def main() -> None:
     """Compare, print, and write the page and the other requested files."""
     args = _arguments()
-    names = ("language", "tokenizer", "stemmer", "lsum", "strip")
+    scoring_names = ("language", "tokenizer", "stemmer", "lsum", "strip")
     paths = [path for path in (args.output, args.csv, args.latex, args.markdown) if path]
-    read = [Path(run.partition("=")[2] or run) for run in args.runs]
+    inputs = [Path(run.partition("=")[2] or run) for run in args.runs]
     for run in find_runs(args.runs):
-        read += [run.file, key_file(run.file), run.file.with_name("scores.json")]
-    check_outputs(*paths, inputs=read)
-    compared = compare(args.runs, **{name: getattr(args, name) for name in names})
-    written = {args.output: html(compared, args.output.parent)}
-    wanted = {"CSV": args.csv, "LaTeX": args.latex, "Markdown": args.markdown}
-    written |= {path: compared.forms()[form] for form, path in wanted.items() if path}
-    with atomic_files(Path(), *map(str, written)) as files:
-        for path, content in written.items():
+        inputs += [run.file, key_file(run.file), run.file.with_name("scores.json")]
+    check_outputs(*paths, inputs=inputs)
+    compared = compare(args.runs, **{name: getattr(args, name) for name in scoring_names})
+    contents = {args.output: html(compared, args.output.parent)}
+    table_paths = {"CSV": args.csv, "LaTeX": args.latex, "Markdown": args.markdown}
+    contents |= {path: compared.forms()[form] for form, path in table_paths.items() if path}
+    with atomic_files(Path(), *map(str, contents)) as files:
+        for path, content in contents.items():
             files[str(path)].write(content)
-    rows = [[one.text.strip("\0") for one in row.values()] for row in compared.table()]
+    rows = [[entry.text.strip("\0") for entry in row.values()] for row in compared.table()]
     print(aligned([list(compared.table()[0]), *rows]))
     print(f"\n{aligned(compared.tests())}\n")
     notes = [f"note: {note}" for note in compared.scores.notes]
-    print("\n".join([*notes, *compared.verdicts(), *map(str, written)]))
+    print("\n".join([*notes, *compared.verdicts(), *map(str, contents)]))
 
 
 def _arguments() -> argparse.Namespace:

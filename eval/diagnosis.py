@@ -147,9 +147,9 @@ def speakers(dialogue: str) -> list[str]:
     colon (so not in "10:30" or "https://"): one word, or up to four words if the first one is
     capitalised. A line "PS: ..." within a turn still counts as a speaker's.
     """
-    found = dict.fromkeys(match[1] for turn in turns(dialogue) if (match := _SPEAKER.match(turn)))
+    names = dict.fromkeys(match[1] for turn in turns(dialogue) if (match := _SPEAKER.match(turn)))
     return [
-        name for name in found if " " not in name or (name[0].isupper() and name.count(" ") <= 3)
+        name for name in names if " " not in name or (name[0].isupper() and name.count(" ") <= 3)
     ]
 
 
@@ -158,8 +158,8 @@ def loops(text: str) -> bool:
 
     Case and punctuation are ignored.
     """
-    words, signs = _LOOP_WORD.findall(text.lower()), regex.findall(f"[{_UNSPACED}]", text)
-    size = 2 if 2 * len(signs) > len(words) else 1  # two Chinese characters count as a word
+    words, unspaced = _LOOP_WORD.findall(text.lower()), regex.findall(f"[{_UNSPACED}]", text)
+    size = 2 if 2 * len(unspaced) > len(words) else 1  # two Chinese characters count as a word
     ngrams = Counter(zip(*(words[start:] for start in range(4 * size)), strict=False))
     sentences = map(_LOOP_WORD.findall, regex.split(r"[\p{STerm}\n]+", text.lower()))
     repeated = Counter(tuple(sentence) for sentence in sentences if len(sentence) >= 3 * size)
@@ -175,7 +175,7 @@ def missing_speakers(prediction: str, reference: str, dialogue: str) -> list[str
     return [
         name
         for name in speakers(dialogue)
-        if any(found[0].isupper() or found in name for found in _namings(name, reference))
+        if any(naming[0].isupper() or naming in name for naming in _namings(name, reference))
         and not _namings(name, prediction)
     ]
 
@@ -184,8 +184,8 @@ def _namings(speaker: str, text: str) -> list[str]:
     """Return each whole word (or words) of the text that names the speaker."""
     parts = (part for part in speaker.split() if part.rstrip(".").lower() not in _TITLES)
     names = {speaker, *(part for part in parts if part[0].isupper())}
-    found = (match for name in names for match in re.finditer(re.escape(name), text, re.IGNORECASE))
-    return [m[0] for m in found if _START.match(text, m.start()) and _END.match(text, m.end())]
+    hits = (match for name in names for match in re.finditer(re.escape(name), text, re.IGNORECASE))
+    return [m[0] for m in hits if _START.match(text, m.start()) and _END.match(text, m.end())]
 
 
 def unknown_names(prediction: str, dialogue: str) -> list[str]:
@@ -199,25 +199,25 @@ def unknown_names(prediction: str, dialogue: str) -> list[str]:
     ("Electricity is off") are mistaken for people unless a list here has them.
     """
     known = {part.lower() for word in _WORD.findall(dialogue) for part in re.split("[-'’]", word)}
-    starts = {word[:length] for word in known for length in (3, 4)}
+    prefixes = {word[:length] for word in known for length in (3, 4)}
     words = ["", *_WORD.findall(prediction), "", ""]
-    gaps = ["\n", *_WORD.split(prediction)]  # gaps[place] is before words[place]
-    found = []
-    for place in range(1, len(words) - 2):
-        name = re.sub(r"['’]s?$", "", words[place])
-        before, after, further = words[place - 1], words[place + 1], words[place + 2]
+    gaps = ["\n", *_WORD.split(prediction)]  # gaps[index] is before words[index]
+    unknown = []
+    for index in range(1, len(words) - 2):
+        name = re.sub(r"['’]s?$", "", words[index])
+        before, after, further = words[index - 1], words[index + 1], words[index + 2]
         capitalised = len(name) >= 3 and name.isalpha() and name == name.capitalize()
-        if not capitalised or name.lower() in _NO_NAMES or name.lower()[:4] in starts:
+        if not capitalised or name.lower() in _NO_NAMES or name.lower()[:4] in prefixes:
             continue
-        if place > 1 and not re.search(r"[.!?:;\n]", gaps[place]):
-            run = gaps[place] == " " and before[0].isupper() and before.lower() not in _OPENERS
-            counts = before.lower() not in _BEFORE_THINGS and not run
+        if index > 1 and not re.search(r"[.!?:;\n]", gaps[index]):
+            second = gaps[index] == " " and before[0].isupper() and before.lower() not in _OPENERS
+            is_name = before.lower() not in _BEFORE_THINGS and not second
         else:
             joined = after == "and" and further[:1].isupper()
-            counts = name != words[place] or joined or after.replace("’", "'") in _VERBS
-        if counts:
-            found.append(name)
-    return found
+            is_name = name != words[index] or joined or after.replace("’", "'") in _VERBS
+        if is_name:
+            unknown.append(name)
+    return unknown
 
 
 def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
@@ -228,18 +228,18 @@ def unknown_numbers(prediction: str, dialogue: str) -> list[str]:
     """
     known = _known(dialogue)
     digits = {*regex.findall(r"(?<!\d)\d(?!\d)", prediction)}
-    found = []
+    unknown = []
     for match, readings in _numbers(_DATE.sub(" ", prediction)):
         number = match["number"]
         pieces = set(map(float, regex.findall(r"\d+", number)))
         dotted = "." in number and pieces <= known  # 12.05, if the dialogue has "May 12"
-        scale, own = _SCALES.get(match["scale"], 0), False
+        scale, own_count = _SCALES.get(match["scale"], 0), False
         if len(number) == 1 and scale < 100 and not any(match.group("part", "clock")):
             written = scale or number in digits
-            own = float(number) <= (1 if written else 4)  # "1 year" may be "a year"
-        if not (own or dotted or readings & known):
-            found.append(match[0])
-    return found
+            own_count = float(number) <= (1 if written else 4)  # "1 year" may be "a year"
+        if not (own_count or dotted or readings & known):
+            unknown.append(match[0])
+    return unknown
 
 
 def unknown_dates(prediction: str, dialogue: str) -> list[str]:
@@ -255,15 +255,15 @@ def unknown_dates(prediction: str, dialogue: str) -> list[str]:
         # 0.82 accepts the misspelt "wensday" and "saturady", but not Thursday for Tuesday
         return name[:3] in known or bool(get_close_matches(name, words, 1, 0.82))
 
-    found = []
+    unknown = []
     for match in _DATE.finditer(prediction):
         name, day = match["name"].lower(), match["day"]
-        start = prediction[: match.start()].rstrip(" ")[-1:] in ".!?\n"
-        if len(name) <= 5 and not day and (start or match["name"].islower()):
+        starts_sentence = prediction[: match.start()].rstrip(" ")[-1:] in ".!?\n"
+        if len(name) <= 5 and not day and (starts_sentence or match["name"].islower()):
             continue
         if not is_near(name) or (day and float(day) not in known):
-            found.append(match[0])
-    return found
+            unknown.append(match[0])
+    return unknown
 
 
 def unknown_places(prediction: str, dialogue: str) -> list[tuple[int, int]]:
@@ -273,24 +273,24 @@ def unknown_places(prediction: str, dialogue: str) -> list[tuple[int, int]]:
     number rule works on the text in digits, where positions differ.
     """
     texts = unknown_names(prediction, dialogue) + unknown_dates(prediction, dialogue)
-    either = "|".join(map(re.escape, texts))
-    places = [m.span() for m in re.finditer(rf"(?<!\w)(?:{either})(?!\w)", prediction) if texts]
+    pattern = "|".join(map(re.escape, texts))
+    spans = [m.span() for m in re.finditer(rf"(?<!\w)(?:{pattern})(?!\w)", prediction) if texts]
     unknown = unknown_numbers(prediction, dialogue)
     numbers = {match["number"] for text in unknown for match, _ in _numbers(text)}
     words = [match.span() for match in re.finditer(r"\S+", prediction)]
-    found: set[tuple[int, int]] = set()
-    for ends in ([(word, word) for word in words], zip(words, words[1:], strict=False)):
-        for first, last in ends if numbers else ():
-            held = _numbers(prediction[first[0] : last[1]])
-            if not {first, last} & found and any(m["number"] in numbers for m, _ in held):
-                found.add((first[0], last[1]))
-    return sorted([*places, *found])
+    number_spans: set[tuple[int, int]] = set()
+    for pairs in ([(word, word) for word in words], zip(words, words[1:], strict=False)):
+        for first, last in pairs if numbers else ():
+            matches = _numbers(prediction[first[0] : last[1]])
+            if not {first, last} & number_spans and any(m["number"] in numbers for m, _ in matches):
+                number_spans.add((first[0], last[1]))
+    return sorted([*spans, *number_spans])
 
 
 def _known(dialogue: str) -> set[float | str]:
     """Return all numbers of a dialogue, and the first three letters of its weekdays and months."""
     text = _in_digits(dialogue)
-    known: set[float | str] = {numeric(sign, -1) for sign in text if not sign.isdecimal()}  # ½, 三
+    known: set[float | str] = {numeric(char, -1) for char in text if not char.isdecimal()}  # ½, 三
     known.update(map(float, regex.findall(r"(?<![\d:])\d+(?![\d:])", text)))  # also the 8 of "gr8"
     known.update(*(readings for _, readings in _numbers(dialogue)))
     known.update(*(values for part, values in _PARTS.items() if part in text))
@@ -344,9 +344,9 @@ def groups(dialogues: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
         "turns": [len(turns(dialogue)) for dialogue in dialogues],
         "speakers": [len(speakers(dialogue)) for dialogue in dialogues],
     }
-    found = {}
+    by_kind = {}
     for kind, bins in BINS.items():
         bin_of = np.searchsorted(list(bins.values()), sizes[kind])
-        held = [(label, np.flatnonzero(bin_of == n).tolist()) for n, label in enumerate(bins)]
-        found[kind] = [(label, places) for label, places in held if places]
-    return found
+        all_bins = [(label, np.flatnonzero(bin_of == n).tolist()) for n, label in enumerate(bins)]
+        by_kind[kind] = [(label, indices) for label, indices in all_bins if indices]
+    return by_kind

@@ -18,7 +18,7 @@ from eval.signature import quantization
 
 # dialogues: vLLM loads two models, 80 s each, and saves 0.26 s a dialogue in bf16 (engines.md)
 WORTH_LOADING = 700
-AT_ONCE = 256  # prompts per call of vLLM; this many are lost if a run is killed
+VLLM_ROWS = 256  # prompts per call of vLLM; this many are lost if a run is killed
 SHORTEN = "shorten these dialogues in the source, or use a base model with more positions"
 MAX_ROWS = 128  # per batch of `hf`: a kill loses little, and several processes get batches
 
@@ -74,19 +74,19 @@ class Summarizer:
         """
         self.recipe, self.decoding, self.adapter = recipe, decoding, adapter
         self.encoder = PromptEncoder(recipe)
-        self.ends, pad = self._ends_and_pad(recipe)
-        tokens = len(self.encoder.tokenizer)
+        self.ends, pad_id = self._end_and_pad_ids(recipe)
+        vocabulary = len(self.encoder.tokenizer)
         self.engine: Engine
         if engine:
-            self.engine = engine(recipe, decoding, self.ends, pad)
+            self.engine = engine(recipe, decoding, self.ends, pad_id)
         elif decoding.engine == "vllm":
             from eval.vllm_engine import VllmEngine
 
-            self.engine = VllmEngine(recipe, decoding, self.ends, pad, tokens, adapter)
+            self.engine = VllmEngine(recipe, decoding, self.ends, pad_id, vocabulary, adapter)
         else:
             from eval.hf_engine import HfEngine
 
-            self.engine = HfEngine(recipe, decoding, self.ends, pad, tokens)
+            self.engine = HfEngine(recipe, decoding, self.ends, pad_id, vocabulary)
 
     def use(self, model: str) -> None:
         """Choose `base` or `tuned`; after `tuned` the base model is no longer available."""
@@ -124,18 +124,18 @@ class Summarizer:
 
     def read_output(self, example: Example, output: list[int]) -> Prediction:
         """Decode new token ids into a prediction, up to the first end token."""
-        place = next((n for n, token in enumerate(output) if token in self.ends), None)
-        text = self.encoder.tokenizer.decode(output[:place], skip_special_tokens=True)
+        end = next((n for n, token in enumerate(output) if token in self.ends), None)
+        text = self.encoder.tokenizer.decode(output[:end], skip_special_tokens=True)
         return Prediction(
             id=example.id,
             dialogue=example.dialogue,
             reference=example.references if example.references[1:] else example.summary,
             prediction=text.strip(),
-            tokens=len(output) if place is None else place + 1,
-            stopped=place is not None,
+            tokens=len(output) if end is None else end + 1,
+            stopped=end is not None,
         )
 
-    def _ends_and_pad(self, recipe: Recipe) -> tuple[list[int], int]:
+    def _end_and_pad_ids(self, recipe: Recipe) -> tuple[list[int], int]:
         """Return the ids of the tokens that end a summary, and of padding.
 
         The first end token is the one that training teaches; the others are the model's own, any
@@ -144,10 +144,10 @@ class Summarizer:
         system = recipe.summarization.system
         example = Example.build("", "Ana: hi", "Ana says hi.", "{dialogue}", system=system)
         _, labels = self.encoder.training_ids(example)
-        end = [label for label in labels if label != -100][-1]
-        ends = [end, *(other for other in end_token_ids(recipe.config) if other != end)]
-        pad = self.encoder.tokenizer.pad_token_id
-        return ends, end if pad is None else pad
+        end_id = [label for label in labels if label != -100][-1]
+        end_ids = [end_id, *(token for token in end_token_ids(recipe.config) if token != end_id)]
+        pad_id = self.encoder.tokenizer.pad_token_id
+        return end_ids, end_id if pad_id is None else pad_id
 
 
 def beyond_positions(
@@ -155,11 +155,11 @@ def beyond_positions(
 ) -> Iterator[str]:
     """Yield an error if a prompt's tokens and `new` ones exceed the model's positions."""
     limit = max_positions(recipe.config)
-    over = [number for number, tokens in enumerate(prompts) if limit and tokens + new > limit]
-    if over:
-        longest = max(over, key=lambda number: prompts[number])
+    long = [row for row, tokens in enumerate(prompts) if limit and tokens + new > limit]
+    if long:
+        longest = max(long, key=lambda row: prompts[row])
         yield (
-            f"{recipe.path}: {len(over):,} of {len(prompts):,} prompts exceed the {limit} positions"
+            f"{recipe.path}: {len(long):,} of {len(prompts):,} prompts exceed the {limit} positions"
             f" of {recipe.config['base_model']} (row {examples[longest].id}: {prompts[longest]:,} "
             f"tokens, and max_new_tokens {new}); {SHORTEN}"
         )
@@ -175,12 +175,12 @@ def plan_batches(lengths: list[int], decoding: Decoding) -> list[list[int]]:
     """
     by_length = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     if decoding.engine == "vllm":
-        return [by_length[start : start + AT_ONCE] for start in range(0, len(lengths), AT_ONCE)]
+        return [by_length[start : start + VLLM_ROWS] for start in range(0, len(lengths), VLLM_ROWS)]
     batches: list[list[int]] = []
     start = 0
     while start < len(by_length):
-        a_row = (lengths[by_length[start]] + decoding.max_new_tokens) * decoding.num_beams
-        end = start + min(MAX_ROWS, max(1, decoding.batch_tokens // a_row))
+        row_tokens = (lengths[by_length[start]] + decoding.max_new_tokens) * decoding.num_beams
+        end = start + min(MAX_ROWS, max(1, decoding.batch_tokens // row_tokens))
         batches.append(by_length[start:end])
         start = end
     return batches
@@ -210,9 +210,9 @@ def resolve(
     elif dtype == "auto":
         dtype = "bfloat16" if bf16_is_faster() else "float32"
     if engine == "auto":
-        able = recipe and not quantization(recipe.config) and dtype != "float32"
-        able = able and decoding.num_beams == 1 and not decoding.no_repeat_ngram_size
-        able = able and (adapter is None or is_plain_lora(adapter))
-        worth = able and dialogues >= WORTH_LOADING and find_spec("vllm")
-        engine = "vllm" if worth else "hf"
+        supported = recipe and not quantization(recipe.config) and dtype != "float32"
+        supported = supported and decoding.num_beams == 1 and not decoding.no_repeat_ngram_size
+        supported = supported and (adapter is None or is_plain_lora(adapter))
+        use_vllm = supported and dialogues >= WORTH_LOADING and find_spec("vllm")
+        engine = "vllm" if use_vllm else "hf"
     return decoding.model_copy(update={"dtype": dtype, "engine": engine})

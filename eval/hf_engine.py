@@ -37,7 +37,7 @@ from data_prep.settings import Decoding
 from eval.kv_cache import can_be_joined, depends_on_others, read_prompts, shared_tokens
 from eval.signature import attention, quantization
 
-NAME = "grouped_sdpa"
+ATTENTION_NAME = "grouped_sdpa"
 STRIDE = 8  # new tokens after which finished summaries leave the batch
 Ids = list[list[int]]
 
@@ -121,9 +121,9 @@ class HfEngine:
         try:
             saved = adapter_weight_names(load_peft_weights(str(folder), device="cpu"))
             model = PeftModel.from_pretrained(self.model, folder).eval()
-            wanted = adapter_weight_names(get_peft_model_state_dict(model))
-            if saved != wanted:  # PEFT would only warn, and leave missing weights at zero
-                raise ValueError(f"{len(saved ^ wanted)} weights without a counterpart")
+            expected = adapter_weight_names(get_peft_model_state_dict(model))
+            if saved != expected:  # PEFT would only warn, and leave missing weights at zero
+                raise ValueError(f"{len(saved ^ expected)} weights without a counterpart")
         except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -158,9 +158,9 @@ def adapted_tied_embeddings(model: Any, adapted: Iterable[str]) -> list[str]:
     """
     if not model.config.get_text_config().tie_word_embeddings:
         return []
-    shared = (model.get_input_embeddings(), model.get_output_embeddings())
-    ends = [name for name, module in model.named_modules() if module in shared]
-    return [end for end in ends if any(f".{end}." in name for name in adapted)]
+    embeddings = (model.get_input_embeddings(), model.get_output_embeddings())
+    tied_names = [name for name, module in model.named_modules() if module in embeddings]
+    return [tied for tied in tied_names if any(f".{tied}." in name for name in adapted)]
 
 
 def _quantization(config: dict[str, Any], dtype: str) -> BitsAndBytesConfig | None:
@@ -188,35 +188,35 @@ def generate(model: Any, prompts: Ids, settings: Settings) -> Ids:
     # padded with a prompt token: a repetition penalty counts padding, and must not see an end token
     ids = torch.tensor([p[:1] * (width - len(p)) + p for p in prompts], device=device)
     # generate cannot continue a beam search
-    whole = settings.decoding.num_beams > 1 or one_by_one or not can_be_joined(model)
-    stride, shared = (0, 0) if whole else (STRIDE, shared_tokens(model, prompts))
-    places = torch.arange(width, device=device)
-    begin = torch.tensor([[width - len(p) + shared] for p in prompts], device=device)
-    mask = ((places < shared) | (places >= begin)).long()
+    in_one_call = settings.decoding.num_beams > 1 or one_by_one or not can_be_joined(model)
+    stride, shared = (0, 0) if in_one_call else (STRIDE, shared_tokens(model, prompts))
+    positions = torch.arange(width, device=device)
+    starts = torch.tensor([[width - len(p) + shared] for p in prompts], device=device)
+    mask = ((positions < shared) | (positions >= starts)).long()
     outputs: Ids = [[] for _ in prompts]
-    rows, cache, done = torch.arange(len(prompts)), None, 0
-    if not whole and width > 1:
-        first = torch.tensor([prompts[0][:shared]], device=device)
-        cache = read_prompts(model, first, ids, mask, settings.decoding.max_new_tokens)
-    while len(rows) and done < settings.decoding.max_new_tokens:
+    rows, cache, generated = torch.arange(len(prompts)), None, 0
+    if not in_one_call and width > 1:
+        beginning = torch.tensor([prompts[0][:shared]], device=device)
+        cache = read_prompts(model, beginning, ids, mask, settings.decoding.max_new_tokens)
+    while len(rows) and generated < settings.decoding.max_new_tokens:
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
-            generation_config=_config(settings, done, stride),
+            generation_config=_config(settings, generated, stride),
             stopping_criteria=_watched(settings, width),
         )
-        new = output.sequences[:, width:]
-        for row, tokens in zip(rows.tolist(), new.tolist(), strict=True):
+        new_ids = output.sequences[:, width:]
+        for row, tokens in zip(rows.tolist(), new_ids.tolist(), strict=True):
             outputs[row] = tokens
-        done = new.shape[1]
-        if whole:
+        generated = new_ids.shape[1]
+        if in_one_call:
             break
-        ended = torch.isin(new, torch.tensor(settings.ends, device=device)).any(dim=1)
-        open_ = compacted_rows((~ended).tolist())
-        rows, ids, cache = rows[open_], output.sequences[open_], output.past_key_values
-        mask = torch.nn.functional.pad(mask[open_], (0, ids.shape[1] - mask.shape[1]), value=1)
-        cache.batch_select_indices(open_.to(device))
+        ended = torch.isin(new_ids, torch.tensor(settings.ends, device=device)).any(dim=1)
+        remaining = compacted_rows((~ended).tolist())
+        rows, ids, cache = rows[remaining], output.sequences[remaining], output.past_key_values
+        mask = torch.nn.functional.pad(mask[remaining], (0, ids.shape[1] - mask.shape[1]), value=1)
+        cache.batch_select_indices(remaining.to(device))
     return outputs
 
 
@@ -226,11 +226,11 @@ def _watched(settings: Settings, width: int) -> StoppingCriteriaList | None:
     if watch is None:
         return None
 
-    def tell(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def call_watch(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         watch(ids[0, width:].tolist())
         return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
-    return StoppingCriteriaList([tell])
+    return StoppingCriteriaList([call_watch])
 
 
 def compacted_rows(open_: list[bool]) -> torch.Tensor:
@@ -273,36 +273,36 @@ def run_within_memory(
         say(f"memory ran out: continuing with {size} dialogues at a time", error=True)
 
 
-def _config(settings: Settings, done: int, stride: int) -> GenerationConfig:
-    """Return the settings for the next `stride` tokens after `done` new ones; 0: all the rest."""
-    chosen = settings.decoding
-    special: dict[str, Any] = {"do_sample": chosen.do_sample, "num_beams": chosen.num_beams}
-    if chosen.do_sample:
-        special |= {"temperature": chosen.temperature, "top_p": chosen.top_p}
-        special |= {"top_k": chosen.top_k}
-    if chosen.num_beams > 1:
-        special |= {"length_penalty": chosen.length_penalty}
-    left = chosen.max_new_tokens - done
-    step = min(stride, left) if stride else left
+def _config(settings: Settings, generated: int, stride: int) -> GenerationConfig:
+    """Return settings for the next `stride` tokens after `generated` new ones; 0: all the rest."""
+    decoding = settings.decoding
+    options: dict[str, Any] = {"do_sample": decoding.do_sample, "num_beams": decoding.num_beams}
+    if decoding.do_sample:
+        options |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
+        options |= {"top_k": decoding.top_k}
+    if decoding.num_beams > 1:
+        options |= {"length_penalty": decoding.length_penalty}
+    remaining = decoding.max_new_tokens - generated
+    step = min(stride, remaining) if stride else remaining
     return GenerationConfig(
         max_new_tokens=step,
-        min_new_tokens=min(step, max(0, chosen.min_new_tokens - done)) or None,
-        no_repeat_ngram_size=chosen.no_repeat_ngram_size,
-        repetition_penalty=chosen.repetition_penalty,
+        min_new_tokens=min(step, max(0, decoding.min_new_tokens - generated)) or None,
+        no_repeat_ngram_size=decoding.no_repeat_ngram_size,
+        repetition_penalty=decoding.repetition_penalty,
         eos_token_id=settings.ends,
         pad_token_id=settings.pad,
         use_cache=True,  # a model in training has it off in its config
         return_dict_in_generate=True,
-        **special,
+        **options,
     )
 
 
 def use_grouped_attention(model: Any) -> None:
     """Switch a model from transformers' `sdpa` to `grouped_attention`; leave other attentions."""
     if model.config._attn_implementation == "sdpa":
-        AttentionInterface.register(NAME, grouped_attention)
-        AttentionMaskInterface.register(NAME, sdpa_mask)
-        model.set_attn_implementation(NAME)
+        AttentionInterface.register(ATTENTION_NAME, grouped_attention)
+        AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
+        model.set_attn_implementation(ATTENTION_NAME)
 
 
 def grouped_attention(

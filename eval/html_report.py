@@ -140,8 +140,8 @@ def picks(result: Analysis, last: str) -> dict[str, int]:
     best, worst = ("Best gain", "Worst regression") if first != last else ("Best", "Worst")
     if first != last and values.min() >= 0:
         worst = "Least gain"
-    found = {"Typical": distance.argmin(), best: values.argmax(), worst: values.argmin()}
-    return {title: int(place) for title, place in found.items()}
+    indices = {"Typical": distance.argmin(), best: values.argmax(), worst: values.argmin()}
+    return {title: int(index) for title, index in indices.items()}
 
 
 def _headline(scores: Scores) -> list[str]:
@@ -152,25 +152,25 @@ def _headline(scores: Scores) -> list[str]:
     settings, main = scores.bootstrap, scores.main
     pairs = {pair.systems: pair for pair in scores.comparisons}
     if pair := pairs.get((scores.models[0], main)):
-        found = {name: outcome(test, settings.confidence) for name, test in pair.metrics.items()}
-        others = [name for name in found if name != PRIMARY]
-        differing = [name for name in others if found[name] != found[PRIMARY]]
+        outcomes = {name: outcome(test, settings.confidence) for name, test in pair.metrics.items()}
+        others = [name for name in outcomes if name != PRIMARY]
+        differing = [name for name in others if outcomes[name] != outcomes[PRIMARY]]
         listed = ", ".join(HEADERS[name] for name in differing or others)
         listed = " and ".join(listed.rsplit(", ", 1))
-        agree = f"{listed} agree."
+        agreement = f"{listed} agree."
         if differing:
-            agree = f"This is different for {listed}: see the paired tests."
+            agreement = f"This is different for {listed}: see the paired tests."
         counts = (
             f"Better than {pair.systems[0]} in {pair.better:,} of {scores.examples:,} dialogues, "
             f"worse in {pair.worse:,}, equal in {pair.equal:,}."
         )
-        return [conclusion(scores), f"{counts} {agree}"]
+        return [conclusion(scores), f"{counts} {agreement}"]
     score = scores.systems[main].scores[PRIMARY]
-    own = (
+    sentence = (
         f"{main} scores {score.f1:.2f} ROUGE-L ({number(settings.confidence, '.0%')} interval "
         f"{score.low:.2f} to {score.high:.2f}) on {scores.examples:,} dialogues."
     )
-    return [own, *filter(None, [conclusion(scores)])]
+    return [sentence, *filter(None, [conclusion(scores)])]
 
 
 def marked(text: str, other: str, dialogue: str = "") -> Markup:
@@ -180,32 +180,32 @@ def marked(text: str, other: str, dialogue: str = "") -> Markup:
     Case and punctuation around a word are ignored; words are separated by white space. In long
     texts, only the words that are nowhere in the other text are marked.
     """
-    words = list(re.finditer(r"\S+", text))
-    wanted, found = (
-        [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in one]
-        for one in (other.split(), [word[0] for word in words])
+    matches = list(re.finditer(r"\S+", text))
+    others, words = (
+        [re.sub(r"^\W+|\W+$", "", word).casefold() or word for word in texts]
+        for texts in (other.split(), [match[0] for match in matches])
     )
-    if len(wanted) * len(found) > MAX_PAIRS:  # repeated words would take cubic time to align
-        there = set(wanted)
-        kinds = ["" if word in there else "differs" for word in found]
+    if len(others) * len(words) > MAX_PAIRS:  # repeated words would take cubic time to align
+        known = set(others)
+        kinds = ["" if word in known else "differs" for word in words]
     else:
-        kinds = [""] * len(words)
-        for kind, _, _, start, stop in SequenceMatcher(None, wanted, found, False).get_opcodes():
+        kinds = [""] * len(matches)
+        for kind, _, _, start, stop in SequenceMatcher(None, others, words, False).get_opcodes():
             if kind != "equal":
                 kinds[start:stop] = ["differs"] * (stop - start)
     for start, stop in unknown_places(text, dialogue) if dialogue else ():
-        for n, word in enumerate(words):
-            if start < word.end() and word.start() < stop:
+        for n, match in enumerate(matches):
+            if start < match.end() and match.start() < stop:
                 kinds[n] = "invented"
     opening = {"differs": "<mark>", "invented": f'<mark class="invented" title="{INVENTED}">'}
     parts, end = [], 0
-    for kind, group in groupby(zip(kinds, words, strict=True), key=itemgetter(0)):
-        _, ones = zip(*group, strict=True)
-        begin, after = ones[0].start(), ones[-1].end()
+    for kind, group in groupby(zip(kinds, matches, strict=True), key=itemgetter(0)):
+        _, adjacent = zip(*group, strict=True)
+        start, stop = adjacent[0].start(), adjacent[-1].end()
         if kind:
-            parts += [escape(text[end:begin]), Markup(opening[kind]), escape(text[begin:after])]
+            parts += [escape(text[end:start]), Markup(opening[kind]), escape(text[start:stop])]
             parts.append(Markup("</mark>"))
-            end = after
+            end = stop
     return Markup("").join([*parts, escape(text[end:])])
 
 
@@ -268,8 +268,8 @@ def _bars(scores: Scores) -> Markup:
 def _differences(values: Array, title: str) -> Markup:
     """Draw a histogram of the examples' differences."""
     counts = Counter(min(100 - BIN, math.floor(value / BIN) * BIN) for value in values)
-    ends, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
-    frame = _Frame(ends, (0, 1.15 * highest), "dialogues")
+    x_range, highest = (min(0, *counts), max(0, *counts) + BIN), max(counts.values())
+    frame = _Frame(x_range, (0, 1.15 * highest), "dialogues")
     parts = frame.axes(title)
     for start, count in counts.items():
         (x, y), (end, bottom) = frame.at(start + 0.3, count), frame.at(start + BIN - 0.3, 0)
@@ -278,8 +278,8 @@ def _differences(values: Array, title: str) -> Markup:
     for classes, value in (("whisker", 0), ("whisker dashed", mean)):
         x = frame.at(value, 0)[0]
         parts.append(_path(classes, f"M{x:.1f},{frame.bottom}V{frame.top}"))
-    side, place = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
-    parts.append(_text(f"mean {signed(mean)}", place, frame.top + 12, side))
+    alignment, label_x = ("end halo", x - 6) if x > WIDTH * 0.7 else ("halo", x + 6)
+    parts.append(_text(f"mean {signed(mean)}", label_x, frame.top + 12, alignment))
     label = (
         f"Histogram of {len(values)} dialogues by {title}, from {min(values):.1f} to "
         f"{max(values):.1f}, mean {mean:.2f}."
@@ -294,8 +294,8 @@ def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = No
     """
     steps, values = zip(*(point for curve in series.values() for point in curve), strict=True)
     margin = 0.05 * (max(values) - min(values)) or 0.1 * abs(max(values)) or 0.5
-    ends = (min(values) - margin, max(values) + margin)
-    frame = _Frame((min(0, *steps), max(1, *steps)), ends, ylabel)
+    y_range = (min(values) - margin, max(values) + margin)
+    frame = _Frame((min(0, *steps), max(1, *steps)), y_range, ylabel)
     colours = dict(zip(series, ("last", "first", "ink", "other") * len(series), strict=False))
     parts = frame.axes("step")
     for name, curve in series.items():
@@ -308,8 +308,8 @@ def _curves(series: Mapping[str, Points], ylabel: str, smoothed: str | None = No
                 parts.append(frame.dots(curve, colours[name]))
     if len(series) > 1:
         parts += frame.legend(colours)
-    last = ", ".join(f"{name} {curve[-1][1]:.4g}".strip() for name, curve in series.items())
-    label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {last} at the end."
+    last_values = ", ".join(f"{name} {curve[-1][1]:.4g}".strip() for name, curve in series.items())
+    label = f"{ylabel[0].upper()}{ylabel[1:]} by training step: {last_values} at the end."
     return _svg(HEIGHT, label, parts)
 
 
@@ -317,8 +317,8 @@ def _smooth(curve: Points) -> Points:
     """Return the weighted mean of each point and its neighbours; the nearest weigh most."""
     steps, values = np.transpose(np.array(curve, float))
     weights = np.hanning(2 * max(1, len(values) // 10) + 3)
-    sums, ones = (np.convolve(of, weights, "same") for of in (values, np.ones(len(values))))
-    return np.stack([steps, sums / ones], axis=1).tolist()
+    sums, totals = (np.convolve(array, weights, "same") for array in (values, np.ones(len(values))))
+    return np.stack([steps, sums / totals], axis=1).tolist()
 
 
 @dataclass
@@ -354,13 +354,13 @@ class _Frame:
         return parts
 
     def line(self, points: Points, colour: str) -> Markup:
-        places = ("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
-        return _path(f"line {colour}", "M" + "L".join(places))
+        coordinates = ("{:.1f},{:.1f}".format(*self.at(*point)) for point in points)
+        return _path(f"line {colour}", "M" + "L".join(coordinates))
 
     def dots(self, points: Points, classes: str) -> Markup:
         """Return dots as strokes of zero length with round or square caps: few bytes per dot."""
-        places = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
-        return _path(f"dots {classes}", "".join(places))
+        coordinates = ("M{:.1f},{:.1f}h0".format(*self.at(*point)) for point in points)
+        return _path(f"dots {classes}", "".join(coordinates))
 
 
 def _colour(scores: Scores, name: str) -> str:

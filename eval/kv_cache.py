@@ -78,24 +78,24 @@ def read_prompts(
     for group in similar(lengths):
         start = width - lengths[group[0]]
         part: Any = DynamicCache(config=model.config)
-        for layer, begun in zip(part.layers, beginning.layers, strict=True):
+        for layer, common in zip(part.layers, beginning.layers, strict=True):
             if shared:
-                both = (begun.keys, begun.values)
-                layer.update(*(of.expand(len(group), -1, -1, -1) for of in both))
-        seen = torch.cat([mask[group, :shared], mask[group, start:width]], dim=1)
+                both = (common.keys, common.values)
+                layer.update(*(states.expand(len(group), -1, -1, -1) for states in both))
+        seen_mask = torch.cat([mask[group, :shared], mask[group, start:width]], dim=1)
         model.get_decoder()(
             input_ids=ids[group, start:width],
-            attention_mask=seen,
-            position_ids=(seen.cumsum(dim=1) - 1).clamp(min=0)[:, shared:],
+            attention_mask=seen_mask,
+            position_ids=(seen_mask.cumsum(dim=1) - 1).clamp(min=0)[:, shared:],
             past_key_values=part,
             use_cache=True,
         )
         joined = joined or [joint_layer(layer, rows, width, room) for layer in part.layers]
         for layer, read in zip(joined, part.layers, strict=True):
-            end = shared - read.keys.shape[2]  # negative: the part after the common beginning
-            for into, of in ((layer.keys, read.keys), (layer.values, read.values)):
-                into[group, :, :shared] = of[:, :, :shared]
-                into[group, :, end:] = of[:, :, end:]
+            tail = shared - read.keys.shape[2]  # negative: the part after the common beginning
+            for target, source in ((layer.keys, read.keys), (layer.values, read.values)):
+                target[group, :, :shared] = source[:, :, :shared]
+                target[group, :, tail:] = source[:, :, tail:]
     cache = DynamicCache(config=model.config)
     cache.layers = joined
     return cache
@@ -103,16 +103,16 @@ def read_prompts(
 
 def similar(lengths: list[int]) -> Iterator[list[int]]:
     """Yield rows to read together, longest first: up to `READ_AT_ONCE` tokens, little padding."""
-    together: list[int] = []
+    group: list[int] = []
     rows = [row for row, length in enumerate(lengths) if length]
     for row in sorted(rows, key=lambda row: -lengths[row]):
-        longest = lengths[together[0]] if together else 0
-        full = (len(together) + 1) * longest > READ_AT_ONCE
-        if together and (full or lengths[row] < (1 - MAX_PADDING) * longest):
-            yield together
-            together = []
-        together.append(row)
-    yield together
+        longest = lengths[group[0]] if group else 0
+        full = (len(group) + 1) * longest > READ_AT_ONCE
+        if group and (full or lengths[row] < (1 - MAX_PADDING) * longest):
+            yield group
+            group = []
+        group.append(row)
+    yield group
 
 
 def joint_layer(layer: Any, rows: int, width: int, room: int) -> DynamicLayer:

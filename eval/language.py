@@ -21,7 +21,7 @@ from data_prep.settings import Rouge
 # With more than this share of letters outside a-z, `auto` drops the English tokenizer: SAMSum's
 # references have 0.006 %, German has about 1.7 %, French 3.5 %, Polish 7 %.
 FOREIGN = 0.01
-FEW = 3  # this many are always allowed: they may come from one José
+MAX_STRAY = 3  # this many are always allowed: they may come from one José
 IGNORED = 0.1  # share of letters that a tokenizer may ignore without a warning
 # Snowball's stemmers by ISO 639-1 code; it has none for other languages
 SNOWBALL = {
@@ -34,16 +34,16 @@ SNOWBALL = {
     "tr": "turkish", "yi": "yiddish",
 }  # fmt: skip
 SCRIPTS_WITHOUT_BLANKS = ("Han", "Hira", "Kana", "Bopo", "Thai", "Laoo", "Khmr", "Mymr", "Tibt")
-_ONE = "".join(rf"\p{{scx={script}}}" for script in SCRIPTS_WITHOUT_BLANKS)
+_UNSPACED = "".join(rf"\p{{scx={script}}}" for script in SCRIPTS_WITHOUT_BLANKS)
 # A vowel sign or an accent belongs to the letter before it, and a joiner (Persian) to its word.
 _TOKEN = regex.compile(
-    rf"[[\p{{L}}\p{{N}}]&&[{_ONE}]]\p{{M}}*|[[\p{{L}}\p{{N}}]--[{_ONE}]]"
-    rf"(?:[[\p{{L}}\p{{M}}\p{{N}}]--[{_ONE}]]|[\u200c\u200d])*",
+    rf"[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*|[[\p{{L}}\p{{N}}]--[{_UNSPACED}]]"
+    rf"(?:[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]|[\u200c\u200d])*",
     regex.V1,
 )
 # Words as a reader counts them: runs between spaces, and each character of those scripts.
-_READ = regex.compile(
-    rf"[[\p{{L}}\p{{N}}]&&[{_ONE}]]\p{{M}}*|[\S--[[\p{{L}}\p{{N}}]&&[{_ONE}]]]+", regex.V1
+_WORD = regex.compile(
+    rf"[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]\p{{M}}*|[\S--[[\p{{L}}\p{{N}}]&&[{_UNSPACED}]]]+", regex.V1
 )
 _BLANK = regex.compile(r"[^\S\n]")
 _LETTER = regex.compile(r"\p{L}|[\p{N}--[0-9]]", regex.V1)
@@ -92,8 +92,8 @@ class Scoring:
         """Return the share (0 to 1) of the texts' letters that the tokenizer ignores."""
         if self.tokenizer == "unicode":
             return 0.0
-        others, letters = count_letters(texts)
-        return others / max(1, letters)
+        foreign, letters = count_letters(texts)
+        return foreign / max(1, letters)
 
     def fields(self) -> dict[str, str]:
         """Return these settings as fields of the signature."""
@@ -125,10 +125,10 @@ def resolve(settings: Rouge, language: str, references: Sequence[Sequence[str]])
 
     English references get exactly the scores that rouge_score gives them.
     """
-    every = [text for texts in references for text in texts]
-    others, letters = count_letters(every)
-    latin = sum(len(_LATIN.findall(text)) for text in every) >= (1 - IGNORED) * letters
-    english = language == "en" and latin and others <= max(FOREIGN * letters, FEW)
+    all_texts = [text for texts in references for text in texts]
+    foreign, letters = count_letters(all_texts)
+    latin = sum(len(_LATIN.findall(text)) for text in all_texts) >= (1 - IGNORED) * letters
+    english = language == "en" and latin and foreign <= max(FOREIGN * letters, MAX_STRAY)
     tokenizer, stemmer = settings.tokenizer, settings.stemmer
     if tokenizer == "auto":
         snowball = settings.stemmer not in ("auto", "none", "porter")
@@ -148,7 +148,7 @@ def word_ends(text: str) -> list[int]:
     Each character of Chinese, Japanese, Thai and so on is a word. For other scripts, the number of
     words equals that of `text.split()`.
     """
-    return [match.end() for match in _READ.finditer(text)]
+    return [match.end() for match in _WORD.finditer(text)]
 
 
 def count_letters(texts: Iterable[str]) -> tuple[int, int]:
@@ -167,8 +167,8 @@ def warnings(scoring: Scoring, texts: dict[str, Sequence[str]]) -> list[str]:
     return [
         f"{share:.0%} of the letters of {name} are ignored: `tokenizer: english` reads a-z alone; "
         "`summarization.rouge.tokenizer: unicode` (--tokenizer unicode) reads every script"
-        for name, some in texts.items()
-        if (share := scoring.ignored(some)) > IGNORED
+        for name, group in texts.items()
+        if (share := scoring.ignored(group)) > IGNORED
     ]
 
 
@@ -214,9 +214,9 @@ CONTROL = re.compile(
 
 def markup_in(text: str) -> str:
     """Return the first of these marks in a text; "" if there is none."""
-    marks = [pattern.search(text) for pattern in (*BLOCKS, CONTROL)]
-    first = min(filter(None, marks), key=re.Match.start, default=None)
-    mark = first and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]|<\|\w+", first[0])
+    matches = [pattern.search(text) for pattern in (*BLOCKS, CONTROL)]
+    first_match = min(filter(None, matches), key=re.Match.start, default=None)
+    mark = first_match and re.search(r"[<\[◁][^<>\[\]▷]*[>\]▷]|<\|\w+", first_match[0])
     return mark[0] if mark else ""
 
 
@@ -237,13 +237,13 @@ def without_markup(text: str) -> str:
 
 def _without(block: re.Pattern[str], text: str) -> str:
     """Return the text without one kind of block, in one pass."""
-    kept, opened, done = [], list[int](), 0  # opened: number of kept parts before each open block
+    parts, opened, end = [], list[int](), 0  # opened: number of parts before each open block
     for mark in block.finditer(text):
-        kept.append(text[done : mark.start()])
-        done = mark.end()
+        parts.append(text[end : mark.start()])
+        end = mark.end()
         if mark["opening"]:
-            opened.append(len(kept))
+            opened.append(len(parts))
         else:  # if its opening mark was in the prompt, drop everything before it
-            del kept[opened.pop() if opened else 0 :]
-            kept.append(" ")
-    return "".join(kept[: opened[0]] if opened else [*kept, text[done:]])
+            del parts[opened.pop() if opened else 0 :]
+            parts.append(" ")
+    return "".join(parts[: opened[0]] if opened else [*parts, text[end:]])

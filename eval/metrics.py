@@ -50,13 +50,13 @@ def score(
     `if __name__ == "__main__"`. Source: Lin, 2004. Raises ValueError if the numbers of predictions
     and references differ, or an example has no reference.
     """
-    each = reference_lists(predictions, references)
-    one = partial(_score_example, scoring or resolve(Rouge(), "en", each))
+    lists = reference_lists(predictions, references)
+    score_one = partial(_score_example, scoring or resolve(Rouge(), "en", lists))
     if min(workers, len(predictions) // CHUNK) < 2:
-        scored = list(map(one, predictions, each))
+        scored = list(map(score_one, predictions, lists))
     else:  # spawned, not forked: a fork of a process in which PyTorch runs threads may hang
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            scored = list(pool.map(one, predictions, each, chunksize=CHUNK))
+            scored = list(pool.map(score_one, predictions, lists, chunksize=CHUNK))
     return np.array(scored).reshape(-1, len(METRICS), 3)
 
 
@@ -64,10 +64,10 @@ def reference_lists(predictions: Sequence[str], references: References) -> list[
     """Return the references of each prediction as a list; raises ValueError like `score`."""
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    each = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
-    if [] in each:
-        raise ValueError(f"example {each.index([])} has no reference")
-    return each
+    lists = [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    if [] in lists:
+        raise ValueError(f"example {lists.index([])} has no reference")
+    return lists
 
 
 def mean_f1(scores: Array) -> dict[str, float]:
@@ -88,8 +88,8 @@ def _score_example(
     scoring: Scoring, prediction: str, references: list[str]
 ) -> list[tuple[float, float, float]]:
     texts = [scoring.split(text) for text in references]  # other metrics ignore line breaks
-    found = _scorer(scoring).score_multi(texts, scoring.split(prediction))
-    return [tuple(found[metric]) for metric in METRICS]
+    scores = _scorer(scoring).score_multi(texts, scoring.split(prediction))
+    return [tuple(scores[metric]) for metric in METRICS]
 
 
 @cache
@@ -108,38 +108,38 @@ def _lcs(reference: list[str], words: list[str]) -> list[int]:
     If there are several, the one that rouge_score takes. A row of the table of lengths is one
     integer; its bit n is 0 if column n + 1 is greater than column n. Source: Hyyrö, 2004.
     """
-    places: dict[str, int] = defaultdict(int)
+    masks: dict[str, int] = defaultdict(int)
     for n, word in enumerate(words):
-        places[word] |= 1 << n
+        masks[word] |= 1 << n
     rows = [(1 << len(words)) - 1]
     for word in reference:
-        both = rows[-1] & places.get(word, 0)
-        rows.append((rows[-1] + both | rows[-1] - both) & rows[0])
+        matched = rows[-1] & masks.get(word, 0)
+        rows.append((rows[-1] + matched | rows[-1] - matched) & rows[0])
 
     def length(i: int, j: int) -> int:
         return j - (rows[i] & (1 << j) - 1).bit_count()
 
-    found, i, j = [], len(reference), len(words)
+    indices, i, j = [], len(reference), len(words)
     while i and j:
         if reference[i - 1] == words[j - 1]:
             i, j = i - 1, j - 1
-            found.append(i)
+            indices.append(i)
         elif length(i, j - 1) > length(i - 1, j):
             j -= 1
         else:
             i -= 1
-    return found
+    return indices
 
 
 def _union_lcs(reference: list[str], sentences: list[list[str]]) -> list[str]:
     """Return the words of a reference sentence that are in its LCS with any of the sentences."""
-    found: set[int] = set()
+    indices: set[int] = set()
     missing = {*reference}
     for sentence in sentences:
         if not missing.isdisjoint(sentence):
-            found.update(_lcs(reference, sentence))
-            missing = {word for place, word in enumerate(reference) if place not in found}
-    return [reference[place] for place in sorted(found)]
+            indices.update(_lcs(reference, sentence))
+            missing = {word for index, word in enumerate(reference) if index not in indices}
+    return [reference[index] for index in sorted(indices)]
 
 
 # ---- similarity of embeddings ----
@@ -163,20 +163,20 @@ def similarities(predictions: Sequence[str], references: References) -> Array:
     Of several references, the closest counts. An empty prediction scores 0. Raises ValueError like
     `score`.
     """
-    each = reference_lists(predictions, references)
+    lists = reference_lists(predictions, references)
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(model_folder()), device="cpu", local_files_only=True)
-    texts = list(dict.fromkeys([*predictions, *(text for some in each for text in some)]))
+    texts = list(dict.fromkeys([*predictions, *(text for group in lists for text in group)]))
     vectors = model.encode(
         texts, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False
     ).astype(np.float64)
     row_of = {text: row for row, text in enumerate(texts)}
     closest = [
-        (vectors[[row_of[text] for text in some]] @ vectors[row_of[prediction]]).max()
+        (vectors[[row_of[text] for text in group]] @ vectors[row_of[prediction]]).max()
         if prediction.strip()
         else 0.0
-        for prediction, some in zip(predictions, each, strict=True)
+        for prediction, group in zip(predictions, lists, strict=True)
     ]
     return np.array(closest)
 
@@ -225,9 +225,9 @@ def bertscores(
     check_bertscore(settings)
     from bert_score import BERTScorer
 
-    each = reference_lists(predictions, references)
+    lists = reference_lists(predictions, references)
     scorer = BERTScorer(model_type=settings.model, num_layers=settings.layer)
     filled = [text if text.strip() else "." for text in predictions]  # it warns about empty texts
-    f1 = scorer.score(filled, each)[2].numpy().astype(np.float64)
-    word = Path(scorer.hash).name  # model, layer, versions; of a model's path, only the last part
-    return np.where([bool(text.strip()) for text in predictions], f1, 0.0), word
+    f1 = scorer.score(filled, lists)[2].numpy().astype(np.float64)
+    field = Path(scorer.hash).name  # model, layer, versions; of a model's path, only the last part
+    return np.where([bool(text.strip()) for text in predictions], f1, 0.0), field

@@ -91,8 +91,8 @@ class VllmEngine:
         settings = dict(self.settings)
         if self.beside:
             rank = json.loads((self.beside / "adapter_config.json").read_text("utf-8"))["r"]
-            room = next((size for size in LORA_RANKS if size >= rank), rank)
-            settings |= {"enable_lora": True, "max_lora_rank": room}
+            max_rank = next((size for size in LORA_RANKS if size >= rank), rank)
+            settings |= {"enable_lora": True, "max_lora_rank": max_rank}
         if not torch.cuda.is_available():
             if hasattr(os, "sched_getaffinity"):  # by default vLLM leaves one core idle
                 cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -122,23 +122,23 @@ class VllmEngine:
         """Return the new token ids of each prompt, in order, including the end token."""
         from vllm import SamplingParams
 
-        chosen = self.decoding
+        decoding = self.decoding
         if self.llm is None:  # the longest prompts come first, except in a chat
             self.llm = self._start(max(sequence_len(self.recipe.config), *map(len, prompts)))
         sampling = SamplingParams(
             n=1,
-            temperature=chosen.temperature if chosen.do_sample else 0.0,
-            top_p=chosen.top_p,
-            top_k=chosen.top_k,
+            temperature=decoding.temperature if decoding.do_sample else 0.0,
+            top_p=decoding.top_p,
+            top_k=decoding.top_k,
             min_p=0.0,
-            repetition_penalty=chosen.repetition_penalty,
+            repetition_penalty=decoding.repetition_penalty,
             presence_penalty=0.0,
             frequency_penalty=0.0,
-            max_tokens=chosen.max_new_tokens,
-            min_tokens=chosen.min_new_tokens,
+            max_tokens=decoding.max_new_tokens,
+            min_tokens=decoding.min_new_tokens,
             stop_token_ids=self.ends,
             ignore_eos=True,  # the model's own end token may differ from training's
-            seed=seed if chosen.do_sample else None,
+            seed=seed if decoding.do_sample else None,
         )
         requests = [{"prompt_token_ids": ids} for ids in prompts]
         outputs = self.llm.generate(requests, sampling, lora_request=self.lora, use_tqdm=False)

@@ -37,21 +37,21 @@ class SummaryRouge(evaluate.Metric):
     """ROUGE as `eval.metrics` computes it."""
 
     def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
+        string = datasets.Value("string")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
             citation="Lin, 2004, ROUGE: A Package for Automatic Evaluation of Summaries",
             inputs_description=INPUTS,
             features=datasets.Features(
-                {"predictions": text, "references": datasets.Sequence(text)}
+                {"predictions": string, "references": datasets.Sequence(string)}
             ),
             reference_urls=["https://aclanthology.org/W04-1013"],
         )
 
     def add(self, **example: object) -> None:
         """Add one example; argument names may be singular or plural, as in `evaluate`."""
-        one = {name.removesuffix("s"): value for name, value in example.items()}
-        self.add_batch(predictions=[one.get("prediction")], references=[one.get("reference")])
+        fields = {name.removesuffix("s"): value for name, value in example.items()}
+        self.add_batch(predictions=[fields.get("prediction")], references=[fields.get("reference")])
 
     def add_batch(
         self,
@@ -67,13 +67,13 @@ class SummaryRouge(evaluate.Metric):
         """
         if predictions is None or references is None:
             raise ValueError("both predictions and references are needed")
-        each = [list(texts) if isinstance(texts, list | tuple) else [texts] for texts in references]
-        for text in [*predictions, *(text for texts in each for text in texts or [None])]:
+        rows = [list(texts) if isinstance(texts, list | tuple) else [texts] for texts in references]
+        for text in [*predictions, *(text for texts in rows for text in texts or [None])]:
             if not isinstance(text, str):
                 raise ValueError(
                     f"expected a string, or a list of them for references, not {text!r}"
                 )
-        super().add_batch(predictions=predictions, references=each, **others)
+        super().add_batch(predictions=predictions, references=rows, **others)
 
     def _compute(
         self,
@@ -82,14 +82,14 @@ class SummaryRouge(evaluate.Metric):
         language: str = "en",
         **rouge: Any,
     ) -> dict[str, float]:
-        each, settings = reference_lists(predictions, references), Rouge(**rouge)
+        lists, settings = reference_lists(predictions, references), Rouge(**rouge)
         if settings.strip:
             predictions = [without_markup(text) for text in predictions]
-            each = [[without_markup(text) for text in texts] for texts in each]
+            lists = [[without_markup(text) for text in texts] for texts in lists]
         elif marked := sum(bool(markup_in(text)) for text in predictions):
             warnings.warn(f"{marked} predictions have control tokens: use strip=True", stacklevel=2)
-        scoring = resolve(settings, language, each)
-        for note in language_warnings(scoring, {"the references": [t for ts in each for t in ts]}):
+        scoring = resolve(settings, language, lists)
+        for note in language_warnings(scoring, {"the references": [t for ts in lists for t in ts]}):
             warnings.warn(note, stacklevel=2)
-        means = mean_f1(score(predictions, each, scoring=scoring))
+        means = mean_f1(score(predictions, lists, scoring=scoring))
         return {metric: percent / 100 for metric, percent in means.items()}
