@@ -111,10 +111,10 @@ class Pair:
 
     def cut(self, messages: Messages) -> list[Messages]:
         """Split an export into conversations, in parts short enough for `encode`."""
-        parts, tokens = cut_at_gaps(messages, GAP_HOURS), self._prompt.tokens
-        if self.limit - tokens("") < LEAST:
+        parts, tokens_of = cut_at_gaps(messages, GAP_HOURS), self._prompt.tokens
+        if self.limit - tokens_of("") < LEAST:
             return parts
-        return [piece for part in parts for piece in cut_to_fit(part, tokens, self.limit)]
+        return [piece for part in parts for piece in cut_to_fit(part, tokens_of, self.limit)]
 
     def summarize(
         self, model: str, prompt: Prompt, watch: Callable[[str], None] = lambda text: None
@@ -125,13 +125,13 @@ class Pair:
         stops. Raises UserError if memory runs out.
         """
 
-        def tell(tokens: list[int]) -> None:
+        def watch_tokens(tokens: list[int]) -> None:
             text = self._summarizer.read_output(prompt.example, tokens).prediction
             watch(text.rstrip("\ufffd"))  # a character of which not all tokens are there yet
 
         with self._lock, self._peft.disable_adapter() if model == "base" else nullcontext():
             watch("")  # the client may have left while this waited for the lock
-            self._engine.watch, start = tell, perf_counter()
+            self._engine.watch, start = watch_tokens, perf_counter()
             (prediction,) = self._summarizer.summaries([prompt.example])
             return prediction, perf_counter() - start
 
@@ -192,8 +192,8 @@ class References:
         """Return ROUGE F1 of a test row's summary as text for the page; else an empty string."""
         if dialogue not in self._texts:
             return ""
-        found = mean_f1(score([summary], [self._texts[dialogue]], scoring=self._scoring))
-        return ", ".join(f"{HEADERS[name]} {found[name]:.2f}" for name in METRICS[:3])
+        means = mean_f1(score([summary], [self._texts[dialogue]], scoring=self._scoring))
+        return ", ".join(f"{HEADERS[name]} {means[name]:.2f}" for name in METRICS[:3])
 
 
 def answer(
@@ -225,20 +225,20 @@ async def stream(make: Callable[[Callable[[str], None]], Answer]) -> AsyncIterat
     """
     gone, text, shown = Event(), "", ""
 
-    def watch(now: str) -> None:
+    def watch(new_text: str) -> None:
         nonlocal text
         if gone.is_set():
             raise Gone
-        text = now
+        text = new_text
 
-    work = asyncio.create_task(run_in_threadpool(make, watch))
+    task = asyncio.create_task(run_in_threadpool(make, watch))
     try:
-        while not work.done():
-            await asyncio.wait([work], timeout=TICK)
-            if text != shown and not work.done():
+        while not task.done():
+            await asyncio.wait([task], timeout=TICK)
+            if text != shown and not task.done():
                 shown = text
                 yield Answer(summary=shown).model_dump_json() + "\n"
-        yield (await work).model_dump_json() + "\n"
+        yield (await task).model_dump_json() + "\n"
     finally:  # also when Starlette cancels this because the browser closed the connection
         gone.set()
 
@@ -252,10 +252,10 @@ def conversations(pair: Pair, data: bytes, name: str) -> Export:
                 notes.append(printable(str(item)))
                 continue
             for messages in pair.cut(item.messages):
-                time = min((message.time for message in messages if message.time), default=None)
-                words = [f"{time:%Y-%m-%d %H:%M}"] if time else []
-                words += [", ".join(speakers_of(messages))[:80], f"{len(messages):,} messages"]
-                parts.append(Part(title=" · ".join(words), dialogue=dialogue_of(messages)))
+                start = min((message.time for message in messages if message.time), default=None)
+                title = [f"{start:%Y-%m-%d %H:%M}"] if start else []
+                title += [", ".join(speakers_of(messages))[:80], f"{len(messages):,} messages"]
+                parts.append(Part(title=" · ".join(title), dialogue=dialogue_of(messages)))
     except Exception as error:  # as in `answer`
         return Export(error=as_one_line(error))
     note = " ".join(notes)
@@ -274,24 +274,24 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         f"{recipe.output_dir}. At most {decoding.max_new_tokens} new tokens, {decoding.dtype}."
     )
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text("utf-8"))
-    named = [(", ".join(speakers(row.dialogue)), row.dialogue) for row in rows[:EXAMPLES]]
+    examples = [(", ".join(speakers(row.dialogue)), row.dialogue) for row in rows[:EXAMPLES]]
     html = template.render(
-        facts=facts, examples=named, models=MODELS, most=MAX_EXPORT_BYTES, too_large=TOO_LARGE
+        facts=facts, examples=examples, models=MODELS, most=MAX_EXPORT_BYTES, too_large=TOO_LARGE
     )
 
-    async def body(request: Request, kind: str, most: int, too_much: str) -> bytearray | Response:
+    async def body(request: Request, kind: str, limit: int, error: str) -> bytearray | Response:
         header = request.headers.get
         # Browsers say which site sends a request, and ask first before sending these cross-site.
-        asks = {header("origin"), header("sec-fetch-site")}
-        own = {None, "same-origin", f"http://{header('host')}"}
-        if not asks <= own or (header("content-type") or "").partition(";")[0].lower() != kind:
+        sites = {header("origin"), header("sec-fetch-site")}
+        allowed = {None, "same-origin", f"http://{header('host')}"}
+        if not sites <= allowed or (header("content-type") or "").partition(";")[0].lower() != kind:
             return PlainTextResponse("Only the page itself may send requests.", 403)
         data = bytearray()
         try:
             async for chunk in request.stream():  # the request need not declare its length
                 data += chunk
-                if len(data) > most:
-                    return PlainTextResponse(too_much, 413)
+                if len(data) > limit:
+                    return PlainTextResponse(error, 413)
         except ClientDisconnect:
             return Response(status_code=400)  # the client is gone
         return data
@@ -312,8 +312,8 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         if isinstance(data, Response):
             return data
         name = request.query_params.get("name", "")
-        found = await run_in_threadpool(conversations, pair, bytes(data), name)
-        return JSONResponse(found.model_dump())
+        export = await run_in_threadpool(conversations, pair, bytes(data), name)
+        return JSONResponse(export.model_dump())
 
     page = HTMLResponse(html, headers={"Content-Security-Policy": POLICY})
     routes = [

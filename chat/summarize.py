@@ -62,11 +62,11 @@ class Prompts:
 
     def __call__(self, dialogue: str, name: str = "chat") -> Prompt:
         """Return a dialogue's prompt; raise UserError if the instruction needs other columns."""
-        text, broken = self._neutralize(dialogue)
+        text, neutralized = self._neutralize(dialogue)
         block = self._block
         example = Example.build(name, text, "", block.instruction, system=block.system)
-        broken += self._neutralize.neutralize_messages(example)
-        return Prompt(example, len(self._encoder.prompt_ids(example)), broken)
+        neutralized += self._neutralize.neutralize_messages(example)
+        return Prompt(example, len(self._encoder.prompt_ids(example)), neutralized)
 
     def tokens(self, dialogue: str) -> int:
         """Return the number of tokens in a dialogue's prompt."""
@@ -86,14 +86,14 @@ class ChatSummarizer:
         adapter = find_adapter(recipe) if model == "tuned" else None
         self.summarizer = Summarizer(recipe, self.decoding, adapter)
         self._prompt = Prompts(recipe, self.summarizer)
-        length, new = sequence_len(recipe.config), self.decoding.max_new_tokens
+        length, max_new = sequence_len(recipe.config), self.decoding.max_new_tokens
         length = min(length, max_positions(recipe.config) or length)
-        self.most_tokens = length - new  # in a prompt
+        self.most_tokens = length - max_new  # in a prompt
         prompt = self._prompt.tokens("")
         if self.most_tokens - prompt < LEAST:
             raise UserError(
                 f"{recipe.path}: sequence_len {length} leaves {self.most_tokens - prompt} tokens "
-                f"for a dialogue, after a prompt of {prompt} and max_new_tokens {new}; raise "
+                f"for a dialogue, after a prompt of {prompt} and max_new_tokens {max_new}; raise "
                 "sequence_len"
             )
         self.summarizer.use(model)
@@ -107,9 +107,9 @@ class ChatSummarizer:
             pieces = cut_at_gaps(chat.messages, self.gap_hours)
             parts = [part for piece in pieces for part in self._cut(piece)]
             group.append((chat, parts))
-            prompts = sum(self._prompt.tokens(dialogue_of(part)) for part in parts)
-            new = len(parts) * self.decoding.max_new_tokens
-            tokens += (prompts + new) * self.decoding.num_beams
+            prompt_tokens = sum(self._prompt.tokens(dialogue_of(part)) for part in parts)
+            new_tokens = len(parts) * self.decoding.max_new_tokens
+            tokens += (prompt_tokens + new_tokens) * self.decoding.num_beams
             if tokens >= self.decoding.batch_tokens:
                 yield group
                 group, tokens = [], 0
@@ -120,14 +120,14 @@ class ChatSummarizer:
         """Summarise all parts together, then each chat's summaries until only one is left."""
         predictions = iter(self._run([dialogue_of(part) for _, parts in group for part in parts]))
         for chat, parts in group:
-            of_parts = level = [next(predictions) for _ in parts]
+            part_summaries = level = [next(predictions) for _ in parts]
             while len(level := [one for one in level if one.prediction] or level[:1]) > 1:
                 lines = [Message(None, "", " ".join(one.prediction.split())) for one in level]
-                texts = self._cut(lines)
-                if len(texts) >= len(level):  # no gain: no two summaries fit together
-                    texts = [lines[n : n + 2] for n in range(0, len(lines), 2)]
-                level = self._run([dialogue_of(text) for text in texts])
-            yield Summarized(chat, list(zip(parts, of_parts, strict=True)), level[0])
+                chunks = self._cut(lines)
+                if len(chunks) >= len(level):  # no gain: no two summaries fit together
+                    chunks = [lines[n : n + 2] for n in range(0, len(lines), 2)]
+                level = self._run([dialogue_of(chunk) for chunk in chunks])
+            yield Summarized(chat, list(zip(parts, part_summaries, strict=True)), level[0])
 
     def _run(self, dialogues: list[str]) -> list[Prediction]:
         """Return the summaries of the dialogues, in the same order."""
@@ -157,8 +157,8 @@ def main() -> None:
     printed = 0
     for result in _summaries(chats, recipe, args, errors):
         record = _record(result)
-        shown = json.dumps(record, ensure_ascii=False) if args.json else _as_text(record)
-        tqdm.write(printable(shown), file=sys.stdout)
+        text = json.dumps(record, ensure_ascii=False) if args.json else _as_text(record)
+        tqdm.write(printable(text), file=sys.stdout)
         sys.stdout.flush()
         printed += 1
     if errors:
@@ -221,8 +221,8 @@ def _as_text(record: dict[str, Any]) -> str:
     lines = [name + " ".join(record["summary"].split())]
     for part in record["parts"] if len(record["parts"]) > 1 else []:
         when = f"{part['start']:.16} to {part['end']:.16}, " if part["start"] else ""
-        number = f"{part['messages']} message{'s' * (part['messages'] > 1)}"
-        lines.append(f"  {when.replace('T', ' ')}{number}: {' '.join(part['summary'].split())}")
+        size = f"{part['messages']} message{'s' * (part['messages'] > 1)}"
+        lines.append(f"  {when.replace('T', ' ')}{size}: {' '.join(part['summary'].split())}")
     return "\n".join(lines)
 
 
@@ -283,8 +283,8 @@ def cut_to_fit(messages: Messages, tokens_of: Callable[[str], int], most: int) -
     if len(messages) > 1:  # pieces with about equal text, each with at least one message
         number = ceil(tokens / (FILLED * most))
         ends = list(accumulate(len(message.line()) + 1 for message in messages))
-        wanted = (bisect_left(ends, ends[-1] * share / number) for share in range(1, number))
-        borders = sorted({min(max(1, border), len(messages) - 1) for border in wanted})
+        ideal = (bisect_left(ends, ends[-1] * share / number) for share in range(1, number))
+        borders = sorted({min(max(1, border), len(messages) - 1) for border in ideal})
         pieces = [messages[a:b] for a, b in pairwise([0, *borders, len(messages)])]
     else:
         text, middle = messages[0].text, len(messages[0].text) // 2

@@ -55,11 +55,11 @@ def generate_file(
     """
     shard = path.with_name(f".{path.stem}.{processes.process_index}.partial.jsonl")
     with writing_to(shard), _locked(shard):
-        old = _keep_if_made_with(shard, key)
-        if old is None and (record := read_record(path)):
-            old = record.key
-        if old and not key.matches(old):
-            say(f"{path}: generated again: {difference(old, key)}")
+        old_key = _keep_if_made_with(shard, key)
+        if old_key is None and (record := read_record(path)):
+            old_key = record.key
+        if old_key and not key.matches(old_key):
+            say(f"{path}: generated again: {difference(old_key, key)}")
         processes.wait_for_everyone()  # now every process has a shard with this key
         done = _read_shards(path, key)
         processes.wait_for_everyone()  # all have read the shards before any of them grows
@@ -68,8 +68,8 @@ def generate_file(
         finished = sum(len(batch.predictions) for batch in done.values())
         before = finished // processes.num_processes
         total = before + sum(len(batch.examples) for batch in todo)
-        name, first = path.stem.removeprefix("predictions."), processes.is_main_process
-        bar, tokens = Bar(name, total, "dialogues", before, first), 0
+        name, is_main = path.stem.removeprefix("predictions."), processes.is_main_process
+        bar, tokens = Bar(name, total, "dialogues", before, is_main), 0
         with bar, shard.open("a", encoding="utf-8") as file:
             for batch in todo:
                 start = monotonic()
@@ -159,12 +159,12 @@ def _locked(shard: Path) -> Iterator[None]:
 
 
 def _merge(path: Path, key: GenerationKey, examples: Sequence[Example]) -> None:
-    done = _read_shards(path, key).values()
-    predictions = {one.id: one for batch in done for one in batch.predictions}
+    batches = _read_shards(path, key).values()
+    predictions = {row.id: row for batch in batches for row in batch.predictions}
     with atomic_file(path) as out:
         for example in examples:
             out.write(predictions[example.id].model_dump_json() + "\n")
-    seconds = round(sum(batch.seconds for batch in done), 1)
+    seconds = round(sum(batch.seconds for batch in batches), 1)
     with atomic_file(key_file(path)) as out:
         record = FileRecord(
             key=key,
@@ -187,21 +187,21 @@ def _keep_if_made_with(shard: Path, key: GenerationKey) -> GenerationKey | None:
 
     Returns the key that the shard had before, if it was a different one.
     """
-    found, batches = _read_shard(shard)
-    same = key.matches(found)
-    kept = list(batches.values()) if same else []
+    old_key, batches = _read_shard(shard)
+    is_same = key.matches(old_key)
+    kept = list(batches.values()) if is_same else []
     lines = [json.dumps({"key": key.model_dump()}), *(batch.model_dump_json() for batch in kept)]
     with atomic_file(shard) as file:
         file.write("\n".join(lines) + "\n")
-    return None if same else found
+    return None if is_same else old_key
 
 
 def _read_shards(path: Path, key: GenerationKey) -> dict[int, BatchRecord]:
     """Return the finished batches by number, from every shard with this key."""
     done: dict[int, BatchRecord] = {}
     for shard in _shards(path):
-        found, batches = _read_shard(shard)
-        if key.matches(found):
+        shard_key, batches = _read_shard(shard)
+        if key.matches(shard_key):
             done |= batches
     return done
 
@@ -213,9 +213,9 @@ def _read_shard(shard: Path) -> tuple[GenerationKey | None, dict[int, BatchRecor
     if not shard.exists():
         return key, batches
     check_file(shard)
-    head, *lines = shard.read_bytes().split(b"\n")[:-1] or [b""]
+    key_line, *lines = shard.read_bytes().split(b"\n")[:-1] or [b""]
     try:
-        key = GenerationKey.model_validate(json.loads(head)["key"])
+        key = GenerationKey.model_validate(json.loads(key_line)["key"])
         for line in lines:
             record = BatchRecord.model_validate_json(line)
             batches[record.batch] = record

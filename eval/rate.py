@@ -70,10 +70,10 @@ def main() -> None:
     keys = [p for p in first.parent.glob("*.key.json") if not p.name.startswith(".")]
     if not args.key and own not in keys and len(keys) != 1:
         raise UserError(f"{first}: no {own.name} next to it; give the key of the sheet with --key")
-    path = args.key or (own if own in keys else keys[0])
-    with reading(path, "give the right key with --key"):
-        key = Key.model_validate_json(path.read_bytes())
-    check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), path])
+    key_path = args.key or (own if own in keys else keys[0])
+    with reading(key_path, "give the right key with --key"):
+        key = Key.model_validate_json(key_path.read_bytes())
+    check_outputs(*filter(None, [args.output]), inputs=[*sheets.values(), key_path])
     result = evaluate({n: read_sheet(sheet, key) for n, sheet in sheets.items()}, key.systems)
     if args.output:
         with atomic_file(args.output) as file:
@@ -106,42 +106,42 @@ def write_sheet(args: argparse.Namespace) -> None:
     if len(runs) == 1 and (
         Path(args.runs[0]).is_dir() or args.runs[0].endswith(".yml")
     ):  # a folder or recipe: its base too
-        models = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
-        files = {path.stem.removeprefix("predictions."): path for path in models if path.is_file()}
+        paths = [runs[0].file.with_name(f"predictions.{name}.jsonl") for name in ("base", "tuned")]
+        files = {path.stem.removeprefix("predictions."): path for path in paths if path.is_file()}
     if len(files) < 2:
         raise UserError("sheet: give a results folder, or the predictions of two or more systems")
     check_outputs(key_path, args.output, inputs=[*files.values(), *map(key_file, files.values())])
 
-    def text(record: Record, name: str) -> str:
+    def text(record: Record, kind: str) -> str:
         # JSON can contain half a surrogate pair, which cannot be written
-        joined = "\n".join(record.texts(name)).strip()
+        joined = "\n".join(record.texts(kind)).strip()
         return joined.encode("utf-8", "replace").decode() or "(empty)"
 
     # `rows`: per id that all systems have, the texts before the summaries, and the summaries.
-    read: dict[str, dict[str, Record]] = {system: {} for system in files}
+    by_system: dict[str, dict[str, Record]] = {system: {} for system in files}
     for system, path in files.items():
         for record in read_records(path, "prediction", FieldNames()):
-            if not record.id or record.id in read[system]:
-                what = f"id `{record.id}` occurs twice" if record.id else "has no id"
-                raise UserError(f"{record.place}: {what}; give every record its own id")
-            read[system][record.id] = record
+            if not record.id or record.id in by_system[system]:
+                problem = f"id `{record.id}` occurs twice" if record.id else "has no id"
+                raise UserError(f"{record.place}: {problem}; give every record its own id")
+            by_system[system][record.id] = record
     rows: dict[str, tuple[list[str], dict[str, str]]] = {}
-    for name in next(iter(read.values())):
-        if not all(name in records for records in read.values()):
+    for name in next(iter(by_system.values())):
+        if not all(name in by_id for by_id in by_system.values()):
             continue
-        same = {system: records[name] for system, records in read.items()}
+        records = {system: by_id[name] for system, by_id in by_system.items()}
         # another program's file may have only ids and predictions
-        told = [one for one in same.values() if one.get("dialogue")] or list(same.values())
-        texts = [text(told[0], "dialogue")]
-        for record in told:
+        with_dialogue = [r for r in records.values() if r.get("dialogue")] or list(records.values())
+        texts = [text(with_dialogue[0], "dialogue")]
+        for record in with_dialogue:
             if text(record, "dialogue").split() != texts[0].split():
                 raise UserError(
                     f"{record.place}: the dialogue of id `{name}` is different from that in "
-                    f"{told[0].place}; give predictions for the same data"
+                    f"{with_dialogue[0].place}; give predictions for the same data"
                 )
         if args.reference:
-            texts.append(text(next(iter(same.values())), "reference"))
-        rows[name] = texts, {of: text(record, "prediction") for of, record in same.items()}
+            texts.append(text(next(iter(records.values())), "reference"))
+        rows[name] = texts, {system: text(r, "prediction") for system, r in records.items()}
     if not rows:
         raise UserError(f"sheet: no id is in all of {', '.join(map(str, files.values()))}")
 
@@ -197,7 +197,7 @@ def _hashes(cells: Sequence[str]) -> list[str]:
     """
     visible = [[c for c in cell.lstrip("'") if c.isprintable() and c != " "] for cell in cells]
     text = "\n".join("".join(characters) for characters in visible)
-    versions = [text.encode(name, "replace").decode(name) for name in ("utf-8", "cp1252")]
+    versions = [text.encode(codec, "replace").decode(codec) for codec in ("utf-8", "cp1252")]
     # an emoji becomes one or two `?`; joined in both, as a sheet read back may match either
     return [hashlib.sha256(re.sub(r"\?+", "?", v).encode()).hexdigest() for v in versions]
 
@@ -214,8 +214,8 @@ def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
     titles, *lines = _cells(path) or [[]]
     columns = [title.strip().split(" ")[0].casefold() for title in titles]
     numbers = [str(n + 1) for n in range(len(key.systems))]
-    texts = ["id", "dialogue", *(f"summary_{n}" for n in numbers)]
-    for name in (*texts, "best", *(f"faithful_{n}" for n in numbers)):
+    text_columns = ["id", "dialogue", *(f"summary_{n}" for n in numbers)]
+    for name in (*text_columns, "best", *(f"faithful_{n}" for n in numbers)):
         if columns.count(name) != 1:
             raise UserError(
                 f"{path} row 1: {columns.count(name)} columns are named `{name}`, not one; restore "
@@ -234,24 +234,24 @@ def read_sheet(path: Path, key: Key) -> dict[str, Rating]:
         if name in ratings:
             raise UserError(f"{place}: id `{name}` occurs twice; delete one of the rows")
         row, rating = rows[name], Rating()
-        if _hashes([cells[column] for column in texts])[0] not in row.hashes:
+        if _hashes([cells[column] for column in text_columns])[0] not in row.hashes:
             raise UserError(
                 f"{place}: the dialogue or summaries of id `{name}` have changed since the key "
                 "was written; restore them. Open and save the sheet as UTF-8"
             )
         # a spreadsheet may have turned 1 into 1.0
-        if said := cells["best"].strip().casefold().removesuffix(".0"):
+        if answer := cells["best"].strip().casefold().removesuffix(".0"):
             by_number = dict(zip(numbers, row.systems, strict=True))
-            if said in ("tie", "="):
-                said = " ".join(numbers)
-            if not set(said.split()) <= by_number.keys():
-                raise UserError(f"{place}: best is `{said}`; use {', '.join(numbers)} or tie")
-            rating.best = frozenset(by_number[word] for word in said.split())
+            if answer in ("tie", "="):
+                answer = " ".join(numbers)
+            if not set(answer.split()) <= by_number.keys():
+                raise UserError(f"{place}: best is `{answer}`; use {', '.join(numbers)} or tie")
+            rating.best = frozenset(by_number[word] for word in answer.split())
         for n, system in zip(numbers, row.systems, strict=True):
-            if said := cells[f"faithful_{n}"].strip().casefold():
-                if said not in YES_NO:
-                    raise UserError(f"{place}: faithful_{n} is `{said}`; use y or n")
-                rating.faithful[system] = YES_NO[said]
+            if answer := cells[f"faithful_{n}"].strip().casefold():
+                if answer not in YES_NO:
+                    raise UserError(f"{place}: faithful_{n} is `{answer}`; use y or n")
+                rating.faithful[system] = YES_NO[answer]
         ratings[name] = rating
     ratings = {name: rating for name, rating in ratings.items() if rating.best or rating.faithful}
     if not ratings:
@@ -272,8 +272,8 @@ def _cells(path: Path) -> list[list[str]]:
                 text = data.decode("utf-8-sig")
             except UnicodeDecodeError:
                 text = data.decode("cp1252")
-        first = text.partition("\n")[0]
-        delimiter = max(",;\t", key=first.count)
+        first_line = text.partition("\n")[0]
+        delimiter = max(",;\t", key=first_line.count)
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
 
 
@@ -284,8 +284,8 @@ def _arguments() -> argparse.Namespace:
         "sheet a=results/a b=results/b --overwrite --output ratings.csv",
         "read ratings.anna.csv ben=filled.csv --key ratings.key.json --output ratings.json",
     )  # fmt: skip
-    kind: Any = partial(argparse.ArgumentParser, formatter_class=Help, epilog=parser.epilog)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=kind)
+    make_parser: Any = partial(argparse.ArgumentParser, formatter_class=Help, epilog=parser.epilog)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=make_parser)
     sheet = commands.add_parser("sheet", help="write a sheet and its key")
     add = sheet.add_argument
     text = "a results folder (alone: base and tuned; else its tuned model), or a predictions file"

@@ -79,24 +79,24 @@ class Ratings(BaseModel):
 def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> Ratings:
     """Evaluate each rater, all together, and their agreement; `systems` comes from the key."""
     # question -> item (a dialogue, or a dialogue and a system) -> rater -> answer
-    said: dict[str, dict[Hashable, dict[str, Hashable]]] = {"best": {}, "faithful": {}}
+    by_question: dict[str, dict[Hashable, dict[str, Hashable]]] = {"best": {}, "faithful": {}}
     for rater, ratings in raters.items():
         for name, rating in ratings.items():
             if rating.best:
-                said["best"].setdefault(name, {})[rater] = rating.best
+                by_question["best"].setdefault(name, {})[rater] = rating.best
             for system, answer in rating.faithful.items():
-                said["faithful"].setdefault((name, system), {})[rater] = answer
+                by_question["faithful"].setdefault((name, system), {})[rater] = answer
     agreement = []
-    for question, items in said.items():
+    for question, items in by_question.items():
         for pair in combinations(raters, 2):
-            both = [(of[pair[0]], of[pair[1]]) for of in items.values() if {*pair} <= of.keys()]
-            if both:
-                percent = round(100 * sum(a == b for a, b in both) / len(both), 2)
-                kappa = cohens_kappa(both)
-                one = Agreement(
-                    question=question, raters=pair, items=len(both), percent=percent, kappa=kappa
+            votes = [(of[pair[0]], of[pair[1]]) for of in items.values() if {*pair} <= of.keys()]
+            if votes:
+                percent = round(100 * sum(a == b for a, b in votes) / len(votes), 2)
+                kappa = cohens_kappa(votes)
+                entry = Agreement(
+                    question=question, raters=pair, items=len(votes), percent=percent, kappa=kappa
                 )
-                agreement.append(one)
+                agreement.append(entry)
     return Ratings(
         systems=systems,
         raters={name: _result([ratings], list(systems)) for name, ratings in raters.items()},
@@ -104,7 +104,7 @@ def evaluate(raters: dict[str, dict[str, Rating]], systems: dict[str, str]) -> R
         agreement=agreement,
         alpha={
             question: krippendorffs_alpha([[*answers.values()] for answers in items.values()])
-            for question, items in said.items()
+            for question, items in by_question.items()
         },
     )
 
@@ -131,8 +131,8 @@ def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
     for first, second in combinations(systems, 2):
         outcomes: Counter[int] = Counter()
         for rated in dialogues:
-            votes = [(second in of.best) - (first in of.best) for of in rated
-                     if {first, second} & of.best]  # fmt: skip
+            votes = [(second in rating.best) - (first in rating.best) for rating in rated
+                     if {first, second} & rating.best]  # fmt: skip
             if votes:
                 outcomes[(sum(votes) > 0) - (sum(votes) < 0)] += 1
         wins, losses = outcomes[1], outcomes[-1]
@@ -147,11 +147,11 @@ def _result(raters: list[dict[str, Rating]], systems: list[str]) -> Result:
             )
         )
     for system in systems:
-        said = [
+        judgements = [
             [one.faithful[system] for one in rated if system in one.faithful] for rated in dialogues
         ]
-        said = [answers for answers in said if answers]
-        faithful[system] = share(sum(2 * sum(a) > len(a) for a in said), len(said))
+        judgements = [answers for answers in judgements if answers]
+        faithful[system] = share(sum(2 * sum(a) > len(a) for a in judgements), len(judgements))
     return Result(preferences=preferences, faithful=faithful)
 
 
@@ -161,8 +161,8 @@ def cohens_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
     Chance: each rater draws from their own category shares. None if chance always agrees.
     """
     total = len(pairs)
-    ones, others = (Counter(pair[side] for pair in pairs) for side in (0, 1))
-    chance = sum(ones[category] * others[category] for category in ones) / total**2
+    first, second = (Counter(pair[side] for pair in pairs) for side in (0, 1))
+    chance = sum(first[category] * second[category] for category in first) / total**2
     observed = sum(one == other for one, other in pairs) / total
     return None if chance == 1 else round((observed - chance) / (1 - chance), 4)
 
@@ -175,9 +175,9 @@ def krippendorffs_alpha(items: Sequence[Sequence[Hashable]]) -> float | None:
     expected over all items. None if no two ratings differ.
     """
     items = [ratings for ratings in items if len(ratings) > 1]
-    every = Counter(rating for ratings in items for rating in ratings)
-    total = every.total()
-    expected = sum(n * (total - n) for n in every.values())  # times total * (total - 1)
+    counts = Counter(rating for ratings in items for rating in ratings)
+    total = counts.total()
+    expected = sum(n * (total - n) for n in counts.values())  # times total * (total - 1)
     observed = sum(  # times total
         n * (len(ratings) - n) / (len(ratings) - 1)
         for ratings in items
@@ -199,13 +199,13 @@ def tables(result: Ratings) -> str:
     if len(results) > 1:
         results["all (majority)"] = result.together
     preferences, faithful = [], []
-    for rater, of in results.items():
-        for one in of.preferences:
-            counts = [str(one.wins), str(one.ties), str(one.losses), shown(one.win_rate)]
-            p = f"{one.p:.4f}" if one.p >= 0.001 else "< 0.001"
-            preferences.append([f"{one.systems[1]} over {one.systems[0]}", rater, *counts, p])
-        for system, yes in of.faithful.items():
-            faithful.append([system, rater, str(yes.count), str(yes.total), shown(yes)])
+    for rater, rater_result in results.items():
+        for tally in rater_result.preferences:
+            counts = [str(tally.wins), str(tally.ties), str(tally.losses), shown(tally.win_rate)]
+            p = f"{tally.p:.4f}" if tally.p >= 0.001 else "< 0.001"
+            preferences.append([f"{tally.systems[1]} over {tally.systems[0]}", rater, *counts, p])
+        for system, share in rater_result.faithful.items():
+            faithful.append([system, rater, str(share.count), str(share.total), shown(share)])
     titles = ["better", "rater", "wins", "ties", "losses", "win rate %", "p (sign test)"]
     parts = [markdown([titles, *preferences])]
     parts.append(markdown([["faithful", "rater", "yes", "of", "%"], *faithful]))

@@ -27,7 +27,7 @@ ABOUT_SIMILARITY = (
 )
 SIDE_BY_SIDE = 10
 BOLD = re.compile("\0(.*?)\0")
-SHORT = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
+SHORT_TITLES = {"difference": "gain", "p bootstrap": "p boot", "p randomisation": "p random"}
 
 
 def table(scores: Scores) -> str:
@@ -62,12 +62,12 @@ def test_rows(
     rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]
     for pair in scores.comparisons:
         test = pair.metrics[metric]
-        ps = [holm[pair.systems]] if holm else [test.p_bootstrap, test.p_randomization]
+        p_values = [holm[pair.systems]] if holm else [test.p_bootstrap, test.p_randomization]
         row = [
             f"{pair.systems[1]} - {pair.systems[0]}",
             f"{test.difference:+.2f}",
             f"{test.low:+.2f} to {test.high:+.2f}",
-            *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in ps),
+            *(f"{p:.4f}" if p >= 0.001 else "< 0.001" for p in p_values),
         ]
         rows.append(row + [str(getattr(pair, count)) for count in counts])
     return rows
@@ -89,20 +89,20 @@ class Cell:
     def of_score(cls, metric: str, score: Score, bold: bool = False) -> "Cell":
         """Return a score with its interval."""
         text = f"\0{interval(score)}\0" if bold else interval(score)
-        ends = {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
-        return cls(text, ends)
+        numbers = {metric: score.f1, f"{metric}_low": score.low, f"{metric}_high": score.high}
+        return cls(text, numbers)
 
 
 def copied(scores: Scores) -> dict[str, str]:
     """Return the page's table of scores as Markdown, CSV and LaTeX."""
-    ahead = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
+    pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == scores.main}
     rows = []
     for name, system in scores.systems.items():
         cells = {"system": Cell(name, {"system": name})}
         for metric in metrics_in_order(scores):
             cells[HEADERS[metric]] = Cell.of_score(metric, system.scores[metric])
-            if metric == PRIMARY and ahead:
-                test = ahead[name].metrics[PRIMARY] if name in ahead else None
+            if metric == PRIMARY and pairs:
+                test = pairs[name].metrics[PRIMARY] if name in pairs else None
                 difference, p = (test.difference, test.p) if test else (None, None)
                 text = _number(difference, "+.2f", "")
                 cells[f"{scores.main} ahead by"] = Cell(text, {"ahead_by": difference})
@@ -143,8 +143,8 @@ def latex(rows: Sequence[Sequence[str]]) -> str:
 
     lines = [" & ".join(map(escaped, row)) + r" \\" for row in rows]
     columns = "l" + "r" * (len(rows[0]) - 1)
-    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
-    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+    header = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*header, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def show(scores: Scores) -> None:
@@ -153,10 +153,10 @@ def show(scores: Scores) -> None:
         say(f"note: {note}")
     if sentence := conclusion(scores):
         say(f"\n{sentence}", "bold")
-    for titles, *rows in (_score_rows(scores), *_tests(scores)):
+    for titles, *rows in (_score_rows(scores), *_test_tables(scores)):
         rows = [[text if title == HEADERS[PRIMARY] else text.partition(" [")[0]
                  for title, text in zip(titles, row, strict=True)] for row in rows]  # fmt: skip
-        say(f"\n{aligned([[SHORT.get(title, title) for title in titles], *rows])}")
+        say(f"\n{aligned([[SHORT_TITLES.get(title, title) for title in titles], *rows])}")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -175,7 +175,7 @@ def conclusion(scores: Scores) -> str:
     The strongest baseline has the highest ROUGE-L; if the model falls behind the strongest baseline
     of another metric, that is said too. Returns "" if there is nothing to compare with.
     """
-    main, base, sure = scores.main, scores.models[0], scores.bootstrap.confidence
+    main, base, confidence = scores.main, scores.models[0], scores.bootstrap.confidence
     pairs = {pair.systems[0]: pair for pair in scores.comparisons if pair.systems[1] == main}
     baselines = [name for name in pairs if scores.systems[name].kind == "baseline"]
     rivals = {base: base} if base in pairs else {}
@@ -183,23 +183,23 @@ def conclusion(scores: Scores) -> str:
         strongest = scores.highest(PRIMARY, baselines)
         rivals[strongest] = f"the strongest baseline, {strongest},"
     sentence, verb = main, ""
-    for name, words in rivals.items():
-        test, before = pairs[name].metrics[PRIMARY], verb
-        if (found := outcome(test, sure)) == "open":
+    for name, phrase in rivals.items():
+        test, last_verb = pairs[name].metrics[PRIMARY], verb
+        if (result := outcome(test, confidence)) == "open":
             verb, points = "does not beat", signed(test.difference)
-            rest = f"{words.rstrip(',')} ({points} ROUGE-L points, p = {test.p:.2g})"
+            rest = f"{phrase.rstrip(',')} ({points} ROUGE-L points, p = {test.p:.2g})"
         else:
-            verb = "beats" if found == "better" else "falls behind"
-            rest = f"{words} by {abs(test.difference):.2f} ROUGE-L points"
-        joined = ", but" if "beats" in (before, verb) else ", and"
-        again = f"{joined if before else ''} {verb}" if before != verb else ", and"
-        if before == verb == "does not beat":
-            again = ", nor"
-        sentence += f"{again} {rest}"
+            verb = "beats" if result == "better" else "falls behind"
+            rest = f"{phrase} by {abs(test.difference):.2f} ROUGE-L points"
+        conjunction = ", but" if "beats" in (last_verb, verb) else ", and"
+        link = f"{conjunction if last_verb else ''} {verb}" if last_verb != verb else ", and"
+        if last_verb == verb == "does not beat":
+            link = ", nor"
+        sentence += f"{link} {rest}"
     behind = []
     for metric in scores.metrics if baselines and verb != "falls behind" else ():
         test = pairs[name := scores.highest(metric, baselines)].metrics[metric]
-        if outcome(test, sure) == "worse":
+        if outcome(test, confidence) == "worse":
             lost = signed(test.difference)
             behind.append(f"By {HEADERS[metric]} it falls behind {name} ({lost} points).")
     return " ".join([f"{sentence}.", *behind]) if rivals else ""
@@ -218,9 +218,9 @@ def mistake_table(scores: Scores) -> str:
 def leaked_table(scores: Scores) -> str:
     """Return the scores without leaked dialogues in Markdown; "" if none or all are leaked."""
     rows = [
-        [name, *(f"{kept[metric]:.2f}" for metric in scores.metrics)]
+        [name, *(f"{means[metric]:.2f}" for metric in scores.metrics)]
         for name, system in scores.systems.items()
-        if (kept := system.scores_without_leaked)
+        if (means := system.scores_without_leaked)
     ]
     if not scores.leaked or not rows:
         return ""
@@ -244,24 +244,24 @@ def report(result: Analysis) -> str:
     if SIMILARITY in scores.metrics:
         parts.append(ABOUT_SIMILARITY)
     if scores.comparisons:
-        parts += ["## Paired tests", *map(markdown, _tests(scores))]
+        parts += ["## Paired tests", *map(markdown, _test_tables(scores))]
     if leaked := leaked_table(scores):
-        head = f"## Without the {scores.leaked} dialogues that are also in the training source"
-        parts += [head, leaked]
+        title = f"## Without the {scores.leaked} dialogues that are also in the training source"
+        parts += [title, leaked]
     parts += ["## What goes wrong", mistake_table(scores), "## How it was made"]
     parts += [f"- {name}: `{system.signature}`" for name, system in scores.systems.items()]
     if sentence := adapter_sentence(scores):
         parts.append(f"- {sentence}")
     parts.append("## Side by side")
     step = max(1, scores.examples // SIDE_BY_SIDE)
-    for place in range(0, scores.examples, step)[:SIDE_BY_SIDE]:
+    for index in range(0, scores.examples, step)[:SIDE_BY_SIDE]:
         if corpus.ids:
-            parts.append(f"### {cell(corpus.ids[place])}")
+            parts.append(f"### {cell(corpus.ids[index])}")
         if corpus.dialogues:
-            parts.append(fenced(corpus.dialogues[place]))
-        rows = [f"| reference | {cell(text)} |" for text in corpus.references[place]]
+            parts.append(fenced(corpus.dialogues[index]))
+        rows = [f"| reference | {cell(text)} |" for text in corpus.references[index]]
         for name in scores.models:
-            rows.append(f"| {name} | {cell(result.systems[name].predictions[place])} |")
+            rows.append(f"| {name} | {cell(result.systems[name].predictions[index])} |")
         parts.append("\n".join(["| | summary |", "|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
@@ -286,7 +286,7 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _tests(scores: Scores) -> list[list[list[str]]]:
+def _test_tables(scores: Scores) -> list[list[list[str]]]:
     metrics = [name for name in scores.metrics if name == PRIMARY or name not in METRICS]
     return [test_rows(scores, metric) for metric in metrics if scores.comparisons]
 
@@ -297,8 +297,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([header, "|---|" + "---:|" * (len(rows[0]) - 1), *lines])
 
 
-def _number(value: float | None, form: str, unknown: str = "-") -> str:
-    return unknown if value is None else format(value, form)
+def _number(value: float | None, spec: str, unknown: str = "-") -> str:
+    return unknown if value is None else format(value, spec)
 
 
 def cell(text: str) -> str:

@@ -59,12 +59,12 @@ def write_results(
     that is not in the recipe's `output_dir`.
     """
     predictions = {name: read_predictions(folder / f"predictions.{name}.jsonl") for name in records}
-    first = next(iter(predictions.values()))
+    first_rows = next(iter(predictions.values()))
     corpus = Corpus(
-        [row.reference for row in first],
-        [row.dialogue for row in first],
-        None if leaked is None else [row.id in set(leaked) for row in first],
-        [row.id for row in first],
+        [row.reference for row in first_rows],
+        [row.dialogue for row in first_rows],
+        None if leaked is None else [row.id in set(leaked) for row in first_rows],
+        [row.id for row in first_rows],
     )
     systems = {
         name: System(
@@ -76,14 +76,14 @@ def write_results(
         )
         for name, rows in predictions.items()
     }
-    trained = given or recipe.output_dir
+    adapter_folder = given or recipe.output_dir
     adapter = None
     if "tuned" in records:
-        differs = trained_otherwise(recipe, trained)
+        differences = trained_otherwise(recipe, adapter_folder)
         adapter = EvaluatedAdapter(
-            folder=shown(trained),
-            trained_otherwise=None if differs is None else list(differs.values()),
-            signature="unknown" if differs is None else "+".join(differs),
+            folder=shown(adapter_folder),
+            trained_otherwise=None if differences is None else list(differences.values()),
+            signature="unknown" if differences is None else "+".join(differences),
         )
         if adapter.signature:
             systems["tuned"].fields["trained"] = adapter.signature
@@ -101,32 +101,32 @@ def write_results(
     scores.source = recipe.summarization.source
     scores.split = split
     scores.adapter = adapter
-    text = _recipe_text(recipe, given)
-    scores.settings = _settings(text)
+    recipe_text = _recipe_text(recipe, given)
+    scores.settings = _settings(recipe_text)
     scores.decoding = next(iter(records.values())).key.decoding
     scores.environment = environment()
     scores.commit = commit()
     scores.date = datetime.now(UTC).date().isoformat()
-    curves = training_curves(trained) if adapter else {}
-    scores.training = _training(trained) if adapter else None
-    record = scores.model_dump_json(indent=2) + "\n"
+    curves = training_curves(adapter_folder) if adapter else {}
+    scores.training = _training(adapter_folder) if adapter else None
+    scores_json = scores.model_dump_json(indent=2) + "\n"
     with atomic_files(folder, *NAMES, SUM) as files:
-        files["scores.json"].write(record)
-        files[SUM].write(f"{hashlib.sha256(record.encode()).hexdigest()}  scores.json\n")
+        files["scores.json"].write(scores_json)
+        files[SUM].write(f"{hashlib.sha256(scores_json.encode()).hexdigest()}  scores.json\n")
         files["report.md"].write(report(result))
         names = [*NAMES[:2], *(f"predictions.{name}.jsonl" for name in records)]
-        files["report.html"].write(html_report(result, curves, text, names))
+        files["report.html"].write(html_report(result, curves, recipe_text, names))
     say(f"written to {folder}: {', '.join([*names, NAMES[2]])}")
     show(scores)
-    log_scores(recipe, scores, folder, trained)
+    log_scores(recipe, scores, folder, adapter_folder)
     say(f"\nOpen {folder / 'report.html'}", "bold")
 
 
-def _recipe_text(recipe: Recipe, given: Path | None) -> str:
+def _recipe_text(recipe: Recipe, adapter_folder: Path | None) -> str:
     """Return the text of the recipe that the adapter was trained with, or else of `recipe`."""
-    own = given and run_folder(given) / RECIPE
+    saved = adapter_folder and run_folder(adapter_folder) / RECIPE
     # a symlink in a downloaded adapter could point to any file on this machine
-    path = own if own and own.is_file() and not own.is_symlink() else recipe.path
+    path = saved if saved and saved.is_file() and not saved.is_symlink() else recipe.path
     YamlFile(path)  # refuses a file that is too large
     return path.read_text("utf-8")
 
@@ -146,21 +146,21 @@ def _settings(recipe_text: str) -> dict[str, Any]:
 
 def _training(folder: Path) -> Training:
     """Return what the records next to the adapter say, and its number of parameters."""
-    took = Training()
+    training = Training()
     # from the file header; the weights are not read
     with suppress(OSError, SafetensorError), safe_open(folder / ADAPTER, "pt") as weights:
         shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
-        took.parameters = sum(map(math.prod, shapes))
+        training.parameters = sum(map(math.prod, shapes))
     folder = run_folder(folder)
     if record := read_record(folder / TRAINED_WITH, TrainedWith):
-        took.peak_memory_gb, took.machine = record.peak_memory_gb, record.machine
-        took.steps = record.steps
+        training.peak_memory_gb, training.machine = record.peak_memory_gb, record.machine
+        training.steps = record.steps
     for entry in _history(folder / "trainer_state.json"):
         if "train_runtime" in entry:
-            took.minutes = round(entry["train_runtime"] / 60, 2)
+            training.minutes = round(entry["train_runtime"] / 60, 2)
         if "tokens/total" in entry:
-            took.tokens = int(entry["tokens/total"])
-    return took
+            training.tokens = int(entry["tokens/total"])
+    return training
 
 
 def training_curves(output_dir: Path) -> dict[str, list[list[float]]]:
@@ -198,9 +198,9 @@ def environment() -> dict[str, str]:
     """Return the machine and package versions, without paths or host names."""
     import torch
 
-    found = {"python": platform.python_version(), "system": platform.system()}
-    found |= {name: version(name) for name in PACKAGES}
-    found["cpu"] = cpu_name()
+    facts = {"python": platform.python_version(), "system": platform.system()}
+    facts |= {name: version(name) for name in PACKAGES}
+    facts["cpu"] = cpu_name()
     if torch.cuda.is_available():
-        found["gpu"] = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
-    return found
+        facts["gpu"] = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+    return facts

@@ -59,13 +59,13 @@ def evaluate(
     if "bertscore" in recipe.summarization.metrics:
         check_bertscore(recipe.summarization.bertscore)
     manifest = check_prepared(recipe)
-    rows = recipe.data_dir / f"{split}.jsonl"
-    examples = read_examples(rows)[:limit]
-    if sha256_of(rows) != manifest.files[rows.name]:
-        raise UserError(f"{rows}: was replaced while it was read; run the same command again")
+    path = recipe.data_dir / f"{split}.jsonl"
+    examples = read_examples(path)[:limit]
+    if sha256_of(path) != manifest.files[path.name]:
+        raise UserError(f"{path}: was replaced while it was read; run the same command again")
     if given and "tuned" not in models:
         raise UserError("--adapter: has no effect without the tuned model; remove it or --models")
-    data = f"{manifest.files[rows.name]}[:{len(examples)}]"
+    data = f"{manifest.files[path.name]}[:{len(examples)}]"
     folder = output or default_output(recipe, split, limit, given)
     adapter = find_adapter(recipe, given) if "tuned" in models else None
     if "merged" in models:
@@ -90,22 +90,22 @@ def default_output(
     """
     folder = Path("results") / recipe.name
     if given:
-        of_run = run_folder(given)
-        name = of_run.resolve().name
-        folder /= f"adapter-{name}" if of_run == given else f"adapter-{name}-{given.name}"
+        run_path = run_folder(given)
+        name = run_path.resolve().name
+        folder /= f"adapter-{name}" if run_path == given else f"adapter-{name}-{given.name}"
     if split == "test" and limit is None:
         return folder
     return folder / (split if limit is None else f"{split}-first-{limit}")
 
 
-def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
+def _check_folder(folder: Path, recipe: Recipe, adapter: Path | None) -> None:
     """Create the folder; raise UserError if not writable or if it has another recipe's results.
 
-    With a `given` adapter, also if it has another adapter's results.
+    With an `adapter`, also if it has another adapter's results.
     """
     if (folder / SCORES).is_file():
         scores = Scores.read(folder / SCORES)
-        if given and scores.adapter and scores.adapter.folder != shown(given):
+        if adapter and scores.adapter and scores.adapter.folder != shown(adapter):
             raise UserError(
                 f"{folder}: holds the results of adapter {scores.adapter.folder}; choose "
                 "another --output"
@@ -119,15 +119,15 @@ def _check_folder(folder: Path, recipe: Recipe, given: Path | None) -> None:
         folder / name for name in ("report.html", "report.md") if not (folder / SCORES).exists()
     ]
     files += [path for path in folder.glob("predictions.*.jsonl") if not key_file(path).exists()]
-    if others := [path for path in files if path.exists()]:
-        raise UserError(f"{others[0]}: was not written by eval.run; choose another --output")
+    if foreign := [path for path in files if path.exists()]:
+        raise UserError(f"{foreign[0]}: was not written by eval.run; choose another --output")
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()  # an unnamed file: is the folder writable?
 
 
 def _predict(
-    of: Recipe,
+    recipe: Recipe,
     models: list[str],
     split: str,
     examples: list[Example],
@@ -151,31 +151,31 @@ def _predict(
     from eval.signature import generation_key
 
     processes = PartialState(cpu=not torch.cuda.is_available())  # for CPU multiprocessing
-    first = processes.is_main_process
+    is_main = processes.is_main_process
     if not verbose():
         disable_progress_bar()  # while weights load; we show our own
-    if first:
+    if is_main:
         dialogues = f"{len(examples):,} {split} dialogues"
-        say(f"Evaluating {of.path} ({', '.join(models)}) on {dialogues}", "bold")
-        if note := template_note(of):
+        say(f"Evaluating {recipe.path} ({', '.join(models)}) on {dialogues}", "bold")
+        if note := template_note(recipe):
             say(f"note: {note}")
-    decoding = resolve(of.summarization.decoding, of, len(examples), adapter)
+    decoding = resolve(recipe.summarization.decoding, recipe, len(examples), adapter)
     records: dict[str, FileRecord] = {}
     summarizer = None
     for name in MODELS:  # base before tuned, which reuses its weights
-        path, recipe, asked = folder / f"predictions.{name}.jsonl", of, name in models
-        of_model = adapter if name == "tuned" else None
+        path, model_recipe, requested = folder / f"predictions.{name}.jsonl", recipe, name in models
+        model_adapter = adapter if name == "tuned" else None
         try:
-            if name == "tuned" and not asked:
-                of_model = find_adapter(recipe)
+            if name == "tuned" and not requested:
+                model_adapter = find_adapter(model_recipe)
             if name == "merged":
-                recipe, summarizer = _merged(recipe), None  # frees the other weights
+                model_recipe, summarizer = _merged(model_recipe), None  # frees the other weights
         except UserError:
-            if asked:
+            if requested:
                 raise
             continue
-        key = generation_key(recipe, name, decoding, data, of_model)
-        if not asked:
+        key = generation_key(model_recipe, name, decoding, data, model_adapter)
+        if not requested:
             with suppress(UserError):
                 if record := finished_record(path, key):
                     records[name] = record
@@ -183,29 +183,29 @@ def _predict(
         record = finished_record(path, key)
         source = own_result / path.name
         if not record and name == "base" and source != path and finished_record(source, key):
-            if first:
+            if is_main:
                 copy_predictions(source, path)
             processes.wait_for_everyone()
             record = finished_record(path, key)
-        if record and first:
+        if record and is_main:
             say(f"{path}: already generated with these settings")
         if not record:
-            with Bar(f"loading {name}", shown=first):
-                summarizer = summarizer or Summarizer(recipe, decoding, adapter)
+            with Bar(f"loading {name}", shown=is_main):
+                summarizer = summarizer or Summarizer(model_recipe, decoding, adapter)
                 summarizer.use(name)
                 batches = summarizer.batches(examples)
             generate_file(path, key, examples, batches, summarizer.summarize, processes)
             record = finished_record(path, key)
         if record:
             records[name] = record
-    return records if first else None
+    return records if is_main else None
 
 
 def _merged(recipe: Recipe) -> Recipe:
     """Return the recipe with the merged folder as base model, loaded as saved (not quantised)."""
     folder = merged_folder(recipe)
-    without = ("load_in_4bit", "load_in_8bit", "revision_of_model", "tokenizer_config")
-    config = {key: value for key, value in recipe.config.items() if key not in without}
+    dropped_keys = ("load_in_4bit", "load_in_8bit", "revision_of_model", "tokenizer_config")
+    config = {key: value for key, value in recipe.config.items() if key not in dropped_keys}
     return replace(recipe, config={**config, "base_model": str(folder)})
 
 

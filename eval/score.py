@@ -73,8 +73,8 @@ def main() -> None:
         tokenizer=args.tokenizer, stemmer=args.stemmer, lsum=args.lsum, strip=args.strip
     )
     files = named(args.predictions)
-    read = [*files.values(), *map(key_file, files.values()), *filter(None, [args.references])]
-    check_outputs(*filter(None, [args.output]), inputs=read)
+    inputs = [*files.values(), *map(key_file, files.values()), *filter(None, [args.references])]
+    check_outputs(*filter(None, [args.output]), inputs=inputs)
     systems, corpus = load(files, args.references, names, args.force, args.strip, args.by_order)
     settings = Bootstrap(resamples=args.resamples)
     scores = analyse(
@@ -95,18 +95,18 @@ def main() -> None:
 
 def named(values: list[str]) -> dict[str, Path]:
     """Read `name=path`, or a path named after its file: `predictions.base.jsonl` is `base`."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for value in values:
         name, has_name, path = value.partition("=")
         if not has_name or Path(value).is_file():  # a file may have `=` in its own name
             path = value
             name = Path(path).stem.removeprefix("predictions.")
-        if name in found:
+        if name in paths:
             name = f"{Path(path).parent.name}/{name}"
-        if name in found or not name:
+        if name in paths or not name:
             raise UserError(f"--predictions: two systems named {name}; write NAME={path}")
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 ROUGE_EXAMPLE = "{} --language de --tokenizer unicode --stemmer none --lsum lines --strip"
@@ -114,16 +114,16 @@ ROUGE_EXAMPLE = "{} --language de --tokenizer unicode --stemmer none --lsum line
 
 def rouge_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that a recipe has as `summarization.rouge` and `summarization.language`."""
-    add, own = parser.add_argument, "; for runs: as they were scored)"
-    codes = f"ISO 639 code, for sentences and stemmer (default: en{own}"
+    add, suffix = parser.add_argument, "; for runs: as they were scored)"
+    codes = f"ISO 639 code, for sentences and stemmer (default: en{suffix}"
     add("--language", type=_language, default="en", help=codes)
     tokenizers = ("auto", "english", "unicode")
-    add("--tokenizer", default="auto", choices=tokenizers, help=f"for words (default: auto{own}")
-    stemmers = f"auto, none, porter, or a Snowball language (default: auto{own}"
+    add("--tokenizer", default="auto", choices=tokenizers, help=f"for words (default: auto{suffix}")
+    stemmers = f"auto, none, porter, or a Snowball language (default: auto{suffix}"
     add("--stemmer", default="auto", help=stemmers)
-    lsum = f"what ROUGE-Lsum counts as a sentence (default: sentences{own}"
+    lsum = f"what ROUGE-Lsum counts as a sentence (default: sentences{suffix}"
     add("--lsum", default="sentences", choices=("sentences", "lines"), help=lsum)
-    strip = f"strip control tokens and think blocks (default: no{own}"
+    strip = f"strip control tokens and think blocks (default: no{suffix}"
     add("--strip", action="store_true", help=strip)
 
 

@@ -28,7 +28,7 @@ SCORING = ("metric", "n", "agg", "stem", "tok", "lsum", "empty", "multi", "clust
 ALWAYS = (*SCORING, "refs", "rouge_score")
 WHERE_KNOWN = ("decoding", "prompt", "template")
 # Keys of an entry in `datasets:` that only say where its rows are; others may change prompts.
-WHERE = ("path", "name", "split", "ds_type", "data_files", "type")
+LOCATION_KEYS = ("path", "name", "split", "ds_type", "data_files", "type")
 ROOT = Path(__file__).parent.parent
 # Files in a model folder that no loader reads, or that our commands add to it later.
 NOT_READ = re.compile(r"\..*|.*\.(md|log)|merge_proof\.json")
@@ -76,9 +76,9 @@ class GenerationKey(BaseModel):
     def matches(self, saved: "GenerationKey | None") -> bool:
         """Return whether a saved key equals this one; old keys may lack template and files."""
         if saved:
-            later = ("template_hash", "files_hash")
-            lacks = {n: getattr(self, n) for n in later if getattr(saved, n) is None}
-            saved = saved.model_copy(update=lacks)
+            newer_fields = ("template_hash", "files_hash")
+            missing = {n: getattr(self, n) for n in newer_fields if getattr(saved, n) is None}
+            saved = saved.model_copy(update=missing)
         return saved == self
 
 
@@ -98,12 +98,12 @@ def generation_fields(key: GenerationKey, versions: dict[str, str]) -> dict[str,
 
 def engine_versions(engine: str) -> dict[str, str]:
     """Return the versions of the installed packages that an engine uses."""
-    found = {name: version(name) for name in ("torch", "transformers", "peft")}
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
     if engine == "vllm":
         import vllm
 
-        found["vllm"] = vllm.__version__
-    return found
+        versions["vllm"] = vllm.__version__
+    return versions
 
 
 def line(fields: dict[str, str]) -> str:
@@ -120,7 +120,7 @@ def differences(first: dict[str, str], second: dict[str, str], of_models: bool =
     """
     if engines(first, second):
         first, second = (
-            {**of, "decoding": of["decoding"].partition("-")[2]} for of in (first, second)
+            {**side, "decoding": side["decoding"].partition("-")[2]} for side in (first, second)
         )
     known = WHERE_KNOWN if of_models else ()
     names = [*ALWAYS, *(name for name in known if name in first and name in second)]
@@ -134,9 +134,9 @@ def differences(first: dict[str, str], second: dict[str, str], of_models: bool =
 def engines(first: dict[str, str], second: dict[str, str]) -> list[str]:
     """Return the two engines of results that were not sampled; empty if the same or unknown."""
     words = [fields.get("decoding", "") for fields in (first, second)]
-    both = [word.partition("-")[0] for word in words]
+    names = [word.partition("-")[0] for word in words]
     sampled = any("-sample-" in word for word in words)
-    return both if all(both) and both[0] != both[1] and not sampled else []
+    return names if all(names) and names[0] != names[1] and not sampled else []
 
 
 def generation_key(
@@ -144,24 +144,24 @@ def generation_key(
 ) -> GenerationKey:
     """Return the key of a model's predictions; `data` is the hash of the rows."""
     config = recipe.config
-    templates = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
-    prompt = [recipe.summarization.instruction, *(config.get(name) for name in templates)]
-    prompt += filter(None, [config.get("chat_template_kwargs"), recipe.summarization.system])
-    known = (*templates, "chat_template_kwargs")
-    prompt += filter(None, [{  # the tokenizer's other keys; empty in most recipes
+    template_keys = ("chat_template", "chat_template_jinja", "special_tokens", "tokenizer_config")
+    prompt_parts = [recipe.summarization.instruction, *(config.get(name) for name in template_keys)]
+    prompt_parts += filter(None, [config.get("chat_template_kwargs"), recipe.summarization.system])
+    known_keys = (*template_keys, "chat_template_kwargs")
+    prompt_parts += filter(None, [{  # the tokenizer's other keys; empty in most recipes
         key: value for key, value in config.items()
-        if value and key not in known and re.fullmatch(PROMPT, key)
+        if value and key not in known_keys and re.fullmatch(PROMPT, key)
     }])  # fmt: skip
-    entry = {k: v for k, v in config["datasets"][0].items() if v and k not in WHERE}
-    code = {"trust_remote_code": True} if config.get("trust_remote_code") else {}
-    prompt += filter(None, [entry, code, attention(config)])
+    entry = {k: v for k, v in config["datasets"][0].items() if v and k not in LOCATION_KEYS}
+    remote_code = {"trust_remote_code": True} if config.get("trust_remote_code") else {}
+    prompt_parts += filter(None, [entry, remote_code, attention(config)])
     return GenerationKey(
         model=model,
         quantized=quantization(config),
         base_model=config["base_model"],
         base_model_hash=_model_hash(config["base_model"], config.get("revision_of_model")),
         adapter_hash=adapter_hash(adapter) if adapter else None,
-        prompt_hash=_hash(prompt),
+        prompt_hash=_hash(prompt_parts),
         template_hash=template_hash(recipe, today=True),
         files_hash=_files_hash(config),
         decoding=decoding,
@@ -237,7 +237,7 @@ def _model_hash(base_model: str, revision: str | None) -> str:
 def _folder_hash(folder: Path, *others: str) -> str:
     # transformers and peft read the older formats only if there are no safetensors
     files = sorted(folder.glob("*.safetensors")) or [
-        file for kind in ("bin", "pt", "gguf") for file in sorted(folder.glob(f"*.{kind}"))
+        file for suffix in ("bin", "pt", "gguf") for file in sorted(folder.glob(f"*.{suffix}"))
     ]
     named = (folder / name for name in weight_files(folder)[0])  # in an index; may be in subfolders
     files += [file for file in named if file not in files and file.is_file()]
@@ -248,14 +248,14 @@ def _folder_hash(folder: Path, *others: str) -> str:
 def _files_hash(config: dict[str, Any]) -> str | None:
     """Hash the files that a loader may read and `_folder_hash` skips; None for a Hub model."""
     names = filter(None, [config["base_model"], config.get("tokenizer_config")])
-    found = [
+    candidates = [
         file
         for name in names
         for pattern in ("*", "additional_chat_templates/*")
         for file in sorted(Path(name).glob(pattern))
         if file.is_file() and not NOT_READ.fullmatch(file.name)
     ]
-    files = [file for file in found if file.suffix != ".safetensors"]
+    files = [file for file in candidates if file.suffix != ".safetensors"]
     return _hash_of(files) if files else None
 
 

@@ -57,8 +57,8 @@ def paired_tests(first: Array, second: Array, settings: Bootstrap) -> list[Paire
     observed, total = differences.mean(axis=0), differences.sum(axis=0)
     tolerance = TIE * np.abs(differences).mean(axis=0)
 
-    drawn = bootstrap(differences, settings)
-    distances = np.abs(drawn.bootstrap_distribution.T - observed)
+    resampled = bootstrap(differences, settings)
+    distances = np.abs(resampled.bootstrap_distribution.T - observed)
     as_far = (distances >= np.abs(observed) - tolerance).sum(axis=0)
     p_bootstrap = (as_far + 1) / (settings.resamples + 1)
     if examples == 1:
@@ -68,13 +68,13 @@ def paired_tests(first: Array, second: Array, settings: Bootstrap) -> list[Paire
     generator = np.random.default_rng(settings.seed)
     batch = max(1, CELLS // examples)
     for start in range(0, settings.permutations, batch):
-        rows = min(batch, settings.permutations - start)
-        swapped = generator.integers(0, 2, (rows, examples), dtype=np.int8)
+        count = min(batch, settings.permutations - start)
+        swapped = generator.integers(0, 2, (count, examples), dtype=np.int8)
         totals = total - 2 * (swapped.astype(np.float64) @ differences)
         as_far += (np.abs(totals) >= np.abs(total) - examples * tolerance).sum(axis=0)
     p_randomization = (as_far + 1) / (settings.permutations + 1)
 
-    low, high = drawn.confidence_interval
+    low, high = resampled.confidence_interval
     return [
         PairedTest(
             difference=in_percent(observed[n]),
@@ -106,22 +106,22 @@ def outcome(test: PairedTest, confidence: float) -> str:
 def verdict(pair: Comparison, settings: Bootstrap) -> str:
     """Return a sentence on two systems' ROUGE-L and on how many dialogues each is better."""
     (first, second), test = pair.systems, pair.metrics[PRIMARY]
-    found = outcome(test, settings.confidence)
-    if found == "open":
+    result = outcome(test, settings.confidence)
+    if result == "open":
         opening = (
             f"No difference between {second} and {first} that both tests can distinguish from "
             f"chance at {number(1 - settings.confidence, '.0%')}: "
             f"{signed(test.difference)} ROUGE-L points"
         )
-        between = f"{signed(test.low)} to {signed(test.high)}"
+        interval = f"{signed(test.low)} to {signed(test.high)}"
     else:
-        low, high = (test.low, test.high) if found == "better" else (-test.high, -test.low)
-        verb = "beats" if found == "better" else "falls behind"
+        low, high = (test.low, test.high) if result == "better" else (-test.high, -test.low)
+        verb = "beats" if result == "better" else "falls behind"
         opening = f"{second} {verb} {first} by {abs(test.difference):.2f} ROUGE-L points"
-        between = f"{number(low)} to {number(high)}"
+        interval = f"{number(low)} to {number(high)}"
     total = pair.better + pair.worse + pair.equal
     return (
-        f"{opening} ({number(settings.confidence, '.0%')} interval {between}; paired bootstrap "
+        f"{opening} ({number(settings.confidence, '.0%')} interval {interval}; paired bootstrap "
         f"p {p_value(test.p_bootstrap, settings.resamples)}, paired randomisation "
         f"p {p_value(test.p_randomization, settings.permutations)}): {second} is better in "
         f"{pair.better:,} of {total:,} dialogues, worse in {pair.worse:,}, "

@@ -74,32 +74,32 @@ def log_scores(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> N
         if not is_on:
             continue
         try:
-            place = log(_logged(recipe, scores, folder, adapter))
+            location = log(_logged(recipe, scores, folder, adapter))
         except Exception as error:  # whatever a tracker raises, the results are written
-            why = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             if isinstance(error, ImportError):
-                why += f"; `pip install {tracker}`"
+                reason += f"; `pip install {tracker}`"
             print(
-                f"note: {tracker} did not get the scores: {why}; they are in {folder}, and the "
+                f"note: {tracker} did not get the scores: {reason}; they are in {folder}, and the "
                 "same command sends them again without generating anything",
                 file=sys.stderr,
             )
         else:
-            print(f"{tracker}: {place}")
+            print(f"{tracker}: {location}")
 
 
 def _logged(recipe: Recipe, scores: Scores, folder: Path, adapter: Path) -> Logged:
     """Return names and figures; part of a split has its own names: `eval/test-first-50`."""
-    rows = check_prepared(recipe).counts[scores.split].written
-    split = scores.split + ("" if scores.examples == rows else f"-first-{scores.examples}")
+    row_count = check_prepared(recipe).counts[scores.split].written
+    split = scores.split + ("" if scores.examples == row_count else f"-first-{scores.examples}")
     place = f"eval/{split}"
-    other = scores.adapter.folder if scores.adapter and adapter != recipe.output_dir else ""
-    name = "-".join(filter(None, (recipe.name, "eval", other, split)))
+    other_adapter = scores.adapter.folder if scores.adapter and adapter != recipe.output_dir else ""
+    name = "-".join(filter(None, (recipe.name, "eval", other_adapter, split)))
     # W&B allows no other characters in the name of an artifact
     name = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)
     figures, systems = _figures(scores), scores.systems
-    runs = run_folder(adapter) / TRACKED
-    training = read_record(runs, TrainingRuns) if scores.adapter else None
+    runs_file = run_folder(adapter) / TRACKED
+    training = read_record(runs_file, TrainingRuns) if scores.adapter else None
     return Logged(
         recipe=recipe,
         name=name,
@@ -123,15 +123,15 @@ def _figures(scores: Scores) -> dict[str, float | None]:
             figures[f"{name}/{metric}_high"] = score.high
         figures[f"{name}/words"] = system.style.words
         figures[f"{name}/stopped"] = system.stopped
-        figures |= {f"{name}/mistakes/{which}": n for which, n in system.mistakes.items()}
+        figures |= {f"{name}/mistakes/{mistake}": n for mistake, n in system.mistakes.items()}
     for comparison in scores.comparisons:
         first, second = comparison.systems
         for metric, test in comparison.metrics.items():
-            pair = f"{second}_vs_{first}/{metric}"
-            figures[pair] = test.difference
-            figures[f"{pair}_low"], figures[f"{pair}_high"] = test.low, test.high
-            figures[f"{pair}_p_bootstrap"] = test.p_bootstrap
-            figures[f"{pair}_p_randomization"] = test.p_randomization
+            prefix = f"{second}_vs_{first}/{metric}"
+            figures[prefix] = test.difference
+            figures[f"{prefix}_low"], figures[f"{prefix}_high"] = test.low, test.high
+            figures[f"{prefix}_p_bootstrap"] = test.p_bootstrap
+            figures[f"{prefix}_p_randomization"] = test.p_randomization
     return figures
 
 
@@ -144,8 +144,8 @@ def _tensorboard(logged: Logged) -> str:
     # where transformers' TensorBoardCallback writes the training's events
     runs = Path(os.environ.get("TENSORBOARD_LOGGING_DIR") or logged.recipe.output_dir / "runs")
     folder = runs / logged.name
-    for events in folder.glob("events.out.tfevents.*"):  # TensorBoard would show these too
-        events.unlink()
+    for event_file in folder.glob("events.out.tfevents.*"):  # TensorBoard would show these too
+        event_file.unlink()
     with SummaryWriter(str(folder)) as writer:
         for name, value in logged.figures.items():
             writer.add_scalar(name, value, 0)
@@ -184,8 +184,8 @@ def _wandb(logged: Logged) -> str:
         for name in FILES:
             artifact.add_file(str(logged.folder / name))
         run.log_artifact(artifact)
-        place = os.path.relpath(Path(run.dir).parent)
-        return f"offline, `wandb sync {place}` uploads it" if run.offline else str(run.url)
+        folder = os.path.relpath(Path(run.dir).parent)
+        return f"offline, `wandb sync {folder}` uploads it" if run.offline else str(run.url)
 
 
 def _mlflow(logged: Logged) -> str:
@@ -198,12 +198,12 @@ def _mlflow(logged: Logged) -> str:
     client = MlflowClient(config.get("mlflow_tracking_uri"))  # None: from the environment
     name = config.get("mlflow_experiment_name") or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     experiment = client.get_experiment_by_name(name or "Default")
-    number = experiment.experiment_id if experiment else client.create_experiment(name)
+    exp_id = experiment.experiment_id if experiment else client.create_experiment(name)
     tags = {"evaluation": logged.key, **logged.texts}
     if logged.training.mlflow:
         tags["mlflow.parentRunId"] = logged.training.mlflow  # shown below the training's run
-    earlier = client.search_runs([number], f"tags.evaluation = '{logged.key}'", max_results=1)
-    run = earlier[0] if earlier else client.create_run(number, run_name=logged.name)
+    earlier = client.search_runs([exp_id], f"tags.evaluation = '{logged.key}'", max_results=1)
+    run = earlier[0] if earlier else client.create_run(exp_id, run_name=logged.name)
     client.log_batch(
         run.info.run_id,
         [Metric(key, value, now, 0) for key, value in logged.changed(run.data.metrics).items()],
