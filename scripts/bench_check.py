@@ -32,20 +32,20 @@ def main() -> None:
     if DEVICE == "cuda":
         checks |= {"varlen attention": varlen_attention, "Triton kernels": triton_kernels,
                    "8-bit Adam": adam}  # fmt: skip
-    found = {}
+    results = {}
     for name, check in checks.items():
         start = time.perf_counter()
         try:
             figures = check()
         except Exception as error:  # a missing package, a compiler's message, a wrong result
             figures = {"failed": f"{type(error).__name__}: {str(error).strip()[:300]}"}
-        found[name] = {**figures, "seconds": time.perf_counter() - start}
+        results[name] = {**figures, "seconds": time.perf_counter() - start}
         words = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
         print(f"{name}: {', '.join(words)}", flush=True)
         if output:
             with atomic_file(output) as file:
-                json.dump(found, file, indent=1)
-    sys.exit(1 if any("failed" in figures for figures in found.values()) else 0)
+                json.dump(results, file, indent=1)
+    sys.exit(1 if any("failed" in figures for figures in results.values()) else 0)
 
 
 def speed() -> dict[str, Any]:
@@ -56,8 +56,8 @@ def speed() -> dict[str, Any]:
     width = 8192 if DEVICE == "cuda" else 512  # an old CPU does 0.3 GFLOP/s in bf16
     a, b = torch.randn(2, width, width, device=DEVICE).to(torch.bfloat16)
     size = 1 << 32 if DEVICE == "cuda" else 1 << 29  # bytes, more than any cache
-    one, other = torch.empty(2, size, dtype=torch.uint8, device=DEVICE)
-    copy = 2 * size / _least_seconds(lambda: other.copy_(one))
+    source, target = torch.empty(2, size, dtype=torch.uint8, device=DEVICE)
+    copy = 2 * size / _least_seconds(lambda: target.copy_(source))
     return {"product": 2 * width**3 / _least_seconds(lambda: a @ b), "copy GB/s": copy / 1e9}
 
 
@@ -77,29 +77,29 @@ def varlen_attention() -> dict[str, Any]:
     from torch.nn.attention.varlen import varlen_attn
 
     torch.manual_seed(0)
-    rows, heads, width = torch.tensor([37, 200, 91, 400], device=DEVICE), 32, 128
-    total, longest = int(rows.sum()), int(rows.max())
+    lengths, heads, width = torch.tensor([37, 200, 91, 400], device=DEVICE), 32, 128
+    total, longest = int(lengths.sum()), int(lengths.max())
     q, k, v = (_random(total, heads, width).requires_grad_() for _ in range(3))
-    ends = torch.nn.functional.pad(rows.cumsum(0), (1, 0)).to(torch.int32)
-    packed = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0))
+    offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    packed = varlen_attn(q, k, v, offsets, offsets, longest, longest, window_size=(-1, 0))
     packed = packed[0] if isinstance(packed, tuple) else packed
     packed.float().square().mean().backward()
     exact = [tensor.detach().double().transpose(0, 1).requires_grad_() for tensor in (q, k, v)]
     attention = torch.nn.functional.scaled_dot_product_attention
-    masked = attention(exact[0], exact[1], exact[2], attn_mask=within_rows(rows))
+    masked = attention(exact[0], exact[1], exact[2], attn_mask=within_rows(lengths))
     masked.square().mean().backward()
-    found = {"output": error_of(packed, masked.transpose(0, 1))}
-    for name, tensor, other in zip(("dq", "dk", "dv"), (q, k, v), exact, strict=True):
-        assert tensor.grad is not None and other.grad is not None
-        found[name] = error_of(tensor.grad, other.grad.transpose(0, 1))
-    return _below(0.03, found)  # bf16 keeps 8 bits, through a softmax and two products
+    errors = {"output": error_of(packed, masked.transpose(0, 1))}
+    for name, tensor, reference in zip(("dq", "dk", "dv"), (q, k, v), exact, strict=True):
+        assert tensor.grad is not None and reference.grad is not None
+        errors[name] = error_of(tensor.grad, reference.grad.transpose(0, 1))
+    return _below(0.03, errors)  # bf16 keeps 8 bits, through a softmax and two products
 
 
 def within_rows(rows: torch.Tensor) -> torch.Tensor:
     """Return the mask of packed rows: a token attends to itself and earlier tokens of its row."""
     row = torch.repeat_interleave(torch.arange(len(rows), device=rows.device), rows)
-    place = torch.arange(len(row), device=rows.device)
-    return (row[:, None] == row[None]) & (place[:, None] >= place[None])
+    position = torch.arange(len(row), device=rows.device)
+    return (row[:, None] == row[None]) & (position[:, None] >= position[None])
 
 
 def triton_kernels() -> dict[str, Any]:
@@ -112,9 +112,9 @@ def triton_kernels() -> dict[str, Any]:
     norm = LigerRMSNorm(4096, eps=1e-5).to(DEVICE, torch.bfloat16)
     exact = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + 1e-5)
     gate, up = _random(2, 512, 14336), _random(2, 512, 14336)
-    wanted = torch.nn.functional.silu(gate.double()) * up.double()
-    found = {"norm": error_of(norm(x), exact), "swiglu": error_of(swiglu_forward(gate, up), wanted)}
-    return _below(0.02, found)
+    gated = torch.nn.functional.silu(gate.double()) * up.double()
+    errors = {"norm": error_of(norm(x), exact), "swiglu": error_of(swiglu_forward(gate, up), gated)}
+    return _below(0.02, errors)
 
 
 def nf4() -> dict[str, Any]:

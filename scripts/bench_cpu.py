@@ -75,8 +75,8 @@ def main() -> None:
     recipe = load_recipe(args.recipe)
     if 0 < args.steps <= UNTIMED_STEPS:
         raise UserError(f"--steps: {args.steps}; use 0, or more than {UNTIMED_STEPS}")
-    if wrong := set(args.engines.split(",")) - set(ENGINES):
-        raise UserError(f"--engines: {', '.join(wrong)}; choose from {', '.join(ENGINES)}")
+    if unknown := set(args.engines.split(",")) - set(ENGINES):
+        raise UserError(f"--engines: {', '.join(unknown)}; choose from {', '.join(ENGINES)}")
     if args.steps:
         compare_training(args.recipe, args.steps)
     if args.models != "none":
@@ -98,18 +98,18 @@ def compare_training(path: Path, steps: int) -> None:
         config |= {"max_steps": steps, "eval_strategy": "no", "save_strategy": "no"}
         config.pop("save_steps", None)
         recipe.write_text(yaml.safe_dump(config), "utf-8")
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "accelerate.commands.launch", "-m", "axolotl.cli.train", recipe],
             env={**os.environ, RESULT: str(result)}, capture_output=True, text=True,
         )  # fmt: skip
         if not result.is_file():
-            raise UserError(f"{path}: the training failed: {done.stderr[-3000:]}")
-        timed = json.loads(result.read_text("utf-8"))[UNTIMED_STEPS:]
-    useful = sum(step["useful"] for step in timed)
-    axolotl = useful / sum(step["axolotl_s"] for step in timed)
-    bare = useful / sum(step["bare_s"] for step in timed)
-    processed = sum(step["processed"] for step in timed)
-    print(f"{len(timed)} steps, {useful:.0f} useful of {processed:.0f} processed tokens")
+            raise UserError(f"{path}: the training failed: {process.stderr[-3000:]}")
+        timed_steps = json.loads(result.read_text("utf-8"))[UNTIMED_STEPS:]
+    useful = sum(step["useful"] for step in timed_steps)
+    axolotl = useful / sum(step["axolotl_s"] for step in timed_steps)
+    bare = useful / sum(step["bare_s"] for step in timed_steps)
+    processed = sum(step["processed"] for step in timed_steps)
+    print(f"{len(timed_steps)} steps, {useful:.0f} useful of {processed:.0f} processed tokens")
     print(f"axolotl {axolotl:.0f}, bare {bare:.0f} useful tokens/s: ratio {axolotl / bare:.2f}")
 
 
@@ -123,7 +123,7 @@ class BarePlugin(BasePlugin):
         generator = torch.Generator().manual_seed(0)
         end = time.perf_counter()
 
-        def bare(rows: int, length: int) -> float:
+        def bare_step(rows: int, length: int) -> float:
             """Return the seconds of forward and backward on random tokens."""
             ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
             start = time.perf_counter()
@@ -139,7 +139,7 @@ class BarePlugin(BasePlugin):
             lengths = inputs["attention_mask"].sum(dim=1)
             loss = step_of_trainer(model, inputs, *args, **kwargs)
             axolotl_s = time.perf_counter() - end
-            bare_s = bare(len(lengths), round(lengths.float().mean().item()))
+            bare_s = bare_step(len(lengths), round(lengths.float().mean().item()))
             steps.append(
                 {"useful": lengths.sum().item(), "processed": inputs["input_ids"].numel(),
                  "axolotl_s": axolotl_s, "bare_s": bare_s}
@@ -182,24 +182,24 @@ def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
         raise UserError(f"--dialogues: {count}; choose 1 to {len(examples)}, or 0 for all")
     examples = [examples[n * len(examples) // count] for n in range(count)]
     ways: list[Way] = []
-    for now in time_ways(recipe, args, examples):
+    for way in time_ways(recipe, args, examples):
         print(
-            f"{now.model}, {now.way}, {now.dtype}: {now.dialogues} dialogues in {now.seconds:.1f} "
-            f"s, {now.dialogues_per_second:.2f} dialogues/s, {now.tokens_per_second:.0f} tokens/s",
+            f"{way.model}, {way.way}, {way.dtype}: {way.dialogues} dialogues in {way.seconds:.1f} "
+            f"s, {way.dialogues_per_second:.2f} dialogues/s, {way.tokens_per_second:.0f} tokens/s",
             flush=True,
         )
-        ways.append(now)
+        ways.append(way)
         if args.output:
             with atomic_file(args.output) as file:
                 json.dump([way.model_dump() for way in ways], file, indent=1)
-        if now.way != "plain":
+        if way.way != "plain":
             continue
         for other in ways:
-            if other.model == now.model and other.way != "plain":
-                same = len(now.predictions.items() & other.predictions.items())
-                ratio = other.dialogues_per_second / now.dialogues_per_second
+            if other.model == way.model and other.way != "plain":
+                same = len(way.predictions.items() & other.predictions.items())
+                ratio = other.dialogues_per_second / way.dialogues_per_second
                 print(f"  {other.way}, {other.dtype}: ratio {ratio:.1f}; "
-                      f"{same} of {now.dialogues} the same")  # fmt: skip
+                      f"{same} of {way.dialogues} the same")  # fmt: skip
 
 
 def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example]) -> Iterator[Way]:
@@ -208,29 +208,29 @@ def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example])
     adapter = find_adapter(recipe) if "tuned" in models else None
     for dtype in args.dtype.split(","):
         for engine in args.engines.split(","):
-            asked = {"dtype": dtype, "engine": engine}
-            decoding = resolve(recipe.summarization.decoding.model_copy(update=asked))
-            ours = Summarizer(recipe, decoding, adapter)
+            changes = {"dtype": dtype, "engine": engine}
+            decoding = resolve(recipe.summarization.decoding.model_copy(update=changes))
+            summarizer = Summarizer(recipe, decoding, adapter)
             for model in models:
-                ours.use(model)
+                summarizer.use(model)
                 if DEVICE == "cuda" or engine == "vllm":  # vLLM loads with its first prompts
-                    list(ours.summaries(examples[:UNTIMED]))
-                yield measure(engine, model, decoding.dtype, ours.summaries(examples))
-            ours.engine = None  # type: ignore[assignment]  # free its memory
+                    list(summarizer.summaries(examples[:UNTIMED]))
+                yield measure(engine, model, decoding.dtype, summarizer.summaries(examples))
+            summarizer.engine = None  # type: ignore[assignment]  # free its memory
             gc.collect()
     for dtype in args.plain_dtype.split(","):
-        plain: Any = AutoModelForCausalLM.from_pretrained(
+        plain_model: Any = AutoModelForCausalLM.from_pretrained(
             recipe.config["base_model"], dtype=getattr(torch, dtype), device_map=DEVICE
         ).eval()
-        new = decoding.max_new_tokens
+        limit = decoding.max_new_tokens
         for model in models:
             if model == "tuned":
-                plain = PeftModel.from_pretrained(plain, str(adapter)).eval()
+                plain_model = PeftModel.from_pretrained(plain_model, str(adapter)).eval()
             if DEVICE == "cuda":
-                list(one_by_one(plain, examples[:1], ours, UNTIMED, None))
-            predictions = one_by_one(plain, examples, ours, new, args.plain_seconds)
+                list(one_by_one(plain_model, examples[:1], summarizer, UNTIMED, None))
+            predictions = one_by_one(plain_model, examples, summarizer, limit, args.plain_seconds)
             yield measure("plain", model, dtype, predictions)
-        del plain
+        del plain_model
         gc.collect()
 
 
@@ -240,14 +240,14 @@ def measure(way: str, model: str, dtype: str, predictions: Iterator[Prediction])
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    found = list(predictions)
+    outputs = list(predictions)
     seconds = time.perf_counter() - start
-    tokens = sum(prediction.tokens for prediction in found)
+    tokens = sum(prediction.tokens for prediction in outputs)
     return Way(
-        way=way, model=model, dtype=dtype, dialogues=len(found), seconds=seconds, tokens=tokens,
-        dialogues_per_second=len(found) / seconds, tokens_per_second=tokens / seconds,
+        way=way, model=model, dtype=dtype, dialogues=len(outputs), seconds=seconds, tokens=tokens,
+        dialogues_per_second=len(outputs) / seconds, tokens_per_second=tokens / seconds,
         peak_gb=torch.cuda.max_memory_reserved() / 1e9 if DEVICE == "cuda" else 0.0,
-        predictions={prediction.id: prediction.prediction for prediction in found},
+        predictions={prediction.id: prediction.prediction for prediction in outputs},
     )  # fmt: skip
 
 

@@ -48,10 +48,10 @@ from training.machine_checks import count_weights, cpu_overrides
 
 ROWS, TINY_ROWS = 600, 180  # per GPU: the steps must not reach the end of an epoch
 PLAIN_SECONDS = 20  # of generation one dialogue at a time, per precision
-SPARE = 5  # seconds of the total limit, kept for the table and cleaning up
-LEAST = 45  # seconds that must remain for a variant to start
+SPARE_SECONDS = 5  # seconds of the total limit, kept for the table and cleaning up
+LEAST_SECONDS = 45  # seconds that must remain for a variant to start
 MODEL_SECONDS = 600  # limit for creating the random model, outside the variants' limits
-WARM_UP = 2  # untimed steps, which compile and tune kernels and allocate memory
+WARM_UP_STEPS = 2  # untimed steps, which compile and tune kernels and allocate memory
 RESULT, CAP = "BENCH_GPU_RESULT", "BENCH_GPU_CAP_GB"
 OURS, QLORA, NOTEBOOK = (
     ROOT / f"recipes/mistral_samsum{end}.yml" for end in ("", "_qlora", "_notebook")
@@ -143,9 +143,9 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # also ends the variant
     with tempfile.TemporaryDirectory() as temporary:
-        place = (args.keep or Path(temporary)).absolute()
-        place.mkdir(parents=True, exist_ok=True)
-        bench = Bench(args, place)
+        folder = (args.keep or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(args, folder)
         for name in names:
             bench.measure(VARIANTS[name])
     print(table(bench.found))
@@ -202,7 +202,7 @@ class Bench:
 
     def left(self) -> float:
         """Return the seconds left of the total limit."""
-        return float(self.args.limit_seconds - SPARE - (time.monotonic() - self.start))
+        return float(self.args.limit_seconds - SPARE_SECONDS - (time.monotonic() - self.start))
 
     def measure(self, variant: Variant) -> None:
         """Measure a variant and add it to the record, replacing an earlier one on this card.
@@ -221,7 +221,7 @@ class Bench:
             if (other.variant, other.settings["card"]) != (variant.name, card)
         ]
         try:
-            if self.left() < LEAST:
+            if self.left() < LEAST_SECONDS:
                 row.failed = f"not started: {self.left():.0f} s remained"
             elif variant.name == "check":
                 check = [sys.executable, "-m", "scripts.bench_check", "--output", str(self.result)]
@@ -235,7 +235,7 @@ class Bench:
             row.failed = f"{type(error).__name__}: {error}"[:200]
         row.seconds = time.monotonic() - start
         self.found.append(row)
-        rows = [one.model_dump(exclude_none=True) for one in self.found]
+        rows = [measured.model_dump(exclude_none=True) for measured in self.found]
         with atomic_file(self.args.output) as file:
             json.dump({"environment": environment(), "variants": rows}, file, indent=1)
         print(f"{variant.name} ({variant.what}): {row.failed or 'done'}, {row.seconds:.0f} s",
@@ -277,10 +277,10 @@ class Bench:
         """Train some steps through Axolotl's launch line; only its flags differ from a real run."""
         recipe = load_recipe(variant.recipe)
         folder = self.folder(recipe)
-        changed = dict(variant.overrides)
+        overrides = dict(variant.overrides)
         if not torch.cuda.is_available():
-            changed |= cpu_overrides({**recipe.config, **changed})
-            changed |= {"bf16": False} if recipe.config.get("bf16") else {}
+            overrides |= cpu_overrides({**recipe.config, **overrides})
+            overrides |= {"bf16": False} if recipe.config.get("bf16") else {}
         outputs = folder / "outputs" / variant.name.replace(" ", "_")
         shutil.rmtree(outputs, ignore_errors=True)  # or the plugin would resume an interrupted run
         flags = {
@@ -289,7 +289,7 @@ class Bench:
             "summarization__train_rows": "all",
             "plugins": json.dumps([*recipe.config["plugins"], "scripts.bench_gpu.BenchPlugin"]),
             "max_steps": self.args.steps, "eval_strategy": "no", "save_strategy": "no",
-            "logging_steps": 1, "output_dir": outputs, **changed,
+            "logging_steps": 1, "output_dir": outputs, **overrides,
         }  # fmt: skip
         command = training_command(recipe, flags, self.gpus)
         row.failed, figures = self.run(command, folder, str(row.settings["cap_gb"] or ""))
@@ -300,10 +300,10 @@ class Bench:
         block, speed = recipe.summarization, figures["tokens_per_second"]
         rows = SAMSUM_ROWS if block.train_rows == "all" else block.train_rows
         row.minutes = rows * TOKENS_A_ROW * recipe.config["num_epochs"] / speed / 60
-        here = {**recipe.config, **changed, "base_model": str(self.model)}
-        operations = operations_a_token(replace(recipe, config=here))
-        here_too = [other for other in self.found if other.settings["card"] == row.settings["card"]]
-        checks = [other.figures or {} for other in here_too if other.variant == "check"]
+        config = {**recipe.config, **overrides, "base_model": str(self.model)}
+        operations = operations_a_token(replace(recipe, config=config))
+        on_card = [other for other in self.found if other.settings["card"] == row.settings["card"]]
+        checks = [other.figures or {} for other in on_card if other.variant == "check"]
         if checks and (rate := checks[0].get("speed", {}).get("product")):
             row.mfu = speed * operations / rate / self.gpus
 
@@ -388,8 +388,8 @@ class BenchPlugin(BasePlugin):
     def pre_model_load(self, cfg: Any) -> None:
         """Limit memory to that of a smaller GPU; Axolotl calls this before loading the model."""
         if os.environ.get(CAP) and torch.cuda.is_available():
-            whole = torch.cuda.get_device_properties(0).total_memory
-            share = min(1.0, float(os.environ[CAP]) * 1e9 / whole)
+            card_bytes = torch.cuda.get_device_properties(0).total_memory
+            share = min(1.0, float(os.environ[CAP]) * 1e9 / card_bytes)
             torch.cuda.set_per_process_memory_fraction(share)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
@@ -424,7 +424,7 @@ class Clock(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock at the end of the warm-up, and read it after every later step."""
         now = _now()
-        if state.global_step == WARM_UP:
+        if state.global_step == WARM_UP_STEPS:
             self.tokens, self.start = 0, now
         self.seconds = now - self.start
 
@@ -435,7 +435,7 @@ class Clock(TrainerCallback):
             torch.distributed.all_reduce(tokens)
         if state.is_world_process_zero:
             figures = {"tokens_per_second": tokens.item() / self.seconds,
-                       "seconds_per_step": self.seconds / (state.global_step - WARM_UP),
+                       "seconds_per_step": self.seconds / (state.global_step - WARM_UP_STEPS),
                        "reserved": usage().peak_memory_gb}  # fmt: skip
             if torch.cuda.is_available():
                 figures["allocated"] = torch.cuda.max_memory_allocated() / 1e9

@@ -58,19 +58,19 @@ def train(context: typer.Context) -> None:
     sys.argv = ["accelerate", "launch", "-m", "axolotl.cli.train", *context.args]
     try:
         accelerate()
-    except (subprocess.CalledProcessError, ChildFailedError) as ended:
-        if isinstance(ended, ChildFailedError):
-            code = ended.get_first_failure()[1].exitcode
+    except (subprocess.CalledProcessError, ChildFailedError) as error:
+        if isinstance(error, ChildFailedError):
+            code = error.get_first_failure()[1].exitcode
         else:
-            code = ended.returncode
+            code = error.returncode
         if code < 0:  # otherwise it has printed the reason
             with Bar("ending"):  # restores the terminal's cursor
                 pass
             raise UserError(
                 f"training was ended by {signal.Signals(-code).name}, most often because memory "
                 "ran out; free some memory and run the same command again to resume"
-            ) from ended
-        raise typer.Exit(code) from ended
+            ) from error
+        raise typer.Exit(code) from error
 
 
 _add("eval", "eval.run", "Score the base and tuned model, and write a report.")

@@ -42,7 +42,7 @@ from training.machine_checks import count_weights, cpu_overrides
 ROOT, BIN = Path(__file__).resolve().parent.parent, Path(sys.executable).parent
 SAMPLE = ROOT / "data_prep/sample"
 WIDTH = 64
-SIZE = {"max_steps": 2, "sequence_len": 512, "logging_steps": 1}
+SMALL_RUN = {"max_steps": 2, "sequence_len": 512, "logging_steps": 1}
 FULL_SIZE: dict[str, Any] = {
     "bf16": True, "sequence_len": 512, "micro_batch_size": 1, "gradient_accumulation_steps": 1,
     "max_steps": 2, "logging_steps": 1,
@@ -51,7 +51,7 @@ FULL_SIZE: dict[str, Any] = {
 }  # fmt: skip
 DECODING = {"max_new_tokens": 12, "dtype": "bfloat16"}
 BYTES_A_PARAMETER = 2.7  # the highest measured: 19.3 GB at 7.24e9 (docs/full_size.md)
-PROGRAM = 1.5e9  # bytes of Python, PyTorch, Axolotl and the launcher
+PROGRAM_BYTES = 1.5e9  # bytes of Python, PyTorch, Axolotl and the launcher
 
 
 def main() -> None:
@@ -80,11 +80,11 @@ def main() -> None:
         if args.full_size:
             folder = (args.keep or Path(temporary)).resolve()
             return full_size(load_recipe(args.recipe), folder, args.width)
-        done = dry_run(args.recipe, Path(temporary), args.processes, flags)
-        if done.returncode:
-            print(done.stdout[-2000:], done.stderr[-6000:], sep="\n", file=sys.stderr)
+        process = dry_run(args.recipe, Path(temporary), args.processes, flags)
+        if process.returncode:
+            print(process.stdout[-2000:], process.stderr[-6000:], sep="\n", file=sys.stderr)
             raise UserError(f"{args.recipe}: the dry run failed; the end of its output is above")
-        print(*(line for line in done.stdout.splitlines() if "'loss': " in line), sep="\n")
+        print(*(line for line in process.stdout.splitlines() if "'loss': " in line), sep="\n")
         adapter = next(Path(temporary).glob("outputs/*/adapter_model.safetensors"))
         print(f"{args.recipe}: trained an adapter of {adapter.stat().st_size} bytes")
 
@@ -98,9 +98,9 @@ def dry_run(
     """
     recipe, model = load_recipe(path), folder / "model"
     save(recipe.config["base_model"], model, WIDTH)
-    here = on_source(recipe, model, SAMPLE)
+    tiny_recipe = on_source(recipe, model, SAMPLE)
     with contextlib.chdir(folder):  # the recipe's relative paths start here
-        prepare(replace(here, config={**here.config, **SIZE}))
+        prepare(replace(tiny_recipe, config={**tiny_recipe.config, **SMALL_RUN}))
     command = [*training_command(recipe, overrides(recipe, model), processes), *flags]
     env = child_environment() | ({"ACCELERATE_USE_CPU": "true"} if processes > 1 else {})
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
@@ -111,7 +111,7 @@ def overrides(recipe: Recipe, model: Path) -> dict[str, Any]:
     keys = keys_for(recipe.summarization, SAMPLE)
     data = {f"summarization__{key}": value for key, value in keys.items()}
     slow = {"bf16": False} if recipe.config.get("bf16") else {}  # slow on many CPUs
-    return {"base_model": model, **data, **SIZE, **cpu_overrides(recipe.config), **slow}
+    return {"base_model": model, **data, **SMALL_RUN, **cpu_overrides(recipe.config), **slow}
 
 
 def training_command(recipe: Recipe, overrides: dict[str, Any], processes: int) -> list[str]:
@@ -126,8 +126,8 @@ def training_command(recipe: Recipe, overrides: dict[str, Any], processes: int) 
 def child_environment() -> dict[str, str]:
     """Return an environment that finds our modules, stays off the Hub and shows all output."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    own = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, VERBOSE: "1"}
-    return {**os.environ, **own}
+    env = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, VERBOSE: "1"}
+    return {**os.environ, **env}
 
 
 # ---- all steps at full size ----
@@ -139,8 +139,8 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
     Raises UserError if memory or disk are too small (before anything large is written), or if a
     step fails.
     """
-    given = recipe.config["summarization"]
-    block = {**given, **keys_for(recipe.summarization, SAMPLE)}
+    original = recipe.config["summarization"]
+    block = {**original, **keys_for(recipe.summarization, SAMPLE)}
     block.pop("revision", None)  # it belongs to a dataset on the Hub
     model, path = folder / "model", folder / f"{recipe.name}.yml"
     config = {**recipe.config, **cpu_overrides(recipe.config), **FULL_SIZE,
@@ -170,13 +170,13 @@ def full_size(recipe: Recipe, folder: Path, width: int | None) -> None:
     if not problems and "all complete" in line:  # from an earlier run
         steps.pop("model")
     print(f"{'step':<10}{'seconds':>8}{'GB of its largest process':>27}", flush=True)
-    for name, words in steps.items():
+    for name, arguments in steps.items():
         if name == "evaluate":  # preflight would refuse so few tokens
-            block["decoding"] = {**given.get("decoding", {}), **DECODING}
+            block["decoding"] = {**original.get("decoding", {}), **DECODING}
             path.write_text(yaml.safe_dump(config, sort_keys=False), "utf-8")
         log, start = folder / f"{recipe.name}-{name}.log", time.monotonic()
         with log.open("w", encoding="utf-8") as out:
-            command = [sys.executable, *words]
+            command = [sys.executable, *arguments]
             process = subprocess.Popen(
                 command, cwd=folder, env=child_environment(), stdout=out, stderr=subprocess.STDOUT
             )
@@ -205,18 +205,18 @@ def check_room(recipe: Recipe, folder: Path) -> None:
     # base and merged model in bf16; adapter and optimiser state of a checkpoint and the final ones
     disk = 4 * weights.parameters - saved + 16 * weights.adapter
     needs = (
-        ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM, memory,
+        ("memory", BYTES_A_PARAMETER * weights.parameters + PROGRAM_BYTES, memory,
          "end other programs, or use a larger machine"),
         ("disk", disk, disk_usage(folder).free,
          "free some space, or choose a folder on another disk with --keep"),
     )  # fmt: skip
-    lacks = [
+    shortages = [
         f"{needed / 1e9:.1f} GB of {what}, and {free / 1e9:.1f} GB are available ({fix})"
         for what, needed, free, fix in needs
         if free < needed
     ]
-    if lacks:
-        raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(lacks)}")
+    if shortages:
+        raise UserError(f"{recipe.name}: a run at full size needs {'; and '.join(shortages)}")
 
 
 if __name__ == "__main__":

@@ -44,10 +44,10 @@ from scripts.merge_proof import (
 from training import run_record
 from training.run_record import free_name
 
-PROMPTS = 16  # validation rows whose prompts are compared
-WORDS = 2000  # characters of Axolotl's output to show if it fails
+PROMPT_ROWS = 16  # validation rows whose prompts are compared
+MAX_SHOWN = 2000  # characters of Axolotl's output to show if it fails
 DISK = ("No space left on device", "File too large", "Disk quota exceeded", "Read-only file system")
-MANY_WORDS = ("tokenizer.json", "vocab.json", "added_tokens.json")  # tokens may look like paths
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # tokens may look like paths
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def merge(recipe: Recipe) -> Proof:
     Raises UserError for bad input, and then leaves existing files untouched.
     """
     check_prepared(recipe)
-    examples = read_examples(recipe.data_dir / "validation.jsonl")[:PROMPTS]
+    examples = read_examples(recipe.data_dir / "validation.jsonl")[:PROMPT_ROWS]
     adapter = find_adapter(recipe)
     check_fit(recipe, adapter)
     encoder = PromptEncoder(recipe)
@@ -82,21 +82,21 @@ def merge(recipe: Recipe) -> Proof:
         lock = run_record.lock(recipe.output_dir)
     with lock:
         key = merge_key(recipe, adapter)
-        there = matches_key(recorded(target), key) and not changed_files(target)
-        if not there:
+        already_merged = matches_key(recorded(target), key) and not changed_files(target)
+        if not already_merged:
             with _scratch(recipe.output_dir) as scratch:
-                fresh = scratch / "merged"
+                new_folder = scratch / "merged"
                 _run_axolotl(recipe, adapter, scratch)
-                complete(fresh, encoder, end_token(encoder, examples[0]))
-                files = {path.name: sha256_of(path) for path in sorted(fresh.iterdir())}
+                complete(new_folder, encoder, end_token(encoder, examples[0]))
+                files = {path.name: sha256_of(path) for path in sorted(new_folder.iterdir())}
                 record = Record(made_of=key, files=files)
-                (fresh / RECORD).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
+                (new_folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
                 if target.exists():
                     aside = free_name(recipe.output_dir / "merged-set-aside")
                     target.rename(aside)
                     print(f"{target}: not the merge of this adapter; set aside as {aside.name}")
-                fresh.rename(target)
-        print(f"{target}: {'already merged from this adapter' if there else 'merged'}")
+                new_folder.rename(target)
+        print(f"{target}: {'already merged from this adapter' if already_merged else 'merged'}")
         with writing_to(target):
             proof = prove(recipe, adapter, target, encoder, examples)
     print(f"compared with {proof.compared}\n\n| what | found | bound | holds |\n|---|---:|---|---|")
@@ -141,13 +141,13 @@ def _run_axolotl(recipe: Recipe, adapter: Path, scratch: Path) -> None:
         # training rounds twice (weights, then their scales); without this flag merging rounds once
         command += ["--bnb_config_kwargs", "{'bnb_4bit_use_double_quant': True}"]
     print(f"{target}: merging with axolotl.cli.merge_lora", file=sys.stderr)
-    done = subprocess.run(command, capture_output=True, text=True)
-    if not done.returncode and any((scratch / "merged").glob("*.safetensors")):
+    process = subprocess.run(command, capture_output=True, text=True)
+    if not process.returncode and any((scratch / "merged").glob("*.safetensors")):
         return
     for reason in DISK:
-        if reason in done.stderr:
+        if reason in process.stderr:
             raise OSError(reason)  # _scratch adds the folder
-    print(done.stdout[-WORDS:], done.stderr[-WORDS:], sep="\n", file=sys.stderr)
+    print(process.stdout[-MAX_SHOWN:], process.stderr[-MAX_SHOWN:], sep="\n", file=sys.stderr)
     raise UserError(
         f"{recipe.path}: Axolotl's merge failed; fix what the end of its output above says "
         "(existing files are untouched)"
@@ -168,7 +168,7 @@ def complete(folder: Path, encoder: PromptEncoder, end: int) -> None:
         settings["eos_token_id"] = [end, *stops]
         path.write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     for path in sorted(folder.glob("*.json")):
-        if path.name not in MANY_WORDS and not path.name.endswith(".index.json"):
+        if path.name not in VOCABULARIES and not path.name.endswith(".index.json"):
             before = json.loads(path.read_text("utf-8"))
             if (after := _without_paths(before)) != before:
                 path.write_text(json.dumps(after, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -209,21 +209,21 @@ def check_fit(recipe: Recipe, adapter: Path) -> None:
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"it is {settings.get('peft_type')}, and only LORA can be merged")
         with torch.device("meta"):
-            touched = adapted_tied_embeddings(model, saved)
+            adapted = adapted_tied_embeddings(model, saved)
             model = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
-        wanted = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
-        if saved != wanted:
-            wrong = sorted(key for key, _ in saved.items() ^ wanted.items())
-            raise ValueError(f"{wrong[0]} has no counterpart of the same shape")
+        expected = {k: tuple(v.shape) for k, v in get_peft_model_state_dict(model).items()}
+        if saved != expected:
+            mismatched = sorted(key for key, _ in saved.items() ^ expected.items())
+            raise ValueError(f"{mismatched[0]} has no counterpart of the same shape")
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{adapter}: this adapter does not fit {base_model} ({reason}); train it again or set "
             "`output_dir`"
         ) from error
-    if touched:
+    if adapted:
         raise UserError(
-            f"{adapter}: changes {' and '.join(touched)}, but input and output embeddings of "
+            f"{adapter}: changes {' and '.join(adapted)}, but input and output embeddings of "
             f"{base_model} are one matrix, so a merge would change both; keep the adapter beside "
             "the base model"
         )

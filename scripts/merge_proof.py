@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RECORD = "merge.json"
 PROOF = "merge_proof.json"
 LOADED = (".safetensors", ".bin", ".json", ".jinja", ".model")  # files that a model is loaded from
-BLOCK = 1 << 24  # weights compared at a time: whole matrices of a 7B model took 7 GB more
+BLOCK_SIZE = 1 << 24  # weights compared at a time: whole matrices of a 7B model took 7 GB more
 STEPS = 1.0  # rounding is off by up to half a step, on both sides
 # The share of a matrix's stored change that does not come from the adapter: 1 if the adapter was
 # left out, which in bf16 may be within a rounding step everywhere. A correct merge may have weights
@@ -110,16 +110,16 @@ def changed_files(folder: Path) -> list[str]:
 def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
     """Return `<output_dir>/merged` and its proof; raises UserError if it has no good one."""
     folder = recipe.output_dir / "merged"
-    again = f"run `python -m scripts.merge {recipe.path}`"
+    fix = f"run `python -m scripts.merge {recipe.path}`"
     if not matches_key(recorded(folder), merge_key(recipe, adapter)):
-        raise UserError(f"{folder}: holds no merge of this adapter; {again}")
+        raise UserError(f"{folder}: holds no merge of this adapter; {fix}")
     if changed := changed_files(folder):
-        raise UserError(f"{folder}: {listed(changed)} changed since the merge; {again}")
-    with reading(folder / PROOF, again):
+        raise UserError(f"{folder}: {listed(changed)} changed since the merge; {fix}")
+    with reading(folder / PROOF, fix):
         proof = Proof.model_validate_json((folder / PROOF).read_bytes())
-    proof.check(folder / PROOF, again)
+    proof.check(folder / PROOF, fix)
     if proof.made_of != recorded(folder).made_of:
-        raise UserError(f"{folder / PROOF}: is the proof of another merge; {again}")
+        raise UserError(f"{folder / PROOF}: is the proof of another merge; {fix}")
     if not proof.good:
         raise UserError(
             f"{folder / PROOF}: says that the merge is not good ({'; '.join(proof.exceeded)}); "
@@ -154,8 +154,8 @@ def prove(
 
 
 def _check(what: str, found: str, bound: str, wrong: list[str]) -> Check:
-    named = f" ({listed(wrong)})" if wrong else ""
-    return Check(what=what, found=found + named, bound=bound, holds=not wrong)
+    names = f" ({listed(wrong)})" if wrong else ""
+    return Check(what=what, found=found + names, bound=bound, holds=not wrong)
 
 
 # ---- prompt and end token ----
@@ -182,20 +182,20 @@ def check_prompts(
     """Compare the prompts and the end token of a merged folder with those of training."""
     from transformers import AutoTokenizer
 
-    own: Any = AutoTokenizer.from_pretrained(folder)
-    more = recipe.config.get("chat_template_kwargs") or {}
+    merged_tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    template_kwargs = recipe.config.get("chat_template_kwargs") or {}
     different = [
         example.id
         for example in examples
         if encoder.prompt_ids(example)
-        != own.apply_chat_template(
-            example.messages[:-1], add_generation_prompt=True, return_dict=True, **more
+        != merged_tokenizer.apply_chat_template(
+            example.messages[:-1], add_generation_prompt=True, return_dict=True, **template_kwargs
         )["input_ids"]
     ]
-    same = f"{len(examples) - len(different)} of {len(examples)}"
+    matching = f"{len(examples) - len(different)} of {len(examples)}"
     end, stops = end_token(encoder, examples[0]), stop_tokens(folder)
     return [
-        _check("its own chat template gives training's ids", same, "all", different),
+        _check("its own chat template gives training's ids", matching, "all", different),
         Check(what="stops at training's end token", found=f"{end} in {stops}",
               bound=f"{end} among them", holds=end in stops),
     ]  # fmt: skip
@@ -210,7 +210,7 @@ def rounds_to_nf4(recipe: Recipe) -> bool:
     return quantization(recipe.config) == "nf4" and not legacy
 
 
-def _adapted(recipe: Recipe, adapter: Path) -> Any:
+def _model_with_adapter(recipe: Recipe, adapter: Path) -> Any:
     """Load the base model in its stored precision, with the adapter beside its weights."""
     import torch
     from peft import PeftModel
@@ -239,18 +239,18 @@ def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
     import torch
     from safetensors.torch import load_file
 
-    model = _adapted(recipe, adapter)
+    model = _model_with_adapter(recipe, adapter)
     # PEFT loads the adapter in fp32, but the merge computes in the adapter's stored type
     eps = max(torch.finfo(w.dtype).eps for w in load_file(adapter / ADAPTER).values())
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
-    plain = {_merged_name(n): w for n, w in model.named_parameters() if ".lora_" not in n}
-    dtype, changed, other, wrong_shape = "", dict[str, Difference](), [], []
+    base_weights = {_merged_name(n): w for n, w in model.named_parameters() if ".lora_" not in n}
+    dtype, changed, differing, wrong_shape = "", dict[str, Difference](), [], []
     names = set[str]()
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file, torch.inference_mode():
-            of_file = set(file.keys())
-            for name in sorted(of_file & plain.keys()):
-                base, merged = plain[name], file.get_tensor(name)
+            file_names = set(file.keys())
+            for name in sorted(file_names & base_weights.keys()):
+                base, merged = base_weights[name], file.get_tensor(name)
                 layer = layers.get(name.removesuffix(".weight"))
                 if base.shape != merged.shape:
                     wrong_shape.append(name)
@@ -258,18 +258,18 @@ def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
                     dtype = str(merged.dtype).removeprefix("torch.")
                     changed[name] = _difference(base, layer, merged, eps)
                 elif not torch.equal(base.to(merged.dtype).cpu(), merged):
-                    other.append(name)
-            names |= of_file
-    misplaced = [*sorted(plain.keys() ^ names), *wrong_shape]
-    far = [name for name, d in changed.items() if not d.steps <= STEPS]  # NaN too
-    right = {name for name, d in changed.items() if d.other_change <= OTHER_CHANGE}
-    others = [f"{name}.weight" for name in layers if f"{name}.weight" not in right]
+                    differing.append(name)
+            names |= file_names
+    misplaced = [*sorted(base_weights.keys() ^ names), *wrong_shape]
+    too_far = [name for name, d in changed.items() if not d.steps <= STEPS]  # NaN too
+    correct = {name for name, d in changed.items() if d.other_change <= OTHER_CHANGE}
+    incorrect = [f"{name}.weight" for name in layers if f"{name}.weight" not in correct]
     steps = f"{max((d.steps for d in changed.values()), default=0.0):.2f} steps"
-    within, whole = f"at most {STEPS:g} rounding step", f"{len(right)} of {len(layers)}"
+    bound, correct_count = f"at most {STEPS:g} rounding step", f"{len(correct)} of {len(layers)}"
     return [
-        _check(f"changed matrices ({dtype}): greatest difference", steps, within, far),
-        _check("matrices with the adapter's change", whole, "all", others),
-        _check("other tensors that differ", f"{len(other)}", "0", other),
+        _check(f"changed matrices ({dtype}): greatest difference", steps, bound, too_far),
+        _check("matrices with the adapter's change", correct_count, "all", incorrect),
+        _check("other tensors that differ", f"{len(differing)}", "0", differing),
         _check("tensors missing, added or of another shape", f"{len(misplaced)}", "0", misplaced),
     ]
 
@@ -294,18 +294,18 @@ def _difference(base: "torch.Tensor", layer: Any, merged: "torch.Tensor", eps: f
         change = layer.base_layer.weight - base
     else:
         change = layer.get_delta_weight("default")
-    least = float(base.abs().mean(dtype=torch.float32))  # if base and change cancel
-    blocks = [t.reshape(-1).to(base.device).split(BLOCK) for t in (base, change, merged)]
-    steps, other, whole = [], 0.0, 0.0
-    for of_base, of_change, of_merged in zip(*blocks, strict=True):
-        wanted = of_base.float() + of_change.float()
-        size = (of_base.float().abs() + of_change.float().abs()).clamp_min(least)
-        steps.append(((of_merged.float() - wanted).abs() / (eps * size + 1e-30)).max())
-        stored = wanted.to(merged.dtype).float()
-        other += float((of_merged.float() - stored).norm()) ** 2
-        whole += float((stored - of_base.float()).norm()) ** 2
+    min_size = float(base.abs().mean(dtype=torch.float32))  # if base and change cancel
+    blocks = [t.reshape(-1).to(base.device).split(BLOCK_SIZE) for t in (base, change, merged)]
+    steps, error, total = [], 0.0, 0.0
+    for base_block, change_block, merged_block in zip(*blocks, strict=True):
+        expected = base_block.float() + change_block.float()
+        size = (base_block.float().abs() + change_block.float().abs()).clamp_min(min_size)
+        steps.append(((merged_block.float() - expected).abs() / (eps * size + 1e-30)).max())
+        stored = expected.to(merged.dtype).float()
+        error += float((merged_block.float() - stored).norm()) ** 2
+        total += float((stored - base_block.float()).norm()) ** 2
     # if rounding removes the whole change, any other change is an error
-    return Difference(float(torch.stack(steps).max()), (other / (whole + 1e-30)) ** 0.5)
+    return Difference(float(torch.stack(steps).max()), (error / (total + 1e-30)) ** 0.5)
 
 
 def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
@@ -313,16 +313,16 @@ def round_to_nf4(model: Any, config: dict[str, Any]) -> None:
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     settings = config.get("bnb_config_kwargs") or {}
-    twice = settings.get("bnb_4bit_use_double_quant", not settings)
+    double_quant = settings.get("bnb_4bit_use_double_quant", not settings)
     for weight in model.parameters():  # tied weights appear once
         if weight.ndim < 2:
             continue
-        flatten = weight.detach().reshape(-1).float().contiguous()
+        flat = weight.detach().reshape(-1).float().contiguous()
         rounded, state = quantize_4bit(
-            flatten,
+            flat,
             quant_type="nf4",
-            compress_statistics=bool(twice),
+            compress_statistics=bool(double_quant),
             **{k: v for k, v in settings.items() if k == "blocksize"},
         )
-        back = dequantize_4bit(rounded, state, quant_type="nf4")
-        weight.data.copy_(back.reshape(weight.shape).to(weight.dtype))
+        dequantized = dequantize_4bit(rounded, state, quant_type="nf4")
+        weight.data.copy_(dequantized.reshape(weight.shape).to(weight.dtype))

@@ -59,14 +59,14 @@ TEST_ROWS = 819  # of SAMSum
 # Tokens per row: a log-normal distribution fitted to SAMSum with Mistral's tokenizer, cut off at
 # SAMSum's longest row; a test compares the two.
 MEDIAN, SPREAD, LONGEST = 185, 0.56, 1200
-SUMMARY = 0.12  # share of a row's tokens
+SUMMARY_SHARE = 0.12  # share of a row's tokens
 WORDS = ["the", "we", "you", "meet", "station", "tomorrow", "at", "seven", "dinner", "sure",
          "maybe", "bring", "photos", "train", "late", "see", "there", "great", "wait",
          "call"]  # fmt: skip
 LAYERS = 2  # of a model with --width
 HEAD = 16
 SHARD = "5GB"  # like Mistral's on the Hub, because merging reads one shard at a time
-CONTROLS: dict[str, dict[str, Any]] = {  # for models whose tokenizers are only on the Hub
+CONTROL_TOKENS: dict[str, dict[str, Any]] = {  # for models whose tokenizers are only on the Hub
     "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
               "extra_special_tokens": ["<|im_start|>"]},
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
@@ -115,18 +115,18 @@ def describe(base_model: str, target: Path, width: int | None = None) -> Any:
     if base_model not in PUBLISHED:
         raise UserError(f"base_model {base_model}: unknown here; use one of {[*PUBLISHED]}")
     published = dict(PUBLISHED[base_model])
-    kind = published.pop("model_type")
-    tokenizer = mistral_tokenizer(CONTROLS.get(kind))
+    model_type = published.pop("model_type")
+    tokenizer = mistral_tokenizer(CONTROL_TOKENS.get(model_type))
     if width:
         published |= {
             "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": LAYERS,
             "num_attention_heads": width // HEAD, "num_key_value_heads": max(1, width // HEAD // 2),
             "head_dim": HEAD, "vocab_size": len(tokenizer),
         }  # fmt: skip
-    if kind in CONTROLS:
+    if model_type in CONTROL_TOKENS:
         for name in ("bos", "eos", "pad"):
             published[f"{name}_token_id"] = getattr(tokenizer, f"{name}_token_id")
-    config = AutoConfig.for_model(kind, **published)
+    config = AutoConfig.for_model(model_type, **published)
     with writing_to(target):
         config.save_pretrained(target)
         tokenizer.save_pretrained(target)
@@ -146,8 +146,8 @@ def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
     from transformers import LlamaTokenizer
     from transformers.convert_slow_tokenizer import generate_merges
 
-    model = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    model_file = Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1"
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
     vocab = {pieces.id_to_piece(i): i for i in range(pieces.vocab_size())}
     scores = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(pieces.vocab_size())}
     merges = generate_merges(vocab, scores)
@@ -176,20 +176,20 @@ def keys_for(block: Summarization, source: Path) -> dict[str, Any]:
     for column in {"dialogue_column", "summary_column"} & block.model_fields_set:
         keys[column] = column.removesuffix("_column")
     if block.prompt_columns:  # the source does not have them; their names stay as text
-        named = PLACE.sub(lambda at: at[0] if at[1] == "dialogue" else at[1], block.instruction)
-        keys["instruction"] = named
+        instruction = PLACE.sub(lambda m: m[0] if m[1] == "dialogue" else m[1], block.instruction)
+        keys["instruction"] = instruction
     return keys
 
 
 def row_lengths(count: int, seed: int = 0) -> list[int]:
     """Return random token counts of rows, prompt and summary together."""
     rng = random.Random(seed)
-    found: list[int] = []
-    while len(found) < count:
+    lengths: list[int] = []
+    while len(lengths) < count:
         tokens = round(MEDIAN * rng.lognormvariate(0, SPREAD))
         if tokens <= LONGEST:
-            found.append(tokens)
-    return found
+            lengths.append(tokens)
+    return lengths
 
 
 def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
@@ -203,21 +203,21 @@ def rows_for(recipe: Recipe, model: Path, place: Path, count: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)  # left by a call that was interrupted
     source = folder / "source"
     source.mkdir(parents=True)
-    here = on_source(recipe, model, source)
+    data_recipe = on_source(recipe, model, source)
     empty = Example.build("0", "", "", recipe.summarization.instruction)
-    fixed = TokenCounter(here).count([empty])[0]
+    template_tokens = TokenCounter(data_recipe).count([empty])[0]
     sizes = {"train": count, "validation": 64, "test": min(count, TEST_ROWS)}
     for split, size in sizes.items():
         rng, lines = random.Random(split), []
         for number, tokens in enumerate(row_lengths(size, size)):
-            words = rng.choices(WORDS, k=max(8, tokens - fixed))
-            cut = max(3, round(SUMMARY * len(words)))
+            words = rng.choices(WORDS, k=max(8, tokens - template_tokens))
+            cut = max(3, round(SUMMARY_SHARE * len(words)))
             dialogue, summary = f"Ann: {' '.join(words[cut:])}", " ".join(words[:cut])
             row = {"id": f"{split}{number}", "dialogue": dialogue, "summary": summary}
             lines.append(json.dumps(row))
         (source / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
     with contextlib.chdir(folder):  # the recipe's relative paths start here
-        prepare(here)
+        prepare(data_recipe)
     return folder
 
 

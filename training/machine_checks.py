@@ -14,24 +14,24 @@ from data_prep.hub import empty_model
 from data_prep.recipe import Recipe
 
 LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
-CPU_INSTEAD: dict[str, Any] = {  # keys that need CUDA, and their values on a CPU
+CPU_VALUES: dict[str, Any] = {  # keys that need CUDA, and their values on a CPU
     "attn_implementation": "sdpa",
     **dict.fromkeys(("fp16", "tf32", "liger_rms_norm", "liger_rope", "liger_glu_activation",
                      "liger_fused_linear_cross_entropy", "cut_cross_entropy"), False),
     **dict.fromkeys(LORA_KERNELS, False),
 }  # fmt: skip
-TRITON = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
+TRITON_KEYS = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
 AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
 
 
 def cpu_overrides(config: dict[str, Any]) -> dict[str, Any]:
     """Return the recipe's keys that do not work on a CPU, with values that do."""
-    can = ("sdpa", "eager")
-    found = {k: v for k, v in CPU_INSTEAD.items() if config.get(k) and config[k] not in can}
+    usable = ("sdpa", "eager")
+    overrides = {k: v for k, v in CPU_VALUES.items() if config.get(k) and config[k] not in usable}
     optimizer = str(config.get("optimizer"))
     if optimizer.startswith("paged_") or "8bit" in optimizer:
-        found["optimizer"] = "adamw_torch"
-    return found
+        overrides["optimizer"] = "adamw_torch"
+    return overrides
 
 
 def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
@@ -43,17 +43,17 @@ def old_card_overrides(config: dict[str, Any]) -> dict[str, Any]:
     a mask separates the rows of a pack.
     """
     attention = config.get("attn_implementation")
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     if config.get("bf16") in (True, "auto"):
-        found |= {"bf16": False, "fp16": True}
+        overrides |= {"bf16": False, "fp16": True}
     if config.get("tf32") is True:
-        found["tf32"] = False
+        overrides["tf32"] = False
     if "flash" in str(attention):
-        found["attn_implementation"] = attention = "sdpa"
+        overrides["attn_implementation"] = attention = "sdpa"
     packed_sdpa = attention == "sdpa" and config.get("sample_packing")
     if packed_sdpa and config.get("sdpa_varlen") is not False:
-        found["sdpa_varlen"] = False
-    return found
+        overrides["sdpa_varlen"] = False
+    return overrides
 
 
 def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
@@ -64,41 +64,41 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """
     import torch
 
-    found: list[str] = []
+    problems: list[str] = []
     if not torch.cuda.is_available():
         if config.get("deepspeed"):
-            found.append(
+            problems.append(
                 f"{path}: deepspeed needs GPUs: accelerate does not start its processes on a CPU; "
                 "leave `--deepspeed` out, or use FSDP2 there (docs/distributed.md)"
             )
-        if instead := cpu_overrides(config):
-            keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in instead)
-            found.append(
+        if overrides := cpu_overrides(config):
+            keys = ", ".join(f"`{key}: {_yaml(config[key])}`" for key in overrides)
+            problems.append(
                 f"{path}: {keys} need a GPU, and {_why_no_gpu()}; to try it on this CPU add "
-                f"`{_flags(instead)}`"
+                f"`{_flags(overrides)}`"
             )
-        return found
+        return problems
     major, minor = torch.cuda.get_device_capability()
-    name, built = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
-    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in built), default=0)
-    if built and major * 10 + minor > newest and not any("compute" in arch for arch in built):
-        found.append(
-            f"{path}: {name} is sm_{major}{minor}, and this PyTorch is built for {', '.join(built)}"
+    card, archs = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
+    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in archs), default=0)
+    if archs and major * 10 + minor > newest and not any("compute" in arch for arch in archs):
+        problems.append(
+            f"{path}: {card} is sm_{major}{minor}, and this PyTorch is built for {', '.join(archs)}"
             "; install a build for a newer CUDA"
         )
-    if major < AMPERE and (instead := old_card_overrides(config)):
-        found.append(
-            f"{path}: {name} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
+    if major < AMPERE and (overrides := old_card_overrides(config)):
+        problems.append(
+            f"{path}: {card} (sm_{major}{minor}) is older than Ampere: it has no bf16, no TF32 and "
             "no FlashAttention, which PyTorch's varlen attention is built on; add "
-            f"`{_flags(instead)}`"
+            f"`{_flags(overrides)}`"
         )
-    wanted = [key for key in TRITON if config.get(key)]
-    if wanted and not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        found.append(
-            f"{path}: {wanted[0]}: Triton compiles it with a C compiler, and none was found; "
-            f"install gcc, or set {', '.join(wanted)} to false"
+    triton_keys = [key for key in TRITON_KEYS if config.get(key)]
+    if triton_keys and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        problems.append(
+            f"{path}: {triton_keys[0]}: Triton compiles it with a C compiler, and none was found; "
+            f"install gcc, or set {', '.join(triton_keys)} to false"
         )
-    return found
+    return problems
 
 
 def _why_no_gpu() -> str:
@@ -110,8 +110,8 @@ def _why_no_gpu() -> str:
     try:
         torch.cuda.init()
     except (RuntimeError, AssertionError) as error:
-        words = str(error).split(" Please")[0].splitlines()[0].rstrip(".")
-        return f"PyTorch {torch.__version__} says: {words}; `nvidia-smi` shows driver and cards"
+        reason = str(error).split(" Please")[0].splitlines()[0].rstrip(".")
+        return f"PyTorch {torch.__version__} says: {reason}; `nvidia-smi` shows driver and cards"
     return "none is visible; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
 
 
@@ -131,7 +131,7 @@ NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes per weight: plus 1 per 64 weights, 4 per
 # Losses that never keep a float32 copy of all logits in memory.
 FRUGAL_LOSSES = ("cut_cross_entropy", "chunked_cross_entropy", "liger_cross_entropy",
                  "liger_fused_linear_cross_entropy")  # fmt: skip
-LOGIT = 8  # bytes: transformers' loss keeps log-softmax and gradient, both in float32
+LOGIT_BYTES = 8  # bytes: transformers' loss keeps log-softmax and gradient, both in float32
 # With any of these keys a process does not hold all weights, so no bound is known.
 PLACED_ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "device_map", "layer_offloading",
                     "tensor_parallel_size", "ple_cpu_offload", "quantize_moe_experts")  # fmt: skip
@@ -199,55 +199,55 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
     if not lora or any(config.get(key) not in (None, False, 1) for key in PLACED_ELSEWHERE):
         return None
     weights = count_weights(recipe)
-    number = 2 if config.get("bf16") or config.get("fp16") else 4
-    each = NF4 if config.get("load_in_4bit") else 1 if config.get("load_in_8bit") else number
-    base = weights.linear * each + (weights.parameters - weights.linear) * number
-    optimizer, trained = str(config.get("optimizer")), 8  # bytes: float32 weight and gradient
+    float_bytes = 2 if config.get("bf16") or config.get("fp16") else 4
+    each = NF4 if config.get("load_in_4bit") else 1 if config.get("load_in_8bit") else float_bytes
+    base_bytes = weights.linear * each + (weights.parameters - weights.linear) * float_bytes
+    optimizer, trained_bytes = str(config.get("optimizer")), 8  # bytes: float32 weight and gradient
     if "adam" in optimizer and "paged" not in optimizer:  # paged ones may be in the host's memory
-        trained += 2 if "8bit" in optimizer else 0 if "4bit" in optimizer else 8
-    logit = 0 if any(map(config.get, FRUGAL_LOSSES)) else LOGIT
+        trained_bytes += 2 if "8bit" in optimizer else 0 if "4bit" in optimizer else 8
+    logit_bytes = 0 if any(map(config.get, FRUGAL_LOSSES)) else LOGIT_BYTES
     parts = {
-        "weights": base,
-        "adapter": weights.adapter * trained,
-        "logits": largest_batch * weights.vocabulary * logit,
+        "weights": base_bytes,
+        "adapter": weights.adapter * trained_bytes,
+        "logits": largest_batch * weights.vocabulary * logit_bytes,
     }
     total = sum(parts.values())
-    sums = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    terms = " + ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     lines = [
-        f"at least {total / 1e9:.1f} GB per process = {sums}; training measures the rest",
-        f"weights {weights.parameters:,} x {base / weights.parameters:.2g} bytes; adapter "
-        f"{weights.adapter:,} x {trained} bytes; logits {largest_batch:,} tokens x "
-        f"{weights.vocabulary:,} x {logit} bytes",
+        f"at least {total / 1e9:.1f} GB per process = {terms}; training measures the rest",
+        f"weights {weights.parameters:,} x {base_bytes / weights.parameters:.2g} bytes; adapter "
+        f"{weights.adapter:,} x {trained_bytes} bytes; logits {largest_batch:,} tokens x "
+        f"{weights.vocabulary:,} x {logit_bytes} bytes",
     ]
     return LeastMemory(total, lines)
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> str:
     """Return one line that says memory ran out and what to change."""
-    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-    wanted = f" ({asked[1]} more were needed)" if asked else ""
-    return f"{recipe.path}: memory ran out{wanted}; {what_to_change(recipe.config)}"
+    match = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    needed = f" ({match[1]} more were needed)" if match else ""
+    return f"{recipe.path}: memory ran out{needed}; {what_to_change(recipe.config)}"
 
 
 def what_to_change(config: dict[str, Any]) -> str:
     """Return the three cheapest changes that save memory and that the recipe lacks."""
-    found = []
+    fixes = []
     micro = int(config.get("micro_batch_size") or 1)
     accumulation = int(config.get("gradient_accumulation_steps") or 1)
     if micro > 1:
         factor = 2 if micro % 2 == 0 else micro
-        found.append(
+        fixes.append(
             f"`micro_batch_size: {micro // factor}` with `gradient_accumulation_steps: "
             f"{accumulation * factor}` (the same batch)"
         )
     if not config.get("gradient_checkpointing"):
-        found.append("`gradient_checkpointing: true` (slower by about a third)")
+        fixes.append("`gradient_checkpointing: true` (slower by about a third)")
     if not config.get("load_in_4bit"):
-        found.append("`adapter: qlora` with `load_in_4bit: true` (a quarter of the weights' bytes)")
+        fixes.append("`adapter: qlora` with `load_in_4bit: true` (a quarter of the weights' bytes)")
     length = int(config.get("sequence_len") or 512)
-    found.append(f"`sequence_len: {length // 2}` (preflight shows how many rows are then too long)")
+    fixes.append(f"`sequence_len: {length // 2}` (preflight shows how many rows are then too long)")
     if "8bit" not in str(config.get("optimizer")):
-        found.append("`optimizer: adamw_8bit` (10 bytes per adapter weight instead of 16)")
-    found.append("a smaller `lora_r`")
-    steps = "; ".join(f"{number}. {text}" for number, text in enumerate(found[:3], 1))
-    return f"make these changes in this order, and start again: {steps}"
+        fixes.append("`optimizer: adamw_8bit` (10 bytes per adapter weight instead of 16)")
+    fixes.append("a smaller `lora_r`")
+    numbered = "; ".join(f"{number}. {text}" for number, text in enumerate(fixes[:3], 1))
+    return f"make these changes in this order, and start again: {numbered}"

@@ -19,7 +19,7 @@ SPLITS = ("train", "validation")
 CHUNK = 2000  # rows tokenised at a time; for more, the texts alone take 100s of MB
 MAX_DROPPED = 0.2  # share of a split's rows that may be too long; a corpus has some
 MAX_CUT = 0.01  # share of the references that may exceed `max_new_tokens`
-SHORTEST = 2  # tokens; Axolotl drops shorter rows (the default of `min_sample_len`)
+MIN_LENGTH = 2  # tokens; Axolotl drops shorter rows (the default of `min_sample_len`)
 EFFECTS = {
     "drop": "left out",
     "truncate": "cut off at the end, where the summary is",
@@ -47,36 +47,36 @@ def plan(recipe: Recipe, lengths: list[int], processes: int = 1) -> Plan:
     Raises UserError if no row remains to train on.
     """
     config = with_defaults(recipe.config)
-    longest, shortest = config["sequence_len"], config.get("min_sample_len", SHORTEST)
+    max_length, min_length = config["sequence_len"], config.get("min_sample_len", MIN_LENGTH)
     if config.get("excess_length_strategy") == "truncate":
-        lengths = [min(length, longest) for length in lengths]
-    kept = [length for length in lengths if shortest <= length <= longest]
-    if not kept:
+        lengths = [min(length, max_length) for length in lengths]
+    fitting = [length for length in lengths if min_length <= length <= max_length]
+    if not fitting:
         raise UserError(
-            f"{recipe.path}: no training row fits into sequence_len {longest}; raise it"
+            f"{recipe.path}: no training row fits into sequence_len {max_length}; raise it"
         )
     micro, accumulation = config["micro_batch_size"], config["gradient_accumulation_steps"]
     if config.get("sample_packing"):
-        packs = _pack(config, kept)
-        batches, largest, unit = len(packs), max(packs), "packs"
-        of_a_process = batches // processes  # the incomplete last round is dropped
+        packs = _pack(config, fitting)
+        batches, largest_batch, unit = len(packs), max(packs), "packs"
+        process_batches = batches // processes  # the incomplete last round is dropped
     else:
-        batches, largest, unit = -(-len(kept) // micro), micro * max(kept), "rows"
-        of_a_process = -(-batches // processes)  # without packing, rows repeat to fill it
-    steps_per_epoch = max(1, -(-of_a_process // accumulation))
-    steps = _steps(config, kept, batches, processes, steps_per_epoch)
-    asked = f"num_epochs {config['num_epochs']:g}"
+        batches, largest_batch, unit = -(-len(fitting) // micro), micro * max(fitting), "rows"
+        process_batches = -(-batches // processes)  # without packing, rows repeat to fill it
+    steps_per_epoch = max(1, -(-process_batches // accumulation))
+    steps = _steps(config, fitting, batches, processes, steps_per_epoch)
+    duration = f"num_epochs {config['num_epochs']:g}"
     if config.get("max_steps"):
-        asked = f"max_steps {config['max_steps']}"
+        duration = f"max_steps {config['max_steps']}"
     lines = [
-        f"{len(kept):,} rows with {sum(kept):,} tokens fill {batches:,} batches per epoch",
+        f"{len(fitting):,} rows with {sum(fitting):,} tokens fill {batches:,} batches per epoch",
         f"effective batch {micro * accumulation * processes} {unit} = micro_batch_size {micro} x "
         f"gradient_accumulation_steps {accumulation} x {processes} process"
-        f"{'es' if processes > 1 else ''}: {sum(kept) / steps_per_epoch:,.0f} tokens per step",
+        f"{'es' if processes > 1 else ''}: {sum(fitting) / steps_per_epoch:,.0f} tokens per step",
         f"{steps:,} steps = {steps / steps_per_epoch:.2f} epochs of {steps_per_epoch:,} steps "
-        f"({asked})",
+        f"({duration})",
     ]
-    return Plan(steps, steps_per_epoch, largest, lines)
+    return Plan(steps, steps_per_epoch, largest_batch, lines)
 
 
 def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
@@ -84,14 +84,14 @@ def with_defaults(config: dict[str, Any]) -> dict[str, Any]:
     from axolotl.utils.schemas.config import AxolotlInputConfig
     from axolotl.utils.schemas.enums import LEGACY_ATTN_FLAG_TO_IMPL
 
-    names = ("micro_batch_size", "gradient_accumulation_steps", "num_epochs",
+    keys = ("micro_batch_size", "gradient_accumulation_steps", "num_epochs",
              "sample_packing_bin_size", "sample_packing_group_size")  # fmt: skip
-    defaults = {name: AxolotlInputConfig.model_fields[name].default for name in names}
+    defaults = {key: AxolotlInputConfig.model_fields[key].default for key in keys}
     legacy = [new for old, new in LEGACY_ATTN_FLAG_TO_IMPL.items() if config.get(old)]
     if legacy:
         defaults["attn_implementation"] = legacy[0]
-    given = {key: value for key, value in config.items() if value is not None}
-    return {**defaults, **given, "sequence_len": sequence_len(config)}
+    explicit = {key: value for key, value in config.items() if value is not None}
+    return {**defaults, **explicit, "sequence_len": sequence_len(config)}
 
 
 def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
@@ -102,8 +102,8 @@ def _pack(config: dict[str, Any], lengths: list[int]) -> list[int]:
     from torch.utils.data import RandomSampler
 
     micro, length = config["micro_batch_size"], config["sequence_len"]
-    one_long = attn_impl_base(config.get("attn_implementation")) in ATTN_IMPLS_SUPPORTING_PACKING
-    real = config.get("multipack_real_batches", not one_long)  # else one pack `micro` times as long
+    can_pack = attn_impl_base(config.get("attn_implementation")) in ATTN_IMPLS_SUPPORTING_PACKING
+    real = config.get("multipack_real_batches", not can_pack)  # else one pack `micro` times as long
     order = RandomSampler(range(len(lengths)), generator=torch.Generator().manual_seed(0))
     sampler = MultipackBatchSampler(
         order,
@@ -137,8 +137,8 @@ def _steps(
     if not config.get("sample_packing"):
         return math.ceil(len(lengths) * epochs / batch)
     if share := config.get("sample_packing_eff_est"):  # how full the packs were in an earlier run
-        full = 0.99 * sum(lengths) / share / config["sequence_len"] // batch
-        steps = int((math.floor(full) - 1) * epochs)
+        full_batches = 0.99 * sum(lengths) / share / config["sequence_len"] // batch
+        steps = int((math.floor(full_batches) - 1) * epochs)
     else:
         steps = math.floor(max(1, batches * micro // batch) * epochs)
         steps -= math.ceil(epochs) if config.get("dataloader_drop_last") else 0
@@ -173,39 +173,39 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
     A problem is too many rows dropped, any row cut, or rows beyond the model's positions. `counts`
     comes from `count_tokens`. Raises UserError if long rows would end the training.
     """
-    config, reach = recipe.config, max_positions(recipe.config)
+    config, positions = recipe.config, max_positions(recipe.config)
     strategy = config.get("excess_length_strategy") or "drop"
-    cuts, model = strategy == "truncate", f"the {reach} positions of {config['base_model']}"
+    cuts, capacity = strategy == "truncate", f"the {positions} positions of {config['base_model']}"
     lines, problems = [], []
-    for split, numbers in counts.items():
+    for split, lengths in counts.items():
         key, limit = "sequence_len", sequence_len(config)
         if split == "validation" and config.get("eval_sequence_len"):
             key, limit = "eval_sequence_len", config["eval_sequence_len"]
-        of, most = f"of {len(numbers):,} rows", int(MAX_DROPPED * len(numbers))
-        over, beyond = (sum(n > least for n in numbers) for least in (limit, reach or math.inf))
-        where = f"{split}: {over:,} {of} have more than {limit:,} tokens"
+        of_rows, most = f"of {len(lengths):,} rows", int(MAX_DROPPED * len(lengths))
+        over, beyond = (sum(n > bound for n in lengths) for bound in (limit, positions or math.inf))
+        excess = f"{split}: {over:,} {of_rows} have more than {limit:,} tokens"
         if not over:
-            lines.append(f"{split}: none {of} has more than {limit:,} tokens")
+            lines.append(f"{split}: none {of_rows} has more than {limit:,} tokens")
         else:
             lines.append(
-                f"{where} (the longest {max(numbers):,}): {EFFECTS[strategy]} "
+                f"{excess} (the longest {max(lengths):,}): {EFFECTS[strategy]} "
                 f"(excess_length_strategy: {strategy})"
             )
         if over and strategy == "raise":
             raise UserError(f"{recipe.path}: {lines[-1]}")
-        enough = max(numbers) if cuts else sorted(numbers)[-most - 1]
+        enough = max(lengths) if cuts else sorted(lengths)[-most - 1]
         fix = f"set `{key}: {enough}` or more"
         if cuts and over <= most:
             fix = "remove that key, which leaves them out"
-        elif reach and enough > reach:
-            fix = f"{beyond:,} exceed {model} too: {SHORTEN}"
+        elif positions and enough > positions:
+            fix = f"{beyond:,} exceed {capacity} too: {SHORTEN}"
         if cuts and over:
-            what = f"{where}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
+            what = f"{excess}, and `excess_length_strategy: truncate` cuts off their summary; {fix}"
         elif over > most:
-            what = f"{where}, and would be left out; {fix}"
-        elif reach and limit > reach and beyond:
-            fix = f"set `{key}: {reach}`, which leaves them out" if beyond <= most else SHORTEN
-            what = f"{split}: {beyond:,} {of} exceed {model}; {fix}"
+            what = f"{excess}, and would be left out; {fix}"
+        elif positions and limit > positions and beyond:
+            fix = f"set `{key}: {positions}`, which leaves them out" if beyond <= most else SHORTEN
+            what = f"{split}: {beyond:,} {of_rows} exceed {capacity}; {fix}"
         else:
             continue
         problems.append(f"{recipe.path}: {what}")
@@ -214,20 +214,20 @@ def check_lengths(recipe: Recipe, counts: dict[str, list[int]]) -> tuple[list[st
 
 def evaluation_problems(recipe: Recipe, encoder: PromptEncoder) -> Iterator[str]:
     """Yield problems: references above `max_new_tokens`, prompts beyond the model's positions."""
-    in_training = recipe.summarization.training_rouge
-    most = recipe.summarization.decoding.max_new_tokens
+    training_rouge = recipe.summarization.training_rouge
+    limit = recipe.summarization.decoding.max_new_tokens
     test = read_examples(recipe.data_dir / "test.jsonl")
     validation = read_examples(recipe.data_dir / "validation.jsonl")
     texts = [text for row in [*test, *validation] for text in row.references or [row.summary]]
     ids = encoder.tokenizer(texts, add_special_tokens=False)["input_ids"]
     lengths = [len(tokens) + 1 for tokens in ids]  # plus the end-of-turn token
-    if (over := sum(length > most for length in lengths)) > MAX_CUT * len(lengths):
+    if (over := sum(length > limit for length in lengths)) > MAX_CUT * len(lengths):
         yield (
             f"{recipe.path}: {over:,} of {len(lengths):,} references of test and validation have "
-            f"more tokens than max_new_tokens, {most}, allows a summary; set "
+            f"more tokens than max_new_tokens, {limit}, allows a summary; set "
             f"`summarization.decoding.max_new_tokens: {max(lengths)}`"
         )
-    sampled = validation[: in_training.dialogues]
-    for rows, new in ((test, most), (sampled, in_training.max_new_tokens or most)):
-        prompts = [len(encoder.prompt_ids(row)) for row in rows]
-        yield from beyond_positions(recipe, rows, prompts, new)
+    sampled = validation[: training_rouge.dialogues]
+    for rows, new in ((test, limit), (sampled, training_rouge.max_new_tokens or limit)):
+        prompt_lengths = [len(encoder.prompt_ids(row)) for row in rows]
+        yield from beyond_positions(recipe, rows, prompt_lengths, new)

@@ -47,7 +47,7 @@ from training.resume import ExactResume, Progress
 WAIT = 5  # seconds: torchrun checks for ended processes every 0.1 s
 # Commands that need a trained adapter. Axolotl loads it only if `lora_model_dir` is set; otherwise
 # `evaluate` and `inference` use a fresh, untrained adapter.
-OF_AN_ADAPTER = ("evaluate", "inference", "merge-lora")
+ADAPTER_COMMANDS = ("evaluate", "inference", "merge-lora")
 NOTES = {
     "inference": "note: axolotl inference samples at temperature 0.9, so its answers differ each "
     "time, and needs the whole prompt, instruction included; for summaries use `python -m "
@@ -71,14 +71,14 @@ class SummarizationPlugin(BasePlugin):
     def __init__(self) -> None:
         """Axolotl creates one instance per run."""
         super().__init__()
-        self._asked: dict[str, Any] = {}  # the recipe with the command line's overrides
+        self._config: dict[str, Any] = {}  # the recipe with the command line's overrides
         self._resume = ExactResume()
         self._rouge: Any = None  # training.rouge's callback, if the recipe asks for it
         self._trainer: Any = None
         self._steps = 0
         self._lock: Any = None
-        self._waiting: Bar | None = None  # shown until the first step
-        self._prepared: Recipe | None = None  # the recipe whose rows Axolotl reads
+        self._starting_bar: Bar | None = None  # shown until the first step
+        self._prepared_recipe: Recipe | None = None  # the recipe whose rows Axolotl reads
 
     def get_input_args(self) -> str:
         """Return the import path of the pydantic class for our block."""
@@ -90,22 +90,22 @@ class SummarizationPlugin(BasePlugin):
         quiet = command in ("train", "preprocess") and not console.verbose()
         if quiet:
             console.mute()
-        own = yaml.safe_load(path.read_text("utf-8"))
-        drop_flags(own, cfg)
-        self._asked = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
+        in_file = yaml.safe_load(path.read_text("utf-8"))
+        drop_flags(in_file, cfg)
+        self._config = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
         # merge-lora reads the recipe twice, the second time with the merge's own overrides
-        if command == "merge-lora" and cfg.get("merge_lora") and not own.get("merge_lora"):
+        if command == "merge-lora" and cfg.get("merge_lora") and not in_file.get("merge_lora"):
             return
         with ending_with_one_line():
-            refuse(find_problems(path, self._asked))
+            refuse(find_problems(path, self._config))
             end_in_one_line(recipe_of(cfg))
-            if command in OF_AN_ADAPTER:
+            if command in ADAPTER_COMMANDS:
                 self._use_adapter(cfg, command)
             else:
-                refuse(run_record.output_dir_problems(path, self._asked))
+                refuse(run_record.output_dir_problems(path, self._config))
             if command == "merge-lora":  # it does not train, and a CPU is enough
                 return
-            refuse(machine_problems(path, self._asked))
+            refuse(machine_problems(path, self._config))
         if cfg.get("auto_resume_from_checkpoints") is None:
             cfg["auto_resume_from_checkpoints"] = True  # running the same command again resumes
         if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
@@ -116,7 +116,7 @@ class SummarizationPlugin(BasePlugin):
             log = prepare_debug_log(cfg)  # else Axolotl opens it only after validation
             if is_first_process():
                 say(f"{command} {path}; Axolotl's own output is in {log}", "bold")
-            self._waiting = Bar("starting", shown=is_first_process()).__enter__()
+            self._starting_bar = Bar("starting", shown=is_first_process()).__enter__()
         if command == "evaluate":  # Axolotl does not call `load_datasets` for it
             with first_process_first(), ending_with_one_line():
                 self._use_prepared(cfg, recipe_of(cfg))
@@ -127,13 +127,13 @@ class SummarizationPlugin(BasePlugin):
         If the user has set it, their choice is kept.
         """
         if cfg.get("lora_model_dir") is None:
-            cfg["lora_model_dir"] = str(find_adapter(self._asked_recipe(cfg)))
+            cfg["lora_model_dir"] = str(find_adapter(self._recipe_as_given(cfg)))
         if command in NOTES and is_first_process():
             say(NOTES[command].format(recipe=cfg["axolotl_config_path"]), error=True)
 
-    def _asked_recipe(self, cfg: Any) -> Recipe:
+    def _recipe_as_given(self, cfg: Any) -> Recipe:
         """Return the recipe with the command line's overrides, without Axolotl's defaults."""
-        return dataclasses.replace(recipe_of(cfg), config=self._asked)
+        return dataclasses.replace(recipe_of(cfg), config=self._config)
 
     def _use_cpu(self, cfg: dict[str, Any]) -> None:
         use_all_cores()
@@ -157,14 +157,14 @@ class SummarizationPlugin(BasePlugin):
                 return
             if is_first_process():  # before anything is written or renamed
                 report = Report()
-                check_recipe(self._asked_recipe(cfg), report, run_record.processes())
+                check_recipe(self._recipe_as_given(cfg), report, run_record.processes())
                 report.show(say)
                 refuse(report.problems)
             self._choose_start(cfg, recipe, files)
 
     def _use_prepared(self, cfg: Any, recipe: Recipe) -> dict[str, str]:
         """Point Axolotl at the tokenised rows of the prepared files; return file hashes by name."""
-        files, self._prepared = check_prepared(recipe).files, recipe
+        files, self._prepared_recipe = check_prepared(recipe).files, recipe
         cfg["dataset_prepared_path"] = str(run_record.cache_folder(recipe, files))
         if is_first_process():
             run_record.set_aside_cut_caches(Path(cfg["dataset_prepared_path"]))
@@ -173,27 +173,27 @@ class SummarizationPlugin(BasePlugin):
     def _choose_start(self, cfg: Any, recipe: Recipe, files: dict[str, str]) -> None:
         """Decide from the output folder whether to resume, restart or start, and record the run."""
         folder, processes = recipe.output_dir, run_record.processes()
-        settings = settings_of(self._asked, files, processes)
+        settings = settings_of(self._config, files, processes)
         if is_first_process():
             self._lock = run_record.lock(folder)
-        again = cfg["auto_resume_from_checkpoints"] is False
-        explicit = cfg["resume_from_checkpoint"]
+        restart = cfg["auto_resume_from_checkpoints"] is False
+        checkpoint = cfg["resume_from_checkpoint"]
         cfg["auto_resume_from_checkpoints"] = False  # Axolotl's choice is not checked
-        text = run_record.recipe_text(recipe.path, self._asked)  # it may be in the output folder
-        if explicit:
-            run_record.check_resume(Path(explicit), settings, processes)
-        if again and not explicit:
+        text = run_record.recipe_text(recipe.path, self._config)  # it may be in the output folder
+        if checkpoint:
+            run_record.check_resume(Path(checkpoint), settings, processes)
+        if restart and not checkpoint:
             if is_first_process() and run_record.contains_run(folder):
                 say(f"the earlier run is now in {run_record.set_aside(folder)}")
         else:
             run_record.check_same_run(folder, settings)
-        if not again and not explicit:
-            cfg["resume_from_checkpoint"] = self._checkpoint(folder, processes)
+        if not restart and not checkpoint:
+            cfg["resume_from_checkpoint"] = self._find_checkpoint(folder, processes)
         if is_first_process():
             precision = {"bf16": cfg["bf16"], "fp16": cfg["fp16"]}
             run_record.write_run(folder, settings, precision, text)
 
-    def _checkpoint(self, folder: Path, processes: int) -> str | None:
+    def _find_checkpoint(self, folder: Path, processes: int) -> str | None:
         """Return the newest complete checkpoint; end the process if the run is already finished."""
         if (steps := finished(folder)) is not None:
             if is_first_process():
@@ -202,13 +202,13 @@ class SummarizationPlugin(BasePlugin):
                     f"train again, add `{TRAIN_AGAIN}` (the earlier run is set aside)"
                 )
             raise SystemExit(0)
-        chosen = run_record.newest_complete_checkpoint(folder, processes)
+        newest = run_record.newest_complete_checkpoint(folder, processes)
         if is_first_process():
-            for line in run_record.set_aside_others(folder, chosen, processes):
+            for line in run_record.set_aside_others(folder, newest, processes):
                 say(line, error=True)
-            if chosen:
-                say(f"resuming from {chosen}", error=True)
-        return str(chosen) if chosen else None
+            if newest:
+                say(f"resuming from {newest}", error=True)
+        return str(newest) if newest else None
 
     def pre_model_load(self, cfg: Any) -> None:
         """Make the adapter depend only on the recipe's seed, and check the rows once more.
@@ -218,8 +218,8 @@ class SummarizationPlugin(BasePlugin):
         """
         with ending_with_one_line():
             try:
-                if self._prepared:
-                    check_prepared(self._prepared)
+                if self._prepared_recipe:
+                    check_prepared(self._prepared_recipe)
             except UserError:
                 cache = Path(cfg["dataset_prepared_path"])
                 if is_first_process() and cache.exists():
@@ -237,7 +237,7 @@ class SummarizationPlugin(BasePlugin):
 
     def add_callbacks_pre_trainer(self, cfg: Any, model: Any) -> list[Any]:
         """Return our callbacks; early stopping runs after them and reads the ROUGE they add."""
-        recipe, progress = recipe_of(cfg), Progress(self._waiting)
+        recipe, progress = recipe_of(cfg), Progress(self._starting_bar)
         if not recipe.summarization.training_rouge.dialogues:
             return [self._resume, progress]
         from training.rouge import TrainingRougeCallback
@@ -333,15 +333,15 @@ def ending_with_one_line() -> Iterator[None]:
 
 def end_in_one_line(recipe: Recipe) -> None:
     """From now on, end with one line and code 2 on an error that the user can fix."""
-    plain = sys.excepthook
+    default_hook = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        words = explain(recipe, error)
-        if words is None:
+        message = explain(recipe, error)
+        if message is None:
             console.unmute(30)
-            plain(kind, error, trace)
+            default_hook(kind, error, trace)
             return
-        say(f"error: {words}", error=True)
+        say(f"error: {message}", error=True)
         raise SystemExit(2)
 
     sys.excepthook = hook
@@ -359,9 +359,9 @@ def explain(recipe: Recipe, error: BaseException) -> str | None:
     while trace:
         raised_in = trace.tb_frame.f_globals.get("__name__", "")
         trace = trace.tb_next
-    of_a_model = isinstance(error, OSError) and error.errno is None
-    of_a_model = of_a_model and raised_in.startswith(("transformers", "huggingface_hub"))
-    if of_a_model or isinstance(error, SafetensorError):
+    is_model_error = isinstance(error, OSError) and error.errno is None
+    is_model_error = is_model_error and raised_in.startswith(("transformers", "huggingface_hub"))
+    if is_model_error or isinstance(error, SafetensorError):
         return model_unavailable(recipe, error)
     return None
 

@@ -72,8 +72,8 @@ def main() -> None:
     report, processes = Report(), run_record.processes()
     report.problems += find_problems(args.recipe, config)
     if not report.problems:
-        known = f"every key is known to Axolotl {version('axolotl')} or to us, and has an effect"
-        report.say("recipe", f"{args.recipe}: {known}")
+        finding = f"every key is known to Axolotl {version('axolotl')} or to us, and has an effect"
+        report.say("recipe", f"{args.recipe}: {finding}")
         recipe = load_recipe(args.recipe)
         check_recipe(recipe, report, processes, args.gpu_memory)
         if not report.problems:
@@ -107,8 +107,8 @@ def foreign_code(config: dict[str, Any]) -> Iterator[str]:
         yield f"`attn_implementation:` runs the code of {attention!r} from the Hub in training"
     if config.get("use_kernels"):
         yield "`use_kernels:` runs compiled code from the Hub in training"
-    rl = config.get("trl")
-    rewards = rl.get("reward_funcs") if isinstance(rl, dict) else None
+    trl = config.get("trl")
+    rewards = trl.get("reward_funcs") if isinstance(trl, dict) else None
     for key, code in (("trainer_cls", config.get("trainer_cls")), ("trl.reward_funcs", rewards)):
         if code:
             yield f"`{key}:` runs the code of {code!r} in training"
@@ -124,8 +124,8 @@ def check_recipe(
     """
     try:
         manifest = check_prepared(recipe)
-        rows = ", ".join(f"{n.written:,} {split}" for split, n in manifest.counts.items())
-        report.say("data", f"{recipe.data_dir}: {rows} rows; the files match the manifest,")
+        row_counts = ", ".join(f"{n.written:,} {split}" for split, n in manifest.counts.items())
+        report.say("data", f"{recipe.data_dir}: {row_counts} rows; the files match the manifest,")
         report.say("data", "and the manifest's settings match the recipe")
         report.say("data", *(f"note: {note}" for note in manifest.notes))
 
@@ -161,9 +161,9 @@ def _check_work(
     report.problems += [*problems, *evaluation_problems(recipe, encoder)]
     if report.problems:
         return
-    work = plan(recipe, lengths["train"], processes)
-    report.say("steps", *work.lines)
-    least = least_memory(recipe, work.largest_batch)
+    run_plan = plan(recipe, lengths["train"], processes)
+    report.say("steps", *run_plan.lines)
+    least = least_memory(recipe, run_plan.largest_batch)
     if least is None:
         report.say("memory", "no lower bound: not LoRA, or one GPU does not hold all weights")
         return
@@ -186,28 +186,28 @@ def _check_output(recipe: Recipe, report: Report, processes: int) -> None:
         return
     try:
         settings = settings_of(recipe.config, check_prepared(recipe).files, processes)
-        if explicit := recipe.config.get("resume_from_checkpoint"):
-            run_record.check_resume(Path(str(explicit)), settings, processes)
+        if checkpoint := recipe.config.get("resume_from_checkpoint"):
+            run_record.check_resume(Path(str(checkpoint)), settings, processes)
         run_record.check_same_run(folder, settings)
     except UserError as error:
         report.problems.append(str(error))
         return
     steps, newest = finished(folder), run_record.newest_complete_checkpoint(folder, processes)
-    found = f"resumes from {newest.name}" if newest else "nothing there yet"
+    status = f"resumes from {newest.name}" if newest else "nothing there yet"
     if steps is not None:
-        found = f"already trained by this recipe on this data, {steps} steps"
-    report.say("output", f"{folder}: {found}")
+        status = f"already trained by this recipe on this data, {steps} steps"
+    report.say("output", f"{folder}: {status}")
 
 
 def sample(parity: Parity) -> Iterator[str]:
     """Yield the lines of one row as the model sees it, with the tokens in the loss marked."""
     row, tokenizer = parity.example, parity.encoder.tokenizer
-    trained = [label != -100 for label in row.labels]
+    in_loss = [label != -100 for label in row.labels]
     text = ""
-    for marked, run in groupby(zip(trained, row.ids, strict=True), lambda pair: pair[0]):
-        part = tokenizer.decode([token for _, token in run], skip_special_tokens=False)
+    for marked, group in groupby(zip(in_loss, row.ids, strict=True), lambda pair: pair[0]):
+        part = tokenizer.decode([token for _, token in group], skip_special_tokens=False)
         text += f"[[{part}]]" if marked else part
-    yield f"{sum(trained)} of {len(row.ids)} tokens are in the loss, marked [[...]]:"
+    yield f"{sum(in_loss)} of {len(row.ids)} tokens are in the loss, marked [[...]]:"
     yield from text.split("\n")
 
 
@@ -215,13 +215,13 @@ def sample(parity: Parity) -> Iterator[str]:
 # If not, training ends in a traceback or, worse, does not learn the task.
 
 # The attribute of a model's class that shows support for a kind of attention; all support `eager`.
-ATTENTION = {"sdpa": "_supports_sdpa", "flash": "_supports_flash_attn",
+ATTENTION_SUPPORT = {"sdpa": "_supports_sdpa", "flash": "_supports_flash_attn",
              "flex": "_supports_flex_attn"}  # fmt: skip
 # Embedding rows of tokens absent from the training text share one direction, see "Fishing for
 # Magikarp" (Land and Bartolo, 2024). Cosines in SmolLM2-135M-Instruct: above 0.9999 for those,
 # 0.991 for the end token, seen only in the last training stage, at most 0.974 for 2,000 others.
-UNTRAINED = 0.999
-CHUNK = 8192  # rows of the matrix read at once
+UNTRAINED_COSINE = 0.999
+CHUNK_ROWS = 8192  # rows of the matrix read at once
 ROUND_TRIP = ("Hello world", "Ana: see you at 7:30 tomorrow, ok?", "Zoë's café: 12 €\nBob: fine!")
 
 
@@ -232,20 +232,20 @@ def check_model(recipe: Recipe, tokenizer: Any, end: int) -> tuple[list[str], li
     cannot be read.
     """
     model = empty_model(recipe)
-    reached, targets = _targets(recipe.config, model)
-    problems = [*_attention(recipe.config, model), *targets, *_round_trip(tokenizer),
+    lines, unmatched = _target_modules(recipe.config, model)
+    problems = [*_attention(recipe.config, model), *unmatched, *_round_trip(tokenizer),
                 *_end(recipe.config, model, end, tokenizer.convert_ids_to_tokens(end))]  # fmt: skip
-    return [f"{recipe.path}: {problem}" for problem in problems], reached
+    return [f"{recipe.path}: {problem}" for problem in problems], lines
 
 
 def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
     chosen = str(with_defaults(config).get("attn_implementation") or "")
-    needs = next((needs for kind, needs in ATTENTION.items() if chosen.startswith(kind)), None)
-    if needs and not getattr(model, needs, True):
-        other = "sdpa" if model._supports_sdpa else "eager"
+    flag = next((flag for kind, flag in ATTENTION_SUPPORT.items() if chosen.startswith(kind)), None)
+    if flag and not getattr(model, flag, True):
+        supported = "sdpa" if model._supports_sdpa else "eager"
         yield (
             f"attn_implementation: {chosen}: {type(model).__name__} does not support it; "
-            f"set `attn_implementation: {other}`"
+            f"set `attn_implementation: {supported}`"
         )
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     if capped and not chosen.startswith(("eager", "flash", "flex")):
@@ -255,7 +255,7 @@ def _attention(config: dict[str, Any], model: Any) -> Iterator[str]:
         )
 
 
-def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
+def _target_modules(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
     """Return lines on the modules that LoRA changes, and a problem if names match nothing."""
     import torch
     from peft.tuners.tuners_utils import check_target_module_exists
@@ -265,17 +265,17 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
     settings = lora_settings(config, model)
     targets, modules = settings.target_modules or [], dict(model.named_modules())
     if isinstance(targets, str):  # a regular expression
-        found = [name for name in modules if check_target_module_exists(settings, name)]
-        wanted = {targets: len(found)}
+        matches = [name for name in modules if check_target_module_exists(settings, name)]
+        counts = {targets: len(matches)}
     else:
         names = [*sorted(targets), *(settings.modules_to_save or [])]
-        wanted = {n: sum(m == n or m.endswith(f".{n}") for m in modules) for n in names}
-    missing = [name for name, count in wanted.items() if not count]
-    shapes = {name: weight.dim() for name, weight in model.named_parameters()}
-    experts = sorted({".".join(n.split(".")[-2:]) for n, axes in shapes.items() if axes == 3})
+        counts = {n: sum(m == n or m.endswith(f".{n}") for m in modules) for n in names}
+    missing = [name for name, count in counts.items() if not count]
+    dimensions = {name: weight.dim() for name, weight in model.named_parameters()}
+    experts = sorted({".".join(n.split(".")[-2:]) for n, ndim in dimensions.items() if ndim == 3})
     if not missing:
-        said = ", ".join(f"{name} {count}" for name, count in wanted.items())
-        lines = [f"the adapter changes {said} modules"]
+        changed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        lines = [f"the adapter changes {changed} modules"]
         if experts and not settings.target_parameters:
             lines.append(
                 f"the experts ({', '.join(experts)}) stay as they are: they are parameters; to "
@@ -283,18 +283,18 @@ def _targets(config: dict[str, Any], model: Any) -> tuple[list[str], list[str]]:
             )
         return lines, []
     head = model.get_output_embeddings()
-    linear = Counter(
+    linear_counts = Counter(
         name.rpartition(".")[2]
         for name, module in modules.items()
         if isinstance(module, torch.nn.Linear) and module is not head
     )
-    there = ", ".join(f"{name} {count}" for name, count in linear.items())
+    layers = ", ".join(f"{name} {count}" for name, count in linear_counts.items())
     if experts:
-        there += f" (experts, for lora_target_parameters: {', '.join(experts)})"
+        layers += f" (experts, for lora_target_parameters: {', '.join(experts)})"
     return [], [
         f"{', '.join(missing)} in lora_target_modules or lora_modules_to_save: {len(missing)} of "
-        f"{len(wanted)} names match no module of {type(model).__name__}; its linear layers are "
-        f"{there}: name some of them, or set `lora_target_linear: true` in place of the names"
+        f"{len(counts)} names match no module of {type(model).__name__}; its linear layers are "
+        f"{layers}: name some of them, or set `lora_target_linear: true` in place of the names"
     ]
 
 
@@ -303,19 +303,19 @@ def _end(config: dict[str, Any], model: Any, end: int, token: str) -> Iterator[s
     tied = model.config.get_text_config().tie_word_embeddings
     head = model.get_input_embeddings() if tied else model.get_output_embeddings()
     name = next(name for name, module in model.named_modules() if module is head)
-    last = name.rpartition(".")[2]
-    chosen = config.get("peft_trainable_token_indices") or []
-    chosen = [chosen] if isinstance(chosen, list) else chosen.values()
+    layer = name.rpartition(".")[2]
+    trainable = config.get("peft_trainable_token_indices") or []
+    trainable = [trainable] if isinstance(trainable, list) else trainable.values()
     targets = config.get("lora_target_modules") or []
     adapted = [targets] if isinstance(targets, str) else targets
     adapted = [*adapted, *(config.get("lora_modules_to_save") or [])]
-    if not config.get("adapter") or last in adapted or any(end in ids for ids in chosen):
+    if not config.get("adapter") or layer in adapted or any(end in ids for ids in trainable):
         return
-    if looks_untrained(config, f"{last}.weight", end):
-        key = f"[{end}]" if tied else f"{{{last}: [{end}]}}"
+    if looks_untrained(config, f"{layer}.weight", end):
+        ids = f"[{end}]" if tied else f"{{{layer}: [{end}]}}"
         yield (
-            f"the model never learnt {token!r}, which ends a summary: its row of {last} is like "
-            f"unused tokens' and LoRA does not train it; add `peft_trainable_token_indices: {key}`"
+            f"the model never learnt {token!r}, which ends a summary: its row of {layer} is like "
+            f"unused tokens' and LoRA does not train it; add `peft_trainable_token_indices: {ids}`"
         )
 
 
@@ -332,20 +332,20 @@ def looks_untrained(config: dict[str, Any], name: str, row: int) -> bool:
     folder = Path(base) if Path(base).is_dir() else snapshot(base, config)
     for path in sorted(folder.glob("*.safetensors")) if folder else []:
         with safe_open(path, "pt") as file:
-            for found in (key for key in file.keys() if key.endswith(name)):  # noqa: SIM118
-                matrix = file.get_slice(found)
+            for key in (key for key in file.keys() if key.endswith(name)):  # noqa: SIM118
+                matrix = file.get_slice(key)
                 rows = matrix.get_shape()[0]
                 if row >= rows:  # the tokenizer has more tokens than the model
                     return True
-                own = matrix[row : row + 1].float()
-                if not own.any():
+                vector = matrix[row : row + 1].float()
+                if not vector.any():
                     return True
-                for start in range(0, rows, CHUNK):
-                    part = matrix[start : start + CHUNK].float()
-                    alike = torch.nn.functional.cosine_similarity(part, own)
-                    if start <= row < start + len(part):
-                        alike[row - start] = 0
-                    if alike.max() > UNTRAINED:
+                for start in range(0, rows, CHUNK_ROWS):
+                    chunk = matrix[start : start + CHUNK_ROWS].float()
+                    cosines = torch.nn.functional.cosine_similarity(chunk, vector)
+                    if start <= row < start + len(chunk):
+                        cosines[row - start] = 0
+                    if cosines.max() > UNTRAINED_COSINE:
                         return True
     return False
 

@@ -20,9 +20,9 @@ from training.plan import SPLITS
 FIX_LOSS = f"leave train_on_inputs, roles_to_train and train_on_eos out, and {FIX_TEMPLATE}"
 FIX_END = "set the token that ends a turn in `special_tokens: eos_token:`"
 # Template variables that turn thinking off: Qwen3, SmolLM3, GLM, Hunyuan; Granite, DeepSeek
-SWITCHES = ("enable_thinking", "thinking")
-QUOTED = 60  # characters of a row's text to quote in a message
-PLACES = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
+THINKING_VARIABLES = ("enable_thinking", "thinking")
+MAX_QUOTED = 60  # characters of a row's text to quote in a message
+ROW_KEYS = {"path", "split", "name", "ds_type", "data_files", "revision"}  # of rows, not of prompts
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class RowChecks:
             checks[self._as_mistral_common] = "the ids equal those of mistral-common's own encoder"
         problems, checked = [], []
         for check, sentence in checks.items():
-            wrong = [(row.row.id, text) for row in rows if (text := check(row))]
-            if wrong:
-                others = f" ({len(wrong)} of {len(rows)} rows)" if wrong[1:] else ""
-                problems.append(f"{self.recipe.path}: row {wrong[0][0]}: {wrong[0][1]}{others}")
+            failed = [(row.row.id, problem) for row in rows if (problem := check(row))]
+            if failed:
+                affected = f" ({len(failed)} of {len(rows)} rows)" if failed[1:] else ""
+                problems.append(f"{self.recipe.path}: row {failed[0][0]}: {failed[0][1]}{affected}")
             elif rows:
                 checked.append(f"{len(rows)} rows: {sentence}")
-            if wrong and check == self._prefix:
+            if failed and check == self._prefix:
                 break  # the other checks need to know where the prompt ends
         return problems, checked
 
@@ -90,7 +90,7 @@ class RowChecks:
             return ""
         return (
             "the prompt that evaluation sends is not the start of what training sees (they differ "
-            f"from token {_parting(row.prompt, row.ids)} on); {self.fix_template}"
+            f"from token {_first_difference(row.prompt, row.ids)} on); {self.fix_template}"
         )
 
     def _one_bos(self, row: EncodedRow) -> str:
@@ -98,10 +98,10 @@ class RowChecks:
         count = row.ids.count(self.bos)
         if not doubled and not (self.adds_bos and (count != 1 or row.ids[0] != self.bos)):
             return ""
-        found = "two of them side by side" if doubled else f"{count} of them"
+        actual = "two of them side by side" if doubled else f"{count} of them"
         return (
             f"must start with one {self.tokenizer.bos_token} and contain no other, but has "
-            f"{found}; {self.fix_template}"
+            f"{actual}; {self.fix_template}"
         )
 
     def _prompt_without_loss(self, row: EncodedRow) -> str:
@@ -118,9 +118,9 @@ class RowChecks:
                 f"{FIX_END}, and leave train_on_eos out"
             )
         if self._text(trained[:-1]) != summary:
-            found = self._text(trained)[:QUOTED]
-            return f"the loss covers {found!r}, not the summary; {self.fix_loss}"
-        if left_out := self._text(row.untrained)[:QUOTED]:
+            in_loss = self._text(trained)[:MAX_QUOTED]
+            return f"the loss covers {in_loss!r}, not the summary; {self.fix_loss}"
+        if left_out := self._text(row.untrained)[:MAX_QUOTED]:
             return f"the loss leaves out {left_out!r} before the turn's end; {self.fix_loss}"
         end, token = trained[-1], self.tokenizer.convert_ids_to_tokens(trained[-1])
         if end not in self.stops:
@@ -129,14 +129,14 @@ class RowChecks:
 
     def _as_mistral_common(self, row: EncodedRow) -> str:
         assert self.mistral is not None
-        theirs = self.mistral(row.row.messages)
-        if theirs == row.ids:
+        expected = self.mistral(row.row.messages)
+        if expected == row.ids:
             return ""
-        right = self.recipe.config.get("chat_template") == "mistral_v1"
-        fix = "leave its bos_token and eos_token alone" if right else "set it to mistral_v1"
+        is_v1 = self.recipe.config.get("chat_template") == "mistral_v1"
+        fix = "leave its bos_token and eos_token alone" if is_v1 else "set it to mistral_v1"
         return (
             "chat_template does not give the ids of mistral-common's own encoder (they differ "
-            f"from token {_parting(theirs, row.ids)} on); {fix}"
+            f"from token {_first_difference(expected, row.ids)} on); {fix}"
         )
 
     def _text(self, ids: list[int]) -> str:
@@ -188,17 +188,17 @@ def _thinking_fix(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]) -
     With thinking on, training sees an empty thought before the summary, and evaluation's prompt
     ends before or inside it.
     """
-    given = recipe.config.get("chat_template_kwargs") or {}
-    for name in SWITCHES:
-        if name not in encoder.template or given.get(name) is False:
+    current = recipe.config.get("chat_template_kwargs") or {}
+    for name in THINKING_VARIABLES:
+        if name not in encoder.template or current.get(name) is False:
             continue
-        keys = {**given, name: False}
-        other = replace(recipe, config={**recipe.config, "chat_template_kwargs": keys})
+        kwargs = {**current, name: False}
+        changed = replace(recipe, config={**recipe.config, "chat_template_kwargs": kwargs})
         with suppress(UserError):  # the template may reject it
-            off = PromptEncoder(other)
-            if not RowChecks(other, off).run(_encoded(off, rows))[0]:
-                shown = ", ".join(f"{key}: {json.dumps(value)}" for key, value in keys.items())
-                return f"set `chat_template_kwargs: {{{shown}}}`"
+            changed_encoder = PromptEncoder(changed)
+            if not RowChecks(changed, changed_encoder).run(_encoded(changed_encoder, rows))[0]:
+                settings = ", ".join(f"{key}: {json.dumps(value)}" for key, value in kwargs.items())
+                return f"set `chat_template_kwargs: {{{settings}}}`"
     return ""
 
 
@@ -220,7 +220,7 @@ def _recipe_problems(recipe: Recipe, encoder: PromptEncoder, rows: list[Example]
     except UserError as error:
         yield f"{recipe.path}: {error}"
     train, validation = recipe.config["datasets"][0], recipe.config["test_datasets"][0]
-    for key in sorted({*train, *validation} - PLACES):
+    for key in sorted({*train, *validation} - ROW_KEYS):
         if train.get(key) != validation.get(key):
             yield (
                 f"{recipe.path}: datasets[0].{key} is {train.get(key)!r}, test_datasets[0].{key} "
@@ -241,28 +241,28 @@ def mistral_encoder(tokenizer: Any) -> Callable[[list[dict[str, str]]], list[int
     from mistral_common.protocol.instruct.request import InstructRequest
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-    theirs, vocabulary = MistralTokenizer.v1().instruct_tokenizer, tokenizer.get_vocab()
-    pieces = theirs.tokenizer.vocab()
-    if any(vocabulary.get(piece) != number for number, piece in enumerate(pieces)):
+    mistral_tokenizer, vocabulary = MistralTokenizer.v1().instruct_tokenizer, tokenizer.get_vocab()
+    pieces = mistral_tokenizer.tokenizer.vocab()
+    if any(vocabulary.get(piece) != token_id for token_id, piece in enumerate(pieces)):
         return None
 
     def encode(messages: list[dict[str, str]]) -> list[int]:
         *_, user, assistant = (message["content"] for message in messages)
         turns: list[Any] = [UserMessage(content=user), AssistantMessage(content=assistant)]
         request: InstructRequest[Any, Any] = InstructRequest(messages=turns)
-        return theirs.encode_instruct(request).tokens
+        return mistral_tokenizer.encode_instruct(request).tokens
 
     return encode
 
 
 def _stop_ids(recipe: Recipe, tokenizer: Any) -> set[int]:
     """Return the ids that stop generation: EOS, `eot_tokens`, the model's own settings."""
-    turns = recipe.config.get("eot_tokens") or []
-    named = tokenizer.convert_tokens_to_ids(turns)
-    return {tokenizer.eos_token_id, *named, *end_token_ids(recipe.config)}
+    eot_tokens = recipe.config.get("eot_tokens") or []
+    eot_ids = tokenizer.convert_tokens_to_ids(eot_tokens)
+    return {tokenizer.eos_token_id, *eot_ids, *end_token_ids(recipe.config)}
 
 
-def _parting(left: list[int], right: list[int]) -> int:
+def _first_difference(left: list[int], right: list[int]) -> int:
     """Return the position of the first token that differs."""
     pairs = enumerate(zip(left, right, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(left), len(right)))
+    return next((position for position, (a, b) in pairs if a != b), min(len(left), len(right)))

@@ -18,7 +18,7 @@ from transformers.trainer_callback import EarlyStoppingCallback, ExportableState
 from data_prep.console import Bar, say
 from data_prep.machine import usage
 
-LOSS = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
+LOSS_ATTRIBUTES = ("_tr_loss", "_total_loss_scalar", "_globalstep_last_logged")
 
 
 class EpochOrder(Sampler[int]):
@@ -59,10 +59,10 @@ class ExactResume(TrainerCallback, ExportableState):
     def attach(self, trainer: Any) -> None:
         """Give the trainer's rows an order that a restart can repeat."""
         self.trainer = trainer
-        plain = trainer._get_train_sampler
+        get_sampler = trainer._get_train_sampler
 
         def ordered(*args: Any, **kwargs: Any) -> Any:
-            sampler = plain(*args, **kwargs)
+            sampler = get_sampler(*args, **kwargs)
             packed = hasattr(sampler, "generate_batches")  # Axolotl's MultipackBatchSampler
             inner = sampler.sampler if packed else sampler
             self.order = EpochOrder(inner, trainer.args.seed, sampler if packed else None)
@@ -74,13 +74,13 @@ class ExactResume(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return the loss since the last log; the trainer saves it in `trainer_state.json`."""
-        loss = {name: float(getattr(self.trainer, name, 0)) for name in LOSS}
+        loss = {name: float(getattr(self.trainer, name, 0)) for name in LOSS_ATTRIBUTES}
         return {"args": {}, "attributes": loss}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore the checkpoint's state, compute the epoch, and handle Ctrl-C."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, self._on_signal)
         steps = max(-(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps), 1)
         self.epoch = state.global_step // steps - 1
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -88,16 +88,16 @@ class ExactResume(TrainerCallback, ExportableState):
             self._restore(state)
 
     def _restore(self, state: Any) -> None:
-        trainer, kept = self.trainer, state.stateful_callbacks
-        loss = kept[type(self).__name__]["attributes"]
+        trainer, saved = self.trainer, state.stateful_callbacks
+        loss = saved[type(self).__name__]["attributes"]
         trainer._tr_loss += loss["_tr_loss"]
         trainer._total_loss_scalar = loss["_total_loss_scalar"]
         trainer._globalstep_last_logged = int(loss["_globalstep_last_logged"])
         for callback in trainer.callback_handler.callbacks:
             name = type(callback).__name__
-            if isinstance(callback, EarlyStoppingCallback) and name in kept:
-                vars(callback).update(kept[name]["attributes"])
-        stopped = kept.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop")
+            if isinstance(callback, EarlyStoppingCallback) and name in saved:
+                vars(callback).update(saved[name]["attributes"])
+        stopped = saved.get("TrainerControl", {}).get("attributes", {}).get("should_training_stop")
         if stopped or state.global_step >= state.max_steps:  # transformers would do one more step
             trainer._run_epoch = lambda **_: setattr(trainer.control, "should_training_stop", True)
 
@@ -118,15 +118,15 @@ class ExactResume(TrainerCallback, ExportableState):
         if not self.interrupted:
             return
         if state.is_world_process_zero:
-            place = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            say(f"interrupted: {place} is saved; to resume, run the same command again", error=True)
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            say(f"interrupted: {path} is saved; to resume, run the same command again", error=True)
         raise SystemExit(130)
 
-    def _on_signal(self, number: int, frame: Any) -> None:
-        self.interrupted += number == signal.SIGINT or not self.interrupted
+    def _on_signal(self, signum: int, frame: Any) -> None:
+        self.interrupted += signum == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
             say("interrupted: saving a checkpoint after this step", error=True)
-        elif number == signal.SIGINT and self.interrupted > 2:  # a launcher may send a second one
+        elif signum == signal.SIGINT and self.interrupted > 2:  # a launcher may send a second one
             raise KeyboardInterrupt
 
 
@@ -152,8 +152,8 @@ class Progress(TrainerCallback):
         """Start the bar; called once everything is loaded."""
         if self.bar:
             self.bar.__exit__()
-        steps, first = state.max_steps, state.is_world_process_zero
-        self.bar = Bar("training", steps, "steps", state.global_step, first).__enter__()
+        steps, shown = state.max_steps, state.is_world_process_zero
+        self.bar = Bar("training", steps, "steps", state.global_step, shown).__enter__()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar; called after each optimiser step."""
@@ -162,15 +162,15 @@ class Progress(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the losses to show; called when the trainer logs."""
-        for key, words in (("loss", "loss"), ("eval_loss", "validation")):
+        for key, label in (("loss", "loss"), ("eval_loss", "validation")):
             if key in kwargs["logs"]:
-                self.losses[key] = f"{words} {float(kwargs['logs'][key]):.3f}"
+                self.losses[key] = f"{label} {float(kwargs['logs'][key]):.3f}"
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Advance the bar of an evaluation; called after each of its batches."""
         if not self.validation:
-            batches, first = len(kwargs["eval_dataloader"]), state.is_world_process_zero
-            self.validation = Bar("validating", batches, "batches", shown=first).__enter__()
+            batches, shown = len(kwargs["eval_dataloader"]), state.is_world_process_zero
+            self.validation = Bar("validating", batches, "batches", shown=shown).__enter__()
         self.validation.step()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -54,7 +54,7 @@ class ModelInTraining:
         return outputs
 
 
-NAME = "eval/summaries"
+TABLE_NAME = "eval/summaries"
 
 
 class TrainingRougeCallback(TrainerCallback):
@@ -67,13 +67,13 @@ class TrainingRougeCallback(TrainerCallback):
         path = recipe.data_dir / "validation.jsonl"
         self.recipe, self.decoding = recipe, decoding_of(recipe)
         self.examples = recipe.summarization.training_rouge.examples
-        wanted, rows = recipe.summarization.training_rouge.dialogues, read_examples(path)
-        if wanted > len(rows):
+        count, rows = recipe.summarization.training_rouge.dialogues, read_examples(path)
+        if count > len(rows):
             raise UserError(
-                f"{recipe.path}: summarization.training_rouge.dialogues is {wanted}, but {path} "
+                f"{recipe.path}: summarization.training_rouge.dialogues is {count}, but {path} "
                 f"has {len(rows)} rows; lower it"
             )
-        self.rows = rows[:wanted]
+        self.rows = rows[:count]
         self.began, self.seconds = time.perf_counter(), 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -91,11 +91,11 @@ class TrainingRougeCallback(TrainerCallback):
         """Generate, score and log; the figures are the same on every process."""
         predictions, seconds = self._generate()
         references = [row.references or [row.summary] for row in self.rows]
-        texts = [one.prediction for one in predictions]
+        texts = [p.prediction for p in predictions]
         scores = mean_f1(score(texts, references, scoring=self._scoring))
         figures = {f"eval_{metric}": scores[metric] for metric in METRICS} | {
-            "eval_summary_tokens": fmean(one.tokens for one in predictions),
-            "eval_stopped": fmean(one.stopped for one in predictions),  # at an end token, 0 to 1
+            "eval_summary_tokens": fmean(p.tokens for p in predictions),
+            "eval_stopped": fmean(p.stopped for p in predictions),  # at an end token, 0 to 1
             "eval_summary_seconds": seconds,
         }
         if metrics is not None:
@@ -111,9 +111,9 @@ class TrainingRougeCallback(TrainerCallback):
                 f"{100 * figures['eval_stopped']:.0f} % stopped; {seconds:.1f} s, "
                 f"{100 * share:.0f} % of training so far"
             )
-            first = [texts[0] for texts in references]
-            shown = list(zip(predictions, first, strict=True))[: self.examples]
-            log_examples(self.trainer.callback_handler.callbacks, state.global_step, shown)
+            first_references = [texts[0] for texts in references]
+            pairs = list(zip(predictions, first_references, strict=True))[: self.examples]
+            log_examples(self.trainer.callback_handler.callbacks, state.global_step, pairs)
 
     def _generate(self) -> tuple[list[Prediction], float]:
         """Return a prediction for each row, and the seconds of the slowest process."""
@@ -142,7 +142,7 @@ class TrainingRougeCallback(TrainerCallback):
         references = [row.references or [row.summary] for row in self.rows]
         scoring = resolve(block.rouge, block.language, references)
         if self.trainer.is_world_process_zero():
-            texts = [text for some in references for text in some]
+            texts = [text for row_references in references for text in row_references]
             for note in warnings(scoring, {"the validation summaries": texts}):
                 say(f"note: {note}")
         return scoring
@@ -155,8 +155,8 @@ class TrainingRougeCallback(TrainerCallback):
 
 def decoding_of(recipe: Recipe) -> Decoding:
     """Return the decoding used in training: engine `hf`, and `training_rouge`'s length if set."""
-    decoding, most = recipe.summarization.decoding, recipe.summarization.training_rouge
-    length = most.max_new_tokens or decoding.max_new_tokens
+    decoding, training_rouge = recipe.summarization.decoding, recipe.summarization.training_rouge
+    length = training_rouge.max_new_tokens or decoding.max_new_tokens
     if length < decoding.min_new_tokens:
         raise UserError(
             f"{recipe.path}: summarization.training_rouge.max_new_tokens is {length}, below "
@@ -172,18 +172,18 @@ def log_examples(
     if not examples:
         return
     markdown = "\n\n".join(
-        f"### {one.id}\n\nreference: {reference}\n\nprediction: {one.prediction}"
-        for one, reference in examples
+        f"### {p.id}\n\nreference: {reference}\n\nprediction: {p.prediction}"
+        for p, reference in examples
     )
     for callback in callbacks:
         if isinstance(callback, TensorBoardCallback) and callback.tb_writer:
-            callback.tb_writer.add_text(NAME, markdown, step)
+            callback.tb_writer.add_text(TABLE_NAME, markdown, step)
         elif isinstance(callback, WandbCallback):
             import wandb
 
-            rows = [[one.id, reference, one.prediction] for one, reference in examples]
+            rows = [[p.id, reference, p.prediction] for p, reference in examples]
             table = wandb.Table(["id", "reference", "prediction"], rows)
-            wandb.log({NAME: table, "train/global_step": step})
+            wandb.log({TABLE_NAME: table, "train/global_step": step})
         elif isinstance(callback, MLflowCallback):
             import mlflow
 
@@ -201,9 +201,9 @@ def preserve_random_state(model: torch.nn.Module) -> Iterator[None]:
     model inside PEFT's; the layers gather their own weights.
     """
     bare = without_peft(model)
-    training = [(module, module.training) for module in model.modules()]
-    attention, own = bare.config._attn_implementation, bare.generation_config
-    python, numpy = random.getstate(), np.random.get_state()
+    training_flags = [(module, module.training) for module in model.modules()]
+    attention, generation_config = bare.config._attn_implementation, bare.generation_config
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     sharded = model if isinstance(model, FSDPModule) else None
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         try:
@@ -215,12 +215,12 @@ def preserve_random_state(model: torch.nn.Module) -> Iterator[None]:
             yield
         finally:
             bare.set_attn_implementation(attention)
-            bare.generation_config = own
+            bare.generation_config = generation_config
             if sharded:
                 sharded.reshard()
-            random.setstate(python)
-            np.random.set_state(numpy)
-            for module, flag in training:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+            for module, flag in training_flags:
                 module.training = flag
             if torch.cuda.is_available():  # training cannot use the memory that generation cached
                 torch.cuda.empty_cache()

@@ -41,13 +41,13 @@ from eval.adapter import (
 )
 from eval.trackers import TRACKED, TrainingRuns
 
-OF_ONE_START = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
-OR_AGAIN = (
+START_KEYS = ("axolotl_config_path", "auto_resume_from_checkpoints", "resume_from_checkpoint")
+ADVICE = (
     f"set another output_dir, or train again with `{TRAIN_AGAIN}` (the earlier run is set aside)"
 )
 # Files that training opens at its start, folders of `axolotl train --sweep`, and TensorBoard's
 # events, which an evaluation of only the base model writes before any training.
-NOT_FOREIGN = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs|tokenizer")
+OWN_FILES = re.compile(r"debug\.log|\.lock|sweep\d{4}|runs|tokenizer")
 
 
 def processes() -> int:
@@ -59,11 +59,11 @@ def check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raise UserError if `folder` holds a run with other settings, or with unknown ones."""
     if not contains_run(folder):
         return
-    before = read_run_record(folder)
-    if before is None:
-        raise UserError(f"{folder}: holds a run, but no {RUN} with its settings; {OR_AGAIN}")
-    if changed := list(differences(before.settings, settings).values()):
-        raise UserError(f"{folder}: was trained differently: {listed(changed)}; {OR_AGAIN}")
+    record = read_run_record(folder)
+    if record is None:
+        raise UserError(f"{folder}: holds a run, but no {RUN} with its settings; {ADVICE}")
+    if changed := list(differences(record.settings, settings).values()):
+        raise UserError(f"{folder}: was trained differently: {listed(changed)}; {ADVICE}")
 
 
 def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None:
@@ -76,11 +76,11 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
         raise UserError(f"{checkpoint}: is not a checkpoint-<step> folder; give one that is")
     if why := checkpoint_problem(checkpoint, count):
         raise UserError(f"{checkpoint}: {why}; choose a complete checkpoint")
-    before = read_run_record(checkpoint)
-    if before is None:
+    record = read_run_record(checkpoint)
+    if record is None:
         changed = [f"there is no {RUN} beside it, so its settings are unknown"]
     else:
-        changed = list(differences(before.settings, settings).values())
+        changed = list(differences(record.settings, settings).values())
     if changed:
         raise UserError(
             f"resume_from_checkpoint {checkpoint}: was trained differently: {listed(changed)}; "
@@ -133,7 +133,7 @@ def recipe_text(path: Path, asked: dict[str, Any]) -> str:
     only control this start are left out, so that the kept recipe can be trained again.
     """
     text = path.read_text("utf-8")
-    asked = {key: value for key, value in asked.items() if key not in OF_ONE_START}
+    asked = {key: value for key, value in asked.items() if key not in START_KEYS}
     if yaml.safe_load(text) != asked:
         head = f"# {path.name} as it was trained, with what the command line set.\n"
         text = head + yaml.safe_dump(asked, sort_keys=False, allow_unicode=True)
@@ -172,15 +172,15 @@ def write_training_runs(folder: Path) -> None:
 def lock(folder: Path) -> FileLock:
     """Lock the folder until the process ends; raises UserError if another process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / ".lock", blocking=False)
+    file_lock = FileLock(folder / ".lock", blocking=False)
     try:
-        held.acquire()
+        file_lock.acquire()
     except Timeout as error:
         raise UserError(
             f"{folder}: another training or merge is running there; wait for it, or set another "
             "output_dir"
         ) from error
-    return held
+    return file_lock
 
 
 def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
@@ -188,41 +188,41 @@ def output_dir_problems(path: Path, config: Mapping[str, Any]) -> list[str]:
 
     Training writes dozens of files there, and `TRAIN_AGAIN` sets everything in it aside.
     """
-    folder, here, home = Path(str(config["output_dir"])), Path.cwd().resolve(), Path.home()
-    place = folder.resolve()
-    above = next(p for p in (place, *place.parents) if p.exists())
-    why = _mixed(place, config)
+    folder, cwd, home = Path(str(config["output_dir"])), Path.cwd().resolve(), Path.home()
+    target = folder.resolve()
+    existing = next(p for p in (target, *target.parents) if p.exists())
+    why = _overlap(target, config)
     if folder.exists() and not folder.is_dir():
         why = "is a file"
-    elif not above.is_dir() or not os.access(above, os.W_OK):
-        why = f"cannot be created: {above} is not a writable folder"
-    elif CHECKPOINT.fullmatch(place.name):
+    elif not existing.is_dir() or not os.access(existing, os.W_OK):
+        why = f"cannot be created: {existing} is not a writable folder"
+    elif CHECKPOINT.fullmatch(target.name):
         why = "is named like a checkpoint"
-    elif place in (here, *here.parents, home):
+    elif target in (cwd, *cwd.parents, home):
         why = "is the folder in which this command runs, one above it, or your home"
     elif not why and folder.is_dir() and not contains_run(folder):
-        names = sorted(e.name for e in folder.iterdir() if not NOT_FOREIGN.fullmatch(e.name))
+        names = sorted(e.name for e in folder.iterdir() if not OWN_FILES.fullmatch(e.name))
         why = f"holds files that are not from training ({', '.join(names[:3])})" if names else ""
     return [f"{path}: output_dir {folder} {why}; choose a separate folder"] if why else []
 
 
-def _mixed(place: Path, config: Mapping[str, Any]) -> str:
-    """Return how `place` overlaps a folder that training reads: the same, in it or around it."""
-    block, data = config.get("summarization"), None
+def _overlap(target: Path, config: Mapping[str, Any]) -> str:
+    """Return how `target` overlaps a folder that training reads: the same, in it or around it."""
+    block, data_dir = config.get("summarization"), None
     with suppress(KeyError, IndexError, TypeError):  # another check reports what is wrong there
-        data = Path(config["datasets"][0]["path"]).parent
-    others = {
+        data_dir = Path(config["datasets"][0]["path"]).parent
+    read_paths = {
         "base model's": config.get("base_model"),
         "adapter's": config.get("lora_model_dir"),
         "source's": block.get("source") if isinstance(block, Mapping) else None,
-        "prepared data's": data,
+        "prepared data's": data_dir,
     }
-    for name, other in others.items():
-        used = Path(str(other)).resolve()
-        if other and used.is_dir() and place in (used, *used.parents):
-            return f"is or holds the {name} folder {other}"
-        if other and used.is_dir() and used in place.parents:
-            return f"is in the {name} folder {other}"
+    for name, path in read_paths.items():
+        folder = Path(str(path)).resolve()
+        if path and folder.is_dir() and target in (folder, *folder.parents):
+            return f"is or holds the {name} folder {path}"
+        if path and folder.is_dir() and folder in target.parents:
+            return f"is in the {name} folder {path}"
     return ""
 
 
@@ -230,10 +230,10 @@ def _mixed(place: Path, config: Mapping[str, Any]) -> str:
 # Axolotl takes the checkpoint with the highest number without checking it, then crashes on one that
 # is incomplete, or continues from zero momentum.
 
-STATE = "trainer_state.json"  # the trainer writes it last
+STATE_FILE = "trainer_state.json"  # the trainer writes it last
 # Keys that change the tokenised rows. The hash that Axolotl itself adds to the cache's path may
 # not cover them (0.19 hashes names of files, not their content).
-SHAPING = (
+ROW_KEYS = (
     "datasets", "test_datasets", "chat_template", "chat_template_jinja", "chat_template_kwargs",
     "special_tokens",
     "tokens", "added_tokens_overrides", "base_model", "revision_of_model", "tokenizer_config",
@@ -246,8 +246,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return every `checkpoint-<step>` in `folder`, lowest step first."""
-    found = (path for path in folder.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name))
-    return sorted(found, key=_step_of)
+    folders = (path for path in folder.glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name))
+    return sorted(folders, key=_step_of)
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -272,22 +272,22 @@ def set_aside_others(folder: Path, kept: Path | None, processes: int = 1) -> lis
             "newer than the one used" if newer else ""
         )
         if why:
-            moved = checkpoint.rename(free_name(folder / f"set-aside-{checkpoint.name}"))
-            lines.append(f"{checkpoint}: {why}; set aside as {moved.name}")
+            renamed = checkpoint.rename(free_name(folder / f"set-aside-{checkpoint.name}"))
+            lines.append(f"{checkpoint}: {why}; set aside as {renamed.name}")
     return lines
 
 
 def checkpoint_problem(checkpoint: Path, processes: int = 1) -> str:
     """Return why training with `processes` processes cannot resume exactly; '' if it can."""
     try:
-        state = json.loads((checkpoint / STATE).read_text("utf-8"))
+        state = json.loads((checkpoint / STATE_FILE).read_text("utf-8"))
         step, best = int(state["global_step"]), state.get("best_model_checkpoint")
     except FileNotFoundError:
-        return f"its save was cut short (no {STATE})"
+        return f"its save was cut short (no {STATE_FILE})"
     except (OSError, ValueError, LookupError, TypeError) as error:
-        return f"{STATE} is damaged ({error})"
+        return f"{STATE_FILE} is damaged ({error})"
     if step != _step_of(checkpoint):
-        return f"{STATE} is from step {step}"
+        return f"{STATE_FILE} is from step {step}"
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file()):
         if not is_complete_file(path, read_all=True):
             return f"{path.relative_to(checkpoint)} is damaged or cut short"
@@ -310,11 +310,11 @@ def checkpoint_problem(checkpoint: Path, processes: int = 1) -> str:
 
 def free_name(path: Path) -> Path:
     """Return `path`, or if that exists, `path` with the first free number appended."""
-    number, free = 1, path
-    while free.exists():
+    number, candidate = 1, path
+    while candidate.exists():
         number += 1
-        free = path.with_name(f"{path.name}.{number}")
-    return free
+        candidate = path.with_name(f"{path.name}.{number}")
+    return candidate
 
 
 def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
@@ -323,12 +323,12 @@ def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
     `files`: hashes of the prepared files by name, from the manifest.
     """
     config = recipe.config
-    tokenizer = Path(str(config.get("tokenizer_config") or config["base_model"]))
+    tokenizer_dir = Path(str(config.get("tokenizer_config") or config["base_model"]))
     jinja = Path(str(config.get("chat_template_jinja") or "/"))  # a file, or the template itself
     shaping = {
         "rows": [files["train.jsonl"], files["validation.jsonl"]],
-        "recipe": {key: config.get(key) for key in SHAPING},
-        "tokenizer": [sha256_of(tokenizer / n) if (tokenizer / n).is_file() else ""
+        "recipe": {key: config.get(key) for key in ROW_KEYS},
+        "tokenizer": [sha256_of(tokenizer_dir / n) if (tokenizer_dir / n).is_file() else ""
                       for n in TOKENIZER_FILES],
         "template": jinja.read_text("utf-8") if jinja.is_file() else "",
         "versions": [version(name) for name in ("axolotl", "transformers", "tokenizers")],
@@ -340,7 +340,7 @@ def cache_folder(recipe: Recipe, files: dict[str, str]) -> Path:
 def set_aside_cut_caches(folder: Path) -> None:
     """Rename caches that an interrupted run left incomplete: the JSON files are written last."""
     for cache in folder.glob("*/"):
-        whole = all((cache / name).is_file() for name in ("state.json", "dataset_info.json"))
-        if not whole and not cache.name.startswith("set-aside-"):
-            moved = cache.rename(free_name(folder / f"set-aside-{cache.name}"))
-            say(f"{cache}: cut short; set aside as {moved.name}", error=True)
+        complete = all((cache / name).is_file() for name in ("state.json", "dataset_info.json"))
+        if not complete and not cache.name.startswith("set-aside-"):
+            renamed = cache.rename(free_name(folder / f"set-aside-{cache.name}"))
+            say(f"{cache}: cut short; set aside as {renamed.name}", error=True)
