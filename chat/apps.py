@@ -46,11 +46,11 @@ def _discord(people: People, entry: Entry) -> Message | None:
         people.name(user["id"], user.get("nickname"), user["name"])
     if entry["type"] not in DISCORD:
         return None
-    sent = entry.get("forwardedMessage") or entry
-    files = [media_word(file["fileName"]) for file in sent.get("attachments") or []]
-    parts = [sent["content"], *files, *(OTHER for _ in sent.get("stickers") or [])]
+    source = entry.get("forwardedMessage") or entry
+    files = [media_word(file["fileName"]) for file in source.get("attachments") or []]
+    parts = [source["content"], *files, *(OTHER for _ in source.get("stickers") or [])]
     if not any(parts):  # a bot's; elsewhere an embed is the preview of a link
-        parts = [e.get(key) for e in sent.get("embeds") or [] for key in ("title", "description")]
+        parts = [e.get(key) for e in source.get("embeds") or [] for key in ("title", "description")]
     return said(_iso(entry["timestamp"]), people.name(author["id"]), *parts)
 
 
@@ -93,20 +93,20 @@ def _signal_export(people: People, entry: Entry) -> Message | None:
 
 
 def _signal(people: People, entry: Entry) -> Message | None:
-    sent = entry.get("standardMessage") or {}
-    kinds = [file["pointer"].get("contentType") or "" for file in sent.get("attachments") or []]
+    standard = entry.get("standardMessage") or {}
+    kinds = [file["pointer"].get("contentType") or "" for file in standard.get("attachments") or []]
     files = [media_word(kind.replace("/", ".")) for kind in kinds]
     files += [OTHER] if "viewOnceMessage" in entry else []
     sticker = (entry.get("stickerMessage") or {}).get("sticker") or {}
-    texts = [sticker.get("emoji"), (sent.get("text") or {}).get("body")]
+    texts = [sticker.get("emoji"), (standard.get("text") or {}).get("body")]
     return said(utc(int(entry["dateSent"]) / 1000), people.name(entry["authorId"]), *files, *texts)
 
 
 def _google_chat(people: People, entry: Entry) -> Message | None:
     creator, time = entry["creator"], None
     with suppress(ValueError):  # the time is text, in the account's language
-        written = " ".join(entry["created_date"].split())
-        time = datetime.strptime(written, "%A, %B %d, %Y at %I:%M:%S %p UTC")
+        date_text = " ".join(entry["created_date"].split())
+        time = datetime.strptime(date_text, "%A, %B %d, %Y at %I:%M:%S %p UTC")
     files = [media_word(f.get("original_name") or "") for f in entry.get("attached_files") or []]
     speaker = people.name(creator.get("email"), creator.get("name"), creator.get("email"))
     return said(time, speaker, entry.get("text"), *files, thread=entry.get("topic_id") or "")
@@ -189,26 +189,26 @@ def join_parts(paths: list[Path]) -> list[Entry]:
 
 
 def _chat(
-    app: Callable[[People, Entry], Message | None], around: Entry, entries: list[Any], place: str
+    app: Callable[[People, Entry], Message | None], chat_info: Entry, entries: list[Any], place: str
 ) -> Chat | UserError:
-    channel, folder = around.get("channel"), Path(place).parent.name.removesuffix(".zip")
+    channel, folder = chat_info.get("channel"), Path(place).parent.name.removesuffix(".zip")
     titles = [channel.get("name")] if isinstance(channel, dict) else []
-    titles += [around.get(key) for key in ("title", "threadName", "room_name", "displayName")]
+    titles += [chat_info.get(key) for key in ("title", "threadName", "room_name", "displayName")]
     title = str(next(filter(None, [*titles, folder]), Path(place).stem))
     people = People()
     with suppress(*base.UNEXPECTED):  # their names are only needed for masking
-        for one in around.get("participants") or []:
-            one = one if isinstance(one, dict) else {"name": one}
-            people.name(one.get("id"), *one.get("names", [one.get("name")]))
+        for person in chat_info.get("participants") or []:
+            person = person if isinstance(person, dict) else {"name": person}
+            people.name(person.get("id"), *person.get("names", [person.get("name")]))
     try:
         for _ in range(2):  # the first pass learns names that only appear later
-            read = base.parse_entries(entries, partial(app, people), f"{place} ({title})")
+            parsed = base.parse_entries(entries, partial(app, people), f"{place} ({title})")
     except UserError as error:
         return error
-    messages, notes = read
+    messages, notes = parsed
     if all(message.time for message in messages):
-        ends = [str(message.time) for message in messages[:1] + messages[-1:]]
-        if ends[::-1] < ends or (app in NEWEST_FIRST and ends[::-1] == ends):
+        span = [str(message.time) for message in messages[:1] + messages[-1:]]
+        if span[::-1] < span or (app in NEWEST_FIRST and span[::-1] == span):
             messages.reverse()
         messages.sort(key=lambda message: message.time or datetime.min)
     return Chat(place, title, messages, people=people.all(), notes=notes)
@@ -218,9 +218,9 @@ def _blocks(data: Any) -> list[Block]:
     if isinstance(data, list):
         is_signal = any(isinstance(row, dict) and "chatItem" in row for row in data)
         return _signal_chats(data) if is_signal else [({}, data)]
-    several = data.get("conversations") if isinstance(data, dict) else None  # of Skype
+    conversations = data.get("conversations") if isinstance(data, dict) else None  # of Skype
     blocks: list[Block] = []
-    for chat in several if isinstance(several, list) else [data]:
+    for chat in conversations if isinstance(conversations, list) else [data]:
         if isinstance(chat, dict):
             entries = chat.get("MessageList", chat.get("messages"))
             blocks += [(chat, entries)] if isinstance(entries, list) else []
@@ -245,13 +245,13 @@ def _signal_chats(rows: list[Any]) -> list[Block]:
     return list(chats.values())
 
 
-def _signal_names(one: Entry) -> list[str]:
+def _signal_names(recipient: Entry) -> list[str]:
     """Return the names of a person or a group, first the one that Signal shows."""
-    if "self" in one:
+    if "self" in recipient:
         return [ME]
-    if "group" in one:
-        return [one["group"]["snapshot"]["title"]["title"]]
-    contact = one.get("contact") or {}
+    if "group" in recipient:
+        return [recipient["group"]["snapshot"]["title"]["title"]]
+    contact = recipient.get("contact") or {}
     nickname = contact.get("nickname") or {}
     names = [(nickname.get("given"), nickname.get("family"))]
     names += [(contact.get(f"{k}GivenName"), contact.get(f"{k}FamilyName"))

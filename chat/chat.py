@@ -15,7 +15,7 @@ from data_prep.turns import Turn, as_turns
 HEADERS = {"from", "to", "cc", "subject", "date", "sent", "reply-to", "message-id", "received"}
 LINE_END = re.compile("\r\n|\r|\n")
 TURN = re.compile(r"\s*(?!https?:)([^\s:：<>][^:：<>\n]{0,59}?)\s*(?::(?:[ \t](.*)|)|：\s*(.*))")
-TIMES = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
+TIME_KEY = re.compile(r"(?:^|_)(?:date|time|ts)|time(?:stamp)?(?:_|$)|created|_at$", re.IGNORECASE)
 
 MAX_BYTES = 2 * 10**8  # about two million messages, which take ten times as much memory
 
@@ -77,7 +77,7 @@ class People:
     def __init__(self) -> None:
         """Start without any people."""
         self._by_id: dict[object, tuple[str, ...]] = {}  # first the name that we use
-        self._called: set[str] = set()
+        self._used_names: set[str] = set()
         self._numbers: dict[str, Iterator[int]] = {}  # the next number for each shared name
         self._without_id: dict[str, None] = {}
 
@@ -86,25 +86,25 @@ class People:
 
         Until a name is given, it is the id; without an id (None), the name identifies the person.
         """
-        known = dict.fromkeys(" ".join(str(name).split()) for name in names if name)
-        known.pop("", None)
-        first = next(iter(known), "unknown" if person is None else str(person))
+        cleaned = dict.fromkeys(" ".join(str(name).split()) for name in names if name)
+        cleaned.pop("", None)
+        first = next(iter(cleaned), "unknown" if person is None else str(person))
         if person is None:
             self._without_id.setdefault(first)
             return first
-        if known and person not in self._by_id:
+        if cleaned and person not in self._by_id:
             numbers = self._numbers.setdefault(first, count(2))
             name = first
-            while name in self._called:
+            while name in self._used_names:
                 name = f"{first} ({next(numbers)})"
-            self._called.add(name)
-            self._by_id[person] = tuple(dict.fromkeys((name, *known)))
+            self._used_names.add(name)
+            self._by_id[person] = tuple(dict.fromkeys((name, *cleaned)))
         return self._by_id.get(person, (first,))[0]
 
     def all(self) -> tuple[tuple[str, ...], ...]:
         """Return the names of each person, as in `Chat.people`."""
-        others = [(name,) for name in self._without_id if name not in self._called]
-        return (*self._by_id.values(), *others)
+        without_id = [(name,) for name in self._without_id if name not in self._used_names]
+        return (*self._by_id.values(), *without_id)
 
 
 def said(
@@ -142,38 +142,38 @@ def parse_plain(text: str, place: str) -> list[Message]:
     header (`Saved on: ...`).
     """
     messages: list[Message] = []
-    blank = [0]  # number of messages above each blank line
+    blank_after = [0]  # number of messages above each blank line
     for line in LINE_END.split(text):
         turn = TURN.fullmatch(line)
-        said = (turn[2] or turn[3] or "") if turn else ""
-        if turn and said.strip():
-            messages.append(Message(None, turn[1], said.rstrip()))
+        turn_text = (turn[2] or turn[3] or "") if turn else ""
+        if turn and turn_text.strip():
+            messages.append(Message(None, turn[1], turn_text.rstrip()))
         elif line.strip():
             messages.append(Message(None, "", line.rstrip()))
-        elif messages and blank[-1] != len(messages):
-            blank.append(len(messages))
+        elif messages and blank_after[-1] != len(messages):
+            blank_after.append(len(messages))
     if not messages:
         raise UserError(f"{place}: is empty; give a dialogue with one turn per line (`Name: text`)")
     speakers = [message.speaker for message in messages if message.speaker]
     if len(HEADERS & {speaker.lower() for speaker in speakers}) > 2:
         raise UserError(f"{place}: is an e-mail; write each turn as `Name: text`")
     turns = len(speakers)
-    letter = not messages[0].speaker and len({*speakers}) == turns  # no one speaks twice
-    if 2 * turns < len(messages) + letter:
-        count = f"only {turns} of {len(messages)} lines are turns" if turns else "no line is a turn"
+    is_letter = not messages[0].speaker and len({*speakers}) == turns  # no one speaks twice
+    if 2 * turns < len(messages) + is_letter:
+        share = f"only {turns} of {len(messages)} lines are turns" if turns else "no line is a turn"
         raise UserError(
-            f"{place}: {count} of a dialogue; write each as `Name: text`, or give an export that "
+            f"{place}: {share} of a dialogue; write each as `Name: text`, or give an export that "
             "docs/chats.md lists"
         )
     # Is the first paragraph a header? Yes, if no one in it speaks again, and what follows is a line
     # without a speaker, or a dialogue in one piece in which people do speak again.
-    above = messages[: blank[1]] if len(blank) > 1 else []
+    above = messages[: blank_after[1]] if len(blank_after) > 1 else []
     below = messages[len(above) :] if above else []
-    names = {message.speaker for message in above}
-    after = [message.speaker for message in below if message.speaker]
-    if below and len(names - {""}) == len(above) and names.isdisjoint(after):
-        in_one_piece = len([end for end in blank if end < len(messages)]) == 2
-        if not below[0].speaker or (in_one_piece and len({*after}) < len(after)):
+    names_above = {message.speaker for message in above}
+    names_below = [message.speaker for message in below if message.speaker]
+    if below and len(names_above - {""}) == len(above) and names_above.isdisjoint(names_below):
+        in_one_piece = len([end for end in blank_after if end < len(messages)]) == 2
+        if not below[0].speaker or (in_one_piece and len({*names_below}) < len(names_below)):
             raise UserError(
                 f"{place}: begins with a header (`{above[0].speaker}`); remove it, or the blank "
                 "line under it if a person said that"
@@ -188,7 +188,7 @@ def parse_turns(value: object, may_have_times: bool = False) -> list[Message] | 
     """
     items = value if isinstance(value, list) else []
     keys = {str(key) for item in items if isinstance(item, dict) for key in item}
-    if not items or (not may_have_times and any(map(TIMES.search, keys))):
+    if not items or (not may_have_times and any(map(TIME_KEY.search, keys))):
         return None
     turns = as_turns(items) or []
     if not any(turn.speaker for turn in turns):
@@ -204,17 +204,17 @@ def parse_entries(
     `parse` returns None for an entry in which no person said anything. Raises UserError if no entry
     can be read.
     """
-    messages, odd = [], []
+    messages, problems = [], []
     for number, entry in enumerate(entries, 1):
         try:
             message = parse(entry)
         except UNEXPECTED as error:
-            odd.append(f"message {number} cannot be read ({error!r})")
+            problems.append(f"message {number} cannot be read ({error!r})")
         else:
             messages += [message] if message else []
-    if odd and not messages:
-        raise UserError(f"{place}: {odd[0]}; export the chat again as JSON")
-    return messages, (f"messages left out: {len(odd)}; {odd[0]}",) if odd else ()
+    if problems and not messages:
+        raise UserError(f"{place}: {problems[0]}; export the chat again as JSON")
+    return messages, (f"messages left out: {len(problems)}; {problems[0]}",) if problems else ()
 
 
 def load_json(path: Path, shown: str) -> Any:

@@ -24,15 +24,15 @@ from data_prep.sources import MAX_FOLDERS, TOO_DEEP
 # Extensions of files that can contain messages; only these are unpacked from an archive.
 TEXTS = (".txt", ".text", ".log", ".md", ".json", ".jsonl", ".vtt", ".srt", ".csv", ".xml")
 PAGES = (".html", ".htm")
-KNOWN = (*TEXTS, "", ".zip")
+SUFFIXES = (*TEXTS, "", ".zip")
 # An export's main file; the files that people sent are next to it.
 EXPORT = re.compile(r"_chat\.txt|(?:result|data)\.json|chat\.md|.*WhatsApp.*\.txt", re.IGNORECASE)
 MEDIA = re.compile(r"(?:.*_)?(?:media|files|photos|videos|audio|gifs|attachments)", re.IGNORECASE)
 PAGE = re.compile(r"messages?_?\d*\.html?", re.IGNORECASE)  # of Telegram, Facebook, Instagram
 JSON_START = re.compile(r'\s*(?:\[\s*)?\{\s*["}]')  # a pasted chat may begin with `[20:15, `
 JSON_LINES = re.compile(r"\s*\{.*\}[ \t\r]*\n\s*\{")
-TURNS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
-TITLE = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
+TURNS_KEYS = ("messages", "conversations", "conversation", "turns", "dialog")  # of OpenAI, ShareGPT
+TITLE_PREFIX = re.compile(r"WhatsApp[ -]Chat(?: with| mit| -|:)? ", re.IGNORECASE)
 
 Item = Chat | UserError | str  # a chat, the error of an unusable one, or a note
 
@@ -42,8 +42,8 @@ def read_all(inputs: Iterable[str], field: str, stdin: IO[bytes]) -> Iterator[It
 
     `-` is standard input; `field` is the key of the dialogue in JSON and JSONL rows.
     """
-    for number, given in enumerate(inputs, 1):
-        yield from _with_error(_input(given, f"argument {number}", field, stdin), given)
+    for number, source in enumerate(inputs, 1):
+        yield from _with_error(_input(source, f"argument {number}", field, stdin), source)
 
 
 def read_upload(data: bytes, name: str) -> Iterator[Item]:
@@ -71,21 +71,21 @@ def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
         yield UserError(f"{shown}: {error_reason(error)}; export it again, or give its parts")
 
 
-def _input(given: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
-    if given == "-":
+def _input(source: str, argument: str, field: str, stdin: IO[bytes]) -> Iterator[Item]:
+    if source == "-":
         data = stdin.read(MAX_BYTES + 1)
         check_size(len(data), "standard input")
         text = _decode(data, "standard input")
         yield from _text(text, "standard input", "", field)
-    elif os.path.exists(given):  # works for text of any length
-        yield from _path(Path(given), given, field)
-    elif "\n" in given or ": " in given:
-        if "\n" not in given:
-            given = given.replace("\\n", "\n")  # most shells do not expand `\n`
-        yield from _text(given, argument, "", field)
+    elif os.path.exists(source):  # works for text of any length
+        yield from _path(Path(source), source, field)
+    elif "\n" in source or ": " in source:
+        if "\n" not in source:
+            source = source.replace("\\n", "\n")  # most shells do not expand `\n`
+        yield from _text(source, argument, "", field)
     else:
         raise UserError(
-            f"{given}: not found; give a file, a folder, `-` for standard input, or the dialogue "
+            f"{source}: not found; give a file, a folder, `-` for standard input, or the dialogue "
             "itself (`Name: text`)"
         )
 
@@ -96,8 +96,8 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
         yield from _folder(path, shown, field)
     elif suffix in PAGES:
         raise UserError(f"{shown}: {texts.MARKUP}")
-    elif suffix not in KNOWN:
-        raise UserError(f"{shown}: unknown file extension; use {', '.join(filter(None, KNOWN))}")
+    elif suffix not in SUFFIXES:
+        raise UserError(f"{shown}: unknown file extension; use {', '.join(filter(None, SUFFIXES))}")
     elif suffix == ".zip":
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field, archive=True)
@@ -111,15 +111,15 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
 
 def _folder(folder: Path, shown: str, field: str, archive: bool = False) -> Iterator[Item]:
     """Yield the chats of a folder, in order of file names; count the files that are not chats."""
-    paths, left = _listed(folder, archive)
+    paths, left_out = _files_to_read(folder, archive)
     for path in paths:
         name = f"{shown}/{path.relative_to(folder)}" if path != folder else shown
-        read = _app_folder if path.is_dir() else _path
-        yield from _with_error(read(path, name, field), name)
+        reader = _app_folder if path.is_dir() else _path
+        yield from _with_error(reader(path, name, field), name)
     if not paths:
         raise UserError(f"{shown}: has no file that can be read; use .txt, .json, .jsonl or .zip")
-    if left:
-        yield f"{shown}: files left out because they are not chats: {left}"
+    if left_out:
+        yield f"{shown}: files left out because they are not chats: {left_out}"
 
 
 def _app_folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
@@ -127,7 +127,7 @@ def _app_folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
     if slack.recognise(folder):
         yield from _usable(slack.parse(folder, shown), shown)
         return
-    parts = _parts(folder)
+    parts = _thread_parts(folder)
     threads = apps.join_parts(parts)
     for thread in threads:
         yield from _with_error(_usable(apps.parse(thread, shown) or [], shown), shown)
@@ -136,62 +136,62 @@ def _app_folder(folder: Path, shown: str, field: str) -> Iterator[Item]:
         yield from _with_error(_path(path, name, field), name)
 
 
-def _parts(folder: Path) -> list[Path]:
+def _thread_parts(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if apps.PART.fullmatch(path.name))
 
 
-def _listed(folder: Path, archive: bool) -> tuple[list[Path], int]:
+def _files_to_read(folder: Path, archive: bool) -> tuple[list[Path], int]:
     """Return the files and export folders to read, and the number of other files and links."""
     if slack.recognise(folder):
         return [folder], 0
-    parts = _parts(folder)
-    found, left = [folder] if parts else [], 0
+    parts = _thread_parts(folder)
+    readable, left_out = [folder] if parts else [], 0
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     paths = [path for path in paths if path not in parts]
     for path in paths:
         is_beside = (folder / apps.BESIDE.get(path.name, "")).is_file()
         if path.is_dir() and MEDIA.fullmatch(path.name) and (parts or len(paths) > 1):
-            left += sum(one.is_file() for one in path.rglob("*"))  # files sent in the chats
+            left_out += sum(file.is_file() for file in path.rglob("*"))  # files sent in the chats
         elif path.is_dir() and not path.is_symlink():  # a link may lead back here
-            inner, others = _listed(path, archive)
-            found, left = found + inner, left + others
+            inner, inner_left_out = _files_to_read(path, archive)
+            readable, left_out = readable + inner, left_out + inner_left_out
         elif not path.is_dir() and not is_beside \
-                and (path.suffix.lower() in KNOWN or PAGE.fullmatch(path.name)):  # fmt: skip
-            found.append(path)
+                and (path.suffix.lower() in SUFFIXES or PAGE.fullmatch(path.name)):  # fmt: skip
+            readable.append(path)
         else:
-            left += 1
+            left_out += 1
     pages = [path for path in paths if PAGE.fullmatch(path.name)]
-    exports = [path for path in found if path.parent == folder and EXPORT.fullmatch(path.name)]
-    own = found
+    exports = [path for path in readable if path.parent == folder and EXPORT.fullmatch(path.name)]
+    chosen = readable
     if pages and not any(path.suffix.lower() == ".json" for path in paths):
-        own = pages[:1]  # an HTML export; all other files were sent in it
+        chosen = pages[:1]  # an HTML export; all other files were sent in it
     elif exports and exports[0].name == "_chat.txt":  # an iPhone's, next to the files sent in it
-        own = [path for path in found if path in exports or path.parent != folder]
+        chosen = [path for path in readable if path in exports or path.parent != folder]
     elif exports and (archive or exports[0].name == "chat.md"):
-        own = exports
+        chosen = exports
     elif exports:  # perhaps among many chats: the files that it mentions were sent in it
         text = "\n".join(path.read_bytes().decode("utf-8", "replace") for path in exports)
-        own = [path for path in found if str(path.relative_to(folder)) not in text]
-    return own, left + len(found) - len(own)
+        chosen = [path for path in readable if str(path.relative_to(folder)) not in text]
+    return chosen, left_out + len(readable) - len(chosen)
 
 
 def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Iterator[Item]:
     """Yield the chats of a text in any format, recognised by file extension or content."""
     chats: Iterable[Chat | UserError] = []
     if suffix == ".jsonl":
-        chats = _lines(text, place, field)
+        chats = _jsonl_chats(text, place, field)
     elif suffix == ".csv":
         chats = [texts.parse_csv(text, place, name)]
     elif suffix != ".json" and (headed := texts.parse(text, place, name, sure=True)):
         chats = headed
     elif suffix not in (".json", ".md") and whatsapp.recognise(text):
-        found = whatsapp.parse(text, place, name)
-        said = any(message.speaker for message in found.messages)
-        others = [] if said else texts.parse(text, place, name, sure=False)
-        chats = others or [found]
+        chat = whatsapp.parse(text, place, name)
+        has_speaker = any(message.speaker for message in chat.messages)
+        text_chats = [] if has_speaker else texts.parse(text, place, name, sure=False)
+        chats = text_chats or [chat]
     elif suffix == ".json" or text.lstrip()[:1] in ("{", "["):
         try:
-            chats = _data(json.loads(text), place, field)
+            chats = _json_chats(json.loads(text), place, field)
         except (ValueError, RecursionError) as error:
             if suffix == ".json" and not JSON_LINES.match(text):
                 raise UserError(
@@ -199,22 +199,22 @@ def _text(text: str, place: str, name: str, field: str, suffix: str = "") -> Ite
                     "object, rename it to .jsonl"
                 ) from error
             if JSON_START.match(text):
-                chats = _lines(text, place, field)
+                chats = _jsonl_chats(text, place, field)
     chats = chats or texts.parse(text, place, name, sure=False)
     yield from _usable(chats or [Chat(place, name, parse_plain(text, place))], place)
 
 
-def _data(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
+def _json_chats(data: Any, place: str, field: str) -> Iterator[Chat | UserError]:
     """Yield the chats of parsed JSON: an app's, a list of turns, or rows with one dialogue each."""
     if isinstance(data, list):
         yield from _rows([(f"{place} row {n}", row) for n, row in enumerate(data, 1)], place, field)
-    elif found := _of_app(data, place):
-        yield from found
+    elif chats := _app_chats(data, place):
+        yield from chats
     else:
         yield _row(data, f"{place} row 1", field)
 
 
-def _lines(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
+def _jsonl_chats(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
     """Yield the chats of JSONL; a bad line yields its error, and the others are still read."""
     rows: list[tuple[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -230,18 +230,18 @@ def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat 
     """Yield the chats of (place, row) pairs; just one error if no row has a dialogue."""
     data = [row for _, row in rows if not isinstance(row, UserError)]
     has_field = any(isinstance(row, dict) and field in row for row in data)
-    if not has_field and (found := _of_app(data, place)):
+    if not has_field and (chats_of_app := _app_chats(data, place)):
         yield from (row for _, row in rows if isinstance(row, UserError))
-        yield from found
+        yield from chats_of_app
     elif not has_field and (messages := parse_turns(data)):
         yield Chat(place, _title(Path(place)), messages)
     else:
         chats = [_row(row, shown, field) for shown, row in rows]
-        other = not has_field and not any(isinstance(chat, Chat) for chat in chats)
-        yield from chats[:1] if other else chats
+        all_bad = not has_field and not any(isinstance(chat, Chat) for chat in chats)
+        yield from chats[:1] if all_bad else chats
 
 
-def _of_app(data: Any, place: str) -> Iterable[Chat | UserError] | None:
+def _app_chats(data: Any, place: str) -> Iterable[Chat | UserError] | None:
     """Return the chats of an app's export; None for other data."""
     if (found := apps.parse(data, place)) is not None:
         return found
@@ -257,13 +257,13 @@ def _row(row: Any, place: str, field: str) -> Chat | UserError:
         return UserError(f"{place}: is not an object; each row must be {{{field!r}: 'Anna: hi'}}")
     row_id = row.get("id")
     name = str(row_id) if isinstance(row_id, (str, int)) else place
-    lists = [row.get(key) for key in (TURNS if field not in row else [field])]
+    lists = [row.get(key) for key in (TURNS_KEYS if field not in row else [field])]
     if messages := next(filter(None, (parse_turns(turns, field in row) for turns in lists)), None):
         return Chat(place, name, messages, row_id)
     if field not in row:
-        found = ", ".join(map(str, row)) or "none"
+        keys = ", ".join(map(str, row)) or "none"
         return UserError(
-            f"{place}: has no field `{field}` (found: {found}); name the right one with "
+            f"{place}: has no field `{field}` (found: {keys}); name the right one with "
             "--dialogue-field"
         )
     if not isinstance(text := row[field], str):
@@ -276,30 +276,30 @@ def _row(row: Any, place: str, field: str) -> Chat | UserError:
 
 def _usable(items: Iterable[Chat | UserError], place: str) -> Iterator[Item]:
     """Yield the chats with messages and count empty ones; raise UserError if all are empty."""
-    empty = found = 0
+    empty = nonempty = 0
     for item in items:
         if isinstance(item, Chat) and not item.messages:
             empty += 1
             continue
-        found += 1
+        nonempty += 1
         if isinstance(item, UserError):
             yield item
         else:
             yield from (f"{item.place}: {note}" for note in item.notes)
-            yield _whole(item)
-    if not found:
+            yield _encodable(item)
+    if not nonempty:
         raise UserError(f"{place}: has no message that a person sent; give another export")
     if empty:
         yield f"{place}: chats left out because they have no message: {empty}"
 
 
-def _whole(chat: Chat) -> Chat:
+def _encodable(chat: Chat) -> Chat:
     """Return the chat with U+FFFD for half surrogate pairs, which UTF-8 cannot encode."""
     if not HALF_PAIR.search(chat.name + dialogue_of(chat.messages)):
         return chat
-    whole = partial(HALF_PAIR.sub, "\ufffd")
-    messages = [replace(m, speaker=whole(m.speaker), text=whole(m.text)) for m in chat.messages]
-    return replace(chat, name=whole(chat.name), messages=messages)
+    fixed = partial(HALF_PAIR.sub, "\ufffd")
+    messages = [replace(m, speaker=fixed(m.speaker), text=fixed(m.text)) for m in chat.messages]
+    return replace(chat, name=fixed(chat.name), messages=messages)
 
 
 def _decode(data: bytes, place: str) -> str:
@@ -315,7 +315,7 @@ def _decode(data: bytes, place: str) -> str:
 def _title(shown: Path) -> str:
     """Return a file's name without WhatsApp's prefix; for a zipped `_chat.txt`, the zip's name."""
     stem = shown.parent.stem if shown.stem == "_chat" else shown.stem
-    return TITLE.sub("", stem) or stem
+    return TITLE_PREFIX.sub("", stem) or stem
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from typing import Any
 from chat.chat import Chat, Message, People, load_json, media_word, parse_entries, said, utc
 from data_prep.errors import UserError
 
-USERS = ("users.json", "org_users.json")  # the latter in Enterprise Grid
-LISTS = ("channels.json", "groups.json", "dms.json", "mpims.json")
-DAY = re.compile(r"\d{4}-\d\d-\d\d\.json")
-SAID = {None, "bot_message", "file_share", "me_message", "thread_broadcast", "file_comment"}
+USER_FILES = ("users.json", "org_users.json")  # the latter in Enterprise Grid
+CHANNEL_FILES = ("channels.json", "groups.json", "dms.json", "mpims.json")
+DAY_FILE = re.compile(r"\d{4}-\d\d-\d\d\.json")
+SUBTYPES = {None, "bot_message", "file_share", "me_message", "thread_broadcast", "file_comment"}
 MARKUP = re.compile(r"<([^<>|]+)(?:\|([^<>]*))?>")
 # Elements of blocks, and the markup that they have in a message's text.
 ELEMENTS = {
@@ -30,11 +30,11 @@ INLINE = {"rich_text_section", "rich_text_quote", "rich_text_preformatted"}
 
 def recognise(folder: Path) -> bool:
     """Return whether a folder is a Slack export, with or without its lists, or a channel of one."""
-    if any((folder / name).is_file() for name in (*USERS, *LISTS)):
+    if any((folder / name).is_file() for name in (*USER_FILES, *CHANNEL_FILES)):
         return True
     files = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     depth = len(folder.parts) + 2  # any other file would be left out
-    only_days = all(DAY.fullmatch(path.name) and len(path.parts) <= depth for path in files)
+    only_days = all(DAY_FILE.fullmatch(path.name) and len(path.parts) <= depth for path in files)
     return only_days and any(map(_is_day, files))
 
 
@@ -43,12 +43,12 @@ def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
 
     Raises UserError if the list of users cannot be read: no name could be masked without it.
     """
-    listed = [user for name in USERS for user in _objects(folder / name, place)]
+    users = [user for name in USER_FILES for user in _objects(folder / name, place)]
     people = People()
-    for user in sorted(listed, key=lambda user: user.get("deleted") is True):
-        _add(people, user, user.get("profile"))
+    for user in sorted(users, key=lambda user: user.get("deleted") is True):
+        _add_user(people, user, user.get("profile"))
     titles: dict[str, str] = {}
-    for name in LISTS:
+    for name in CHANNEL_FILES:
         try:
             for entry in _objects(folder / name, place):
                 if name == "dms.json":
@@ -59,16 +59,16 @@ def parse(folder: Path, place: str) -> Iterator[Chat | UserError]:
                     titles[str(entry.get("name"))] = f"#{entry.get('name')}"
         except UserError as error:
             yield error
-    if _days(folder):
+    if _day_files(folder):
         yield _channel(folder, place, Path(place).name.removesuffix(".zip"), people)
-    for channel in sorted(path for path in folder.iterdir() if path.is_dir() and _days(path)):
+    for channel in sorted(path for path in folder.iterdir() if path.is_dir() and _day_files(path)):
         title = titles.get(channel.name) or channel.name
         yield _channel(channel, f"{place}/{channel.name}", title, people)
-    others = {path.name for path in folder.glob("*.json")} - {*USERS, *LISTS}
-    for name in sorted(name for name in others if not DAY.fullmatch(name)):
+    other_files = {path.name for path in folder.glob("*.json")} - {*USER_FILES, *CHANNEL_FILES}
+    for name in sorted(name for name in other_files if not DAY_FILE.fullmatch(name)):
         with suppress(UserError):  # the file may not be a conversation
-            if found := parse_file(load_json(folder / name, name), f"{place}/{name}", people):
-                yield found
+            if chat := parse_file(load_json(folder / name, name), f"{place}/{name}", people):
+                yield chat
 
 
 def parse_file(data: Any, place: str, people: People | None = None) -> Chat | UserError | None:
@@ -78,15 +78,15 @@ def parse_file(data: Any, place: str, people: People | None = None) -> Chat | Us
         return None
     entries = [entry for entry in entries if isinstance(entry, dict)]
     times = {str(entry.get("ts")) for entry in entries}  # some replies are in the channel too
-    for answers in [entry.get("slackdump_thread_replies") for entry in entries]:
-        if isinstance(answers, list):
-            entries += [one for one in answers if _is_message(one) and str(one["ts"]) not in times]
+    for replies in [entry.get("slackdump_thread_replies") for entry in entries]:
+        if isinstance(replies, list):
+            entries += [r for r in replies if _is_message(r) and str(r["ts"]) not in times]
     title = (data.get("name") if isinstance(data, dict) else "") or Path(place).stem
     return _chat({place: entries}, place, str(title), people or People())
 
 
-def _days(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if DAY.fullmatch(path.name))
+def _day_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if DAY_FILE.fullmatch(path.name))
 
 
 def _is_day(path: Path) -> bool:
@@ -107,14 +107,14 @@ def _objects(path: Path, place: str) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     shown = f"{place}/{path.name}"
-    found = load_json(path, shown)
-    entries = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    if not entries and found != []:
+    data = load_json(path, shown)
+    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    if not entries and data != []:
         raise UserError(f"{shown}: is not a list of objects; export or unpack it again")
     return entries
 
 
-def _add(people: People, user: dict[str, Any], profile: Any) -> None:
+def _add_user(people: People, user: dict[str, Any], profile: Any) -> None:
     """Add all names of a user, first the one that Slack shows; the handle if there is no other."""
     profile = profile if isinstance(profile, dict) else {}
     names = [
@@ -126,7 +126,7 @@ def _add(people: People, user: dict[str, Any], profile: Any) -> None:
 
 def _channel(folder: Path, place: str, title: str, people: People) -> Chat | UserError:
     try:
-        days = {f"{place}/{path.name}": _objects(path, place) for path in _days(folder)}
+        days = {f"{place}/{path.name}": _objects(path, place) for path in _day_files(folder)}
     except UserError as error:
         return error
     return _chat(days, place, title, people)
@@ -138,22 +138,22 @@ def _chat(
     # guests, and everybody in an export without its lists, are only known from their messages
     for entry in chain(*days.values()):
         if entry.get("user") and isinstance(profile := entry.get("user_profile"), dict):
-            _add(people, {"id": entry["user"], "name": profile.get("name")}, profile)
+            _add_user(people, {"id": entry["user"], "name": profile.get("name")}, profile)
     messages, notes = [], []
     for day, entries in days.items():
         in_order = sorted(entries, key=lambda entry: str(entry.get("ts")))
         try:
-            found, odd = parse_entries(in_order, partial(_message, people), day)
+            day_messages, day_notes = parse_entries(in_order, partial(_message, people), day)
         except UserError as error:
             return error
-        messages += found
-        notes += [f"{Path(day).name}: {note}" for note in odd]
+        messages += day_messages
+        notes += [f"{Path(day).name}: {note}" for note in day_notes]
     return Chat(place, title, messages, people=people.all(), notes=tuple(notes))
 
 
 def _message(people: People, entry: dict[str, Any]) -> Message | None:
     """Return what a person or a bot said; None for what Slack itself wrote."""
-    if entry.get("type") != "message" or entry.get("subtype") not in SAID:
+    if entry.get("type") != "message" or entry.get("subtype") not in SUBTYPES:
         return None
     time, thread = utc(int(float(entry["ts"]))), str(entry.get("thread_ts") or entry["ts"])
     return said(time, _speaker(entry, people), *_parts(entry, people), thread=thread)

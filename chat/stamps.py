@@ -55,7 +55,7 @@ class Stamp(NamedTuple):
 
     def moment(self, order: str) -> datetime | None:
         """Return date and time; None if there is no such date in this order."""
-        year, month, day = (self.numbers[place] for place in ORDERS[order])
+        year, month, day = (self.numbers[position] for position in ORDERS[order])
         # WhatsApp began in 2009, the Buddhist year 2552: so 52 to 99 are Buddhist years
         year += 2000 if year < 52 else 1957 if year < 100 else -543 if year > 2400 else 0
         try:
@@ -72,16 +72,16 @@ def _day_periods() -> dict[str, set[int]]:
     """
     words: dict[str, set[int]] = defaultdict(set)
     territories = get_global("territory_languages").values()
-    official = {one for all_ in territories for one, f in all_.items() if f["official_status"]}
+    official = {code for codes in territories for code, f in codes.items() if f["official_status"]}
     for locale in map(Locale.parse, sorted(filter(localedata.exists, official))):
         forms = locale.day_periods.get("format", {})
         rules = {**locale.day_period_rules.get(None, {}), "am": [{}], "pm": [{"from": 43200}]}
         for period, word in [*forms.get("wide", {}).items(), *forms.get("abbreviated", {}).items()]:
             for rule in rules.get(period, []):
-                first = rule.get("from", rule.get("at", 0)) // 3600
-                end = 12 if period == "am" else first + 1 if "at" in rule else 24
-                last = rule.get("before", 3600 * end) // 3600
-                hours = range(first, last + 24 * (last < first))
+                start = rule.get("from", rule.get("at", 0)) // 3600
+                default_end = 12 if period == "am" else start + 1 if "at" in rule else 24
+                end = rule.get("before", 3600 * default_end) // 3600
+                hours = range(start, end + 24 * (end < start))
                 words[_letters(word)].update(hour % 24 for hour in hours)
     return words
 
@@ -101,26 +101,26 @@ def _hours(word: str) -> Collection[int]:
 def read_start(line: str) -> tuple[Stamp, str] | None:
     """Return the stamp of a line that starts a message, and the rest; None for other lines."""
     line = re.sub(rf"^[{EDGES}]+", "", line)
-    found = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
-    if not found:
+    match = next(filter(None, (pattern.fullmatch(line) for pattern in STARTS)), None)
+    if not match:
         return None
-    stamp, hour = line[: found.start("rest")], int(found["hour"])
-    for word in filter(None, (found["before"], found["after"])):
+    stamp, hour = line[: match.start("rest")], int(match["hour"])
+    for word in filter(None, (match["before"], match["after"])):
         if hours := _hours(word):
             both = hour % 12, hour % 12 + 12
-            fits = [one for one in both if one in hours] or [both[max(hours) > 12]]
-            hour = fits[0] if hour < 13 else hour
+            allowed = [h for h in both if h in hours] or [both[max(hours) > 12]]
+            hour = allowed[0] if hour < 13 else hour
             stamp = stamp.replace(word, "H")
     try:
         clock = time(
-            hour % 24 if hour < 25 else hour, int(found["minute"]), int(found["seconds"] or 0)
+            hour % 24 if hour < 25 else hour, int(match["minute"]), int(match["seconds"] or 0)
         )
     except ValueError:
         return None
     style = re.sub(r"\d+", lambda number: "9" if len(number[0]) < 3 else "Y", stamp)
     style = re.sub(r"\s+", " ", re.sub(rf"[{EDGES}]", "", style))
-    numbers = int(found["first"]), int(found["second"]), int(found["third"])
-    return Stamp(numbers, clock, style), found["rest"]
+    numbers = int(match["first"]), int(match["second"]), int(match["third"])
+    return Stamp(numbers, clock, style), match["rest"]
 
 
 def find_order(stamps: list[Stamp]) -> tuple[str, str]:
@@ -137,13 +137,13 @@ def find_order(stamps: list[Stamp]) -> tuple[str, str]:
     for order in ORDERS:
         times = [stamp.moment(order) for stamp in stamps]
         days = [when.date() for when in times if when]
-        back = sum(later < one for one, later in pairwise(days))
-        to_come = sum(day > date.today() + timedelta(1) for day in days)
+        backwards = sum(later < earlier for earlier, later in pairwise(days))
+        future = sum(day > date.today() + timedelta(1) for day in days)
         years = max(days).year - min(days).year if days else 0
-        faults[order] = (times.count(None), back, to_come, years)
+        faults[order] = (times.count(None), backwards, future, years)
     if "9.9.9" in stamps[0].style:  # no language begins such dates with the year
         del faults["year first"]
-    best = [order for order, found in faults.items() if found == min(faults.values())]
+    best = [order for order, counts in faults.items() if counts == min(faults.values())]
     # languages that write `오후 9:15` put the year in front
     best = ["year first"] if "year first" in best and "H9:" in stamps[0].style else best
     if not {"day first", "month first"} <= {*best}:

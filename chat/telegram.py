@@ -9,8 +9,8 @@ from chat.chat import GIF, OTHER, PHOTO, VIDEO, Chat, Message, People, parse_ent
 from data_prep.errors import UserError
 
 MEDIA = {"animation": GIF, "video_file": VIDEO, "video_message": VIDEO}
-GONE = "Deleted Account"  # what Telegram shows for a speaker without a name
-NAMED = ("from", "actor", "forwarded_from", "saved_from", "inviter", "author")
+UNNAMED = "Deleted Account"  # what Telegram shows for a speaker without a name
+NAME_KEYS = ("from", "actor", "forwarded_from", "saved_from", "inviter", "author")
 
 
 def recognise(data: object) -> bool:
@@ -50,15 +50,15 @@ def _chats(chat: Any, place: str) -> Iterator[Chat | UserError]:
     except UserError as error:
         yield error
         return
-    known = [chat.get("name")] if chat.get("type") == "personal_chat" else []
-    for who in [*known, *(who for entry in entries for who in _people(entry))]:
-        if isinstance(who, str) and who.strip():
-            people.name(None, who)
+    partner = [chat.get("name")] if chat.get("type") == "personal_chat" else []
+    for person in [*partner, *(person for entry in entries for person in _names_in(entry))]:
+        if isinstance(person, str) and person.strip():
+            people.name(None, person)
     for topic in dict.fromkeys(["", *topics.values()]):
-        found = [message for message in messages if message.thread == topic]
-        if found or not topics:
+        topic_messages = [message for message in messages if message.thread == topic]
+        if topic_messages or not topics:
             title = f"{name}: {topic}" if topic else name
-            yield Chat(place, title, found, people=people.all(), notes=notes)
+            yield Chat(place, title, topic_messages, people=people.all(), notes=notes)
             notes = ()  # they are about all topics: yield them once
 
 
@@ -66,11 +66,11 @@ def _topics(entries: list[Any]) -> dict[str, str]:
     """Return the topic title by message id, for the start of a topic and all of its replies."""
     topics, titles = {}, People()
     for entry in (entry for entry in entries if isinstance(entry, dict)):
-        number, answered = str(entry.get("id")), str(entry.get("reply_to_message_id"))
+        message_id, replied_to = str(entry.get("id")), str(entry.get("reply_to_message_id"))
         if entry.get("action") == "topic_created":
-            topics[number] = titles.name(number, entry.get("title"))
-        elif answered in topics:
-            topics[number] = topics[answered]
+            topics[message_id] = titles.name(message_id, entry.get("title"))
+        elif replied_to in topics:
+            topics[message_id] = topics[replied_to]
     return topics
 
 
@@ -82,7 +82,7 @@ def _message(people: People, topics: dict[str, str], entry: dict[str, Any]) -> M
     if any(parts) and (source := entry.get("forwarded_from")):
         parts.insert(0, f"[forwarded from {source}]")
     time = datetime.fromisoformat(entry["date"]).replace(tzinfo=None)
-    speaker = people.name(entry.get("from_id"), entry.get("from") or GONE)
+    speaker = people.name(entry.get("from_id"), entry.get("from") or UNNAMED)
     return said(time, speaker, *parts, thread=topics.get(str(entry.get("id")), ""))
 
 
@@ -117,12 +117,12 @@ def _extras(entry: dict[str, Any]) -> str:
     return "<location>" if "location_information" in entry else ""
 
 
-def _people(entry: Any) -> list[Any]:
+def _names_in(entry: Any) -> list[Any]:
     """Return the names in an entry: of its sender, of members, and of people it mentions."""
     if not isinstance(entry, dict):
         return []
     members, parts = entry.get("members"), entry.get("text")
-    names = [entry.get(key) for key in NAMED]
+    names = [entry.get(key) for key in NAME_KEYS]
     names += members if isinstance(members, list) else []
     if isinstance(contact := entry.get("contact_information"), dict):
         names += [contact.get("first_name"), contact.get("last_name")]

@@ -158,10 +158,10 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
         return list(_sms(text, place))
     if sure and re.match(r"<(?:!doctype|html|\?xml)", start):
         raise UserError(f"{place}: {MARKUP}")
-    fits = [(form, *fit) for form in FORMATS if (fit := _starts(form, text, sure))]
-    if not fits:
+    matches = [(form, *fit) for form in FORMATS if (fit := _starts(form, text, sure))]
+    if not matches:
         return []
-    form, text, starts = max(fits, key=lambda fit: sum(bool(start["name"]) for start in fit[2]))
+    form, text, starts = max(matches, key=lambda fit: sum(bool(start["name"]) for start in fit[2]))
     messages, note = _messages(form, text, starts)
     if not messages and not sure:
         return []
@@ -171,8 +171,8 @@ def parse(text: str, place: str, name: str, sure: bool) -> list[Chat | UserError
             "`Name: text`"
         )
     notes = [note] if note else []
-    if not sure and (ahead := _lines(text[: starts[0].start()])):
-        notes.append(f"lines left out before the first message: {ahead}")
+    if not sure and (lines_before := _line_count(text[: starts[0].start()])):
+        notes.append(f"lines left out before the first message: {lines_before}")
     return [Chat(place, name, messages, notes=tuple(notes))]
 
 
@@ -192,14 +192,14 @@ def _starts(form: Format, text: str, sure: bool) -> tuple[str, list[re.Match[str
         return text, starts
     if not names:
         return None
-    bodies = (text[one.end() : end].split("\n")[1:] for one, end in _spans(starts, text))
+    bodies = (text[start.end() : end].split("\n")[1:] for start, end in _spans(starts, text))
     turns = [turn[1] for body in bodies for line in body if (turn := TURN.fullmatch(line))]
     begins = not text[: starts[0].start()].strip()
     plain = len(turns) > len(names) and (len(names) == 1 or not {*names}.isdisjoint(turns))
-    return (text, starts) if (begins and not plain) or 2 * len(names) > _lines(text) else None
+    return (text, starts) if (begins and not plain) or 2 * len(names) > _line_count(text) else None
 
 
-def _lines(text: str) -> int:
+def _line_count(text: str) -> int:
     """Return the number of lines that are not blank."""
     return sum(bool(line.strip()) for line in text.split("\n"))
 
@@ -214,7 +214,7 @@ def _messages(
     form: Format, text: str, starts: list[re.Match[str]]
 ) -> tuple[list[Message], str | None]:
     """Return what people sent, and a note if the order of day and month is a guess."""
-    found: list[tuple[str, str, str]] = []
+    entries: list[tuple[str, str, str]] = []
     day = ""
     for start, end in _spans(starts, text):
         groups = start.groupdict()
@@ -222,12 +222,12 @@ def _messages(
         if not groups["name"]:
             continue
         when = groups.get("when") or (f"{day} {groups['clock']}" if day and groups["clock"] else "")
-        said = _clean(form, text[start.end() : end])
-        if said:
-            found.append((when, groups["name"].strip(), said))
-    times, note = _times([when for when, _, _ in found])
-    pairs = zip(times, found, strict=True)
-    return [Message(time, name, said) for time, (_, name, said) in pairs], note
+        body = _clean(form, text[start.end() : end])
+        if body:
+            entries.append((when, groups["name"].strip(), body))
+    times, note = _times([when for when, _, _ in entries])
+    pairs = zip(times, entries, strict=True)
+    return [Message(time, name, body) for time, (_, name, body) in pairs], note
 
 
 def _clean(form: Format, text: str) -> str:
@@ -241,30 +241,30 @@ def _clean(form: Format, text: str) -> str:
     for placeholder, words in _WORDS.items():
         if re.fullmatch(form.media.format(words), text, re.I):
             return placeholder
-    text = MARKDOWN_FILE.sub(lambda found: media_word(found["file"]), text)
-    return FILE_LINE.sub(lambda found: media_word(found["file"]), text)
+    text = MARKDOWN_FILE.sub(lambda match: media_word(match["file"]), text)
+    return FILE_LINE.sub(lambda match: media_word(match["file"]), text)
 
 
 def _times(texts: list[str]) -> tuple[list[datetime | None], str | None]:
     """Return the times, and a note if nothing shows which number is the day."""
-    numbers = [re.match(r"\D*(\d\d?)[-/.](\d\d?)[-/.]", text) for text in texts]
-    if not any(numbers):
+    matches = [re.match(r"\D*(\d\d?)[-/.](\d\d?)[-/.]", text) for text in texts]
+    if not any(matches):
         return [_time(text, False) for text in texts], None
     faults, times = {}, {}
     for day_first in (True, False):
-        read = [_time(text, day_first) for text in texts]
-        known = [time.date() for time in read if time]
-        impossible = sum(int(one[2 if day_first else 1]) > 12 for one in numbers if one)
+        parsed = [_time(text, day_first) for text in texts]
+        days = [time.date() for time in parsed if time]
+        impossible = sum(int(match[2 if day_first else 1]) > 12 for match in matches if match)
         weekdays = sum(
             time is not None and bool(re.match("(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)", text))
             and not text.startswith(f"{time:%a}")
-            for time, text in zip(read, texts, strict=True)
+            for time, text in zip(parsed, texts, strict=True)
         )  # fmt: skip
-        backwards = sum(later < one for one, later in pairwise(known))
-        times[day_first], faults[day_first] = read, (impossible, weekdays, backwards)
+        backwards = sum(later < earlier for earlier, later in pairwise(days))
+        times[day_first], faults[day_first] = parsed, (impossible, weekdays, backwards)
     if faults[True] != faults[False]:
         return times[min(faults, key=lambda order: faults[order])], None
-    if all("." in one[0] for one in numbers if one):  # no country writes month.day.
+    if all("." in match[0] for match in matches if match):  # no country writes month.day.
         return times[True], None
     day_first = not all("/" in text and re.search(_HALF, text) for text in texts if text)
     order = "day first" if day_first else "month first"
@@ -282,10 +282,10 @@ def _time(text: str, day_first: bool) -> datetime | None:
         text = text[date.start() :]
     try:
         year_first = re.match(r"\s*\d{4}", text)
-        found = dates.parse(text, dayfirst=day_first and not year_first, ignoretz=True)
+        parsed = dates.parse(text, dayfirst=day_first and not year_first, ignoretz=True)
     except (ValueError, OverflowError):
         return None
-    return found if isinstance(found, datetime) else None
+    return parsed if isinstance(parsed, datetime) else None
 
 
 MARKUP = (
@@ -310,28 +310,28 @@ def _captions(text: str, place: str) -> list[Message]:
         cues = webvtt.from_buffer(io.StringIO(text), format=kind).captions
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
         raise UserError(f"{place}: is invalid {kind.upper()} ({error}); export it again") from error
-    said: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     for cue in cues:
         webex = re.match(r'\d+ "(.+)"', cue.identifier or "")
-        first, *voices = VOICE.split(cue.raw_text)
+        before, *voices = VOICE.split(cue.raw_text)
         voiced = zip(voices[::2], voices[1::2], strict=True)
-        for name, part in [(webex[1] if webex else "", first), *voiced]:
+        for name, part in [(webex[1] if webex else "", before), *voiced]:
             for line in html.unescape(MARKS.sub("", part)).strip().split("\n"):
                 turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
-                said.append((turn[1], turn[2] or "") if turn else (name, line))
+                rows.append((turn[1], turn[2] or "") if turn else (name, line))
                 name = ""  # the next lines have the same speaker
-    said = [(name, line) for name, line in said if name or line.strip()]
-    named = [name for name, _ in said if name]
+    rows = [(name, line) for name, line in rows if name or line.strip()]
+    names = [name for name, _ in rows if name]
     # film subtitles have colons too, but few speakers who speak again
-    if 2 * len(named) > len(said):  # drop `[music]` and the like before the first name
-        said = said[[bool(name) for name, _ in said].index(True) :]
-    if not said or not said[0][0] or (2 * len(named) < len(said) and len(named) == len({*named})):
+    if 2 * len(names) > len(rows):  # drop `[music]` and the like before the first name
+        rows = rows[[bool(name) for name, _ in rows].index(True) :]
+    if not rows or not rows[0][0] or (2 * len(names) < len(rows) and len(names) == len({*names})):
         raise UserError(
             f"{place}: its captions name no speakers; export them with names (`<v Name>text` or "
             "`Name: text`)"
         )
     turns: list[tuple[str, list[str]]] = []
-    for name, line in said:
+    for name, line in rows:
         if name:
             turns.append((name, []))
         turns[-1][1].append(line)
@@ -361,22 +361,22 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
         key: next((header.index(word) for word in words if word in header), None)
         for key, words in COLUMNS.items()
     }
-    speaker, said = columns["name"], columns["text"]
-    if speaker is None or said is None:
+    name_column, text_column = columns["name"], columns["text"]
+    if name_column is None or text_column is None:
         raise UserError(
             f"{place}: has no columns for who wrote what (found: {', '.join(header)[:80]}); name "
             "them `sender` and `message`, or export the chat as text"
         )
-    rows = [row for row in rows[1:] if len(row) > max(speaker, said)]
-    if (sent := columns["file"]) is not None:
+    rows = [row for row in rows[1:] if len(row) > max(name_column, text_column)]
+    if (file_column := columns["file"]) is not None:
         for row in rows:
-            file = row[sent].partition("?")[0] if len(row) > sent else ""
-            row[said] = row[said].strip() or (media_word(file) if file else "")
-    rows = [row for row in rows if row[said].strip()]
-    stamps = [columns[key] for key in ("date", "time")]
-    times, note = _times([" ".join(row[n] for n in stamps if n is not None) for row in rows])
+            file = row[file_column].partition("?")[0] if len(row) > file_column else ""
+            row[text_column] = row[text_column].strip() or (media_word(file) if file else "")
+    rows = [row for row in rows if row[text_column].strip()]
+    time_columns = [columns[key] for key in ("date", "time")]
+    times, note = _times([" ".join(row[n] for n in time_columns if n is not None) for row in rows])
     messages = [
-        Message(time, row[speaker].strip(), row[said].strip())
+        Message(time, row[name_column].strip(), row[text_column].strip())
         for time, row in zip(times, rows, strict=True)
     ]
     return Chat(place, name, messages, notes=(note,) if note else ())
@@ -385,9 +385,9 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
 def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
     """Read SMS Backup & Restore: one chat per address; `Me` sent what was not received."""
 
-    def character(found: re.Match[str]) -> str:
+    def character(match: re.Match[str]) -> str:
         """Decode references to one or both UTF-16 halves of a character, which XML forbids."""
-        numbers = re.findall(r"&#(x?)([0-9a-f]+);", found[0], re.I)
+        numbers = re.findall(r"&#(x?)([0-9a-f]+);", match[0], re.I)
         units = b"".join(
             int(digits, 16 if x else 10).to_bytes(2, "little") for x, digits in numbers
         )
@@ -407,11 +407,11 @@ def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
         kind, address = get("type") or get("msg_box"), get("address", "")
         contact = get("contact_name", "")
         name = contact if contact not in ("", "(Unknown)", "null") else address
-        said = [get("body", "")] if entry.tag == "sms" else list(_mms_parts(entry))
-        body = "\n".join(part for part in said if part and part != "null")
+        parts = [get("body", "")] if entry.tag == "sms" else list(_mms_parts(entry))
+        body = "\n".join(part for part in parts if part and part != "null")
         if kind == "3" or not body or not get("date", "").isdigit():  # 3: a draft
             continue
-        senders = [one.get("address", "") for one in entry.iter("addr") if one.get("type") == "137"]
+        senders = [tag.get("address", "") for tag in entry.iter("addr") if tag.get("type") == "137"]
         sender = senders[0] if "~" in address and senders else name  # ~: a group
         message = Message(utc(int(get("date", "")) / 1000), sender if kind == "1" else "Me", body)
         chats.setdefault(address, []).append(message)

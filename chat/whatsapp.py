@@ -115,7 +115,7 @@ SYSTEM_END = re.compile(
 )
 CALL = re.compile(r"\u200e[^\u200e\n]{2,40}\. ?\u200e[^\u200e\n]{1,40}")  # `Voice call. 2 min`
 
-LOOKED_AT = 20  # lines, to recognise the format
+SAMPLE_LINES = 20  # lines, to recognise the format
 BLANKS = str.maketrans({"\u202f": " ", "\u00a0": " ", "\u2068": "", "\u2069": "", "\ufeff": ""})
 MENTION = re.compile("@\u2068~?([^\u2069\n]+)\u2069")  # @ and a contact's name between marks
 COLON = re.compile(r": |:\s*$")  # the text of a poll or an attachment may be on the next line
@@ -127,7 +127,7 @@ def recognise(text: str) -> bool:
 
     One dated line does not turn a dialogue into an export.
     """
-    lines = [line for line in _lines(text)[:LOOKED_AT] if line.strip()]
+    lines = [line for line in _lines(text)[:SAMPLE_LINES] if line.strip()]
     starts = [read_start(line) for line in lines]
     stamped = len(starts) - starts.count(None)
     pairs = zip(lines, starts, strict=True)
@@ -144,25 +144,25 @@ def parse(text: str, place: str = "", name: str = "") -> Chat:
     lines = _lines(text)
     starts = [read_start(line) for line in lines]
     moments, guess = _moments([(n, *start) for n, start in enumerate(starts) if start])
-    own = {start[0].style for n, start in enumerate(starts) if start and n in moments}
+    own_styles = {start[0].style for n, start in enumerate(starts) if start and n in moments}
     # the time, the lines of the message, and whether an iPhone wrote them
     entries: list[tuple[datetime | None, list[str], bool]] = []
-    ahead = others = 0
+    lines_before = other_style = 0
     for number, (line, start) in enumerate(zip(lines, starts, strict=True)):
         if start and number in moments:
             entries.append((moments[number], [start[1]], "[" in start[0].style[:1]))
         elif entries:
             entries[-1][1].append(line)
-            others += bool(start and start[0].style not in own)
+            other_style += bool(start and start[0].style not in own_styles)
         else:
-            ahead += bool(line.strip())
-    times = pairwise(moment for moment, *_ in entries if moment)
-    older = sum(one - later > timedelta(1) for one, later in times)
+            lines_before += bool(line.strip())
+    time_pairs = pairwise(moment for moment, *_ in entries if moment)
+    older = sum(earlier - later > timedelta(1) for earlier, later in time_pairs)
     notes = [guess] if guess else []
-    if ahead:
-        notes.append(f"lines left out before the first message: {ahead}")
-    if others:
-        notes.append(f"dated lines in another style, taken as text: {others}")
+    if lines_before:
+        notes.append(f"lines left out before the first message: {lines_before}")
+    if other_style:
+        notes.append(f"dated lines in another style, taken as text: {other_style}")
     if older:
         notes.append(f"messages a day or more older than the one before, perhaps pasted: {older}")
     # people that a message mentions with @ may never have written
@@ -178,24 +178,24 @@ def _moments(stamped: list[tuple[int, Stamp, str]]) -> tuple[dict[int, datetime 
     a second export appended to this one: they are later, and from the same people.
     """
     styles = [stamp.style for _, stamp, _ in stamped]
-    own = Counter([styles[0], *styles]).most_common(1)[0][0]
-    order, guess = find_order([stamp for _, stamp, _ in stamped if stamp.style == own])
-    times = {n: stamp.moment(order) for n, stamp, _ in stamped if stamp.style == own}
+    own_style = Counter([styles[0], *styles]).most_common(1)[0][0]
+    order, guess = find_order([stamp for _, stamp, _ in stamped if stamp.style == own_style])
+    times = {n: stamp.moment(order) for n, stamp, _ in stamped if stamp.style == own_style}
     moments = {n: when for n, when in times.items() if when or n == min(times)}
     people = {turn[0] for n, _, rest in stamped if n in moments and (turn := _turn(rest))}
-    runs = [[*lines] for _, lines in groupby(stamped, key=lambda one: one[1].style)]
-    firsts = (
+    runs = [[*lines] for _, lines in groupby(stamped, key=lambda line: line[1].style)]
+    earliest = (
         min((w for n, *_ in run if (w := moments.get(n))), default=datetime.max) for run in runs
     )
-    afters, before = [*accumulate(reversed([*firsts]), min)], datetime.min
+    limits, before = [*accumulate(reversed([*earliest]), min)], datetime.min
     for run in runs:
-        after = afters.pop()  # the earliest time in the chat's own style, from this run on
+        limit = limits.pop()  # the earliest time in the chat's own style, from this run on
         names = {turn[0] for _, _, rest in run if (turn := _turn(rest))}
-        if run[0][1].style != own and len(run) > 1 and names & people:
+        if run[0][1].style != own_style and len(run) > 1 and names & people:
             run_order, _ = find_order([stamp for _, stamp, _ in run])
-            found = [when for _, stamp, _ in run if (when := stamp.moment(run_order))]
-            if found and before < found[0] and sorted(found) == found and found[-1] <= after:
-                moments |= dict(zip((n for n, _, _ in run), found, strict=False))
+            added = [when for _, stamp, _ in run if (when := stamp.moment(run_order))]
+            if added and before < added[0] and sorted(added) == added and added[-1] <= limit:
+                moments |= dict(zip((n for n, _, _ in run), added, strict=False))
         before = max([before, *(w for n, *_ in run if (w := moments.get(n)))])
     return moments, guess
 
@@ -212,7 +212,7 @@ def _turn(
     A name among the `prefixes` extends to the next colon. Names in `people` are always accepted; if
     `people` is None, every name is.
     """
-    whole = ""
+    full_name = ""
     while True:
         unquoted = QUOTED.sub(lambda quote: "x" * len(quote[0]), line)
         colon = COLON.search(unquoted) or (TIGHT.match(line) if unquoted == line else None)
@@ -222,10 +222,10 @@ def _turn(
         system = SYSTEM_END.fullmatch(line) or (SYSTEM.search(name) and name not in (people or ()))
         if people is not None and system:
             return None
-        whole += name
-        if whole not in prefixes:
-            return whole, rest
-        whole, line = f"{whole}: ", rest
+        full_name += name
+        if full_name not in prefixes:
+            return full_name, rest
+        full_name, line = f"{full_name}: ", rest
 
 
 def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
@@ -236,53 +236,52 @@ def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
     """
     prefixes: set[str] = set()
     for _ in range(4):  # after more colons than this, the rest is text
-        texts = defaultdict(list)
+        texts_by_name = defaultdict(list)
         for name, text in filter(None, (_turn(line, prefixes, people) for line in lines)):
-            texts[name].append(text)
-        found = set()
-        for prefix, said in texts.items():
+            texts_by_name[name].append(text)
+        new_prefixes = set()
+        for prefix, texts in texts_by_name.items():
             # `look: <U+200E><attached: a.jpg>` has no second name
-            bare = [re.sub(r"\u200e.*", "", text) for text in said]
+            bare = [re.sub(r"\u200e.*", "", text) for text in texts]
             turns = [turn for text in bare if COLON.search(text) and (turn := _turn(text))]
-            starts = tuple({name for name, _ in turns if name})
-            if len(starts) == 1:
-                marked = f"{starts[0]}: {MARK}"
-                sure = len(texts) < 3 or any(text.startswith(marked) for text in said)
+            names = tuple({name for name, _ in turns if name})
+            if len(names) == 1:
+                marked = f"{names[0]}: {MARK}"
+                sure = len(texts_by_name) < 3 or any(text.startswith(marked) for text in texts)
                 differ = len({text.strip() for _, text in turns}) > 1
-                sure = sure and differ and starts[0][0].isalpha() and not starts[0][0].islower()
+                sure = sure and differ and names[0][0].isalpha() and not names[0][0].islower()
             else:
-                sure = 1 < len(starts) <= len(turns) / 2
+                sure = 1 < len(names) <= len(turns) / 2
             if sure and all(
-                text.startswith(starts) or (len(starts) > 1 and SYSTEM.search(text))
-                for text in bare
+                text.startswith(names) or (len(names) > 1 and SYSTEM.search(text)) for text in bare
             ):
-                found.add(prefix)
-        if found <= prefixes:
+                new_prefixes.add(prefix)
+        if new_prefixes <= prefixes:
             break
-        prefixes |= found
+        prefixes |= new_prefixes
     return prefixes
 
 
 def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Message]:
     """Return what people sent; an iPhone also puts a name before what WhatsApp wrote."""
-    first_lines = [said[0] for _, said, _ in entries]
-    named = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
-    people = {name for name, times in named.items() if times > 1}
+    first_lines = [lines[0] for _, lines, _ in entries]
+    name_counts = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
+    people = {name for name, count in name_counts.items() if count > 1}
     prefixes = _prefixes(first_lines, people)
     messages = []
     for number, (moment, lines, iphone) in enumerate(entries):
         turn = _turn(lines[0], prefixes, None if iphone else people)
-        more = "\n".join(lines[1:])
+        rest = "\n".join(lines[1:])
         name, text = turn or ("", "")
         name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))
-        said = clean(f"{text}\n{more}" if turn else more)
-        if iphone and said and re.sub(rf"[{EDGES}]", "", said) == bare:
+        body = clean(f"{text}\n{rest}" if turn else rest)
+        if iphone and body and re.sub(rf"[{EDGES}]", "", body) == bare:
             system = SYSTEM.search(bare) and not bare[0].islower()
             marked = system or CALL.fullmatch(text.strip()) or bare.startswith(f"{name} ")
             if text.startswith(MARK) and marked or system and not number and NOTICE.fullmatch(bare):
                 continue
-        if said and (name or not turn):
-            messages.append(Message(moment, name.removeprefix("~").strip(), said))
+        if body and (name or not turn):
+            messages.append(Message(moment, name.removeprefix("~").strip(), body))
     return messages
 
 
@@ -293,11 +292,11 @@ def clean(text: str) -> str | None:
         return None
     text = MARKED.sub(_placeholder, text)
     for pattern in (ATTACHED, FILE):
-        text = pattern.sub(lambda found: media_word(found["file"]), text)
+        text = pattern.sub(lambda match: media_word(match["file"]), text)
     return IOS.sub(_placeholder, ANDROID.sub(OTHER, text.replace(MARK, ""))).strip() or None
 
 
-def _placeholder(found: re.Match[str]) -> str:
+def _placeholder(match: re.Match[str]) -> str:
     """Return `<file_photo>` for `image omitted`, and so on."""
-    word = found["kind"] or found["other"]
+    word = match["kind"] or match["other"]
     return next((p for p, kinds in _KINDS.items() if re.fullmatch(kinds, word, re.I)), OTHER)

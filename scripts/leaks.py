@@ -68,13 +68,13 @@ PASSWORD = re.compile(
     r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"
 )
 # `password` in other languages: detect-secrets knows only English and Spanish
-CALLED = re.compile(
+PASSWORD_WORD = re.compile(
     r"(?i)\b(?:pw|pass(?:wort|phrase|code)|kennwort|mot de passe|senha|parola|wachtwoord|has[lł]o"
     r"|l[öo]senord|парол[ья])\b(?: +(?=[:=]))?|密码|パスワード|비밀번호"
 )
 KEYWORDS = keyword.KeywordDetector()
 # The library's patterns, with bounds: without them 4,000 letters of `pwd` took 15 seconds
-WORDS = {
+KEYWORD_GROUPS = {
     re.compile(
         kind.pattern.replace(r"\w*", r"\w{0,30}").replace(r"[^\v\'\"]*", r"[^\v\'\"]{0,400}"),
         kind.flags,
@@ -97,13 +97,13 @@ NO_PATH = re.compile(
     r"|drive at '/mnt/data'"
 )
 # URLs, without what follows one with no space between; with other schemes the host is a path too
-ADDRESS = re.compile(
+URL = re.compile(
     r"(?i)(?<![a-z])(git|s3|gs|hf|https?)://([\w.~%@:\[\]-]*)"
     r"((?:/(?:(?!(?<![a-z])[a-z]+://|[,;:)\]]/)[^\s?#<>\"'`|])*)?)"
     r"([?#](?:(?!(?<![a-z])[a-z]+://)[^\s<>\"'`|])*)?"
 )
-BUCKETS = {"s3", "gs", "hf"}  # a name without a dot is not a host
-PRIVATE = re.compile(  # RFC 6761, 6762 and 8375, and names that routers and companies use
+BUCKET_SCHEMES = {"s3", "gs", "hf"}  # a name without a dot is not a host
+PRIVATE_HOST = re.compile(  # RFC 6761, 6762 and 8375, and names that routers and companies use
     r"(?:.*\.)?(?:local(?:host|domain)?|lan|home(?:\.arpa)?|internal|intranet|private|corp|fritz\.box)"
 )
 ROOTS = "home|Users|root|mnt|media|Volumes|tmp|var|etc|srv|opt|usr|workspace|scratch|nas"
@@ -117,7 +117,7 @@ WINDOWS = (
     r"|(?<!\\)\\{2,}[\w.?-]{2,}\\+[\w.$-]+"  # \\server\share
     r"|(?<![\w\\.:)\]}])\\(?!u[\da-f]{4}|x[\da-f]{2}|[nrt]\w*\\[nrt])[A-Za-z][\w$-]+\\+[\w.$-]{2}"
 )
-OTHERS = (
+OTHER_PATHS = (
     r"|(?<=[<\[{|])/[\w .@+-]+/+[\w.]"  # </home/me>
     rf"|(?<![^\W_])(?<!\W\.)(?<!\.\.)[/\\](?:{ROOTS})[/\\][\w.@+-]"
     r"|(?<=[)\]])/+(?:data\b|(?:[\w@+$.-]+/+){2}[\w@+$-]|[\w@+$-]+(?:/+[\w@+$-]+)?\.[a-z])[\w./-]*"
@@ -128,18 +128,18 @@ OTHERS = (
 # /secret, //nas/share, /(old)/x, x:/y, but not `8 /10` or the commands of Qwen3 and SmolLM3
 PATH = re.compile(
     rf"{BEFORE}/+(?:(?!\d+(?![\w./]))(?!(?:no_)?think\b(?!/))\.?[\w@+$-][\w.@+$/-]*"
-    rf"|[^\w\s/\\<>{{}}\[\]*?%\"'`|.:][^\s/<>\"'`|]*/+[\w.(!]){OTHERS}"
+    rf"|[^\w\s/\\<>{{}}\[\]*?%\"'`|.:][^\s/<>\"'`|]*/+[\w.(!]){OTHER_PATHS}"
 )
 # Chat templates contain divisions and words with a slash, so a path there is two folders deep. The
 # same holds for a vocabulary, in which `/home` is a word.
-IN_TEMPLATE = re.compile(rf"{BEFORE}(?:{DEEP}|/+(?:{ROOTS})\b[\w.@+/-]*){OTHERS}")
-IN_WORDS = re.compile(rf"{BEFORE}{DEEP}{WINDOWS}")
-IN_QUERY = re.compile(OTHERS[1:])
+IN_TEMPLATE = re.compile(rf"{BEFORE}(?:{DEEP}|/+(?:{ROOTS})\b[\w.@+/-]*){OTHER_PATHS}")
+IN_VOCABULARY = re.compile(rf"{BEFORE}{DEEP}{WINDOWS}")
+IN_QUERY = re.compile(OTHER_PATHS[1:])
 BLANKS = dict.fromkeys(map(ord, "ĠĊ▁"), "\n")  # as written in vocabularies
 COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)  # in a template
 CODE = re.compile(r"```python\n.*?\n```", re.DOTALL)
 ESCAPED = re.compile(r"(?<!\\)((?:\\\\)*)\\[nrt]")  # a line break in code
-UNSEEN = re.compile(  # Unicode's Default_Ignorable_Code_Point
+INVISIBLE = re.compile(  # Unicode's Default_Ignorable_Code_Point
     "[\u00ad\u034f\u061c\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
 )
@@ -161,10 +161,10 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _own() -> str:
+def _own_folders() -> str:
     """Return a pattern for the paths of the working directory and the home folder."""
-    places = [re.escape(str(at)) for at in (Path.cwd(), Path.home()) if len(at.parts) > 1]
-    return rf"(?<![\w.])(?:{'|'.join(places) or '$^'})(?![\w.-])"
+    folders = [re.escape(str(path)) for path in (Path.cwd(), Path.home()) if len(path.parts) > 1]
+    return rf"(?<![\w.])(?:{'|'.join(folders) or '$^'})(?![\w.-])"
 
 
 def check_file(path: Path, known: Collection[str] = ()) -> None:
@@ -174,8 +174,8 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
     """
     try:
         with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            tokens = [re.search(kind.encode(), content) for kind in TOKENS]
-            secret = next((token[0].decode() for token in tokens if token), "")
+            matches = [re.search(regex.encode(), content) for regex in TOKENS]
+            secret = next((match[0].decode() for match in matches if match), "")
             texts = _texts(path, content)
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name}: is not UTF-8 ({error.reason}); save it as UTF-8") from error
@@ -190,52 +190,52 @@ def check_file(path: Path, known: Collection[str] = ()) -> None:
             f"it, and remove it {fix}"
         )
     for pattern, text in texts:
-        for written in _readings(NO_PATH.sub("x", text)):
-            rest = ADDRESS.sub(_local, f"\n{written}")
-            if place := re.search(_own(), written) or pattern.search(rest):
+        for reading in _readings(NO_PATH.sub("x", text)):
+            rest = URL.sub(_local, f"\n{reading}")
+            if match := re.search(_own_folders(), reading) or pattern.search(rest):
                 raise UserError(
-                    f"{path.name}: would publish the path `{place[0]}`; make it relative {fix}"
+                    f"{path.name}: would publish the path `{match[0]}`; make it relative {fix}"
                 )
 
 
 def _readings(text: str) -> set[str]:
     """Return a text as written and as a page shows it, with HTML, URLs and Markdown decoded."""
-    read = UNSEEN.sub("", normalize("NFKC", unescape(unquote(text))))
-    return {text, read, MARKS.sub("", read)}
+    decoded = INVISIBLE.sub("", normalize("NFKC", unescape(unquote(text))))
+    return {text, decoded, MARKS.sub("", decoded)}
 
 
-def _local(address: re.Match[str]) -> str:
+def _local(url: re.Match[str]) -> str:
     """Return the part of a URL to search for paths; of a public one only its query."""
-    scheme, host, path, query = address.groups("")
+    scheme, host, path, query = url.groups("")
     if _is_public(scheme.lower(), host):
         return query if IN_QUERY.search(query) else " "
-    return address[0] if path.strip("/.,;:!") else f" {query}"
+    return url[0] if path.strip("/.,;:!") else f" {query}"
 
 
 def _is_public(scheme: str, host: str) -> bool:
     name = re.sub(r":\d*$", "", host.rpartition("@")[2]).strip("[].").partition("%")[0].lower()
     with suppress(ValueError):
         return ip_address(name).is_global
-    if scheme in BUCKETS and "." not in name:
+    if scheme in BUCKET_SCHEMES and "." not in name:
         return name not in ("", "localhost")
-    _, dot, last = name.rpartition(".")  # `127.1` is an address too
-    is_name = last.isalpha() or last.startswith("xn--")
-    return bool(dot) and is_name and not PRIVATE.fullmatch(name)
+    _, dot, tld = name.rpartition(".")  # `127.1` is an address too
+    is_name = tld.isalpha() or tld.startswith("xn--")
+    return bool(dot) and is_name and not PRIVATE_HOST.fullmatch(name)
 
 
 def _secret(text: str, known: Collection[str]) -> str:
     """Return the first text that looks like a secret; empty if there is none."""
     text = re.sub(" {3,}", "  ", text)  # detect-secrets' IBM patterns are quadratic in them
-    secrets = [word for word in RANDOM.findall(text) if word.lower() not in known and _drawn(word)]
-    secrets += [found[0] for kind in (*TOKENS, PASSWORD) for found in re.finditer(kind, text)]
-    for line in CALLED.sub("password", text).splitlines():
+    secrets = [word for word in RANDOM.findall(text) if word.lower() not in known and _random(word)]
+    secrets += [match[0] for kind in (*TOKENS, PASSWORD) for match in re.finditer(kind, text)]
+    for line in PASSWORD_WORD.sub("password", text).splitlines():
         line = PROSE.sub("", line) if set(line) & set(":=;") else ""
-        secrets += KEYWORDS.analyze_string(line, WORDS)
+        secrets += KEYWORDS.analyze_string(line, KEYWORD_GROUPS)
     secrets += [secret for kind in DETECTORS for secret in kind.analyze_string(text)]
     return "".join(map(str, secrets[:1]))
 
 
-def _drawn(word: str) -> bool:
+def _random(word: str) -> bool:
     """Whether a word looks random: letters and digits alternate more than in CamelCase."""
     digits, size = len(re.findall(r"\d", word)), len(word)
     if re.fullmatch("[0-9a-fA-F]{32,}", word):
@@ -248,7 +248,7 @@ def _drawn(word: str) -> bool:
 
 def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
     """Return the file's readable texts, each with the pattern that finds paths in it."""
-    plain = template = words = ""
+    plain = template = vocabulary = ""
     if path.suffix == ".safetensors":
         with safe_open(path, "numpy"):  # checks that the header is nothing but JSON
             size = int.from_bytes(content[:8], "little")
@@ -257,7 +257,7 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
     elif path.suffix == ".json":
         value, unread = from_json(content[:]), ""
         if path.name == "tokenizer.json" and isinstance(value, dict):
-            words = "\n".join(_strings(value.pop("model", None))).translate(BLANKS)
+            vocabulary = "\n".join(_strings(value.pop("model", None))).translate(BLANKS)
             unread = "precompiled_charsmap"  # bytes in base64
         plain, template = _strings(value, unread=unread)
     elif path.suffix == ".yml":  # parsed, so that strings have no escapes
@@ -271,12 +271,12 @@ def _texts(path: Path, content: mmap.mmap) -> list[tuple[re.Pattern[str], str]]:
         template = "\n".join(CODE.findall(plain))
         plain = CODE.sub(lambda code: ESCAPED.sub(r"\1\n", code[0]), plain)
     elif path.name == "tokenizer.model":  # Mistral's contains a public path of its author
-        runs = re.findall(rb"[ -~]{6,}", content)
-        return [(re.compile("(?!)"), "\n".join(run.decode() for run in runs))]
+        strings = re.findall(rb"[ -~]{6,}", content)
+        return [(re.compile("(?!)"), "\n".join(string.decode() for string in strings))]
     else:
         raise UserError(f"{path.name}: is not published; only safetensors, text and JSON are")
     both = (template, ESCAPED.sub(r"\1\n", template))  # unchanged too: `D:\training` has no tab
-    return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_WORDS, words)]
+    return [(PATH, plain), *((IN_TEMPLATE, text) for text in both), (IN_VOCABULARY, vocabulary)]
 
 
 def _strings(value: Any, key: str = "", unread: str = "") -> tuple[str, str]:
@@ -289,8 +289,8 @@ def _strings(value: Any, key: str = "", unread: str = "") -> tuple[str, str]:
     if isinstance(value, dict):
         for name, inner in value.items():
             if not unread or name != unread:
-                below = key if is_template else str(name)
-                parts += [(str(name), ""), _strings(inner, below, unread)]
+                inner_key = key if is_template else str(name)
+                parts += [(str(name), ""), _strings(inner, inner_key, unread)]
     elif isinstance(value, (list, tuple)):
         parts += [_strings(item, key, unread) for item in value]
     elif isinstance(value, str):

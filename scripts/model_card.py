@@ -89,7 +89,7 @@ class Names(NamedTuple):
 
 
 NOT_MEASURED, NOT_RECORDED = "not measured", "not recorded"
-OF_THE_MACHINE = {"engine", "dtype", "batch_tokens"}  # in `decoding`: only how it runs
+MACHINE_KEYS = {"engine", "dtype", "batch_tokens"}  # in `decoding`: only how it runs
 # Recipe keys that influence the weights, in the card's order
 SETTINGS = (
     "adapter", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
@@ -100,7 +100,7 @@ SETTINGS = (
 
 
 # Models of different architecture or size differ in at least one of these
-SHAPE = ("model_type", "hidden_size", "num_hidden_layers")
+SHAPE_KEYS = ("model_type", "hidden_size", "num_hidden_layers")
 SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30}  # in its config.json
 SAMPLE = Path(data_prep.__file__).parent / "sample/test.jsonl"  # our own dialogues
 
@@ -150,16 +150,16 @@ def model_card(
 
     The metadata contain the tuned model's ROUGE in percent, with the bounds of its interval.
     """
-    known = re.fullmatch(HUB_LICENSES, names.license)
+    is_listed = re.fullmatch(HUB_LICENSES, names.license)
     scores, name = records.scores.systems["tuned"].scores, data_name(records, names)
-    data = ModelCardData(
+    metadata = ModelCardData(
         base_model=names.base_model,
         base_model_relation="finetune" if proof else "adapter",
         datasets=[names.dataset] if names.dataset else None,
         language=records.recipe.summarization.language,
         library_name="transformers" if proof else "peft",
-        license=names.license if known else "other",
-        license_name=None if known else names.license,
+        license=names.license if is_listed else "other",
+        license_name=None if is_listed else names.license,
         metrics=["rouge"],
         model_name=(repo or records.recipe.name).split("/")[-1],
         pipeline_tag="summarization",
@@ -187,7 +187,7 @@ def model_card(
         ],
     )
     text = _text(records, names, repo, proof, example)
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
 
 
 def data_name(records: Records, names: Names) -> str:
@@ -204,12 +204,12 @@ def example_of(records: Records) -> Shown | None:
     recipe = records.recipe
     if recipe.summarization.license == FREE:
         path = Path("results") / recipe.name / "predictions.tuned.jsonl"
-        first = read_examples(recipe.data_dir / "test.jsonl")[0]
-        with reading(path, again := f"run `python -m eval.run {recipe.path}` again"):
+        example = read_examples(recipe.data_dir / "test.jsonl")[0]
+        with reading(path, fix := f"run `python -m eval.run {recipe.path}` again"):
             if not matching_record(path):
-                raise UserError(f"{path}: is not as eval.run wrote it; delete it and {again}")
+                raise UserError(f"{path}: is not as eval.run wrote it; delete it and {fix}")
             summaries = {row.id: row.prediction for row in read_predictions(path)}
-            return Shown(first.dialogue, summaries[first.id], True)
+            return Shown(example.dialogue, summaries[example.id], True)
     dialogue = json.loads(SAMPLE.read_text("utf-8").partition("\n")[0])["dialogue"]
     try:
         _check_memory(recipe)
@@ -273,9 +273,9 @@ def _text(
 def _decoding(settings: Decoding) -> str:
     """Return the arguments with which `generate` decodes as the evaluation did."""
     always = {"max_new_tokens", "do_sample"}
-    shown = settings.model_dump(include=always)
-    shown |= settings.model_dump(exclude=always | OF_THE_MACHINE | {"seed"}, exclude_defaults=True)
-    return ", ".join(f"{key}={value}" for key, value in shown.items())
+    args = settings.model_dump(include=always)
+    args |= settings.model_dump(exclude=always | MACHINE_KEYS | {"seed"}, exclude_defaults=True)
+    return ", ".join(f"{key}={value}" for key, value in args.items())
 
 
 def read_records(recipe: Recipe) -> Records:
@@ -306,30 +306,30 @@ def read_records(recipe: Recipe) -> Records:
 def read_scores(recipe: Recipe, adapter: Path, manifest: Manifest) -> Scores:
     """Return this adapter's scores on the whole test split; raise UserError if there are none."""
     path = Path("results") / recipe.name / "scores.json"
-    again = f"run `python -m eval.run {recipe.path}`"
+    fix = f"run `python -m eval.run {recipe.path}`"
     scores = Scores.read(path)
     if (scores.recipe, scores.split) != (recipe.name, "test"):
         raise UserError(
             f"{path}: is for recipe {scores.recipe}, {scores.split} split, {scores.examples} rows; "
-            f"{again}"
+            f"{fix}"
         )
-    if lacks := [name for name in ("base", "tuned") if name not in scores.systems]:
-        raise UserError(f"{path}: lacks the scores of {' and '.join(lacks)}; {again}")
+    if missing := [name for name in ("base", "tuned") if name not in scores.systems]:
+        raise UserError(f"{path}: lacks the scores of {' and '.join(missing)}; {fix}")
     fields = scores.systems["tuned"].fields
     compared = {
         "adapter": (fields.get("adapter"), adapter_hash(adapter)[:8]),
         "test data": (fields.get("data"), manifest.files["test.jsonl"][:8]),
         "number of test dialogues": (scores.examples, manifest.counts["test"].written),
     }
-    asked = recipe.summarization.decoding.model_dump(exclude=OF_THE_MACHINE)
+    settings = recipe.summarization.decoding.model_dump(exclude=MACHINE_KEYS)
     used = scores.decoding.model_dump() if scores.decoding else {}
-    compared |= {f"decoding.{key}": (used.get(key), asked[key]) for key in asked}
-    for what, (scored, there) in compared.items():
-        if scored != there:
-            raise UserError(f"{path}: {what} was {scored} and is {there}; {again} again")
-    written = path.with_name(SUM)
-    if not written.is_file() or written.read_bytes().split()[:1] != [sha256_of(path).encode()]:
-        raise UserError(f"{path}: is not as eval.run wrote it, with {SUM} beside it; {again} again")
+    compared |= {f"decoding.{key}": (used.get(key), settings[key]) for key in settings}
+    for name, (scored, current) in compared.items():
+        if scored != current:
+            raise UserError(f"{path}: {name} was {scored} and is {current}; {fix} again")
+    sum_file = path.with_name(SUM)
+    if not sum_file.is_file() or sum_file.read_bytes().split()[:1] != [sha256_of(path).encode()]:
+        raise UserError(f"{path}: is not as eval.run wrote it, with {SUM} beside it; {fix} again")
     return scores
 
 
@@ -349,7 +349,7 @@ def training_rows(
     logged: dict[str, float] = {}  # the last value of each name
     for entry in state.log_history:
         logged |= {key: value for key, value in entry.items() if isinstance(value, (int, float))}
-    memory, machine = trained and trained.peak_memory_gb, scores.environment
+    memory, environment = trained and trained.peak_memory_gb, scores.environment
     base, tuned = (_minutes(scores.systems[name].seconds) for name in ("base", "tuned"))
     return [
         ("steps", _number(state.global_step, "d")),
@@ -360,12 +360,12 @@ def training_rows(
         ("energy", NOT_MEASURED),
         ("training machine", (trained and trained.machine) or NOT_RECORDED),
         ("time to generate the test summaries, all processes", f"{base}, {tuned} (base, tuned)"),
-        ("evaluation machine", machine.get("gpu") or machine.get("cpu") or NOT_MEASURED),
+        ("evaluation machine", environment.get("gpu") or environment.get("cpu") or NOT_MEASURED),
     ]
 
 
-def _number(value: float | None, form: str) -> str:
-    return NOT_RECORDED if value is None else format(value, form)
+def _number(value: float | None, spec: str) -> str:
+    return NOT_RECORDED if value is None else format(value, spec)
 
 
 def _shown(value: Any) -> str:
@@ -374,14 +374,14 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _precision(config: dict[str, Any], taken: dict[str, Any]) -> str:
+def _precision(config: dict[str, Any], used: dict[str, Any]) -> str:
     """Return the precision that training used or, if not recorded, that the recipe asks for."""
-    asked = {name: taken.get(name, config.get(name)) for name in ("bf16", "fp16")}
-    words = next((name for name, value in asked.items() if value is True), "fp32")
-    if asked["bf16"] == "auto":
-        words = "chosen by the machine (bf16: auto)"
+    values = {name: used.get(name, config.get(name)) for name in ("bf16", "fp16")}
+    precision = next((name for name, value in values.items() if value is True), "fp32")
+    if values["bf16"] == "auto":
+        precision = "chosen by the machine (bf16: auto)"
     quantised = [key for key in ("load_in_4bit", "load_in_8bit") if config.get(key)]
-    return ", ".join([words, *quantised])
+    return ", ".join([precision, *quantised])
 
 
 def _minutes(seconds: float | None) -> str:
@@ -397,17 +397,17 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
     trained on a different model.
     """
     publish = recipe.summarization.publish
-    own = str(recipe.config["base_model"])  # `find_adapter` compared it with the adapter's record
-    local = not is_hub_id(own)
-    base = base_model or publish.base_model or (None if local else own)
+    model = str(recipe.config["base_model"])  # `find_adapter` compared it with the adapter's record
+    is_local = not is_hub_id(model)
+    base = base_model or publish.base_model or (None if is_local else model)
     if base is None:
         raise UserError(
-            f"{recipe.path}: base_model {own} is a folder on this machine; name the Hub's model "
+            f"{recipe.path}: base_model {model} is a folder on this machine; name the Hub's model "
             "in summarization.publish.base_model, or with --base-model owner/name"
         )
     if not re.fullmatch(HUB_ID, base):
         raise UserError(f"--base-model: {base} is not a Hub id; give owner/name")
-    _check_named(base, own, local, recipe, bool(base_model))
+    _check_named(base, model, is_local, recipe, bool(base_model))
     base_license = (publish.base_license or BASE_LICENSES.get(base, "")).lower()
     if not base_license:
         raise UserError(
@@ -417,32 +417,32 @@ def names_of(recipe: Recipe, source_files: dict[str, str], base_model: str | Non
     source, license_of_data = recipe.summarization.source, recipe.summarization.license
     on_hub = not source_files and is_hub_id(source)
     dataset = publish.dataset or (source if on_hub else None)
-    return Names(base, base_license, dataset, license_of_data, local, not on_hub)
+    return Names(base, base_license, dataset, license_of_data, is_local, not on_hub)
 
 
-def _check_named(base: str, own: str, local: bool, recipe: Recipe, by_option: bool) -> None:
+def _check_named(base: str, model: str, is_local: bool, recipe: Recipe, by_option: bool) -> None:
     """Raise UserError if `base`, from the recipe or the option, is not the adapter's base model.
 
     For a local folder, its name or the option says which model it contains. Shapes can only
     contradict that: fine-tuned models have the shape of their base.
     """
     key = "--base-model" if by_option else f"{recipe.path}: summarization.publish.base_model"
-    trained = f"{key} is {base}, but the adapter was trained on {own}"
-    if not local:
-        if base.lower() != own.lower():
-            raise UserError(f"{trained}, as its adapter_config.json says; leave it out")
+    problem = f"{key} is {base}, but the adapter was trained on {model}"
+    if not is_local:
+        if base.lower() != model.lower():
+            raise UserError(f"{problem}, as its adapter_config.json says; leave it out")
         return
-    named, there = _shape(base), _shape(own)
-    for what in SHAPE:
-        if named.get(what) != there.get(what) and what in named and what in there:
+    named, actual = _shape(base), _shape(model)
+    for what in SHAPE_KEYS:
+        if named.get(what) != actual.get(what) and what in named and what in actual:
             raise UserError(
-                f"{trained}, whose {what} is {there[what]} and not {named[what]}; name the Hub's "
-                f"model that is in {own}"
+                f"{problem}, whose {what} is {actual[what]} and not {named[what]}; name the Hub's "
+                f"model that is in {model}"
             )
-    letters = [re.sub("[^a-z0-9]", "", one.lower()) for one in (base.split("/")[1], own)]
+    letters = [re.sub("[^a-z0-9]", "", name.lower()) for name in (base.split("/")[1], model)]
     if not by_option and letters[0] not in letters[1]:
         raise UserError(
-            f"{trained}, a folder with another name; name the Hub's model that is in it, or if "
+            f"{problem}, a folder with another name; name the Hub's model that is in it, or if "
             f"it is {base}, add `--base-model {base}`"
         )
 

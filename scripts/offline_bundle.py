@@ -58,12 +58,12 @@ def main() -> None:
         work = Path(temporary)
         if args.requirements:
             lines = args.requirements.read_text("utf-8").splitlines()
-            wanted = [text for line in lines if (text := line.partition("#")[0].strip())]
+            requirements = [text for line in lines if (text := line.partition("#")[0].strip())]
         else:
             have = installed_there(args.have.read_text("utf-8")) if args.have else set()
             project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-            wanted = resolve(project["dependencies"], args.python, have, work)
-        packages = download(wanted, args.python, work / "packages")
+            requirements = resolve(project["dependencies"], args.python, have, work)
+        packages = download(requirements, args.python, work / "packages")
         carried = download(args.carry, args.python, work / "carried") if args.carry else []
         code = checkout(work / CODE)
         contents = {
@@ -93,12 +93,12 @@ def resolve(wanted: list[str], python: str, have: set[str], work: Path) -> list[
         from uv import find_uv_bin  # type: ignore[import-not-found]
     except ImportError as error:
         raise UserError("uv is missing; run `pip install uv`") from error
-    asked, pins = work / "wanted.in", work / "resolved.txt"
-    asked.write_text("\n".join(wanted), "utf-8")
+    in_file, pins = work / "wanted.in", work / "resolved.txt"
+    in_file.write_text("\n".join(wanted), "utf-8")
     pins.write_text("\n".join(have), "utf-8")  # uv prefers its output file's versions if they fit
     uv = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
     uv += ["--python-version", python, "--python-platform", f"x86_64-manylinux_2_{GLIBC}"]
-    run([*uv, str(asked), "-o", str(pins)], f"a list of packages for Python {python}")
+    run([*uv, str(in_file), "-o", str(pins)], f"a list of packages for Python {python}")
     lines = pins.read_text("utf-8").splitlines()
     return sorted({line.split(" ;")[0].strip() for line in lines} - have)
 
@@ -116,19 +116,19 @@ def download(wanted: list[str], python: str, folder: Path) -> list[Path]:
     print(f"downloading {len(wanted)} packages", flush=True)
     built = set[str]()
     while wanted:
-        ran = subprocess.run([*command, *wanted], capture_output=True, text=True)
-        if ran.returncode == 0:
+        result = subprocess.run([*command, *wanted], capture_output=True, text=True)
+        if result.returncode == 0:
             break
-        source = re.search(r"satisfies the requirement ([^\s;(]+)", ran.stderr)
-        if source is None or source[1] in built:
-            errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
+        match = re.search(r"satisfies the requirement ([^\s;(]+)", result.stderr)
+        if match is None or match[1] in built:
+            errors = re.findall(r"ERROR: (.*)", result.stderr) or [result.stderr[-300:]]
             raise UserError(f"pip cannot download the packages for Python {python}: {errors[-1]}")
-        built.add(source[1])
-        make = [*pip, "wheel", "--quiet", "--no-deps", "-w", str(folder), source[1]]
-        run(make, f"a wheel of {source[1]}")
+        built.add(match[1])
+        build = [*pip, "wheel", "--quiet", "--no-deps", "-w", str(folder), match[1]]
+        run(build, f"a wheel of {match[1]}")
         # pip downloads all or nothing: so far the folder only has the built wheels
         if any(not wheel.name.endswith("-none-any.whl") for wheel in folder.glob("*.whl")):
-            raise UserError(f"{source[1]}: has no wheel, and one built here fits only this CPU")
+            raise UserError(f"{match[1]}: has no wheel, and one built here fits only this CPU")
     return sorted(folder.glob("*.whl"))
 
 
@@ -154,11 +154,11 @@ def trimmed(wheel: Path, left_out: list[str], folder: Path, smallest: bool) -> t
 
 def run(command: list[str], what: str) -> str:
     """Return what a command prints; raise UserError, which names `what`, if it fails."""
-    ran = subprocess.run(command, capture_output=True, text=True)
-    if ran.returncode:
-        lines = [x for x in ran.stderr.splitlines() if "rror" in x] or [ran.stderr[-300:]]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        lines = [x for x in result.stderr.splitlines() if "rror" in x] or [result.stderr[-300:]]
         raise UserError(f"{what} could not be made: {lines[-1]}")
-    return ran.stdout
+    return result.stdout
 
 
 # ---- code, data, models ----
@@ -200,8 +200,8 @@ def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
         inside = not path.is_absolute() and ".." not in path.parts
         return path.as_posix() if inside else f"{kind}/{path.name}"
 
-    found = {kind: {path: place(path, kind) for path in given}
-             for kind, given in (("data", args.data), ("models", args.model))}  # fmt: skip
+    places = {kind: {path: place(path, kind) for path in paths}
+             for kind, paths in (("data", args.data), ("models", args.model))}  # fmt: skip
     for file in args.recipe:
         recipe = load_recipe(file)
         named = {"data": recipe.summarization.source, "models": str(recipe.config["base_model"])}
@@ -209,15 +209,15 @@ def data_and_models(args: argparse.Namespace, code: Path) -> dict[str, Files]:
             if (code / path).exists():
                 continue
             if path.exists():
-                found[kind][path] = place(path, kind)
-            elif place(path, kind) not in found[kind].values():
+                places[kind][path] = place(path, kind)
+            elif place(path, kind) not in places[kind].values():
                 print(f"note: {file}: {path} is not on this disk and not in the bundle; "
                       f"`hf download {path} --local-dir {kind}/NAME`, and add that")  # fmt: skip
         if not (code / "recipes" / file.name).is_file():
-            found["data"][file] = f"recipes/{file.name}"
+            places["data"][file] = f"recipes/{file.name}"
     return {
-        kind: [item for path, into in some.items() for item in files_of(path, f"{CODE}/{into}")]
-        for kind, some in found.items()
+        kind: [item for path, into in paths.items() for item in files_of(path, f"{CODE}/{into}")]
+        for kind, paths in places.items()
     }
 
 
@@ -240,8 +240,8 @@ def write(folder: Path, python: str, contents: dict[str, Files], size: int, smal
         # weights look random: in hours, xz would make them only a little smaller
         mode: Literal["w:xz", "w"] = "w:xz" if smallest and name != "models" else "w"
         with tarfile.open(stream, mode) as tar:
-            for place, file in sorted(files):
-                info = tarfile.TarInfo(place)  # without this machine's owner and times
+            for member, file in sorted(files):
+                info = tarfile.TarInfo(member)  # without this machine's owner and times
                 info.mtime, info.size = EPOCH, file.stat().st_size
                 info.mode = 0o644 | file.stat().st_mode & 0o111
                 with file.open("rb") as data:

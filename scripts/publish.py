@@ -52,19 +52,19 @@ STATUS = {
 
 # ---- what is published: files and their fields ----
 
-TOKENIZER = (
+TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model",
     "chat_template.jinja",
 )  # fmt: skip
-MERGED = (
+MERGED_FILES = (
     "config.json", "generation_config.json", "model.safetensors", "model-[0-9]*.safetensors",
     "model.safetensors.index.json", PROOF,
 )  # fmt: skip
-OF_ADAPTER = (ADAPTER, "adapter_config.json")
-FILES = ("README.md", "recipe.yml", "scores.json", *OF_ADAPTER, *MERGED, *TOKENIZER)
+ADAPTER_FILES = (ADAPTER, "adapter_config.json")
+FILES = ("README.md", "recipe.yml", "scores.json", *ADAPTER_FILES, *MERGED_FILES, *TOKENIZER_FILES)
 # Recipe keys whose text is published, with everything below them. Of other keys only numbers and
 # booleans are published, since tokens, passwords and server addresses are text.
-TEXTS = {
+TEXT_KEYS = {
     "summarization", "base_model", "revision_of_model", "type_of_model", "model_type", "adapter",
     "attn_implementation", "chat_template", "chat_template_jinja", "tokenizer_type",
     "tokenizer_config", "special_tokens", "tokens", "added_tokens_overrides", "eot_tokens",
@@ -83,7 +83,7 @@ TEXTS = {
 TRACKER = re.compile(
     r"(use_|hf_)?(wandb|mlflow|comet|trackio|swanlab|tensorboard|otel|hub|ray|gradio)(_|\b)"
 )
-OF_TOKENIZER = {
+TOKENIZER_KEYS = {
     "bos_token", "eos_token", "pad_token", "unk_token", "mask_token", "sep_token", "cls_token",
     "additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens",
     "added_tokens_decoder", "add_bos_token", "add_eos_token", "add_prefix_space", "backend",
@@ -92,7 +92,7 @@ OF_TOKENIZER = {
     "processor_class", "sp_model_kwargs", "spaces_between_special_tokens", "split_special_tokens",
     "tokenizer_class", "truncation_side", "use_default_system_prompt",
 }  # fmt: skip
-OF_TOKENIZER_JSON = {
+TOKENIZER_JSON_KEYS = {
     "version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
     "post_processor", "decoder", "model",
 }  # fmt: skip
@@ -157,12 +157,12 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
         with temporary_folder(beside=folder) as partial:
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
-            made_of = recorded(merged).made_of.values() if merged else ()
+            inputs = recorded(merged).made_of.values() if merged else ()
             revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
-            own = (*records.manifest.files.values(), *revisions, *made_of)  # they look like tokens
+            known = (*records.manifest.files.values(), *revisions, *inputs)  # they look like tokens
             for path in sorted(partial.iterdir()):
-                check_file(path, {str(value).lower() for value in own})
-            lines = {_sum(path) for path in partial.iterdir()}
+                check_file(path, {str(value).lower() for value in known})
+            lines = {_sum_line(path) for path in partial.iterdir()}
             with _sums(folder).open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in sorted(lines - written(folder)))
             for path in check_staged(folder):
@@ -178,7 +178,7 @@ def _sums(folder: Path) -> Path:
     return folder.with_name(f".staged{folder.name.removeprefix('publish')}.sha256")
 
 
-def _sum(path: Path) -> str:
+def _sum_line(path: Path) -> str:
     return f"{sha256_of(path)}  {path.name}"
 
 
@@ -194,15 +194,15 @@ def check_staged(folder: Path) -> list[Path]:
         is_wrong = path.is_file() if path.suffix != ".sha256" else path.is_dir()
         if path.is_symlink() or is_wrong:
             raise UserError(f"{path}: cannot be written, something else has its name; move it away")
-    found, known = sorted(folder.iterdir()) if folder.exists() else [], written(folder)
-    for path in found:
-        if path.is_symlink() or not path.is_file() or _sum(path) not in known:
+    paths, known = sorted(folder.iterdir()) if folder.exists() else [], written(folder)
+    for path in paths:
+        if path.is_symlink() or not path.is_file() or _sum_line(path) not in known:
             raise UserError(
                 f"{path}: was not written by this program, or changed since; move it out of "
                 f"{folder} and run the same command again (your own text for the card goes into "
                 "summarization.publish.note in the recipe)"
             )
-    return found
+    return paths
 
 
 # ---- files, each with its listed fields only ----
@@ -213,11 +213,11 @@ DAMAGED = (ValueError, LookupError, TypeError, AttributeError, SafetensorError)
 def _write_records(folder: Path, records: Records, names: Names, card: ModelCard) -> None:
     """Write card, recipe and scores, with portable names instead of this machine's paths."""
     config, places = records.recipe.config, portable(records.recipe, names)
-    kept = published(config, places)
+    public = published(config, places)
     (folder / "README.md").write_text(str(card), "utf-8")
-    text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=100)
+    text = yaml.safe_dump(public, sort_keys=False, allow_unicode=True, width=100)
     (folder / "recipe.yml").write_text(text, "utf-8")
-    _say_left_out("recipe.yml", dict(flatten(config)).keys() - dict(flatten(kept)).keys())
+    _say_left_out("recipe.yml", dict(flatten(config)).keys() - dict(flatten(public)).keys())
     scores = records.scores.model_dump()
     scores |= {key: places.get(scores[key], scores[key]) for key in ("base_model", "source")}
     scores["settings"] = published(scores["settings"], places)
@@ -225,18 +225,18 @@ def _write_records(folder: Path, records: Records, names: Names, card: ModelCard
 
 
 def published(value: Any, places: dict[str, str], is_listed: bool = False) -> Any:
-    """Return a recipe without the keys of trackers and without text outside the keys in TEXTS.
+    """Return a recipe without the keys of trackers and without text outside the keys in TEXT_KEYS.
 
     Keys may be flattened, such as `datasets[0].type`.
     """
     if isinstance(value, dict):
-        kept = {}
+        result = {}
         for key, item in value.items():
-            listed = is_listed or not TEXTS.isdisjoint(re.findall(r"[^\W\d]\w*", str(key)))
+            listed = is_listed or not TEXT_KEYS.isdisjoint(re.findall(r"[^\W\d]\w*", str(key)))
             inner = published(item, places, listed)
             if not TRACKER.match(str(key)) and (inner is not None or item is None):
-                kept[key] = inner
-        return kept
+                result[key] = inner
+        return result
     if isinstance(value, list):
         items = [published(item, places, is_listed) for item in value]
         return [item for item in items if item is not None]
@@ -247,7 +247,7 @@ def published(value: Any, places: dict[str, str], is_listed: bool = False) -> An
 
 def _write_model(folder: Path, records: Records, names: Names, merged: Path | None) -> None:
     """Write only the listed model files; Axolotl's own README, for example, is left out."""
-    patterns = (*(MERGED if merged else OF_ADAPTER), *TOKENIZER)
+    patterns = (*(MERGED_FILES if merged else ADAPTER_FILES), *TOKENIZER_FILES)
     for path in sorted((merged or records.adapter).iterdir()):
         if not any(fnmatch(path.name, pattern) for pattern in patterns):
             continue
@@ -260,20 +260,20 @@ def _write_model(folder: Path, records: Records, names: Names, merged: Path | No
                     if path.suffix == ".safetensors":
                         _without_metadata(path, target)
                     continue
-                found = from_json(file.read())
-                known = _fields(path.name, found)
-                kept = {key: value for key, value in found.items() if key in known}
+                content = from_json(file.read())
+                listed = _fields(path.name, content)
+                public = {key: value for key, value in content.items() if key in listed}
             except DAMAGED as error:
                 reason = " ".join(str(error).split())[:120]
                 raise UserError(
                     f"{path}: damaged ({reason}); restore it, or train again"
                 ) from error
         if path.name == "adapter_config.json":
-            kept["base_model_name_or_path"] = names.base_model
+            public["base_model_name_or_path"] = names.base_model
             if names.local_base:
-                kept["revision"] = None  # it is the folder's, not the Hub model's
-        _write_json(target, kept)
-        _say_left_out(path.name, found.keys() - kept.keys())
+                public["revision"] = None  # it is the folder's, not the Hub model's
+        _write_json(target, public)
+        _say_left_out(path.name, content.keys() - public.keys())
 
 
 def _without_metadata(path: Path, target: Path) -> None:
@@ -292,8 +292,8 @@ def _fields(name: str, content: dict[str, Any]) -> Collection[str]:
     if name == "adapter_config.json":
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
-        kind = PEFT_TYPE_TO_CONFIG_MAPPING[content["peft_type"]]
-        return {"peft_version", *(field.name for field in fields(kind))}
+        config_class = PEFT_TYPE_TO_CONFIG_MAPPING[content["peft_type"]]
+        return {"peft_version", *(field.name for field in fields(config_class))}
     if name == "config.json":
         from transformers import CONFIG_MAPPING
 
@@ -305,9 +305,9 @@ def _fields(name: str, content: dict[str, Any]) -> Collection[str]:
     if name == PROOF:
         return Proof.model_fields.keys() - {"digest"}
     return {
-        "tokenizer.json": OF_TOKENIZER_JSON,
+        "tokenizer.json": TOKENIZER_JSON_KEYS,
         "model.safetensors.index.json": ("metadata", "weight_map"),
-    }.get(name, OF_TOKENIZER)
+    }.get(name, TOKENIZER_KEYS)
 
 
 def _say_left_out(name: str, keys: Collection[str]) -> None:
@@ -351,15 +351,15 @@ def upload(folder: Path, repo: str, private: bool) -> str:
     """
     check_repo(repo)
     check_access(repo)
-    known, files = written(folder), []
+    staged, files = written(folder), []
     for path in sorted(folder.iterdir()):
         if any(fnmatch(path.name, pattern) for pattern in FILES):
             with opened(path):
                 file = CommitOperationAdd(path.name, path)
-            if f"{file.upload_info.sha256.hex()}  {path.name}" not in known:
+            if f"{file.upload_info.sha256.hex()}  {path.name}" not in staged:
                 raise UserError(f"{path}: changed since it was staged; run the same command again")
             files.append(file)
-    api, again = HfApi(), "nothing was changed on this machine; run the same command again"
+    api, advice = HfApi(), "nothing was changed on this machine; run the same command again"
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
@@ -367,20 +367,20 @@ def upload(folder: Path, repo: str, private: bool) -> str:
                 f"{repo}: already exists and is public; make it private in its settings on the "
                 "Hub, or leave out --private"
             )
-        done = api.create_commit(repo, files, commit_message="Adapter, card and records")
+        commit = api.create_commit(repo, files, commit_message="Adapter, card and records")
     except HfHubHTTPError as error:
-        why = STATUS.get(
-            status := error.response.status_code, f"the Hub answered {status}; {again}"
+        reason = STATUS.get(
+            status := error.response.status_code, f"the Hub answered {status}; {advice}"
         )
-        raise UserError(f"{repo}: {why} (it says: {error.server_message or status})") from error
+        raise UserError(f"{repo}: {reason} (it says: {error.server_message or status})") from error
     except (httpx.HTTPError, OSError) as error:
         raise UserError(
             f"{repo}: the Hub cannot be reached ({type(error).__name__}: {error}); check the "
-            f"network; {again}"
+            f"network; {advice}"
         ) from error
     except (ValueError, RuntimeError) as error:  # the client refuses a card, a file or an answer
-        raise UserError(f"{repo}: the Hub's client gave up ({error}); {again}") from error
-    return str(done.commit_url)
+        raise UserError(f"{repo}: the Hub's client gave up ({error}); {advice}") from error
+    return str(commit.commit_url)
 
 
 if __name__ == "__main__":

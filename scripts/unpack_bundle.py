@@ -71,16 +71,16 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
         made_for, contents = manifest["python"], manifest["contents"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Failure(f"{path}: missing or damaged ({error}); copy it again") from error
-    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    if here != made_for:
-        raise Failure(f"the bundle is for Python {made_for}, and this is {here}: use the former")
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    if python != made_for:
+        raise Failure(f"the bundle is for Python {made_for}, and this is {python}: use the former")
     names = [content["name"] for content in contents]
     wanted = only.split(",") if only else names
     if unknown := sorted(set(wanted) - set(names)):
         raise Failure(f"--only: no {', '.join(unknown)} in this bundle; it holds {','.join(names)}")
-    done, this = target / ".unpacked", sha256_of(path)
-    before = done.read_text("utf-8").splitlines() if done.is_file() else []
-    todo = [c for c in contents if c["name"] in wanted and f"{this} {c['name']}" not in before]
+    done_file, digest = target / ".unpacked", sha256_of(path)
+    before = done_file.read_text("utf-8").splitlines() if done_file.is_file() else []
+    todo = [c for c in contents if c["name"] in wanted and f"{digest} {c['name']}" not in before]
     check_parts(bundle, [part for content in todo for part in content["parts"]])
     target.mkdir(parents=True, exist_ok=True)
     for content in todo:
@@ -91,8 +91,8 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
             subprocess.run([*git, "reset", "--quiet"], check=False)
         elif content["name"] == "packages":
             install(target, manifest)
-        with done.open("a", encoding="utf-8") as file:
-            file.write(f"{this} {content['name']}\n")
+        with done_file.open("a", encoding="utf-8") as file:
+            file.write(f"{digest} {content['name']}\n")
         print(f"{content['name']}: unpacked", flush=True)
     paths = {"code": target / CODE, "venv": target / "venv", "wheels": target / "wheels"}
     (target / "env.sh").write_text(ENVIRONMENT.format(**paths), "utf-8")
@@ -103,15 +103,15 @@ def unpack(bundle: Path, target: Path, only: str | None, no_verify: bool) -> Non
 
 def check_parts(bundle: Path, parts: list[dict]) -> None:
     """Raise Failure, listing all missing or damaged parts, unless every part is complete."""
-    wrong = []
+    problems = []
     for part in parts:
         path = bundle / part["name"]
         if not path.is_file():
-            wrong.append(f"{part['name']} is missing")
+            problems.append(f"{part['name']} is missing")
         elif path.stat().st_size != part["size"] or sha256_of(path) != part["sha256"]:
-            wrong.append(f"{part['name']} is damaged ({path.stat().st_size} bytes)")
-    if wrong:
-        raise Failure(f"{bundle}: {', '.join(wrong)}; copy it again")
+            problems.append(f"{part['name']} is damaged ({path.stat().st_size} bytes)")
+    if problems:
+        raise Failure(f"{bundle}: {', '.join(problems)}; copy it again")
 
 
 def sha256_of(path: Path) -> str:
@@ -122,12 +122,12 @@ def sha256_of(path: Path) -> str:
 
 def extract(parts: list[Path], target: Path) -> None:
     """Join the parts of a tar and unpack it."""
-    with tempfile.TemporaryFile(dir=target) as whole:
+    with tempfile.TemporaryFile(dir=target) as joined:
         for part in parts:
             with part.open("rb") as file:
-                shutil.copyfileobj(file, whole)
-        whole.seek(0)
-        with tarfile.open(fileobj=whole) as tar:
+                shutil.copyfileobj(file, joined)
+        joined.seek(0)
+        with tarfile.open(fileobj=joined) as tar:
             if hasattr(tarfile, "data_filter"):  # not in 3.11.0 to 3.11.3
                 tar.extractall(target, filter="data")
             else:
@@ -136,16 +136,16 @@ def extract(parts: list[Path], target: Path) -> None:
 
 def install(target: Path, manifest: dict) -> None:
     """Create the environment and install the bundle's wheels, without any package index."""
-    home = target / "venv"
-    shutil.rmtree(home, ignore_errors=True)
-    venv.create(home, with_pip=False, symlinks=True)
-    python = home / "bin/python"
+    venv_folder = target / "venv"
+    shutil.rmtree(venv_folder, ignore_errors=True)
+    venv.create(venv_folder, with_pip=False, symlinks=True)
+    python = venv_folder / "bin/python"
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    packages = home / f"lib/python{version}/site-packages"
+    packages = venv_folder / f"lib/python{version}/site-packages"
     # not --system-site-packages: if this Python belongs to a virtual environment itself, that would
     # show the packages of the Python below it
-    seen = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
-    lines = [str(target / CODE), *dict.fromkeys(seen)]
+    paths = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    lines = [str(target / CODE), *dict.fromkeys(paths)]
     (packages / "bundle.pth").write_text("\n".join(lines) + "\n", "utf-8")
     run = partial(subprocess.run, capture_output=True, text=True)
     pip = [str(python), "-m", "pip"]
@@ -158,9 +158,9 @@ def install(target: Path, manifest: dict) -> None:
     # (accelerate) are elsewhere
     flags = ["--no-index", "--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHONPATH"))}
-    ran = run([*pip, "install", *flags, *wheels], env=env)
-    if ran.returncode:
-        errors = re.findall(r"ERROR: (.*)", ran.stderr) or [ran.stderr[-300:]]
+    result = run([*pip, "install", *flags, *wheels], env=env)
+    if result.returncode:
+        errors = re.findall(r"ERROR: (.*)", result.stderr) or [result.stderr[-300:]]
         raise Failure(f"pip could not install the wheels: {errors[0]}")
     # on all cores: otherwise the first import would take as long as everything else
     run([str(python), "-m", "compileall", "-q", "-j", "0", str(packages)])
@@ -175,10 +175,10 @@ def verify(target: Path) -> None:
     env = {**os.environ, "AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     env.pop("PYTHONPATH", None)
     command = [str(target / "venv/bin/python"), "-c", VERIFY]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True)
-    if ran.returncode:
-        raise Failure(f"Axolotl cannot be imported: {(ran.stderr.splitlines() or ['?'])[-1]}")
-    print(ran.stdout.splitlines()[-1])  # the lines before are printed by packages on import
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    if result.returncode:
+        raise Failure(f"Axolotl cannot be imported: {(result.stderr.splitlines() or ['?'])[-1]}")
+    print(result.stdout.splitlines()[-1])  # the lines before are printed by packages on import
 
 
 if __name__ == "__main__":
