@@ -275,8 +275,8 @@ def adapter_sentence(scores: Scores) -> str:
         return f"The adapter in {adapter.folder} has no run.json: how it was trained is unknown."
     changed = "; ".join(adapter.trained_otherwise)
     return (
-        f"The adapter in {adapter.folder} was trained with settings different from recipe "
-        f"{scores.recipe}'s: {changed}."
+        f"The adapter in {adapter.folder} was trained with other settings than recipe "
+        f"{scores.recipe}: {changed}."
     )
 
 

@@ -197,7 +197,7 @@ def test_a_given_adapter_is_evaluated_and_recorded(run: Path) -> None:
     assert scores["adapter"]["folder"] == "outputs/tiny_run"
     assert scores["systems"]["tuned"]["signature"].endswith("|trained:lora_r")
     assert "trained:" not in scores["systems"]["base"]["signature"]
-    sentence = "was trained with settings different from recipe copy's: lora_r was 16 and is 64."
+    sentence = "was trained with other settings than recipe copy: lora_r was 16 and is 64."
     assert sentence in (folder / "report.md").read_text("utf-8")
     page = (folder / "report.html").read_text("utf-8")
     assert sentence in page and "# A recipe of a test." in page

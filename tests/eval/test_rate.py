@@ -273,7 +273,7 @@ def test_bad_sheets_are_refused(results: Path, tmp_path: Path) -> None:
         ({"id": "1-Jan"}, "row 4: id `1-Jan` is not in the key"),
         ({"id": opened(sheet)[0]["id"]}, "row 4: id .* occurs twice"),
         ({"summary_1": "better"}, f"row 4: the dialogue or summaries of id `{name}`"),
-        ({"dialogue": opened(sheet)[1]["dialogue"]}, "row 4: dialogue or summaries"),
+        ({"dialogue": opened(sheet)[1]["dialogue"]}, "row 4: the dialogue or summaries"),
     ):
         with pytest.raises(UserError, match=message):
             rate("read", at_2(**cells))
