@@ -1,7 +1,7 @@
 """`--anonymize`: mask people, e-mail addresses and phone numbers in a chat.
 
-Masked are the speakers (`Person 1`), other people that the export lists or a message mentions with
-@ (`someone`), e-mail addresses, and every number of seven or more digits that is not a date. All
+It masks the speakers (`Person 1`), other people that the export lists or a message mentions with @
+(`someone`), e-mail addresses, and every number of seven or more digits that is not a date. All
 other names, addresses and facts stay in the text: read it before you share it.
 """
 

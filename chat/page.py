@@ -303,7 +303,7 @@ def build(pair: Pair, rows: list[Example], host: str) -> ASGIApp:
         try:
             question = Question.model_validate_json(data)
         except ValidationError:
-            return PlainTextResponse("The chat cannot be read; send valid Unicode text", 422)
+            return PlainTextResponse("The chat cannot be read; send valid Unicode text.", 422)
         make = partial(answer, pair, references, question)
         return StreamingResponse(stream(make), media_type="application/x-ndjson")
 

@@ -62,7 +62,7 @@ def read_upload(data: bytes, name: str) -> Iterator[Item]:
 
 
 def _with_error(items: Iterator[Item], shown: str) -> Iterator[Item]:
-    """Yield the items, and an error that ends them as the last item, so that others can follow."""
+    """Yield the items; an error that ends them is yielded last, so that the next input is read."""
     try:
         yield from items
     except UserError as error:

@@ -46,7 +46,7 @@ ORDERS = {"day first": (2, 1, 0), "month first": (2, 0, 1), "year first": (0, 1,
 class Stamp(NamedTuple):
     """A date as three numbers in the file's order, the time of day, and how they are written.
 
-    In `style`, 9 stands for a number, Y for a four-digit year, H for a part of the day such as AM.
+    In `style`, 9 is a number, Y for a four-digit year, H for a part of the day such as AM.
     """
 
     numbers: tuple[int, int, int]

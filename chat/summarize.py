@@ -100,7 +100,7 @@ class ChatSummarizer:
         self.bar = tqdm(desc="summaries", unit=" parts", disable=None, total=0)
 
     def groups(self, chats: Iterable[Chat]) -> Iterator[list[tuple[Chat, list[Messages]]]]:
-        """Yield groups of about a batch: chats, each with parts that fit the model."""
+        """Yield chats with their parts in groups; a group fills about one batch."""
         group: list[tuple[Chat, list[Messages]]] = []
         tokens = 0
         for chat in chats:
@@ -228,7 +228,7 @@ def _as_text(record: dict[str, Any]) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = Options(
-        "chat.summarize", "Summarise chats with a recipe's model; each summary is printed at once.",
+        "chat.summarize", "Summarise chats with a recipe's model; printing each when ready.",
         'recipes/smollm2_samsum.yml "Anna: coming? Ben: yes, at 8"',
         "recipes/smollm2_samsum.yml chat.txt export.zip --model base --gap-hours 12 --anonymize",
         "recipes/smollm2_samsum.yml rows.jsonl --dialogue-field conversation --json",

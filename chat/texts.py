@@ -383,7 +383,7 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
 
 
 def _sms(text: str, place: str) -> Iterator[Chat | UserError]:
-    """Read SMS Backup & Restore: one chat per address; `Me` sent what was not received."""
+    """Read SMS Backup & Restore: one chat per address; sent messages are by `Me`."""
 
     def character(match: re.Match[str]) -> str:
         """Decode references to one or both UTF-16 halves of a character, which XML forbids."""

@@ -232,7 +232,8 @@ def _prefixes(lines: list[str], people: Collection[str]) -> set[str]:
     """Return what is not a whole name: `Team`, if every message continues `Team: Anna: `.
 
     To keep `note: milk` from becoming a name, two or more names must follow in twice as many
-    messages, in all but system lines; or one in all, in a chat of two or before WhatsApp's mark.
+    messages, in all but system lines; or one name in all, in a chat of two or before WhatsApp's
+    mark.
     """
     prefixes: set[str] = set()
     for _ in range(4):  # after more colons than this, the rest is text

@@ -73,7 +73,7 @@ class Cleaner:
         return Cleaned(dialogue, summaries, columns, reason)
 
     def overlaps(self) -> dict[str, int]:
-        """Count distinct evaluation dialogues that other splits have too, white space ignored."""
+        """Count distinct evaluation dialogues that are also in another split, ignoring blanks."""
         test, validation = (self._held_out[split].keys() for split in ("test", "validation"))
         return {
             "test_in_train": len(test & self._seen_in_train),

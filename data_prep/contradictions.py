@@ -18,7 +18,7 @@ class Problem:
     """One problem at `loc`, and how to `fix` it if `what` does not say so.
 
     `lacks`: the missing keys that it is about. `meant`: the known key that an unknown one probably
-    stands for. A key that is missing only because it is misspelt is one problem, not two.
+    means. A key that is missing only because it is misspelt is one problem, not two.
     """
 
     loc: Loc

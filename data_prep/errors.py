@@ -132,7 +132,7 @@ def _quiet_libraries() -> None:
 
 
 def check_file(path: Path, most: int | None = None, shown: str = "") -> None:
-    """Raise UserError for a folder, a pipe or device (it may never end), or above `most` bytes.
+    """Raise UserError for a folder, a pipe or device (it may never end), or over `most` bytes.
 
     `shown`: the file's name in the message. Raises OSError if the file does not exist.
     """

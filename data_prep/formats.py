@@ -137,7 +137,7 @@ def _ending(name: str) -> str:
 
 
 def _as_utf8(file: IO[bytes], notes: dict[str, None]) -> IO[bytes]:
-    """Return the file after its byte order mark; UTF-16 or UTF-32 is converted in a disk file."""
+    """Return the file after its byte order mark; UTF-16 and UTF-32 as a temporary UTF-8 file."""
     first_bytes = file.read(4)
     file.seek(3 if first_bytes.startswith(codecs.BOM_UTF8) else 0)
     encoding = next((name for mark, name in BYTE_ORDER_MARKS if first_bytes.startswith(mark)), None)

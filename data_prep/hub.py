@@ -183,7 +183,7 @@ def check_weights(recipe: Recipe) -> tuple[list[str], str]:
 
 
 def weight_files(folder: Path) -> tuple[list[str], str]:
-    """Return the names of a model's weight files, and what is wrong with the index of them."""
+    """Return the names of a model's weight files, and what is wrong with their index."""
     # transformers reads the file that the config names, if it names one
     configured = str(_own_config(folder).get("transformers_weights") or "")
     if configured and not configured.endswith(".index.json"):

@@ -60,7 +60,7 @@ def shard_on_cpu() -> None:
     from accelerate.parallelism_config import ParallelismConfig
 
     original = ParallelismConfig.build_device_mesh
-    ParallelismConfig.build_device_mesh = lambda self, device_type: original(self, "cpu")
+    ParallelismConfig.build_device_mesh = lambda self, _: original(self, "cpu")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

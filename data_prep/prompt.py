@@ -194,7 +194,7 @@ class _Tokenizer:
 
 
 class PromptEncoder(_Tokenizer):
-    """Encodes rows with Axolotl's own chat-template strategy, so with the ids of training."""
+    """Encodes rows with Axolotl's own chat-template strategy: the ids equal training's."""
 
     def __init__(self, recipe: Recipe):
         """Load tokenizer and strategy as Axolotl would for this recipe.
@@ -284,7 +284,7 @@ class PromptEncoder(_Tokenizer):
         return None
 
     def _controls(self, rows: list[Example]) -> list[list[int]]:
-        """Return the control ids of each row as training renders it; of a chat, the prompt's."""
+        """Return the control ids of each row as training renders it; for a chat, of its prompt."""
         with self._template_errors():
             texts = [self._text(row.messages if row.summary else row.messages[:-1]) for row in rows]
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
@@ -316,7 +316,7 @@ class PromptEncoder(_Tokenizer):
 
 
 def _masked(row: Example) -> Example:
-    """Return the row with each character of its texts replaced by `a`, which is never control."""
+    """Return the row with `a`, which is no control string, for each character of its texts."""
     turns = [{**turn, "content": re.sub(r"\S", "a", turn["content"])} for turn in row.messages]
     return row.model_copy(update={"messages": turns})
 

@@ -208,7 +208,7 @@ Errors = list[tuple[Loc, Any]]  # pydantic's errors, each with its location
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe's keys; raises UserError if it has none, or one twice in the same block."""
+    """Read a recipe's keys; raises UserError if there are none, or a block has one twice."""
     file = YamlFile(path)
     for _, message in file.twice:
         raise UserError(message)
@@ -353,7 +353,7 @@ def _locate(errors: Errors, value: Any) -> Errors:
 
 
 def _complaints(schema: Schema, config: dict[str, Any], **how: Any) -> Iterator[Problem]:
-    """Yield a schema's errors as problems; with `extra="forbid"`, none of Axolotl's own checks."""
+    """Yield a schema's errors as problems; with `extra="forbid"`, without Axolotl's checks."""
     by_loc: dict[Loc, list[Any]] = {}
     for loc, error in _errors(schema, config, **how):
         by_loc.setdefault(loc, []).append(error)
@@ -420,7 +420,7 @@ def _unknown(loc: Loc, value: Any, schema: Schema, pydantic_loc: Loc) -> Iterato
     if not errors:
         return
     key, what, message = str(loc[-1]), f"unknown key `{dotted(loc)}`", errors[0][1]["msg"]
-    schemas: list[Any] = [schema]  # in the end those of the block
+    schemas: list[Any] = [schema]  # after the loop, those of the key's block
     for part in pydantic_loc[:-1]:
         types = [s.model_fields[part].annotation for s in schemas if part in s.model_fields]
         for annotation in types:

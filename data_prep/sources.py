@@ -86,7 +86,7 @@ class Source:
 
     @property
     def splits(self) -> set[str | None]:
-        """The splits that the source has; None stands for one table of all splits."""
+        """The splits that the source has; None is one table with all splits."""
         return {*self._files, *self._tables}
 
     def rows(self, split: str) -> Iterator[SourceRow]:

@@ -232,7 +232,7 @@ def same_weights(one: str, other: str, revision: str | None = None) -> bool | No
 
 
 def settings_of(config: Mapping[str, Any], files: dict[str, str], processes: int) -> dict[str, Any]:
-    """Return all in a recipe and its data that affects the weights, as `{"dotted.key": value}`.
+    """Return what in a recipe and its data affects the weights, as `{"dotted.key": value}`.
 
     `config`: the recipe with command-line overrides, before Axolotl adds its defaults; `files`:
     hashes of the prepared files by name.

@@ -33,7 +33,7 @@ from eval.score import ROUGE_EXAMPLE, rouge_of, rouge_options
 from eval.scores import PRIMARY, Bootstrap, Scores
 from eval.stats import outcome, paired_tests
 
-ORDER = ("tuned", "merged", "base")  # a results folder stands for the first of these that it has
+ORDER = ("tuned", "merged", "base")  # of a results folder, the first of these is compared
 MAX_WIDTH = 32  # characters of a setting's value in the table
 # Settings of the trained recipe that do not apply: the evaluation may have used another decoding,
 # and all runs are scored the same way.
@@ -96,7 +96,7 @@ class Comparison:
         return {metric: None if tied else highest for metric, (highest, tied) in by_metric.items()}
 
     def table(self) -> list[dict[str, Cell]]:
-        """Return a row of cells by title for each run and baseline; a metric's best is bold."""
+        """Return cells by column title for each run and baseline; a metric's best is bold."""
         short_values = {key: shortened(values) for key, values in self.settings.items()}
         best = self.best
         rows = []
@@ -284,7 +284,7 @@ def _common_scoring(runs: list[Run], given: dict[str, Any]) -> tuple[Rouge, str]
 
 
 def _differing(settings: list[dict[str, Any]]) -> dict[str, list[str]]:
-    """Return, by key, every run's value as text, if two runs have the key with different values."""
+    """Return, for each key on which two runs differ, every run's value as text."""
     differing = {}
     for key in dict.fromkeys(key for run in settings for key in run):
         values = [run.get(key, "-") for run in settings]

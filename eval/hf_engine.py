@@ -274,7 +274,7 @@ def run_within_memory(
 
 
 def _config(settings: Settings, generated: int, stride: int) -> GenerationConfig:
-    """Return settings for the next `stride` tokens after `generated` new ones; 0: all the rest."""
+    """Return settings for the next `stride` tokens after `generated` new ones; 0: the rest."""
     decoding = settings.decoding
     options: dict[str, Any] = {"do_sample": decoding.do_sample, "num_beams": decoding.num_beams}
     if decoding.do_sample:

@@ -27,7 +27,7 @@ def can_be_joined(model: Any) -> bool:
 
 
 def depends_on_others(model: Any, tokens: int) -> bool:
-    """Return whether a summary would depend on the rest of its batch; then each prompt goes alone.
+    """Return whether a summary depends on the rest of its batch, so that each needs its own.
 
     True for a state that is kept outside the cache (RecurrentGemma, RWKV), and for rotary
     embeddings that change if the longest row, of `tokens`, exceeds the length of pretraining.
@@ -48,7 +48,7 @@ def _layers(model: Any) -> set[type]:
 
 
 def shared_tokens(model: Any, prompts: Ids) -> int:
-    """Return how many tokens all prompts begin with, at most all but two of the shortest one's.
+    """Return how many tokens all prompts begin with, at most the shortest length minus two.
 
     0 if a layer has a sliding window, which would count the padding after these tokens, or for old
     models without sdpa (MPT, GPT-Neo), whose attention would count it too.
@@ -102,7 +102,7 @@ def read_prompts(
 
 
 def similar(lengths: list[int]) -> Iterator[list[int]]:
-    """Yield rows to read together, longest first: up to `READ_AT_ONCE` tokens, little padding."""
+    """Yield rows to read together, longest first: at most `READ_AT_ONCE` tokens, little padding."""
     group: list[int] = []
     rows = [row for row, length in enumerate(lengths) if length]
     for row in sorted(rows, key=lambda row: -lengths[row]):

@@ -56,7 +56,7 @@ def comparison_table(scores: Scores, metric: str = PRIMARY) -> str:
 def test_rows(
     scores: Scores, metric: str = PRIMARY, holm: Mapping[tuple[str, str], float] | None = None
 ) -> list[list[str]]:
-    """Return these tests as rows, header first; `holm`: p by pair, shown instead of both tests'."""
+    """Return a metric's tests as rows, header first; `holm`: p by pair, instead of both tests'."""
     counts = ["better", "worse", *(["equal"] if holm else [])] if metric == PRIMARY else []
     titles = ["p (Holm)"] if holm else ["p bootstrap", "p randomisation"]
     rows = [[HEADERS[metric], "difference", "interval", *titles, *counts]]

@@ -113,7 +113,7 @@ def line(fields: dict[str, str]) -> str:
 
 
 def differences(first: dict[str, str], second: dict[str, str], of_models: bool = True) -> list[str]:
-    """Return what matters and differs, as `name: one value, another`, for an error message.
+    """Return the important fields that differ, as `name: first, second`, for an error message.
 
     The engine matters only for sampling: otherwise two engines differ only by rounding.
     `of_models`: prompt and decoding matter too.

@@ -16,7 +16,6 @@ Prepare the data first; `tuned` needs a trained adapter.
 """
 
 import argparse
-import copy
 import gc
 import json
 import os
@@ -29,12 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from axolotl.integrations.base import BasePlugin
-from peft import PeftModel
 from pydantic import BaseModel, Field
-from transformers import AutoModelForCausalLM, GenerationConfig
 
 from data_prep.errors import UserError, atomic_file, run_cli
 from data_prep.options import Options
@@ -43,12 +38,11 @@ from data_prep.prompt import Example, read_examples
 from data_prep.recipe import Recipe, load_recipe
 from eval.adapter import find_adapter
 from eval.generate import Prediction, Summarizer, resolve
-from scripts.bench_check import DEVICE
+from scripts.bench_gpu import RESULT
 
 UNTIMED_STEPS = 3  # they compile kernels and allocate memory
 UNTIMED = 8  # dialogues, or tokens for `plain`: a GPU loads its kernels in them
 ENGINES = ("hf", "vllm")
-RESULT = "BENCH_CPU_RESULT"
 
 
 def main() -> None:
@@ -91,7 +85,7 @@ def compare_training(path: Path, steps: int) -> None:
     config = yaml.safe_load(path.read_text("utf-8"))
     if config.get("gradient_accumulation_steps", 1) != 1 or config.get("sample_packing"):
         raise UserError(f"{path}: needs gradient_accumulation_steps 1 and no packing here")
-    config["plugins"].append("scripts.bench_cpu.BarePlugin")
+    config["plugins"].append("scripts.bench_plugins.BarePlugin")
     with tempfile.TemporaryDirectory() as folder:
         recipe, result = Path(folder) / "bench.yml", Path(folder) / "result.json"
         config["output_dir"] = f"{folder}/output"
@@ -111,44 +105,6 @@ def compare_training(path: Path, steps: int) -> None:
     processed = sum(step["processed"] for step in timed_steps)
     print(f"{len(timed_steps)} steps, {useful:.0f} useful of {processed:.0f} processed tokens")
     print(f"axolotl {axolotl:.0f}, bare {bare:.0f} useful tokens/s: ratio {axolotl / bare:.2f}")
-
-
-class BarePlugin(BasePlugin):
-    """An Axolotl plugin that times the trainer's steps, and a bare step after each."""
-
-    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Wrap `training_step`; Axolotl calls this once, before training."""
-        steps: list[dict[str, float]] = []
-        step_of_trainer, model = trainer.training_step, copy.deepcopy(trainer.model).train()
-        generator = torch.Generator().manual_seed(0)
-        end = time.perf_counter()
-
-        def bare_step(rows: int, length: int) -> float:
-            """Return the seconds of forward and backward on random tokens."""
-            ids = torch.randint(0, model.config.vocab_size, (rows, length), generator=generator)
-            start = time.perf_counter()
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(cfg.bf16)):
-                loss = model(input_ids=ids, labels=ids).loss
-            loss.backward()
-            elapsed = time.perf_counter() - start
-            model.zero_grad()
-            return elapsed
-
-        def timed(model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-            nonlocal end
-            lengths = inputs["attention_mask"].sum(dim=1)
-            loss = step_of_trainer(model, inputs, *args, **kwargs)
-            axolotl_s = time.perf_counter() - end
-            bare_s = bare_step(len(lengths), round(lengths.float().mean().item()))
-            steps.append(
-                {"useful": lengths.sum().item(), "processed": inputs["input_ids"].numel(),
-                 "axolotl_s": axolotl_s, "bare_s": bare_s}
-            )  # fmt: skip
-            Path(os.environ[RESULT]).write_text(json.dumps(steps), "utf-8")
-            end = time.perf_counter()
-            return loss
-
-        trainer.training_step = timed
 
 
 # ---- generation ----
@@ -204,6 +160,11 @@ def compare_generation(recipe: Recipe, args: argparse.Namespace) -> None:
 
 def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example]) -> Iterator[Way]:
     """Yield each engine, precision and model, then plain, whose model is loaded last."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     models = args.models.replace("both", "base,tuned").split(",")
     adapter = find_adapter(recipe) if "tuned" in models else None
     for dtype in args.dtype.split(","):
@@ -213,20 +174,20 @@ def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example])
             summarizer = Summarizer(recipe, decoding, adapter)
             for model in models:
                 summarizer.use(model)
-                if DEVICE == "cuda" or engine == "vllm":  # vLLM loads with its first prompts
+                if device == "cuda" or engine == "vllm":  # vLLM loads with its first prompts
                     list(summarizer.summaries(examples[:UNTIMED]))
                 yield measure(engine, model, decoding.dtype, summarizer.summaries(examples))
             summarizer.engine = None  # type: ignore[assignment]  # free its memory
             gc.collect()
     for dtype in args.plain_dtype.split(","):
         plain_model: Any = AutoModelForCausalLM.from_pretrained(
-            recipe.config["base_model"], dtype=getattr(torch, dtype), device_map=DEVICE
+            recipe.config["base_model"], dtype=getattr(torch, dtype), device_map=device
         ).eval()
         limit = decoding.max_new_tokens
         for model in models:
             if model == "tuned":
                 plain_model = PeftModel.from_pretrained(plain_model, str(adapter)).eval()
-            if DEVICE == "cuda":
+            if device == "cuda":
                 list(one_by_one(plain_model, examples[:1], summarizer, UNTIMED, None))
             predictions = one_by_one(plain_model, examples, summarizer, limit, args.plain_seconds)
             yield measure("plain", model, dtype, predictions)
@@ -236,7 +197,9 @@ def time_ways(recipe: Recipe, args: argparse.Namespace, examples: list[Example])
 
 def measure(way: str, model: str, dtype: str, predictions: Iterator[Prediction]) -> Way:
     """Time the generation of `predictions`."""
-    if DEVICE == "cuda":
+    import torch
+
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
@@ -246,7 +209,7 @@ def measure(way: str, model: str, dtype: str, predictions: Iterator[Prediction])
     return Way(
         way=way, model=model, dtype=dtype, dialogues=len(outputs), seconds=seconds, tokens=tokens,
         dialogues_per_second=len(outputs) / seconds, tokens_per_second=tokens / seconds,
-        peak_gb=torch.cuda.max_memory_reserved() / 1e9 if DEVICE == "cuda" else 0.0,
+        peak_gb=torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else 0.0,
         predictions={prediction.id: prediction.prediction for prediction in outputs},
     )  # fmt: skip
 
@@ -255,6 +218,9 @@ def one_by_one(
     model: Any, examples: list[Example], ours: Summarizer, limit: int, seconds: float | None
 ) -> Iterator[Prediction]:
     """Call plain `generate` for each dialogue, in random order, until time is up."""
+    import torch
+    from transformers import GenerationConfig
+
     config = GenerationConfig(
         do_sample=False, max_new_tokens=limit, eos_token_id=ours.ends, pad_token_id=ours.ends[0]
     )

@@ -29,16 +29,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas
 import psutil
-import torch
 import yaml
-from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel, ValidationError
-from transformers import TrainerCallback
 
 from data_prep.errors import UserError, atomic_file, run_cli
-from data_prep.machine import usage
 from data_prep.options import Options
 from data_prep.recipe import Recipe, load_recipe
 from eval.results import environment
@@ -52,7 +47,7 @@ SPARE_SECONDS = 5  # seconds of the total limit, kept for the table and cleaning
 LEAST_SECONDS = 45  # seconds that must remain for a variant to start
 MODEL_SECONDS = 600  # limit for creating the random model, outside the variants' limits
 WARM_UP_STEPS = 2  # untimed steps, which compile and tune kernels and allocate memory
-RESULT, CAP = "BENCH_GPU_RESULT", "BENCH_GPU_CAP_GB"
+RESULT, CAP = "BENCH_RESULT", "BENCH_CAP_GB"  # environment variables of bench_plugins.py
 OURS, QLORA, NOTEBOOK = (
     ROOT / f"recipes/mistral_samsum{end}.yml" for end in ("", "_qlora", "_notebook")
 )
@@ -134,6 +129,8 @@ COLUMNS = ["variant", "tokens_per_second", "seconds_per_step", "allocated", "res
 def main() -> None:
     """Run the requested variants; print and write the figures."""
     args = _arguments()
+    import torch  # slow, and not needed for --help
+
     names = args.variants.split(",")
     if unknown := set(names) - VARIANTS.keys():
         raise UserError(f"--variants: unknown {sorted(unknown)}; choose from {','.join(VARIANTS)}")
@@ -154,6 +151,8 @@ def main() -> None:
 
 def table(found: list[Measured]) -> str:
     """Format the training variants as a table for a terminal."""
+    import pandas
+
     trainings = (row for row in found if row.variant not in ("check", "generation"))
     rows = [row.model_dump(exclude_none=True) for row in trainings]
     frame = pandas.DataFrame(rows, columns=COLUMNS)
@@ -186,8 +185,11 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, place: Path):
         """Read the record of an earlier call, if there is one."""
+        import torch
+
         self.args, self.place, self.start = args, place, time.monotonic()
         self.gpus = max(1, torch.cuda.device_count())
+        self.card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         self.model, self.result = place / f"model-{args.width or 'whole'}", place / "result.json"
         self.found: list[Measured] = []
         if args.output.is_file():
@@ -210,15 +212,14 @@ class Bench:
         An error does not end the call: the next variant may not need what this one lacks.
         """
         args, start = self.args, time.monotonic()
-        card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         cap = variant.card_gb if args.memory_cap is None else args.memory_cap
-        settings = {"card": card, "gpus": self.gpus, "width": args.width, "steps": args.steps,
+        settings = {"card": self.card, "gpus": self.gpus, "width": args.width, "steps": args.steps,
                     "cap_gb": cap or None, "overrides": variant.overrides}  # fmt: skip
         row = Measured(variant=variant.name, what=variant.what, settings=settings)
         self.found = [
             other
             for other in self.found
-            if (other.variant, other.settings["card"]) != (variant.name, card)
+            if (other.variant, other.settings["card"]) != (variant.name, self.card)
         ]
         try:
             if self.left() < LEAST_SECONDS:
@@ -278,7 +279,7 @@ class Bench:
         recipe = load_recipe(variant.recipe)
         folder = self.folder(recipe)
         overrides = dict(variant.overrides)
-        if not torch.cuda.is_available():
+        if self.card == "CPU":
             overrides |= cpu_overrides({**recipe.config, **overrides})
             overrides |= {"bf16": False} if recipe.config.get("bf16") else {}
         outputs = folder / "outputs" / variant.name.replace(" ", "_")
@@ -287,7 +288,7 @@ class Bench:
             "base_model": self.model,
             "summarization__source": folder / "source",
             "summarization__train_rows": "all",
-            "plugins": json.dumps([*recipe.config["plugins"], "scripts.bench_gpu.BenchPlugin"]),
+            "plugins": json.dumps([*recipe.config["plugins"], "scripts.bench_plugins.BenchPlugin"]),
             "max_steps": self.args.steps, "eval_strategy": "no", "save_strategy": "no",
             "logging_steps": 1, "output_dir": outputs, **overrides,
         }  # fmt: skip
@@ -327,7 +328,7 @@ class Bench:
         shutil.copyfile(log, self.args.output.with_suffix(".failed.log"))
         if code is None:
             return f"over the limit of {limit:.0f} s", figures
-        # not "memory ran out: continuing with ...", after which generation goes on
+        # not "memory ran out: continuing with ...", after which generation continues
         if re.search(r"memory (ran out(?!: )|runs out)|OutOfMemoryError", text):
             return "out of memory", figures
         print(text[-3000:], file=sys.stderr)
@@ -380,73 +381,6 @@ def run_within(
 
 
 # ---- in the training process ----
-
-
-class BenchPlugin(BasePlugin):
-    """An Axolotl plugin that caps memory before the model is loaded, and times the steps."""
-
-    def pre_model_load(self, cfg: Any) -> None:
-        """Limit memory to that of a smaller GPU; Axolotl calls this before loading the model."""
-        if os.environ.get(CAP) and torch.cuda.is_available():
-            card_bytes = torch.cuda.get_device_properties(0).total_memory
-            share = min(1.0, float(os.environ[CAP]) * 1e9 / card_bytes)
-            torch.cuda.set_per_process_memory_fraction(share)
-
-    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Count tokens and time optimiser steps; Axolotl calls this before training."""
-        clock, step = Clock(), trainer.training_step
-        padding = trainer.processing_class.pad_token_id
-
-        def counted(model: Any, inputs: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
-            clock.tokens += int((inputs["input_ids"] != padding).sum())
-            return step(model, inputs, *args, **kwargs)
-
-        trainer.training_step = counted
-        trainer.add_callback(clock)
-
-
-class Clock(TrainerCallback):
-    """Time and tokens of the steps after the warm-up; peak memory of all steps."""
-
-    tokens = 0
-    start = seconds = 0.0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Free memory that loading left in the cache (with NF4: the layers in bf16).
-
-        Peak memory counts from here and includes the warm-up, because `group_by_length` puts the
-        longest batch first.
-        """
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock at the end of the warm-up, and read it after every later step."""
-        now = _now()
-        if state.global_step == WARM_UP_STEPS:
-            self.tokens, self.start = 0, now
-        self.seconds = now - self.start
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the figures of all processes together."""
-        tokens = torch.tensor(self.tokens, device=args.device)
-        if args.world_size > 1:
-            torch.distributed.all_reduce(tokens)
-        if state.is_world_process_zero:
-            figures = {"tokens_per_second": tokens.item() / self.seconds,
-                       "seconds_per_step": self.seconds / (state.global_step - WARM_UP_STEPS),
-                       "reserved": usage().peak_memory_gb}  # fmt: skip
-            if torch.cuda.is_available():
-                figures["allocated"] = torch.cuda.max_memory_allocated() / 1e9
-            Path(os.environ[RESULT]).write_text(json.dumps(figures), "utf-8")
-
-
-def _now() -> float:
-    """Return the time once the GPU has finished all its work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

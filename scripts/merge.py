@@ -38,7 +38,7 @@ from scripts.merge_proof import (
     matches_key,
     merge_key,
     prove,
-    recorded,
+    read_merge_record,
     stop_tokens,
 )
 from training import run_record
@@ -58,7 +58,7 @@ def main() -> None:
     proof = merge(recipe)
     if not proof.good:
         print(
-            f"not good: {recipe.output_dir / 'merged'}: these checks failed: "
+            f"error: {recipe.output_dir / 'merged'}: these checks failed: "
             f"{'; '.join(proof.exceeded)}; keep the adapter beside the base model, or merge with "
             "`merge_method: legacy`",
             file=sys.stderr,
@@ -82,7 +82,7 @@ def merge(recipe: Recipe) -> Proof:
         lock = run_record.lock(recipe.output_dir)
     with lock:
         key = merge_key(recipe, adapter)
-        already_merged = matches_key(recorded(target), key) and not changed_files(target)
+        already_merged = matches_key(read_merge_record(target), key) and not changed_files(target)
         if not already_merged:
             with _scratch(recipe.output_dir) as scratch:
                 new_folder = scratch / "merged"

@@ -70,7 +70,7 @@ def matches_key(record: Record, key: dict[str, str | None]) -> bool:
     return bool(record.made_of) and record.made_of.items() <= key.items()
 
 
-def recorded(folder: Path) -> Record:
+def read_merge_record(folder: Path) -> Record:
     """Read `merge.json` from a merged folder; empty if it is missing or damaged."""
     try:
         return Record.model_validate_json((folder / RECORD).read_bytes())
@@ -94,7 +94,7 @@ def merge_key(recipe: Recipe, adapter: Path) -> dict[str, str | None]:
 
 def changed_files(folder: Path) -> list[str]:
     """Return the names of files changed, missing or added since the merge."""
-    files = recorded(folder).files
+    files = read_merge_record(folder).files
     added = [
         path.name
         for path in sorted(folder.iterdir())
@@ -107,22 +107,22 @@ def changed_files(folder: Path) -> list[str]:
     ]
 
 
-def proved(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
-    """Return `<output_dir>/merged` and its proof; raises UserError if it has no good one."""
+def read_proved_merge(recipe: Recipe, adapter: Path) -> tuple[Path, Proof]:
+    """Return `<output_dir>/merged` and its proof; raises UserError if no proof holds."""
     folder = recipe.output_dir / "merged"
     fix = f"run `python -m scripts.merge {recipe.path}`"
-    if not matches_key(recorded(folder), merge_key(recipe, adapter)):
+    if not matches_key(read_merge_record(folder), merge_key(recipe, adapter)):
         raise UserError(f"{folder}: holds no merge of this adapter; {fix}")
     if changed := changed_files(folder):
         raise UserError(f"{folder}: {listed(changed)} changed since the merge; {fix}")
     with reading(folder / PROOF, fix):
         proof = Proof.model_validate_json((folder / PROOF).read_bytes())
     proof.check(folder / PROOF, fix)
-    if proof.made_of != recorded(folder).made_of:
+    if proof.made_of != read_merge_record(folder).made_of:
         raise UserError(f"{folder / PROOF}: is the proof of another merge; {fix}")
     if not proof.good:
         raise UserError(
-            f"{folder / PROOF}: says that the merge is not good ({'; '.join(proof.exceeded)}); "
+            f"{folder / PROOF}: says that checks failed ({'; '.join(proof.exceeded)}); "
             "publish the adapter, without --merged"
         )
     return folder, proof
@@ -146,7 +146,7 @@ def prove(
     exceeded = [check.what for check in checks if not check.holds]
     proof = Proof(
         recipe=recipe.name, good=not exceeded, exceeded=exceeded, checks=checks, compared=compared,
-        made_of=recorded(folder).made_of, environment=environment(), commit=commit(),
+        made_of=read_merge_record(folder).made_of, environment=environment(), commit=commit(),
     ).sealed()  # fmt: skip
     with atomic_file(folder / PROOF) as file:
         file.write(proof.model_dump_json(indent=1) + "\n")

@@ -121,7 +121,7 @@ class TrainerState(BaseModel):
 
 
 class Records(NamedTuple):
-    """The records of a run; the last three are None if another tool's training wrote none.
+    """The records of a run; the last three are None for an adapter of another tool.
 
     They come from `trainer_state.json`, `run.json` and `trained_with.json`.
     """
@@ -148,7 +148,7 @@ def model_card(
 ) -> ModelCard:
     """Return the adapter's card, or the merged model's if its `proof` is given.
 
-    The metadata contain the tuned model's ROUGE in percent, with the bounds of its interval.
+    The metadata contains the tuned model's ROUGE in percent, with the bounds of its interval.
     """
     is_listed = re.fullmatch(HUB_LICENSES, names.license)
     scores, name = records.scores.systems["tuned"].scores, data_name(records, names)
@@ -191,7 +191,7 @@ def model_card(
 
 
 def data_name(records: Records, names: Names) -> str:
-    """Return the name of the data: the last part of their Hub id or of the source's path."""
+    """Return the name of the data: the last part of its Hub id or of the source's path."""
     return PureWindowsPath(names.dataset or records.recipe.summarization.source).name
 
 

@@ -3,9 +3,9 @@
     python -m scripts.offline_bundle outputs/bundle --python 3.12 --have freeze.txt \
         --recipe recipes/smollm2_samsum.yml --part-size 60MiB
 
-`freeze.txt` is that machine's `pip list --format=freeze`: packages that it has in a fitting version
-are left out, above all PyTorch with CUDA. The packages are those of pyproject.toml with their
-dependencies, or only those in a `--requirements` file. Copy the folder there and run `python3
+`freeze.txt` is that machine's `pip list --format=freeze`: packages that it has in a suitable
+version are left out, above all PyTorch with CUDA. The packages are those of pyproject.toml and
+their dependencies, or only those in a `--requirements` file. Copy the folder there and run `python3
 bundle/unpack.py TARGET`. docs/gpu.md has the commands for a GPU that is lent for minutes.
 """
 
@@ -157,7 +157,7 @@ def run(command: list[str], what: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         lines = [x for x in result.stderr.splitlines() if "rror" in x] or [result.stderr[-300:]]
-        raise UserError(f"{what} could not be made: {lines[-1]}")
+        raise UserError(f"{what} failed: {lines[-1]}")
     return result.stdout
 
 

@@ -33,7 +33,7 @@ from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from eval.adapter import ADAPTER, flatten
 from scripts.leaks import check_file, opened
-from scripts.merge_proof import PROOF, Proof, proved, recorded
+from scripts.merge_proof import PROOF, Proof, read_merge_record, read_proved_merge
 from scripts.model_card import (
     Names,
     Records,
@@ -129,7 +129,7 @@ def main() -> None:
         check_access(repo)
     records = read_records(recipe)
     names = names_of(recipe, records.manifest.source_files, args.base_model)
-    merged, proof = proved(recipe, records.adapter) if args.merged else (None, None)
+    merged, proof = read_proved_merge(recipe, records.adapter) if args.merged else (None, None)
     card = model_card(records, names, repo, proof, example_of(records))
     folder = stage(records, names, card, merged)
     print(f"{folder}:")
@@ -157,7 +157,7 @@ def stage(records: Records, names: Names, card: ModelCard, merged: Path | None =
         with temporary_folder(beside=folder) as partial:
             _write_records(partial, records, names, card)
             _write_model(partial, records, names, merged)
-            inputs = recorded(merged).made_of.values() if merged else ()
+            inputs = read_merge_record(merged).made_of.values() if merged else ()
             revisions = records.manifest.revision, records.recipe.config.get("revision_of_model")
             known = (*records.manifest.files.values(), *revisions, *inputs)  # they look like tokens
             for path in sorted(partial.iterdir()):
@@ -193,7 +193,7 @@ def check_staged(folder: Path) -> list[Path]:
     for path in (folder, _sums(folder)):
         is_wrong = path.is_file() if path.suffix != ".sha256" else path.is_dir()
         if path.is_symlink() or is_wrong:
-            raise UserError(f"{path}: cannot be written, something else has its name; move it away")
+            raise UserError(f"{path}: something else with this name is in the way; move it away")
     paths, known = sorted(folder.iterdir()) if folder.exists() else [], written(folder)
     for path in paths:
         if path.is_symlink() or not path.is_file() or _sum_line(path) not in known:

@@ -19,8 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data_prep.errors import UserError, run_cli, writing_to
 from data_prep.options import Options
 from data_prep.prepare import prepare
@@ -97,6 +95,7 @@ def save(base_model: str, target: Path, width: int | None = None) -> int:
     The model has the published width in bf16, or hidden states of size `width` in fp32. Raises
     UserError for a model that is not in `PUBLISHED`.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     config = describe(base_model, target, width)
@@ -142,7 +141,7 @@ def mistral_tokenizer(controls: dict[str, Any] | None = None) -> Any:
         import mistral_common
         import sentencepiece
     except ImportError as error:
-        raise UserError(f"{error.name} is missing; run `pip install -e '.[dev]'`") from error
+        raise UserError(f"{error.name} is missing; run `pip install -e .`") from error
     from transformers import LlamaTokenizer
     from transformers.convert_slow_tokenizer import generate_merges
 

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -71,6 +72,15 @@ def test_arguments_have_help_a_default_and_an_example(
     for example in examples:
         given, unknown = parser.parse_known_args(shlex.split(example))
         assert given and unknown in ([], ["--max_steps", "4"])  # dry_run passes it to Axolotl
+
+
+def test_help_does_not_wait_for_slow_packages() -> None:
+    slow = {"torch", "transformers", "axolotl", "pandas", "sentence_transformers"}
+    names = [*{*MODULES} - {"scripts.bench_check"}]  # torch is all that it does
+    code = f"import sys, importlib; [importlib.import_module(name) for name in {names}]"
+    code += f"; print({slow} & sys.modules.keys() or '')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
 def test_every_command_is_listed() -> None:

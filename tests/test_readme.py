@@ -30,7 +30,7 @@ GENERATED = (
 
 def test_every_path_exists() -> None:
     paths = re.findall(
-        r"(?<![\w/])((?:recipes|data_prep|eval|scripts|tests|results|docs)/[\w./<>-]*)",
+        r"(?<![\w/])((?:recipes|data_prep|eval|training|chat|scripts|tests|results|docs)/[\w./<>-]*)",
         "\n".join([README, CONTRIBUTING, *DOCS]),
     )
     paths = [path.rstrip(".") for path in paths if not path.startswith(GENERATED)]

@@ -127,7 +127,7 @@ def _yaml(value: Any) -> str:
 # The lower bound is arithmetic. It leaves out what autograd keeps for the backward pass, because
 # that depends on kernels and attention; the first training steps measure it.
 
-NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes per weight: plus 1 per 64 weights, 4 per 256 of those
+NF4 = 0.5 + (1 + 4 / 256) / 64  # bytes per weight: 1 more for 64 weights, 4 for 256 of those
 # Losses that never keep a float32 copy of all logits in memory.
 FRUGAL_LOSSES = ("cut_cross_entropy", "chunked_cross_entropy", "liger_cross_entropy",
                  "liger_fused_linear_cross_entropy")  # fmt: skip

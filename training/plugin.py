@@ -96,9 +96,9 @@ class SummarizationPlugin(BasePlugin):
         # merge-lora reads the recipe twice, the second time with the merge's own overrides
         if command == "merge-lora" and cfg.get("merge_lora") and not in_file.get("merge_lora"):
             return
-        with ending_with_one_line():
+        with exit_on_user_error():
             refuse(find_problems(path, self._config))
-            end_in_one_line(recipe_of(cfg))
+            install_error_hook(recipe_of(cfg))
             if command in ADAPTER_COMMANDS:
                 self._use_adapter(cfg, command)
             else:
@@ -118,7 +118,7 @@ class SummarizationPlugin(BasePlugin):
                 say(f"{command} {path}; Axolotl's own output is in {log}", "bold")
             self._starting_bar = Bar("starting", shown=is_first_process()).__enter__()
         if command == "evaluate":  # Axolotl does not call `load_datasets` for it
-            with first_process_first(), ending_with_one_line():
+            with first_process_first(), exit_on_user_error():
                 self._use_prepared(cfg, recipe_of(cfg))
 
     def _use_adapter(self, cfg: dict[str, Any], command: str) -> None:
@@ -150,7 +150,7 @@ class SummarizationPlugin(BasePlugin):
         """Before the data is read: run the rest of preflight, then choose where to start."""
         if not torch.cuda.is_available():
             cfg["device_map"] = {"": "cpu"}  # Axolotl would assign each process a GPU
-        with first_process_first(), ending_with_one_line():
+        with first_process_first(), exit_on_user_error():
             recipe = recipe_of(cfg)
             files = self._use_prepared(cfg, recipe)
             if preprocess:
@@ -216,7 +216,7 @@ class SummarizationPlugin(BasePlugin):
         Tokenising draws random numbers but a cached run does not, so their adapters would differ.
         If the prepared files changed while they were tokenised, the cache must not keep its name.
         """
-        with ending_with_one_line():
+        with exit_on_user_error():
             try:
                 if self._prepared_recipe:
                     check_prepared(self._prepared_recipe)
@@ -242,7 +242,7 @@ class SummarizationPlugin(BasePlugin):
             return [self._resume, progress]
         from training.rouge import TrainingRougeCallback
 
-        with ending_with_one_line():
+        with exit_on_user_error():
             self._rouge = TrainingRougeCallback(recipe)
         return [self._resume, progress, self._rouge]
 
@@ -320,7 +320,7 @@ def is_first_process() -> bool:
 
 
 @contextmanager
-def ending_with_one_line() -> Iterator[None]:
+def exit_on_user_error() -> Iterator[None]:
     """Print a UserError as one line on stderr and exit with code 2."""
     try:
         yield
@@ -331,7 +331,7 @@ def ending_with_one_line() -> Iterator[None]:
         raise SystemExit(2) from error
 
 
-def end_in_one_line(recipe: Recipe) -> None:
+def install_error_hook(recipe: Recipe) -> None:
     """From now on, end with one line and code 2 on an error that the user can fix."""
     default_hook = sys.excepthook
 

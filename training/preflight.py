@@ -320,7 +320,7 @@ def _end(config: dict[str, Any], model: Any, end: int, token: str) -> Iterator[s
 
 
 def looks_untrained(config: dict[str, Any], name: str, row: int) -> bool:
-    """Return whether a row of a base model's matrix is zero or points the same way as another row.
+    """Return whether a row of a base model's matrix is zero or parallel to another row.
 
     `name`: how the matrix's name ends. False if its file is not on this disk or is not a
     safetensors file.

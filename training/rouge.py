@@ -35,7 +35,7 @@ from eval.metrics import METRICS, mean_f1, score
 
 
 class ModelInTraining:
-    """An engine for `eval.generate.Summarizer`; use it inside `preserve_random_state`."""
+    """An engine for `eval.generate.Summarizer`; use it inside `generation_mode`."""
 
     def __init__(self, trainer: Any, recipe: Recipe, decoding: Decoding, ends: list[int], pad: int):
         """`ends` and `pad` are token ids."""
@@ -120,7 +120,7 @@ class TrainingRougeCallback(TrainerCallback):
         start = time.perf_counter()
         predictions: list[Prediction] = []
         accelerator = self.trainer.accelerator
-        with preserve_random_state(unwrapped_model(self.trainer)), accelerator.autocast():
+        with generation_mode(unwrapped_model(self.trainer)), accelerator.autocast():
             summarizer = self._summarizer
             batches = summarizer.batches(self.rows)
             if holds_whole_model(self.trainer):
@@ -137,7 +137,7 @@ class TrainingRougeCallback(TrainerCallback):
 
     @cached_property
     def _scoring(self) -> Scoring:
-        """The scoring of `eval.run`; warns once if most of the text does not count."""
+        """The scoring of `eval.run`; warns once if the tokenizer ignores much of the text."""
         block = self.recipe.summarization
         references = [row.references or [row.summary] for row in self.rows]
         scoring = resolve(block.rouge, block.language, references)
@@ -191,7 +191,7 @@ def log_examples(
 
 
 @contextmanager
-def preserve_random_state(model: torch.nn.Module) -> Iterator[None]:
+def generation_mode(model: torch.nn.Module) -> Iterator[None]:
     """Prepare the model for generation and restore it afterwards, also on errors.
 
     Restores each module's `training` flag (dropout), the attention and the random states. Gradient

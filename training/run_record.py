@@ -90,7 +90,7 @@ def check_resume(checkpoint: Path, settings: dict[str, Any], count: int) -> None
 
 
 def contains_run(folder: Path) -> bool:
-    """Return whether `folder` holds files of a run that another run would mix with."""
+    """Return whether `folder` holds files that a new run would mix with its own."""
     return bool(checkpoints(folder)) or any(
         (folder / name).exists() for name in (ADAPTER, RUN, TRAINED_WITH)
     )

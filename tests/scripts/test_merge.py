@@ -182,7 +182,7 @@ def test_a_wrong_merge_exits_with_1(
         "scripts.merge._run_axolotl", lambda _, __, to: shutil.copytree(base, to / "merged")
     )
     code, printed, error = run(capsys, recipe)
-    assert code == 1 and error.startswith("not good: ") and "merge_method: legacy" in error
+    assert code == 1 and error.startswith("error: ") and "merge_method: legacy" in error
     assert "matrices with the adapter's change" in error and "| 0 of 6" in printed
     assert not proof_of(recipe).good
 

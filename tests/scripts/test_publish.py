@@ -20,7 +20,7 @@ from data_prep.errors import UserError
 from data_prep.recipe import load_recipe
 from data_prep.sources import sha256_of
 from scripts.leaks import check_file
-from scripts.merge_proof import Proof, proved
+from scripts.merge_proof import Proof, read_proved_merge
 from scripts.model_card import model_card, names_of, read_records
 from scripts.publish import check_access, check_repo, stage, upload
 from tests import forks
@@ -167,13 +167,13 @@ def not_good() -> None:
         (lambda: (MERGED / "merge_proof.json").unlink(), "merge_proof.json: is missing; run"),
         (lambda: change_proof(compared="nothing"), "merge_proof.json: was changed since it was"),
         (lambda: change_proof(digest="", made_of={}), "is the proof of another merge; run"),
-        (not_good, "not good (weights); publish the adapter, without --merged"),
+        (not_good, "checks failed (weights); publish the adapter, without --merged"),
     ],
 )
 def test_a_wrong_merge_is_refused(merged: Path, damage: Callable[[], Any], words: str) -> None:
     damage()
     with pytest.raises(UserError, match=re.escape(words)):
-        proved(load_recipe(RECIPE), OUTPUT)
+        read_proved_merge(load_recipe(RECIPE), OUTPUT)
 
 
 # ---- staging ----

@@ -17,7 +17,7 @@ GPU_RECIPES = [p for p in (ROOT / "recipes").glob("*.yml") if not p.stem.startsw
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_reads_it(stage: int) -> None:
     """With the values that transformers would set for each `auto` of mistral_samsum.yml."""
-    pytest.importorskip("deepspeed", reason="deepspeed is in the extra `gpu`")
+    pytest.importorskip("deepspeed", reason="deepspeed is in the extra `deepspeed`")
     from deepspeed.runtime.config import DeepSpeedConfig
 
     config = json.loads((FOLDER / f"zero{stage}.json").read_text("utf-8"))

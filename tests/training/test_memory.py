@@ -16,7 +16,7 @@ from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, command, derived_recipe, launch
 from training.machine_checks import NF4, count_weights, least_memory, what_to_change
-from training.plugin import end_in_one_line, explain
+from training.plugin import explain, install_error_hook
 from training.resume import Progress
 
 CUDA = "CUDA out of memory. Tried to allocate 1.95 GiB. GPU 0 has a total capacity of 39.39 GiB"
@@ -120,7 +120,7 @@ def test_a_bug_shows_muted_output_and_its_traceback(
     shown: list[object] = []
     monkeypatch.setattr(console, "unmute", shown.append)
     monkeypatch.setattr(sys, "excepthook", lambda *of: shown.extend(of))
-    end_in_one_line(recipe)
+    install_error_hook(recipe)
     sys.excepthook(KeyError, error := KeyError("x"), None)
     assert shown == [30, KeyError, error, None]
 

@@ -17,7 +17,7 @@ from data_prep.recipe import Recipe
 from eval.generate import Summarizer
 from eval.metrics import METRICS, mean_f1, score
 from tests.training.rouge_trainer import DIALOGUES, TOKENS, figures_in, rouge_recipe, trainer_of
-from training.rouge import TrainingRougeCallback, decoding_of, preserve_random_state, without_peft
+from training.rouge import TrainingRougeCallback, decoding_of, generation_mode, without_peft
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_undisturbed_restores_everything(recipe: Recipe, tmp_path: Path, fails: 
     expected = random_numbers()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     try:
-        with preserve_random_state(model):
+        with generation_mode(model):
             assert not any(module.training for module in model.modules())
             assert bare.config._attn_implementation != "sdpa"
             random_numbers()
