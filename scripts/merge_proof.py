@@ -222,9 +222,18 @@ def _model_with_adapter(recipe: Recipe, adapter: Path) -> Any:
         dtype="auto",
         device_map="cuda:0" if torch.cuda.is_available() else "cpu",
     )
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    stored = [end.weight.detach().clone() for end in ends]
     if rounds_to_nf4(recipe):
         round_to_nf4(model, recipe.config)
-    return PeftModel.from_pretrained(model, str(adapter)).eval().get_base_model()
+    rounded = [end.weight.detach().clone() for end in ends]
+    adapted = PeftModel.from_pretrained(model, str(adapter)).eval().get_base_model()
+    # With `lm_head` in the targets, PEFT 0.20 also saves the head itself, as training saw it, and
+    # has loaded it over the rounded one. A head that differs from the base model's stays.
+    for end, before, after in zip(ends, stored, rounded, strict=True):
+        if end.weight.shape == before.shape and torch.allclose(end.weight, before, rtol=2**-7):
+            end.weight.data.copy_(after)
+    return adapted
 
 
 class Difference(NamedTuple):

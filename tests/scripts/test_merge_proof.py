@@ -78,6 +78,20 @@ def test_correct_merges_pass(
     assert not checks[STEPS].holds and checks[CHANGED].found.startswith("0 of 4")
 
 
+def test_a_head_that_peft_saved_with_the_adapter(tmp_path: Path, tiny_mistral: Path) -> None:
+    """Axolotl's merge rounds the base model's head to NF4; a trained head would be lost."""
+    more: dict[str, Any] = {"nf4": True, "target_modules": ["q_proj", "lm_head"]}
+    recipe, adapter, merged = merge(tmp_path, tiny_mistral, torch.bfloat16, **more)
+    checks = check_weights(recipe, adapter, merged)
+    assert all(check.holds for check in checks), checks
+    weights = load_file(adapter / "adapter_model.safetensors")
+    (head,) = (name for name in weights if name.endswith("lm_head.base_layer.weight"))
+    weights[head] *= 1.1
+    save_file(weights, adapter / "adapter_model.safetensors", {"format": "pt"})
+    checks = check_weights(recipe, adapter, merged)
+    assert not checks[STEPS].holds and "lm_head" in checks[STEPS].found, checks
+
+
 def one_weight(weights: Weights, base: Weights) -> None:
     weights[DOWN][3, 5] += 1e-5
 

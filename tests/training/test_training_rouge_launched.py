@@ -67,7 +67,7 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 from data_prep.settings import Decoding
 from eval.hf_engine import Settings, generate
-from training.rouge import preserve_random_state, without_peft
+from training.rouge import generation_mode, without_peft
 
 torch.distributed.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (2,))
@@ -76,14 +76,14 @@ adapter = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
 model = get_peft_model(base, adapter)
 settings = Settings(Decoding(max_new_tokens=12), [2], 2, "cpu")
 prompts = [[1, 733, 16289, 28793], [1, 733]]
-with preserve_random_state(model):
+with generation_mode(model):
     whole = generate(base, prompts, settings)
 for part in (*base.model.layers, model):  # like Accelerate
     fully_shard(part, mesh=mesh, reshard_after_forward=True)
 ids = torch.tensor([[1, 733, 16289]])
 with torch.no_grad():
     model(input_ids=ids)  # like the loss evaluation, which comes first
-with preserve_random_state(model):
+with generation_mode(model):
     assert generate(without_peft(model), prompts, settings) == whole
 model.train()(input_ids=ids, labels=ids).loss.backward()
 """
