@@ -146,7 +146,7 @@ def test_training_into_someone_elses_folder_is_refused(
     path = derived_recipe("smollm2_samsum", tmp_path, "r", output_dir=str(named))
     config = DictDefault({**load_recipe(path).config, "axolotl_config_path": str(path)})
     monkeypatch.setattr(sys, "argv", ["axolotl.cli.train", str(path)])
-    for name in ("end_in_one_line", "SummarizationPlugin._use_cpu"):  # these change this process
+    for name in ("install_error_hook", "SummarizationPlugin._use_cpu"):  # these change this process
         monkeypatch.setattr(f"training.plugin.{name}", lambda *_: None)
     monkeypatch.setattr(plugin, "machine_problems", lambda *_: [])
     ours = plugin.SummarizationPlugin()
