@@ -390,7 +390,7 @@ def main() -> None:
         Event().wait()
     except (KeyboardInterrupt, SystemExit) as end:
         print(flush=True)
-        # a summary still being generated, which nobody waits for, would delay the exit
+        # a summary that is still being generated would delay the exit
         os._exit(int(end.code or 0) if isinstance(end, SystemExit) else 0)
 
 
