@@ -1,5 +1,6 @@
 """Edits to the text of recipes/smollm2_samsum.yml, and the problems found in the result."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class BrokenRecipe:
     """One broken recipe.
 
     `edits` are (old, new) texts; an empty old text appends to the end. `says` are the expected
-    problems in order, each with a text that occurs once and marks its line (None for no line).
+    problems in order: a text that occurs once and marks the line (None for no line), and the key
+    words of the message in their order, as in "unknown key … `lora_r`".
     `reaches_our_plugin` is false if Axolotl does not call our plugin, so that only preflight and
     the recipe reader can refuse the recipe.
     """
@@ -48,8 +50,13 @@ class BrokenRecipe:
         return path
 
     def messages(self, path: Path) -> list[str]:
-        """Return all the messages that the recipe must produce, in order."""
-        return [f"{path}{self._line(at)}: {message}" for at, message in self.says]
+        """Return all messages of the recipe; fail unless they are the expected ones, in order."""
+        found = find_problems(path, yaml.safe_load(path.read_text("utf-8")))  # as Axolotl reads it
+        assert len(found) == len(self.says), found
+        for message, (at, says) in zip(found, self.says, strict=True):
+            place, key_words = f"{path}{self._line(at)}: ", map(re.escape, says.split(" … "))
+            assert re.fullmatch(f"{re.escape(place)}.*{'.*'.join(key_words)}.*", message), message
+        return found
 
     def _line(self, at: str | None) -> str:
         if at is None:

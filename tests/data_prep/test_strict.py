@@ -25,11 +25,10 @@ from tests.data_prep.recipe_edits import (
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda b: b.name)
 def test_broken_recipe_produces_its_messages(tmp_path: Path, broken: BrokenRecipe) -> None:
     path = broken.write(tmp_path)
-    config = yaml.safe_load(path.read_text("utf-8"))  # as Axolotl reads it
-    assert find_problems(path, config) == broken.messages(path)
+    messages = broken.messages(path)
     with pytest.raises(UserError) as error:
         load_recipe(path)
-    assert str(error.value) in broken.messages(path)
+    assert str(error.value) in messages
 
 
 def test_table_is_large_and_without_repeats() -> None:
