@@ -13,7 +13,7 @@ RUN apt-get update \
 
 # as root, it would create files owned by root in mounted folders
 ARG UID=1000
-RUN useradd --create-home --uid "$UID" app \
+RUN useradd --create-home --non-unique --uid "$UID" app \
     && install -d -o app -g app /home/app/samsum-lora
 USER app
 WORKDIR /home/app/samsum-lora

@@ -1,6 +1,7 @@
-"""Speed-ups of training and generation on a CPU (not used on a GPU), and memory use."""
+"""What PyTorch needs on a CPU or a GPU to be fast and correct, and memory use."""
 
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -55,6 +56,26 @@ def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
     return best_time(torch.bfloat16) < best_time(torch.float32)
 
 
+def avoid_cudnn_attention() -> None:
+    """Exclude cuDNN's attention, which PyTorch prefers on Hopper and Blackwell cards.
+
+    With torch 2.13 it plans anew for every length of the keys, 20 ms or more per new token, garbles
+    greedy text of models with few key heads (pytorch #193893, on a B200), and returns NaN gradients
+    for some masked lengths (#196678). The other kernels of `sdpa` do none of this.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def free_memory() -> None:
+    """Free what no name refers to any more: bitsandbytes' weights are in reference cycles."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without a GPU
+
+
 def shard_on_cpu() -> None:
     """Let FSDP2 shard over CPU processes: Axolotl explicitly asks for a mesh of CUDA devices."""
     from accelerate.parallelism_config import ParallelismConfig
@@ -73,7 +94,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    messages = ("can't allocate memory", "CUDA error: out of memory")
+    messages = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return any(message in str(error) for message in messages)
 
 
@@ -89,13 +110,20 @@ def usage() -> Usage:
     import torch
 
     if torch.cuda.is_available():
-        machine = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+        machine = cards()
         peak = torch.cuda.max_memory_reserved()
     else:
         machine = cpu_name()
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, getrusage(2)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return Usage(machine, round(peak / 1e9, 2))
+
+
+def cards() -> str:
+    """Return the GPU's name, and how many of them the processes on this machine use."""
+    import torch
+
+    return f"{torch.cuda.get_device_name()} x {os.environ.get('LOCAL_WORLD_SIZE', '1')}"
 
 
 def cpu_name() -> str:

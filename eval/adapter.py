@@ -134,15 +134,18 @@ def is_plain_lora(folder: Path) -> bool:
     """Return whether the adapter only adds two matrices per target layer to the base weights.
 
     False for DoRA, PiSSA and the like (they change the base weights too), for matrices trained
-    in full, and if an embedding is changed. vLLM can use only plain adapters without a merge.
+    in full, for biases, for ranks or scales that differ between layers, and if an embedding is
+    changed. vLLM can use only plain adapters without a merge.
     """
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    keys = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
+    keys = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters",
+            "rank_pattern", "alpha_pattern", "lora_bias")  # fmt: skip
     targets = config.get("target_modules") or []
     embeds = [name for name in targets if name.rpartition(".")[2] in ("lm_head", "embed_tokens")]
     return (
         isinstance(targets, list)
         and not (embeds or any(config.get(name) for name in keys))
+        and config.get("bias", "none") == "none"
         and config.get("init_lora_weights", True) in (True, False, "gaussian")
     )
 

@@ -1,5 +1,6 @@
 """Summarise prepared rows with the base model and with the recipe's adapter."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -196,8 +197,8 @@ def resolve(
 
     `dtype`: bf16 on a GPU that has it, else fp16; on a CPU, bf16 or fp32, whichever is faster.
     PyTorch also reports bf16 support on GPUs before Ampere, but emulates it there, slowly.
-    `engine`: vLLM if it is installed, supports `recipe`, `adapter` and `decoding`, and is worth
-    loading for so many dialogues.
+    `engine`: vLLM if it is installed, supports `recipe`, `adapter` and `decoding`, is worth loading
+    for so many dialogues, and only one process runs.
     """
     import torch
 
@@ -212,6 +213,7 @@ def resolve(
     if engine == "auto":
         supported = recipe and not quantization(recipe.config) and dtype != "float32"
         supported = supported and decoding.num_beams == 1 and not decoding.no_repeat_ngram_size
+        supported = supported and os.environ.get("WORLD_SIZE", "1") == "1"
         supported = supported and (adapter is None or is_plain_lora(adapter))
         use_vllm = supported and dialogues >= WORTH_LOADING and find_spec("vllm")
         engine = "vllm" if use_vllm else "hf"

@@ -31,7 +31,13 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from data_prep.console import say
 from data_prep.errors import UserError
 from data_prep.hub import check_weights, model_arguments, model_unavailable
-from data_prep.machine import is_out_of_memory, keep_freed_memory, use_all_cores
+from data_prep.machine import (
+    avoid_cudnn_attention,
+    free_memory,
+    is_out_of_memory,
+    keep_freed_memory,
+    use_all_cores,
+)
 from data_prep.recipe import Recipe
 from data_prep.settings import Decoding
 from eval.kv_cache import can_be_joined, depends_on_others, read_prompts, shared_tokens
@@ -74,6 +80,7 @@ class HfEngine:
         self.device = "cpu"
         if torch.cuda.is_available():
             self.device = f"cuda:{torch.cuda.current_device()}"
+            avoid_cudnn_attention()
         else:
             use_all_cores()
             keep_freed_memory()
@@ -92,6 +99,10 @@ class HfEngine:
         except (EOFError, UnpicklingError) as error:  # these do not say which file is damaged
             damaged = check_weights(recipe)[0] or [model_unavailable(recipe, error)]
             raise UserError(damaged[0]) from error
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise UserError(_no_room(recipe, "base model")) from error
+            raise
         self.model.generation_config = GenerationConfig()  # no defaults of the model's own
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):
             self.model.set_attn_implementation("eager")  # sdpa omits soft-capping (Gemma 2)
@@ -124,7 +135,11 @@ class HfEngine:
             expected = adapter_weight_names(get_peft_model_state_dict(model))
             if saved != expected:  # PEFT would only warn, and leave missing weights at zero
                 raise ValueError(f"{len(saved ^ expected)} weights without a counterpart")
-        except (OSError, RuntimeError, ValueError, LookupError, SafetensorError) as error:
+        except (
+            OSError, RuntimeError, MemoryError, ValueError, LookupError, SafetensorError
+        ) as error:  # fmt: skip
+            if is_out_of_memory(error):
+                raise UserError(_no_room(self.recipe, "adapter")) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{folder}: this adapter does not fit {self.recipe.config['base_model']} "
@@ -144,6 +159,11 @@ class HfEngine:
         make = partial(generate, self.model, settings=settings)
         outputs, self.pieces = run_within_memory(make, prompts, seed, self.pieces, self.recipe.path)
         return outputs
+
+
+def _no_room(recipe: Recipe, what: str) -> str:
+    fix = "free memory or choose a smaller model"
+    return f"{recipe.path}: memory runs out while the {what} is loaded; {fix}"
 
 
 def adapter_weight_names(names: Iterable[str]) -> set[str]:
@@ -267,8 +287,7 @@ def run_within_memory(
                     "free memory or choose a smaller model"
                 ) from error
         pieces *= 2  # outside the except block, whose traceback keeps the batch's tensors alive
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         size = -(-len(prompts) // pieces)
         say(f"memory ran out: continuing with {size} dialogues at a time", error=True)
 

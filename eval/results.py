@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from data_prep.console import say
 from data_prep.errors import atomic_files, check_file
-from data_prep.machine import cpu_name
+from data_prep.machine import cards, cpu_name
 from data_prep.recipe import Recipe, YamlFile
 from eval.adapter import (
     ADAPTER,
@@ -202,5 +202,5 @@ def environment() -> dict[str, str]:
     facts |= {name: version(name) for name in PACKAGES}
     facts["cpu"] = cpu_name()
     if torch.cuda.is_available():
-        facts["gpu"] = f"{torch.cuda.get_device_name()} x {torch.cuda.device_count()}"
+        facts["gpu"] = cards()
     return facts

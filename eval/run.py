@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep.console import Bar, say, verbose
 from data_prep.errors import UserError, check_outputs, run_cli, writing_to
+from data_prep.machine import free_memory
 from data_prep.options import Options
 from data_prep.prepare import check_prepared
 from data_prep.prompt import Example, read_examples, template_note
@@ -169,7 +170,8 @@ def _predict(
             if name == "tuned" and not requested:
                 model_adapter = find_adapter(model_recipe)
             if name == "merged":
-                model_recipe, summarizer = _merged(model_recipe), None  # frees the other weights
+                model_recipe, summarizer = _merged(model_recipe), None
+                free_memory()  # of the other weights
         except UserError:
             if requested:
                 raise

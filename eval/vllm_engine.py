@@ -6,7 +6,6 @@ stays beside the weights. Otherwise the adapter is merged first, because vLLM's 
 CPU, its kernels do not support fp32, and it supports no other adapters.
 """
 
-import gc
 import json
 import os
 import tempfile
@@ -18,6 +17,7 @@ import torch
 
 from data_prep.errors import UserError
 from data_prep.hub import model_arguments
+from data_prep.machine import free_memory
 from data_prep.recipe import Recipe, sequence_len
 from data_prep.settings import Decoding
 from eval.adapter import is_plain_lora
@@ -58,6 +58,11 @@ class VllmEngine:
                 f"{recipe.path}: summarization.decoding.engine is vllm, which is not installed; "
                 "install it as in docs/engines.md, or set `engine: hf`"
             )
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(
+                f"{recipe.path}: engine vllm would start on the same card in every process; start "
+                "one process, or set `engine: hf`"
+            )
         plain = adapter is not None and is_plain_lora(adapter)
         on_gpu = torch.cuda.is_available() and decoding.dtype != "float32"
         self.beside = adapter if plain and on_gpu else None
@@ -73,7 +78,7 @@ class VllmEngine:
             self.lora = LoRARequest("tuned", 1, str(folder))
             return
         self.llm = None
-        gc.collect()  # ends vLLM's own process, which holds the base model
+        free_memory()  # ends vLLM's own process, which holds the base model
         engine = HfEngine(self.recipe, self.decoding, self.ends, self.pad, self.vocabulary)
         engine.attach_adapter(folder)
         if not engine.merged:
@@ -82,6 +87,8 @@ class VllmEngine:
                 "vLLM; set `engine: hf`"
             )
         engine.model.save_pretrained(self.merged.name)
+        del engine
+        free_memory()  # vLLM asks for nine tenths of the card
         self.model = self.merged.name
         remote_code = bool(self.recipe.config.get("trust_remote_code"))
         self.settings = {"trust_remote_code": remote_code}

@@ -137,6 +137,7 @@ def _run_axolotl(recipe: Recipe, adapter: Path, scratch: Path) -> None:
             )
     command = [sys.executable, "-m", "axolotl.cli.merge_lora", str(recipe.path)]
     command += ["--output_dir", str(scratch), "--lora_model_dir", str(adapter)]
+    command += ["--tf32", "false"]  # on a GPU it would round the adapter's change to 10 bits
     if quantization(recipe.config) == "nf4" and not recipe.config.get("bnb_config_kwargs"):
         # training rounds twice (weights, then their scales); without this flag merging rounds once
         command += ["--bnb_config_kwargs", "{'bnb_4bit_use_double_quant': True}"]

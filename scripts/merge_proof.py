@@ -210,17 +210,21 @@ def rounds_to_nf4(recipe: Recipe) -> bool:
     return quantization(recipe.config) == "nf4" and not legacy
 
 
-def _model_with_adapter(recipe: Recipe, adapter: Path) -> Any:
-    """Load the base model in its stored precision, with the adapter beside its weights."""
+def _model_with_adapter(recipe: Recipe, adapter: Path, size: int) -> Any:
+    """Load the base model in its stored precision, with the adapter beside its weights.
+
+    `size`: of its weights, in bytes; it is loaded on the GPU if half as much again is free there.
+    """
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    on_gpu = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.5 * size
     model: Any = AutoModelForCausalLM.from_pretrained(
         recipe.config["base_model"],
         **model_arguments(recipe.config),
         dtype="auto",
-        device_map="cuda:0" if torch.cuda.is_available() else "cpu",
+        device_map="cuda:0" if on_gpu else "cpu",
     )
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     stored = [end.weight.detach().clone() for end in ends]
@@ -248,7 +252,8 @@ def check_weights(recipe: Recipe, adapter: Path, folder: Path) -> list[Check]:
     import torch
     from safetensors.torch import load_file
 
-    model = _model_with_adapter(recipe, adapter)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    model = _model_with_adapter(recipe, adapter, size)
     # PEFT loads the adapter in fp32, but the merge computes in the adapter's stored type
     eps = max(torch.finfo(w.dtype).eps for w in load_file(adapter / ADAPTER).values())
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}

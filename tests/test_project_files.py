@@ -43,23 +43,54 @@ def test_the_image_has_a_non_root_user_and_the_dev_container_uses_it() -> None:
     assert {".git/config", "data", "models", "outputs", "results/*"} <= set(ignored)
 
 
+CPU, OLD = ["-m pip install torch==2.13.0+cpu"], "--reinstall-package torch torch==2.13.0"
+UV = "pip install --python BIN/python"
+
+
 @pytest.mark.parametrize(
-    ("device", "torch"), [("cuda", []), ("cpu", ["torch==2.13.0+cpu"]), ("", ["torch==2.13.0+cpu"])]
-)
-def test_setup_installs_cuda_only_if_asked(device: str, torch: list[str], tmp_path: Path) -> None:
-    """On a machine without a GPU, with a fake interpreter that logs its arguments."""
-    (tmp_path / "bin").mkdir()
+    ("nvidia_smi", "settings", "torch"),
+    [
+        ("exit 9", {}, CPU),
+        ("exit 9", {"DEVICE": "cpu"}, CPU),
+        ("echo NVIDIA-SMI has failed; exit 9", {}, CPU),  # it prints errors on stdout
+        ("exit 9", {"DEVICE": "cuda"}, []),
+        ("exit 9", {"DEVICE": "cuda", "UV_TORCH_BACKEND": "cu126"},
+         [f"{UV} --torch-backend cu126 {OLD}"]),
+        ("echo NVIDIA A100, 580.65.06; echo NVIDIA A100, 580.65.06", {}, []),
+        ("echo Tesla T4, 550.54.15", {}, [f"{UV} --torch-backend auto {OLD}"]),
+    ],
+)  # fmt: skip
+def test_setup_installs_the_build_of_torch_for_the_card_and_its_driver(
+    nvidia_smi: str, settings: dict[str, str], torch: list[str], tmp_path: Path
+) -> None:
+    """With a fake interpreter and uv that log their arguments; here is no card."""
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    log = f'echo "$@" >> {bin_}/log'
     for name, line in {
-        "python": '[ "$2" != "import torch" ] && echo "$@" >> "$0.log"',
-        "nvidia-smi": "exit 9",
+        "python": f'case "$*" in *"import torch"* | *torch.cuda*) exit 1 ;; *) {log} ;; esac',
+        "uv": log,
+        "nvidia-smi": nvidia_smi,
     }.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    env = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "DEVICE": device}
-    subprocess.run(["sh", "scripts/setup.sh", tmp_path], cwd=ROOT, env=env, check=True)
-    lines = (tmp_path / "bin/python.log").read_text().splitlines()
-    asked = [line.split()[-1] for line in lines if line.startswith("-m pip")]
-    assert asked == [*torch, "uv", "."]  # no uv here, so pip installs the project
+        (bin_ / name).write_text(f"#!/bin/sh\n{line}\n")
+        (bin_ / name).chmod(0o755)
+    env = {"PATH": f"{bin_}:{os.environ['PATH']}", **settings}
+    command = ["sh", "scripts/setup.sh", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    lines = (bin_ / "log").read_text().replace(str(bin_), "BIN").splitlines()
+    asked = [line for line in lines if " install " in line and not line.endswith(" uv")]
+    assert asked == [*torch, f"{UV} --editable ."]
+    has_card = nvidia_smi.startswith(("echo NVIDIA A100", "echo Tesla"))
+    assert done.returncode == 2 * has_card
+    assert ("needs driver 580" in done.stderr) is has_card
+
+
+def test_setup_finishes_an_environment_that_was_left_half_made(tmp_path: Path) -> None:
+    """As Debian's Python without python3-venv leaves it: an interpreter, but no pip."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    script = (ROOT / "scripts/setup.sh").read_text("utf-8").split("log=$venv")[0]
+    subprocess.run(["sh", "-c", script, "setup.sh", tmp_path], check=True)
+    subprocess.run([tmp_path / "bin/python", "-m", "pip", "--version"], check=True)
 
 
 def test_the_ollama_template_gives_the_prompt_of_training(smollm2: Path) -> None:

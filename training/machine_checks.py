@@ -6,6 +6,7 @@ traceback after minutes.
 
 import re
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,12 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
         return problems
     major, minor = torch.cuda.get_device_capability()
     card, archs = torch.cuda.get_device_name(), torch.cuda.get_arch_list()
-    newest = max((int(arch.split("_")[1].rstrip("af")) for arch in archs), default=0)
-    if archs and major * 10 + minor > newest and not any("compute" in arch for arch in archs):
+    built, this = [int(arch.split("_")[1].rstrip("af")) for arch in archs], major * 10 + minor
+    too_new = this > max(built, default=this) and not any("compute" in arch for arch in archs)
+    if too_new or this < min(built, default=this):
         problems.append(
-            f"{path}: {card} is sm_{major}{minor}, and this PyTorch is built for {', '.join(archs)}"
-            "; install a build for a newer CUDA"
+            f"{path}: {card} is sm_{this}, and this PyTorch is built for {', '.join(archs)}; "
+            f"install a build for {'a newer' if too_new else 'an older'} CUDA"
         )
     if major < AMPERE and (overrides := old_card_overrides(config)):
         problems.append(
@@ -93,10 +95,13 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
             f"`{_flags(overrides)}`"
         )
     triton_keys = [key for key in TRITON_KEYS if config.get(key)]
-    if triton_keys and not any(map(shutil.which, ("cc", "gcc", "clang"))):
+    headers = Path(sysconfig.get_paths()["include"])
+    missing = "" if any(map(shutil.which, ("cc", "gcc", "clang"))) else "a C compiler"
+    missing = missing or ("" if (headers / "Python.h").is_file() else f"Python.h in {headers}")
+    if triton_keys and missing:
         problems.append(
-            f"{path}: {triton_keys[0]}: Triton compiles it with a C compiler, and none was found; "
-            f"install gcc, or set {', '.join(triton_keys)} to false"
+            f"{path}: {triton_keys[0]}: Triton compiles its launcher and lacks {missing}; install "
+            f"gcc and python3-dev, or set {', '.join(triton_keys)} to false"
         )
     return problems
 

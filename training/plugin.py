@@ -2,7 +2,8 @@
 
 A recipe lists it under `plugins:`. It declares the `summarization:` block, refuses what preflight
 refuses, resumes from the newest complete checkpoint, logs ROUGE of generated summaries, and makes
-CPU training work. On a GPU it does not change what a run computes.
+CPU training work. On a GPU it does not change what a run computes; it only keeps PyTorch from using
+cuDNN's attention.
 """
 
 import dataclasses
@@ -29,6 +30,7 @@ from data_prep.console import Bar, say
 from data_prep.errors import UserError
 from data_prep.hub import model_unavailable
 from data_prep.machine import (
+    avoid_cudnn_attention,
     bf16_is_faster,
     is_out_of_memory,
     keep_freed_memory,
@@ -55,6 +57,7 @@ NOTES = {
     "evaluate": "note: axolotl evaluate computes only losses; for summaries and ROUGE use "
     "`python -m eval.run {recipe}`",
 }
+FULL_DISK = ("No space left on device", "unexpected pos")  # the second is torch.save's error
 
 
 class SummarizationArgs(BaseModel):
@@ -110,7 +113,9 @@ class SummarizationPlugin(BasePlugin):
             cfg["auto_resume_from_checkpoints"] = True  # running the same command again resumes
         if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
             cfg["dataset_prepared_path"] = str(recipe_of(cfg).data_dir / "tokenized")
-        if not torch.cuda.is_available():
+        if torch.cuda.is_available():
+            avoid_cudnn_attention()
+        else:
             self._use_cpu(cfg)
         if quiet:
             log = prepare_debug_log(cfg)  # else Axolotl opens it only after validation
@@ -350,11 +355,16 @@ def install_error_hook(recipe: Recipe) -> None:
 def explain(recipe: Recipe, error: BaseException) -> str | None:
     """Return one line for an error that the user can fix; None for any other, which is a bug.
 
-    The user can fix memory that ran out, and missing or damaged model files: an OSError without
-    `errno`, raised by transformers or huggingface_hub and not by the disk.
+    The user can fix memory or a disk that is full, and missing or damaged model files: an OSError
+    without `errno`, raised by transformers or huggingface_hub and not by the disk.
     """
     if is_out_of_memory(error):
         return out_of_memory(recipe, error)
+    if any(words in str(error) for words in FULL_DISK):
+        return (
+            f"{recipe.path}: no space is left on the disk of {recipe.output_dir} or of HF_HOME; "
+            "free some, and run the same command again, which resumes"
+        )
     trace, raised_in = error.__traceback__, ""
     while trace:
         raised_in = trace.tb_frame.f_globals.get("__name__", "")

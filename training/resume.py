@@ -5,6 +5,7 @@ state that is gone), the loss summed since the last log, the patience of early s
 whether any step is left. Ctrl-C saves a checkpoint and says how to resume.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,9 +79,10 @@ class ExactResume(TrainerCallback, ExportableState):
         return {"args": {}, "attributes": loss}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Restore the checkpoint's state, compute the epoch, and handle Ctrl-C."""
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._on_signal)
+        """Restore the checkpoint's state, compute the epoch, and handle Ctrl-C and a hang-up."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup ignores a hang-up
+                signal.signal(signum, self._on_signal)
         steps = max(-(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps), 1)
         self.epoch = state.global_step // steps - 1
         state.stateful_callbacks.setdefault(type(self).__name__, self.state())
@@ -123,6 +125,9 @@ class ExactResume(TrainerCallback, ExportableState):
         raise SystemExit(130)
 
     def _on_signal(self, signum: int, frame: Any) -> None:
+        if signum == signal.SIGHUP:  # an ssh connection ended: its terminal is gone
+            for place in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), place)
         self.interrupted += signum == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
             say("interrupted: saving a checkpoint after this step", error=True)

@@ -16,6 +16,7 @@ from data_prep.prompt import read_examples
 from data_prep.recipe import Recipe, load_recipe
 from data_prep.settings import Decoding
 from eval import generate as generation
+from eval import vllm_engine
 from eval.generate import Summarizer, plan_batches, resolve
 from eval.hf_engine import HfEngine
 from tests.conftest import command, derived_recipe
@@ -115,6 +116,11 @@ def test_auto_takes_vllm_if_it_is_installed_and_worth_loading(
     assert engine(819, no_repeat_ngram_size=3) == engine(819, engine="hf") == "hf"
     qlora = replace(recipe, config={**recipe.config, "load_in_4bit": True})
     assert engine(819, qlora) == "hf"
+    monkeypatch.setenv("WORLD_SIZE", "2")  # all processes would start vLLM on the first card
+    assert engine(819) == "hf"
+    with pytest.raises(UserError, match="start one process, or set `engine: hf`"):
+        monkeypatch.setattr(vllm_engine, "find_spec", lambda name: True)
+        Summarizer(recipe, Decoding(engine="vllm", dtype="float32"))
 
 
 def test_a_gpu_before_ampere_evaluates_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +216,40 @@ def test_a_single_dialogue_that_does_not_fit_ends_with_one_line(recipe: Recipe) 
     assert "memory runs out on a single dialogue of" in done.stderr.splitlines()[-1]
 
 
+NO_ROOM = """
+import resource, sys, torch
+from data_prep.errors import run_cli
+from data_prep.recipe import load_recipe
+from data_prep.settings import Decoding
+from eval.generate import Summarizer
+from eval.hf_engine import HfEngine
+recipe = load_recipe(sys.argv[1])
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 150 * 2**20, -1))
+run_cli(lambda: HfEngine(recipe, Decoding(dtype="float32"), [2], 2, 49152))
+"""
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_fit_in_memory_ends_with_one_line(recipe: Recipe) -> None:
+    """A real shortage: the embeddings alone take 113 MB in fp32."""
+    done = command("python", "-c", NO_ROOM, recipe.path)
+    assert done.returncode == 2, done.stderr
+    assert "memory runs out while the base model is loaded" in done.stderr.splitlines()[-1]
+
+
+def test_an_adapter_that_does_not_fit_in_memory_is_not_called_unfit(
+    summarizer: Summarizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def load(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.95 GiB")
+
+    monkeypatch.setattr("eval.hf_engine.load_peft_weights", load)
+    assert isinstance(summarizer.engine, HfEngine)
+    with pytest.raises(UserError, match="memory runs out while the adapter is loaded"):
+        summarizer.engine.attach_beside(tmp_path)
+
+
 def test_a_missing_vllm_is_reported(recipe: Recipe) -> None:
     with pytest.raises(UserError, match="engine is vllm, which is not installed"):
         Summarizer(recipe, Decoding(engine="vllm", dtype="float32"))
@@ -231,6 +271,9 @@ def test_vllm_is_refused_for_a_quantised_recipe(recipe: Recipe) -> None:
         ({"modules_to_save": ["lm_head"]}, False),
         ({"target_modules": ["q_proj", "lm_head"]}, False),
         ({"target_modules": ".*_proj"}, False),
+        ({"rank_pattern": {"q_proj": 4}}, False),
+        ({"alpha_pattern": {"q_proj": 4}}, False),
+        ({"bias": "lora_only"}, False),
     ],
 )
 def test_auto_takes_vllm_only_for_a_plain_adapter(

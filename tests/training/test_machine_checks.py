@@ -1,6 +1,7 @@
 """Requirements of a recipe that the machine does not meet, reported before anything is loaded."""
 
 import json
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -143,19 +144,31 @@ def test_the_flags_for_an_old_card_pass_axolotls_checks_for_a_t4() -> None:
     assert done.attn_decontaminates_packing  # by a mask
 
 
-def test_a_card_that_is_too_new_for_this_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_is_too_new_or_too_old_for_this_pytorch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     on_a_card(monkeypatch, (12, 0), "sm_80", "sm_90")
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
     assert "Some Card is sm_120, and this PyTorch is built for sm_80, sm_90" in problem
+    on_a_card(monkeypatch, (7, 0), "sm_75", "sm_80")
+    plain = config(attn_implementation="sdpa", bf16=False, tf32=False, sample_packing=False)
+    (problem,) = machine_problems(PATH, plain)
+    assert "Some Card is sm_70" in problem and "install a build for an older CUDA" in problem
     on_a_card(monkeypatch, (12, 0), "sm_80", "compute_90")  # PTX, compiled for the card if needed
     assert not machine_problems(PATH, config(attn_implementation="sdpa"))
 
 
-def test_no_c_compiler_for_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_c_compiler_or_no_headers_for_triton(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     on_a_card(monkeypatch, (8, 0), "sm_80")
-    monkeypatch.setenv("PATH", "")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "")
+        (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
+        assert "lora_mlp_kernel: Triton" in problem and "lacks a C compiler" in problem
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
-    assert "lora_mlp_kernel: Triton compiles it with a C compiler, and none was found" in problem
+    assert f"lacks Python.h in {tmp_path}; install gcc and python3-dev" in problem
 
 
 @no_gpu

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from data_prep import console
@@ -110,8 +111,23 @@ def test_savings_already_in_the_recipe_are_not_suggested() -> None:
 
 
 def test_other_errors_keep_their_traceback(recipe: Recipe) -> None:
-    for error in (RuntimeError("shape mismatch"), OSError(28, "No space left"), KeyError("x")):
+    for error in (RuntimeError("shape mismatch"), OSError(5, "I/O error"), KeyError("x")):
         assert explain(recipe, error) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_a_full_disk_is_one_line(recipe: Recipe) -> None:
+    weights = torch.zeros(1 << 20)
+    rust = SafetensorError("I/O error: No space left on device (os error 28)")
+    for save in (
+        lambda: torch.save(weights, "/dev/full"),
+        lambda: torch.save(weights, "/dev/full", _use_new_zipfile_serialization=False),
+        lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"x"),
+        lambda: (_ for _ in ()).throw(rust),  # as on a disk of 1 MB; it would replace /dev/full
+    ):
+        with pytest.raises((OSError, RuntimeError, SafetensorError)) as full:
+            save()
+        assert "no space is left on the disk of" in str(explain(recipe, full.value))
 
 
 def test_a_bug_shows_muted_output_and_its_traceback(

@@ -32,16 +32,32 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, tiny_smollm2: Path) -> Reci
     return recipe
 
 
-@pytest.fixture(scope="module")
-def interrupted(recipe: Recipe) -> str:
-    """The stderr of a training that got Ctrl-C, as from a terminal, after its first checkpoint."""
+def interrupt(recipe: Recipe, number: int) -> subprocess.CompletedProcess[str]:
+    """Train, and send a signal to all processes, as a terminal does, after the first checkpoint."""
     process = forks.Fork([*LAUNCH, recipe.path])
     deadline = time.monotonic() + 300
     while not checkpoints(recipe.output_dir) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    return process.finish(120).stderr
+    os.killpg(process.pid, number)
+    return process.finish(120)
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe: Recipe) -> str:
+    """The stderr of a training that got Ctrl-C."""
+    return interrupt(recipe, signal.SIGINT).stderr
+
+
+def test_a_lost_connection_saves_a_checkpoint(tmp_path: Path, tiny_smollm2: Path) -> None:
+    path = derived_recipe("smollm2_samsum", tmp_path, "r", base_model=str(tiny_smollm2), **SMALL)
+    recipe = load_recipe(path)
+    prepare(recipe)
+    done = interrupt(recipe, signal.SIGHUP)
+    saved = checkpoints(recipe.output_dir)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+    assert saved[-1] == newest_complete_checkpoint(recipe.output_dir)
+    assert "interrupted" not in done.stderr  # nothing is written to a terminal that is gone
 
 
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_resume(recipe: Recipe, interrupted: str) -> None:
