@@ -105,13 +105,20 @@ class Usage(NamedTuple):
     peak_memory_gb: float
 
 
+_peak_on_gpu = 0  # bytes
+
+
 def usage() -> Usage:
-    """Return the usage; peak memory is PyTorch's reserved GPU memory, or the resident set size."""
+    """Return the usage; peak memory is PyTorch's reserved GPU memory, or the resident set size.
+
+    On a GPU it is that of the calls up to now: Axolotl resets PyTorch's own peak at each log.
+    """
     import torch
 
+    global _peak_on_gpu
     if torch.cuda.is_available():
         machine = cards()
-        peak = torch.cuda.max_memory_reserved()
+        peak = _peak_on_gpu = max(_peak_on_gpu, torch.cuda.max_memory_reserved())
     else:
         machine = cpu_name()
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, getrusage(2)

@@ -73,7 +73,7 @@ class Variant:
 
 
 NO_KERNELS = dict.fromkeys(
-    ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel", "liger_rms_norm", "liger_rope"), False
+    ("lora_qkv_kernel", "lora_o_kernel", "lora_mlp_kernel", "liger_rms_norm"), False
 )
 MASK = {"sdpa_varlen": False}  # Axolotl then masks the whole pack instead of calling varlen_attn
 VARIANTS = {

@@ -76,6 +76,7 @@ class BenchPlugin(BasePlugin):
             return step(model, inputs, *args, **kwargs)
 
         trainer.training_step = counted
+        trainer.args.eval_on_start = False
         trainer.add_callback(clock)
 
 
@@ -84,6 +85,7 @@ class Clock(TrainerCallback):
 
     tokens = 0
     start = seconds = 0.0
+    reserved = allocated = 0  # bytes; AxolotlTrainer.log resets PyTorch's peaks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Free memory that loading left in the cache (with NF4: the layers in bf16).
@@ -101,6 +103,9 @@ class Clock(TrainerCallback):
         if state.global_step == WARM_UP_STEPS:
             self.tokens, self.start = 0, now
         self.seconds = now - self.start
+        if torch.cuda.is_available():
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+            self.allocated = max(self.allocated, torch.cuda.max_memory_allocated())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the figures of all processes together."""
@@ -112,7 +117,7 @@ class Clock(TrainerCallback):
                        "seconds_per_step": self.seconds / (state.global_step - WARM_UP_STEPS),
                        "reserved": usage().peak_memory_gb}  # fmt: skip
             if torch.cuda.is_available():
-                figures["allocated"] = torch.cuda.max_memory_allocated() / 1e9
+                figures |= {"reserved": self.reserved / 1e9, "allocated": self.allocated / 1e9}
             Path(os.environ[RESULT]).write_text(json.dumps(figures), "utf-8")
 
 

@@ -4,6 +4,7 @@ The checks run before anything is loaded. Without them, Axolotl, PyTorch or Trit
 traceback after minutes.
 """
 
+import os
 import re
 import shutil
 import sysconfig
@@ -21,7 +22,7 @@ CPU_VALUES: dict[str, Any] = {  # keys that need CUDA, and their values on a CPU
                      "liger_fused_linear_cross_entropy", "cut_cross_entropy"), False),
     **dict.fromkeys(LORA_KERNELS, False),
 }  # fmt: skip
-TRITON_KEYS = (*LORA_KERNELS, "liger_rms_norm", "liger_rope")
+TRITON_KEYS = [key for key in CPU_VALUES if key.startswith(("lora", "liger", "cut"))]
 AMPERE = 8  # the first compute capability with bf16, TF32 and FlashAttention 2
 
 
@@ -95,6 +96,12 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
             f"`{_flags(overrides)}`"
         )
     triton_keys = [key for key in TRITON_KEYS if config.get(key)]
+    if (  # Axolotl switches them on
+        config.get("adapter") in ("lora", "qlora")
+        and not any(config.get(key) is not None for key in LORA_KERNELS)
+        and not (config.get("load_in_8bit") or config.get("trust_remote_code"))
+    ):
+        triton_keys += LORA_KERNELS
     headers = Path(sysconfig.get_paths()["include"])
     missing = "" if any(map(shutil.which, ("cc", "gcc", "clang"))) else "a C compiler"
     missing = missing or ("" if (headers / "Python.h").is_file() else f"Python.h in {headers}")
@@ -104,6 +111,23 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
             f"gcc and python3-dev, or set {', '.join(triton_keys)} to false"
         )
     return problems
+
+
+def lone_process_problems(path: Path) -> list[str]:
+    """Return a problem if this process trains alone on a machine with several GPUs.
+
+    transformers would split its batches among them with DataParallel, and the fused LoRA kernels
+    stay on the first.
+    """
+    import torch
+
+    if "WORLD_SIZE" in os.environ or torch.cuda.device_count() < 2:
+        return []
+    return [
+        f"{path}: a single process sees {torch.cuda.device_count()} GPUs; `export "
+        "CUDA_VISIBLE_DEVICES=0` to use one of them, or start one process for each "
+        "(docs/distributed.md)"
+    ]
 
 
 def _why_no_gpu() -> str:

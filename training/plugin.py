@@ -42,7 +42,12 @@ from data_prep.recipe import Recipe, find_problems
 from data_prep.settings import Summarization
 from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_of
 from training import run_record
-from training.machine_checks import LORA_KERNELS, machine_problems, out_of_memory
+from training.machine_checks import (
+    LORA_KERNELS,
+    lone_process_problems,
+    machine_problems,
+    out_of_memory,
+)
 from training.preflight import Report, check_recipe
 from training.resume import ExactResume, Progress
 
@@ -109,6 +114,8 @@ class SummarizationPlugin(BasePlugin):
             if command == "merge-lora":  # it does not train, and a CPU is enough
                 return
             refuse(machine_problems(path, self._config))
+            if command == "train":
+                refuse(lone_process_problems(path))
         if cfg.get("auto_resume_from_checkpoints") is None:
             cfg["auto_resume_from_checkpoints"] = True  # running the same command again resumes
         if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
@@ -233,8 +240,11 @@ class SummarizationPlugin(BasePlugin):
         set_seed(42 if cfg["seed"] is None else cfg["seed"])
 
     def get_training_args(self, cfg: dict[str, Any]) -> dict[str, Any]:
-        """On a CPU: allow bf16 and several processes, and skip evaluation before step 1."""
-        on_start = cfg["summarization"]["eval_on_start"]
+        """On a CPU: allow bf16 and several processes, and skip evaluation before step 1.
+
+        A resumed run also skips it: it would cost early stopping one of its patience.
+        """
+        on_start = False if cfg["resume_from_checkpoint"] else cfg["summarization"]["eval_on_start"]
         if torch.cuda.is_available():
             return {} if on_start is None else {"eval_on_start": on_start}
         cpu: dict[str, Any] = {"use_cpu": True, "eval_on_start": bool(on_start)}

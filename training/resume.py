@@ -38,7 +38,7 @@ class EpochOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Return the epoch's row numbers; leaves the global random state unchanged."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(self.seed + self.epoch)
             return iter(list(self.inner))
 
@@ -177,6 +177,7 @@ class Progress(TrainerCallback):
             batches, shown = len(kwargs["eval_dataloader"]), state.is_world_process_zero
             self.validation = Bar("validating", batches, "batches", shown=shown).__enter__()
         self.validation.step()
+        usage()  # before the peak is reset
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the bar of an evaluation; called at its end."""

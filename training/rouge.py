@@ -242,5 +242,7 @@ def holds_whole_model(trainer: Any) -> bool:
     If not (FSDP or ZeRO-3), every process must generate everything: they get the weights that the
     others hold only while all run in step.
     """
-    alone = trainer.accelerator.num_processes == 1
-    return alone or isinstance(trainer.model_wrapped, DistributedDataParallel)
+    wrapped = trainer.model_wrapped
+    if hasattr(wrapped, "zero_optimization_stage"):  # DeepSpeed's engine
+        return wrapped.zero_optimization_stage() < 3
+    return trainer.accelerator.num_processes == 1 or isinstance(wrapped, DistributedDataParallel)

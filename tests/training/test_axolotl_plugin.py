@@ -46,6 +46,8 @@ def test_cpu_settings(recipe: Recipe) -> None:
     assert arguments == {"use_cpu": True, "eval_on_start": False}
     cfg["summarization"]["eval_on_start"] = True
     assert SummarizationPlugin().get_training_args(cfg)["eval_on_start"] is True
+    cfg["resume_from_checkpoint"] = "checkpoint-5"  # a repeated evaluation costs patience
+    assert SummarizationPlugin().get_training_args(cfg)["eval_on_start"] is False
 
 
 @needs_cpu

@@ -14,7 +14,13 @@ from transformers.utils import is_flash_attn_2_available
 
 from data_prep.recipe import find_problems
 from tests.conftest import ROOT, launch
-from training.machine_checks import cpu_overrides, machine_problems, old_card_overrides
+from training.machine_checks import (
+    LORA_KERNELS,
+    cpu_overrides,
+    lone_process_problems,
+    machine_problems,
+    old_card_overrides,
+)
 
 PATH = Path("recipes/mistral_samsum.yml")
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -31,7 +37,7 @@ def test_a_gpu_recipe_without_a_gpu_lists_keys_cause_and_flags() -> None:
     assert "need a GPU, and " in problem
     if torch.version.cuda is None:
         assert "is built without CUDA: install its CUDA build" in problem
-    assert "--tf32 false --liger_rms_norm false --liger_rope false" in problem
+    assert "--tf32 false --liger_rms_norm false --lora_mlp_kernel false" in problem
     (problem,) = machine_problems(PATH, config(attn_implementation="flash_attention_2"))
     assert problem.startswith(f"{PATH}: `attn_implementation: flash_attention_2`, `tf32: true`")
     assert "--attn_implementation sdpa --tf32 false" in problem
@@ -158,6 +164,16 @@ def test_a_card_that_is_too_new_or_too_old_for_this_pytorch(
     assert not machine_problems(PATH, config(attn_implementation="sdpa"))
 
 
+def test_one_process_that_sees_several_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert not lone_process_problems(PATH)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    (problem,) = lone_process_problems(PATH)
+    assert "sees 8 GPUs" in problem and "`export CUDA_VISIBLE_DEVICES=0`" in problem
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert not lone_process_problems(PATH)
+
+
 def test_no_c_compiler_or_no_headers_for_triton(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -165,7 +181,11 @@ def test_no_c_compiler_or_no_headers_for_triton(
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")
         (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
-        assert "lora_mlp_kernel: Triton" in problem and "lacks a C compiler" in problem
+        assert "Triton" in problem and "lacks a C compiler" in problem
+        on_its_own = config("smollm2_samsum", bf16=False)  # Axolotl switches the kernels on
+        assert "lora_mlp_kernel: Triton" in machine_problems(PATH, on_its_own)[0]
+        off = dict.fromkeys(LORA_KERNELS, False)
+        assert not machine_problems(PATH, {**on_its_own, **off})
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
     assert f"lacks Python.h in {tmp_path}; install gcc and python3-dev" in problem

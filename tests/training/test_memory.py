@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from data_prep import console
+from data_prep import console, machine
 from data_prep.prepare import prepare
 from data_prep.recipe import Recipe, load_recipe
 from tests.conftest import ROOT, command, derived_recipe, launch
@@ -91,6 +91,16 @@ def test_training_ends_with_a_line_of_figures(capsys: pytest.CaptureFixture[str]
     (line,) = capsys.readouterr().out.splitlines()
     measured = r"0:00:0\d, loss 1\.500, validation 1\.309, peak \d+\.\d GB"
     assert re.fullmatch(rf"trained 4 steps, {measured}: out", line)
+
+
+def test_the_peak_on_a_gpu_survives_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Axolotl resets PyTorch's peak at each log; the card is faked, for there is none here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some Card")
+    monkeypatch.setattr(machine, "_peak_on_gpu", 0)
+    for now, peak in ((20e9, 20.0), (27e9, 27.0), (16e9, 27.0)):
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda now=now: now)
+        assert machine.usage() == ("Some Card x 1", peak)
 
 
 def test_out_of_memory_suggests_three_keys_in_order(recipe: Recipe) -> None:
