@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,7 +95,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    messages = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    messages = ("can't allocate memory", "Cannot allocate memory", "CUDA error: out of memory",
+                "CUBLAS_STATUS_ALLOC_FAILED")  # fmt: skip
     return any(message in str(error) for message in messages)
 
 
@@ -126,13 +128,14 @@ def usage() -> Usage:
     return Usage(machine, round(peak / 1e9, 2))
 
 
-def cards() -> str:
-    """Return the GPU's name, and how many of them the processes on this machine use."""
+def cards(count: int = 0) -> str:
+    """Return the GPU's name and `count`, or how many of them this machine's processes use."""
     import torch
 
-    return f"{torch.cuda.get_device_name()} x {os.environ.get('LOCAL_WORLD_SIZE', '1')}"
+    return f"{torch.cuda.get_device_name()} x {count or os.environ.get('LOCAL_WORLD_SIZE', '1')}"
 
 
+@cache
 def cpu_name() -> str:
     """Return the processor's name and the machine's number of cores."""
     try:

@@ -94,14 +94,14 @@ class HfEngine:
                 quantization_config=_quantization(config, decoding.dtype),
                 attn_implementation=attention(config),
             ).eval()
-        except (OSError, ValueError, SafetensorError) as error:
-            raise UserError(model_unavailable(recipe, error)) from error
-        except (EOFError, UnpicklingError) as error:  # these do not say which file is damaged
-            damaged = check_weights(recipe)[0] or [model_unavailable(recipe, error)]
-            raise UserError(damaged[0]) from error
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 raise UserError(_no_room(recipe, "base model")) from error
+            if isinstance(error, (EOFError, UnpicklingError)):  # these do not name the damaged file
+                damaged = check_weights(recipe)[0] or [model_unavailable(recipe, error)]
+                raise UserError(damaged[0]) from error
+            if isinstance(error, (OSError, ValueError, SafetensorError)):
+                raise UserError(model_unavailable(recipe, error)) from error
             raise
         self.model.generation_config = GenerationConfig()  # no defaults of the model's own
         if getattr(self.model.config.get_text_config(), "attn_logit_softcapping", None):

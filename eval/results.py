@@ -194,13 +194,16 @@ def _history(path: Path) -> list[dict[str, float]]:
         return []
 
 
-def environment() -> dict[str, str]:
-    """Return the machine and package versions, without paths or host names."""
+def environment(gpus: int = 0) -> dict[str, str]:
+    """Return the machine and package versions, without paths or host names.
+
+    `gpus`: how many are used, if other processes use them.
+    """
     import torch
 
     facts = {"python": platform.python_version(), "system": platform.system()}
     facts |= {name: version(name) for name in PACKAGES}
     facts["cpu"] = cpu_name()
     if torch.cuda.is_available():
-        facts["gpu"] = cards()
+        facts["gpu"] = cards(gpus)
     return facts

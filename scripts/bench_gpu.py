@@ -238,7 +238,7 @@ class Bench:
         self.found.append(row)
         rows = [measured.model_dump(exclude_none=True) for measured in self.found]
         with atomic_file(self.args.output) as file:
-            json.dump({"environment": environment(), "variants": rows}, file, indent=1)
+            json.dump({"environment": environment(self.gpus), "variants": rows}, file, indent=1)
         print(f"{variant.name} ({variant.what}): {row.failed or 'done'}, {row.seconds:.0f} s",
               flush=True)  # fmt: skip
         if row.failed and variant.otherwise:

@@ -18,6 +18,7 @@ for python in "$venv/bin/python" ${PYTHON:-python3 python3.12 python3.11} ""; do
 done
 [ -n "$python" ] || fail "axolotl needs Python 3.11 or 3.12, and found none; set PYTHON=/path/to/python3.12, \
 or download one first: pip install uv && uv venv --seed --python 3.12 $venv"
+[ ! -f "$venv/pyvenv.cfg" ] || fits "$venv/bin/python" || fail "$venv has no working Python 3.11 or 3.12; delete it"
 # without pip, the environment is missing or was left half made
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv "$venv" ||
     fail "$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"
@@ -25,23 +26,29 @@ log=$venv/setup.log
 quietly() { if [ "${SAMSUM_LORA_VERBOSE:-}" ]; then "$@"; else "$@" >>"$log" 2>&1; fi; }
 pip="quietly $venv/bin/python -m pip install"
 uv="quietly $venv/bin/uv pip install --python $venv/bin/python"  # a minute where pip takes five
-sees_gpu() { "$venv/bin/python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2>/dev/null; }
+has_torch() { "$venv/bin/python" -c 'import torch' 2>/dev/null; }
+sees_gpu() { "$venv/bin/python" -c 'import torch; torch.cuda.init()' 2>/dev/null; }
 
 card=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null) || card=
 card=$(echo "$card" | head -n 1)
 driver=${card##*, }
 if [ "$card" ] || [ "${DEVICE:-}" = cuda ]; then
     echo "setup: ${card:-DEVICE=cuda}: PyTorch with CUDA, into $venv (several GB)"
-    # the registry's build has CUDA 13, which needs driver 580; uv knows older builds
-    if [ "${driver%%.*}" -lt 580 ] 2>/dev/null; then backend=${backend:-auto}; fi
-    if [ "$backend" ] && ! sees_gpu; then
-        $pip uv && $uv --torch-backend "$backend" --reinstall-package torch "torch==$torch" ||
-            echo "setup: no build of torch for $backend found; installing the default build" >&2
+    reinstall="--reinstall-package torch torch==$torch"
+    if [ "$backend" ]; then
+        { $pip uv && $uv --torch-backend "$backend" $reinstall; } ||
+            fail "found no build of torch $torch for $backend; $log says why"
+    elif [ "${driver%%.*}" -lt 580 ] 2>/dev/null && ! sees_gpu; then
+        # the registry's build has CUDA 13, which needs driver 580; uv knows the others
+        { $pip uv && $uv --torch-backend auto $reinstall; } ||
+            echo "setup: found no build of torch for driver $driver; installing the default build" >&2
+    elif [ "$card" ] && has_torch && ! sees_gpu; then  # the CPU's, from a time without the card
+        $pip uv && $uv $reinstall
     fi
 elif [ "$(uname -s)" = Linux ]; then
     echo "setup: no NVIDIA GPU found: PyTorch for the CPU, into $venv"
     # a CPU wheel from pip's own sources, else from PyTorch's index, which uv knows by name
-    "$venv/bin/python" -c 'import torch' 2>/dev/null || $pip "torch==$torch+cpu" ||
+    has_torch || $pip "torch==$torch+cpu" ||
         { $pip uv && $uv --torch-backend cpu "torch==$torch"; } ||
         echo "setup: no CPU build of torch found; installing the default build" >&2
 else
@@ -53,6 +60,6 @@ project=".${extra:+[$extra]}"
     { tail -n 20 "$log" >&2 2>/dev/null; fail "pip failed; its last lines are above, the rest is in $log"; }
 echo "setup: done, $venv"
 if [ "$card" ] && ! sees_gpu; then
-    fail "the installed torch sees no GPU: CUDA 13 needs driver 580 or newer, and this one is $driver; update it, \
-or install a build of torch $torch for it from https://download.pytorch.org/whl"
+    reason=$("$venv/bin/python" -c 'import torch; torch.cuda.init()' 2>&1 | tail -n 1)
+    fail "torch sees no GPU, with driver $driver (CUDA 13 needs 580 or newer): $reason"
 fi

@@ -43,32 +43,47 @@ def test_the_image_has_a_non_root_user_and_the_dev_container_uses_it() -> None:
     assert {".git/config", "data", "models", "outputs", "results/*"} <= set(ignored)
 
 
-CPU, OLD = ["-m pip install torch==2.13.0+cpu"], "--reinstall-package torch torch==2.13.0"
+CPU = ["-m pip install torch==2.13.0+cpu"]
 UV = "pip install --python BIN/python"
+OTHER = "--reinstall-package torch torch==2.13.0"
+NEW_CARD = "echo NVIDIA A100, 580.65.06; echo NVIDIA A100, 580.65.06"
 
 
 @pytest.mark.parametrize(
-    ("nvidia_smi", "settings", "torch"),
+    ("nvidia_smi", "installed", "settings", "torch", "fails"),
     [
-        ("exit 9", {}, CPU),
-        ("exit 9", {"DEVICE": "cpu"}, CPU),
-        ("echo NVIDIA-SMI has failed; exit 9", {}, CPU),  # it prints errors on stdout
-        ("exit 9", {"DEVICE": "cuda"}, []),
-        ("exit 9", {"DEVICE": "cuda", "UV_TORCH_BACKEND": "cu126"},
-         [f"{UV} --torch-backend cu126 {OLD}"]),
-        ("echo NVIDIA A100, 580.65.06; echo NVIDIA A100, 580.65.06", {}, []),
-        ("echo Tesla T4, 550.54.15", {}, [f"{UV} --torch-backend auto {OLD}"]),
+        ("exit 9", "none", {}, CPU, False),
+        ("exit 9", "cpu", {}, [], False),
+        ("exit 9", "none", {"DEVICE": "cpu"}, CPU, False),
+        ("echo NVIDIA-SMI has failed; exit 9", "none", {}, CPU, False),  # on stdout
+        ("exit 9", "none", {"DEVICE": "cuda"}, [], False),
+        ("exit 9", "none", {"DEVICE": "cuda", "UV_TORCH_BACKEND": "cu126"},
+         [f"{UV} --torch-backend cu126 {OTHER}"], False),
+        (NEW_CARD, "none", {}, [], True),  # the fake uv installs nothing
+        (NEW_CARD, "cuda", {}, [], False),
+        (NEW_CARD, "cpu", {}, [f"{UV} {OTHER}"], True),
+        (NEW_CARD, "cuda", {"UV_TORCH_BACKEND": "cu126"},
+         [f"{UV} --torch-backend cu126 {OTHER}"], False),
+        ("echo Tesla T4, 550.54.15", "none", {}, [f"{UV} --torch-backend auto {OTHER}"], True),
+        ("echo Tesla T4, 550.54.15", "cuda", {}, [], False),
     ],
 )  # fmt: skip
 def test_setup_installs_the_build_of_torch_for_the_card_and_its_driver(
-    nvidia_smi: str, settings: dict[str, str], torch: list[str], tmp_path: Path
+    nvidia_smi: str,
+    installed: str,
+    settings: dict[str, str],
+    torch: list[str],
+    fails: bool,
+    tmp_path: Path,
 ) -> None:
     """With a fake interpreter and uv that log their arguments; here is no card."""
     bin_ = tmp_path / "bin"
     bin_.mkdir()
     log = f'echo "$@" >> {bin_}/log'
+    no_gpu, no_torch = installed != "cuda", installed == "none"
     for name, line in {
-        "python": f'case "$*" in *"import torch"* | *torch.cuda*) exit 1 ;; *) {log} ;; esac',
+        "python": f'case "$*" in *cuda.init*) echo no GPU; exit {no_gpu:d} ;; '
+        f'*"import torch"*) exit {no_torch:d} ;; *) {log} ;; esac',
         "uv": log,
         "nvidia-smi": nvidia_smi,
     }.items():
@@ -80,9 +95,8 @@ def test_setup_installs_the_build_of_torch_for_the_card_and_its_driver(
     lines = (bin_ / "log").read_text().replace(str(bin_), "BIN").splitlines()
     asked = [line for line in lines if " install " in line and not line.endswith(" uv")]
     assert asked == [*torch, f"{UV} --editable ."]
-    has_card = nvidia_smi.startswith(("echo NVIDIA A100", "echo Tesla"))
-    assert done.returncode == 2 * has_card
-    assert ("needs driver 580" in done.stderr) is has_card
+    assert done.returncode == 2 * fails, done.stderr
+    assert ("(CUDA 13 needs 580 or newer): no GPU" in done.stderr) is fails
 
 
 def test_setup_finishes_an_environment_that_was_left_half_made(tmp_path: Path) -> None:

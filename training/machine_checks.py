@@ -87,7 +87,8 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
     if too_new or this < min(built, default=this):
         problems.append(
             f"{path}: {card} is sm_{this}, and this PyTorch is built for {', '.join(archs)}; "
-            f"install a build for {'a newer' if too_new else 'an older'} CUDA"
+            f"install a build for {'a newer' if too_new else 'an older'} CUDA, such as "
+            f"`UV_TORCH_BACKEND={'cu130' if too_new else 'cu126'} sh scripts/setup.sh .venv`"
         )
     if major < AMPERE and (overrides := old_card_overrides(config)):
         problems.append(
@@ -102,31 +103,39 @@ def machine_problems(path: Path, config: dict[str, Any]) -> list[str]:
         and not (config.get("load_in_8bit") or config.get("trust_remote_code"))
     ):
         triton_keys += LORA_KERNELS
-    headers = Path(sysconfig.get_paths()["include"])
-    missing = "" if any(map(shutil.which, ("cc", "gcc", "clang"))) else "a C compiler"
-    missing = missing or ("" if (headers / "Python.h").is_file() else f"Python.h in {headers}")
-    if triton_keys and missing:
+    if triton_keys and (lack := _lacks_to_compile()):
         problems.append(
-            f"{path}: {triton_keys[0]}: Triton compiles its launcher and lacks {missing}; install "
-            f"gcc and python3-dev, or set {', '.join(triton_keys)} to false"
+            f"{path}: {triton_keys[0]}: Triton compiles its launcher and lacks {lack}; install gcc "
+            "and Python's headers (Debian's python3-dev), or set "
+            f"{', '.join(triton_keys)} to false"
         )
     return problems
 
 
-def lone_process_problems(path: Path) -> list[str]:
+def _lacks_to_compile() -> str:
+    """Return what Triton (3.7, runtime/build.py) would not find: a C compiler, or Python.h."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler"
+    scheme = sysconfig.get_default_scheme()  # Debian's has no headers
+    scheme = "posix_prefix" if scheme == "posix_local" else scheme
+    headers = Path(sysconfig.get_paths(scheme)["include"])
+    return "" if (headers / "Python.h").is_file() else f"Python.h in {headers}"
+
+
+def lone_process_problems(path: Path, config: dict[str, Any]) -> list[str]:
     """Return a problem if this process trains alone on a machine with several GPUs.
 
-    transformers would split its batches among them with DataParallel, and the fused LoRA kernels
-    stay on the first.
+    Started by accelerate it would split each batch among them (DataParallel), otherwise the layers.
+    The fused LoRA kernels work with neither.
     """
     import torch
 
-    if "WORLD_SIZE" in os.environ or torch.cuda.device_count() < 2:
+    placed = any(config.get(key) for key in ("use_ray", "device_map", "max_memory"))
+    if placed or "LOCAL_RANK" in os.environ or torch.cuda.device_count() < 2:
         return []
     return [
-        f"{path}: a single process sees {torch.cuda.device_count()} GPUs; `export "
-        "CUDA_VISIBLE_DEVICES=0` to use one of them, or start one process for each "
-        "(docs/distributed.md)"
+        f"{path}: a single process sees {torch.cuda.device_count()} GPUs; use one of them, such as "
+        "with `export CUDA_VISIBLE_DEVICES=0`, or start one process for each (docs/distributed.md)"
     ]
 
 
@@ -249,6 +258,25 @@ def least_memory(recipe: Recipe, largest_batch: int) -> LeastMemory | None:
         f"{weights.vocabulary:,} x {logit_bytes} bytes",
     ]
     return LeastMemory(total, lines)
+
+
+# The second is torch.save's error, the third that of a quota.
+FULL_DISK = ("No space left on device", "unexpected pos", "Disk quota exceeded")
+
+
+def disk_full(recipe: Recipe, error: BaseException) -> str | None:
+    """Return one line if the error means that a disk is full, with whose; else None."""
+    text = str(error)
+    if not any(words in text for words in FULL_DISK):
+        return None
+    if "shm" in text or "shared memory" in text:
+        return f"{recipe.path}: /dev/shm is full; in Docker, run with `--shm-size 8g`"
+    place = getattr(error, "filename", None)
+    place = place or f"{recipe.output_dir} (checkpoints) or of HF_HOME (downloads)"
+    return (
+        f"{recipe.path}: no space is left on the disk of {place}; free some, and run the same "
+        "command again, which resumes"
+    )
 
 
 def out_of_memory(recipe: Recipe, error: BaseException) -> str:

@@ -44,6 +44,7 @@ from eval.adapter import ADAPTER, TRAIN_AGAIN, find_adapter, finished, settings_
 from training import run_record
 from training.machine_checks import (
     LORA_KERNELS,
+    disk_full,
     lone_process_problems,
     machine_problems,
     out_of_memory,
@@ -62,7 +63,6 @@ NOTES = {
     "evaluate": "note: axolotl evaluate computes only losses; for summaries and ROUGE use "
     "`python -m eval.run {recipe}`",
 }
-FULL_DISK = ("No space left on device", "unexpected pos")  # the second is torch.save's error
 
 
 class SummarizationArgs(BaseModel):
@@ -115,7 +115,7 @@ class SummarizationPlugin(BasePlugin):
                 return
             refuse(machine_problems(path, self._config))
             if command == "train":
-                refuse(lone_process_problems(path))
+                refuse(lone_process_problems(path, self._config))
         if cfg.get("auto_resume_from_checkpoints") is None:
             cfg["auto_resume_from_checkpoints"] = True  # running the same command again resumes
         if cfg.get("dataset_prepared_path") is None:  # else preprocess would use another default
@@ -370,11 +370,8 @@ def explain(recipe: Recipe, error: BaseException) -> str | None:
     """
     if is_out_of_memory(error):
         return out_of_memory(recipe, error)
-    if any(words in str(error) for words in FULL_DISK):
-        return (
-            f"{recipe.path}: no space is left on the disk of {recipe.output_dir} or of HF_HOME; "
-            "free some, and run the same command again, which resumes"
-        )
+    if message := disk_full(recipe, error):
+        return message
     trace, raised_in = error.__traceback__, ""
     while trace:
         raised_in = trace.tb_frame.f_globals.get("__name__", "")

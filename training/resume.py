@@ -7,6 +7,7 @@ whether any step is left. Ctrl-C saves a checkpoint and says how to resume.
 
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ class ExactResume(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore the checkpoint's state, compute the epoch, and handle Ctrl-C and a hang-up."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(signum) != signal.SIG_IGN:  # nohup ignores a hang-up
+            if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # by nohup
                 signal.signal(signum, self._on_signal)
         steps = max(-(-len(kwargs["train_dataloader"]) // args.gradient_accumulation_steps), 1)
         self.epoch = state.global_step // steps - 1
@@ -127,7 +128,8 @@ class ExactResume(TrainerCallback, ExportableState):
     def _on_signal(self, signum: int, frame: Any) -> None:
         if signum == signal.SIGHUP:  # an ssh connection ended: its terminal is gone
             for place in (1, 2):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+                if not stat.S_ISREG(os.fstat(place).st_mode):  # a log file is not
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), place)
         self.interrupted += signum == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
             say("interrupted: saving a checkpoint after this step", error=True)

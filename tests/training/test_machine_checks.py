@@ -165,13 +165,14 @@ def test_a_card_that_is_too_new_or_too_old_for_this_pytorch(
 
 
 def test_one_process_that_sees_several_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert not lone_process_problems(PATH)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert not lone_process_problems(PATH, {})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    (problem,) = lone_process_problems(PATH)
+    (problem,) = lone_process_problems(PATH, {})
     assert "sees 8 GPUs" in problem and "`export CUDA_VISIBLE_DEVICES=0`" in problem
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    assert not lone_process_problems(PATH)
+    assert not lone_process_problems(PATH, {"use_ray": True})
+    monkeypatch.setenv("LOCAL_RANK", "7")
+    assert not lone_process_problems(PATH, {})
 
 
 def test_no_c_compiler_or_no_headers_for_triton(
@@ -180,15 +181,16 @@ def test_no_c_compiler_or_no_headers_for_triton(
     on_a_card(monkeypatch, (8, 0), "sm_80")
     with monkeypatch.context() as patch:
         patch.setenv("PATH", "")
+        patch.delenv("CC", raising=False)
         (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
         assert "Triton" in problem and "lacks a C compiler" in problem
         on_its_own = config("smollm2_samsum", bf16=False)  # Axolotl switches the kernels on
         assert "lora_mlp_kernel: Triton" in machine_problems(PATH, on_its_own)[0]
         off = dict.fromkeys(LORA_KERNELS, False)
         assert not machine_problems(PATH, {**on_its_own, **off})
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
     (problem,) = machine_problems(PATH, config(attn_implementation="sdpa"))
-    assert f"lacks Python.h in {tmp_path}; install gcc and python3-dev" in problem
+    assert f"lacks Python.h in {tmp_path}; install gcc and Python's headers" in problem
 
 
 @no_gpu

@@ -138,6 +138,10 @@ def test_a_full_disk_is_one_line(recipe: Recipe) -> None:
         with pytest.raises((OSError, RuntimeError, SafetensorError)) as full:
             save()
         assert "no space is left on the disk of" in str(explain(recipe, full.value))
+    shm = RuntimeError(
+        "unable to write to file </torch_1>: No space left on device (28) in /dev/shm"
+    )
+    assert "run with `--shm-size 8g`" in str(explain(recipe, shm))
 
 
 def test_a_bug_shows_muted_output_and_its_traceback(
