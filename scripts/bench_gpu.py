@@ -41,7 +41,7 @@ from scripts.dry_run import ROOT, child_environment, training_command
 from scripts.random_model import SAMSUM_ROWS, TEST_ROWS, TOKENS_A_ROW, rows_for
 from training.machine_checks import count_weights, cpu_overrides
 
-ROWS, TINY_ROWS = 600, 180  # per GPU: the steps must not reach the end of an epoch
+ROWS, TINY_ROWS = 900, 180  # per GPU: more than the steps train on, and than `generation` reads
 PLAIN_SECONDS = 20  # of generation one dialogue at a time, per precision
 SPARE_SECONDS = 5  # seconds of the total limit, kept for the table and cleaning up
 LEAST_SECONDS = 45  # seconds that must remain for a variant to start
@@ -226,12 +226,12 @@ class Bench:
                 row.failed = f"not started: {self.left():.0f} s remained"
             elif variant.name == "check":
                 check = [sys.executable, "-m", "scripts.bench_check", "--output", str(self.result)]
-                row.failed, row.figures = self.run(check, self.place)
+                row.failed, row.figures = self.run(variant.name, check, self.place)
             elif variant.name == "generation":
                 self.generate(variant, row)
             else:
                 self.train(variant, row)
-        except (OSError, ValueError, LookupError) as error:
+        except Exception as error:
             traceback.print_exc()
             row.failed = f"{type(error).__name__}: {error}"[:200]
         row.seconds = time.monotonic() - start
@@ -251,7 +251,7 @@ class Bench:
             shutil.rmtree(partial, ignore_errors=True)
             command = [sys.executable, "-m", "scripts.random_model", str(OURS), str(partial)]
             command += ["--width", str(self.args.width)] if self.args.width else []
-            if failed := self.run(command, self.place, at_most=MODEL_SECONDS)[0]:
+            if failed := self.run("model", command, self.place, at_most=MODEL_SECONDS)[0]:
                 raise UserError(f"the random model could not be created: {failed}")
             partial.replace(self.model)
         rows = self.gpus * (TINY_ROWS if self.args.width else ROWS)
@@ -272,7 +272,7 @@ class Bench:
         command += ["--dialogues", "0", "--models", "base", "--dtype", "bfloat16"]
         command += ["--plain-dtype", "float32,bfloat16", "--output", str(self.result)]
         command += ["--plain-seconds", str(1 if self.args.width else PLAIN_SECONDS)]
-        row.failed, row.figures = self.run(command, folder)
+        row.failed, row.figures = self.run(variant.name, command, folder)
 
     def train(self, variant: Variant, row: Measured) -> None:
         """Train some steps through Axolotl's launch line; only its flags differ from a real run."""
@@ -293,8 +293,9 @@ class Bench:
             "logging_steps": 1, "output_dir": outputs, **overrides,
         }  # fmt: skip
         command = training_command(recipe, flags, self.gpus)
-        row.failed, figures = self.run(command, folder, str(row.settings["cap_gb"] or ""))
-        if row.failed:
+        cap = str(row.settings["cap_gb"] or "")
+        row.failed, figures = self.run(variant.name, command, folder, cap)
+        if not figures:
             return
         for key, value in figures.items():
             setattr(row, key, value)
@@ -309,14 +310,19 @@ class Bench:
             row.mfu = speed * operations / rate / self.gpus
 
     def run(
-        self, command: list[str], folder: Path, cap: str = "", at_most: float | None = None
+        self,
+        name: str,
+        command: list[str],
+        folder: Path,
+        cap: str = "",
+        at_most: float | None = None,
     ) -> tuple[str | None, Any]:
         """Run a process within the limits; return why it failed, in one line, and the figures.
 
-        The figures are the content of `result`, also if a later part hit a limit. The output of a
-        failure is kept beside the record.
+        The figures are the content of `result`, also if a later part hit a limit. The output is
+        kept beside the record, as `bench_gpu.<name>.log`.
         """
-        log = self.place / "variant.log"
+        log = self.args.output.with_suffix(f".{name.replace(' ', '_')}.log")
         self.result.unlink(missing_ok=True)
         env = child_environment() | {RESULT: str(self.result), CAP: cap}
         limit = min(self.left(), at_most or self.args.variant_seconds)
@@ -325,7 +331,6 @@ class Bench:
         if code == 0:
             return None, figures
         text = log.read_text("utf-8", "replace")
-        shutil.copyfile(log, self.args.output.with_suffix(".failed.log"))
         if code is None:
             return f"over the limit of {limit:.0f} s", figures
         # not "memory ran out: continuing with ...", after which generation continues

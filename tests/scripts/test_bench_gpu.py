@@ -213,4 +213,4 @@ def test_training_over_its_limit_is_killed_and_the_next_variant_tried(tmp_path: 
     assert [row["variant"] for row in rows] == ["ours", "plain"]
     assert [row["failed"] for row in rows] == ["over the limit of 10 s"] * 2
     assert len(seen) > 2 and not [child for child in seen.values() if child.is_running()]
-    assert process.returncode == 0 and result.with_suffix(".failed.log").is_file()
+    assert process.returncode == 0 and result.with_suffix(".ours.log").is_file()
