@@ -5,7 +5,6 @@ stay as in the export.
 """
 
 import html
-import json
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,9 +40,16 @@ MATRIX = {"m.image": PHOTO, "m.video": VIDEO, "m.audio": OTHER, "m.file": OTHER,
 MATRIX_QUOTE = re.compile(r"\A(?:> .*\n)+\n?")
 
 
+def _discord_id(user: Entry) -> object:
+    """Return what identifies a user: a webhook (of a bridge or PluralKit) speaks for several."""
+    webhook = user.get("isBot") and user.get("discriminator") == "0000"
+    return (user["id"], user["name"]) if webhook else user["id"]
+
+
 def _discord(people: People, entry: Entry) -> Message | None:
-    for user in [*(entry.get("mentions") or []), author := entry["author"]]:
-        people.name(user["id"], user.get("nickname"), user["name"])
+    author = entry["author"]
+    for user in [*(entry.get("mentions") or []), author]:
+        people.name(_discord_id(user), user.get("nickname"), user["name"])
     if entry["type"] not in DISCORD:
         return None
     source = entry.get("forwardedMessage") or entry
@@ -51,7 +57,7 @@ def _discord(people: People, entry: Entry) -> Message | None:
     parts = [source["content"], *files, *(OTHER for _ in source.get("stickers") or [])]
     if not any(parts):  # a bot's; elsewhere an embed is the preview of a link
         parts = [e.get(key) for e in source.get("embeds") or [] for key in ("title", "description")]
-    return said(_iso(entry["timestamp"]), people.name(author["id"]), *parts)
+    return said(_iso(entry["timestamp"]), people.name(_discord_id(author)), *parts)
 
 
 def _discord_package(people: People, entry: Entry) -> Message | None:
@@ -134,6 +140,8 @@ def _matrix(people: People, entry: Entry) -> Message | None:
     if kind not in ("m.room.message", "m.sticker") or related == "m.replace":
         return None
     text = MATRIX.get(content.get("msgtype") or kind) or content.get("body") or ""
+    if content.get("filename") not in (None, content.get("body")):  # `body` is a caption
+        text = f"{text} {content.get('body') or ''}".strip()
     text = MATRIX_QUOTE.sub("", text) if "m.in_reply_to" in relation else text
     thread = relation.get("event_id") if related == "m.thread" else entry.get("event_id")
     time = utc(entry["origin_server_ts"] / 1000)
@@ -166,11 +174,22 @@ def parse(data: Any, place: str) -> list[Chat | UserError] | None:
     entries = [entry for _, entries in _blocks(data) for entry in entries]
     for app, keys in APPS.items():
         if any(isinstance(entry, dict) and keys <= entry.keys() for entry in entries):
-            with suppress(UnicodeError):
-                if app is _meta:  # it writes each byte of UTF-8 as a character
-                    data = json.loads(json.dumps(data, ensure_ascii=False).encode("latin-1"))
+            if app is _meta:
+                data = _decoded(data)
             return [_chat(app, *block, place) for block in _blocks(data)]
     return None
+
+
+def _decoded(value: Any) -> Any:
+    """Return data in which Meta wrote each byte of UTF-8 as a character, with its real texts."""
+    if isinstance(value, dict):
+        return {key: _decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if isinstance(value, str):
+        with suppress(UnicodeError):  # it does not do so in every text
+            return value.encode("latin-1").decode()
+    return value
 
 
 def join_parts(paths: list[Path]) -> list[Entry]:
@@ -232,16 +251,16 @@ def _signal_chats(rows: list[Any]) -> list[Block]:
     names: dict[object, list[str]] = {}
     people: list[Entry] = []
     chats: dict[object, Block] = {}
-    with suppress(*base.UNEXPECTED):  # nothing after a damaged row is read
-        for row in rows:
+    for row in rows:
+        with suppress(*base.UNEXPECTED):  # the rows after a damaged one are read
             if one := row.get("recipient"):
                 names[one["id"]] = _signal_names(one)
                 people += [] if "group" in one else [{"id": one["id"], "names": names[one["id"]]}]
             elif chat := row.get("chat"):
-                title = " ".join(names[chat["recipientId"]][:1])
+                title = " ".join(names.get(chat["recipientId"], [])[:1])
                 chats[chat["id"]] = {"title": title, "participants": people}, []
             elif item := row.get("chatItem"):
-                chats[item["chatId"]][1].append(item)
+                chats.setdefault(item["chatId"], ({"participants": people}, []))[1].append(item)
     return list(chats.values())
 
 

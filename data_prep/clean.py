@@ -67,6 +67,9 @@ class Cleaner:
         reason = reason or ("" if summaries else "empty summary")
         if not reason:
             self.notes["dialogues of one line"] += "\n" not in dialogue
+            joined = " ".join(dialogue.split())
+            contained = [" ".join(text.split()) in joined for text in summaries if " " in text]
+            self.notes["summaries in the prompt"] += any(contained)
             self.notes["shorter dialogues"] += len(dialogue) < len(summaries[0])
             texts = [dialogue, *columns.values(), *summaries]
             reason = self._seen_before(split, row_id, dialogue, texts)

@@ -300,6 +300,8 @@ class _Preparation:
         notes_if_most = {
             "dialogues of one line": "dialogues that have no line break, and so one turn; check "
             "how turns end",
+            "summaries in the prompt": "dialogues that contain their own summary; check that "
+            "dialogue_column does not hold both",
             "shorter dialogues": "dialogues that are shorter than their summary; check that "
             "dialogue_column and summary_column are not swapped",
         }

@@ -7,6 +7,7 @@ Supported are lists of strings, of pairs, and of objects such as `{speaker, text
 import ast
 import io
 import json
+import re
 import tokenize
 from contextlib import suppress
 from itertools import pairwise
@@ -20,8 +21,13 @@ SPEAKER_KEYS = (
 )  # fmt: skip
 TEXT_KEYS = (
     "text", "content", "value", "utterance", "message", "utt", "body", "msg", "sentence",
-    "sentences", "transcript", "line", "turn",
+    "sentences", "utterances", "transcript", "line", "turn",
 )  # fmt: skip
+
+
+NOT_A_NAME = re.compile(r"[?!\n。？！]|[:：]\s*\S")
+# Written without commas by NumPy, which pandas uses for columns of objects: `[{'a': 1}\n {'a': 2}]`
+NUMPY = re.compile(r"\s*(?:array\(\[.*|\[\s*\{\s*['\"].*\}\s*\]\s*)\Z", re.DOTALL)
 
 
 class Turn(NamedTuple):
@@ -48,6 +54,8 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         pairs = [item if isinstance(item, list | tuple) else ("", item) for item in items]
         if not all(len(pair) == 2 and all(map(_is_text, pair)) for pair in pairs):
             return None
+        if any(NOT_A_NAME.search(name or "") for name, _ in pairs):
+            return None  # two turns, not a speaker and a text
     else:
         speaker, text = _keys(items, speaker, text)
         if not all(not item or text in item for item in items):
@@ -74,7 +82,7 @@ def as_list(value: object) -> list[Any]:
     lists in the same way. Raises ValueError for NumPy's `['first' 'second']`, whose two strings
     Python would join.
     """
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{", "array(")):
         parsed: Any = None
         with suppress(ValueError, RecursionError):
             parsed = json.loads(value)
@@ -83,7 +91,7 @@ def as_list(value: object) -> list[Any]:
                 parsed = ast.literal_eval(value.strip())
                 if _joins_strings(value):
                     parsed = ...
-        if parsed is ...:
+        if parsed is ... or (parsed is None and NUMPY.match(value)):
             raise ValueError(
                 "is a list without commas, as NumPy writes it; call `.tolist()` before it is saved"
             )
@@ -112,10 +120,12 @@ def _items_of(value: object) -> list[Any] | None:
 
 def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, str]:
     known = {str(key).lower(): key for item in items for key in item}
-    return (
-        speaker or next((known[key] for key in SPEAKER_KEYS if key in known), ""),
-        text or next((known[key] for key in TEXT_KEYS if key in known), ""),
-    )
+    speakers = [known[key] for key in SPEAKER_KEYS if key in known]
+    if speakers[:1] == [known.get("role")] and all(item.get(known.get("name")) for item in items):
+        speakers = [known["name"]]  # OpenAI's `{role: user, name: Ida}`
+    texts = [known[key] for key in TEXT_KEYS if key in known]
+    texts = [k for k in texts if not all(type(item.get(k)) in (int, float) for item in items)]
+    return speaker or next(iter(speakers), ""), text or next(iter(texts), "")
 
 
 def _name(key: str, value: object) -> object:

@@ -200,3 +200,47 @@ def test_layouts_of_training_data(tmp_path: Path, data: object) -> None:
     path.write_text(json.dumps(data))
     (chat,) = read_items(path)
     assert turns(chat) == [("Ida", "hi"), ("Ole", "yo")]
+
+
+def read_json(folder: Path, data: object) -> list[list[tuple[str, str]]]:
+    (folder / "chat.json").write_text(json.dumps(data, ensure_ascii=False), "utf-8")
+    return [turns(chat) for chat in read(folder / "chat.json")]
+
+
+def test_meta_writes_only_some_texts_byte_by_byte(tmp_path: Path) -> None:
+    texts = [
+        meta("Zoë".encode().decode("latin-1"), 1, "k\u00c3\u00b6stlich"),
+        meta("Bo", 2, "ja 😂"),
+    ]
+    assert read_json(tmp_path, {"messages": texts}) == [[("Zoë", "köstlich"), ("Bo", "ja 😂")]]
+
+
+def test_a_discord_webhook_speaks_for_several(tmp_path: Path) -> None:
+    hook = {"id": "7", "isBot": True, "discriminator": "0000"}
+    messages = [discord(n, "", "hi", author={**hook, "name": name})
+                for n, name in enumerate(["CI", "Deploy"])]  # fmt: skip
+    assert read_json(tmp_path, {"messages": messages}) == [[("CI", "hi"), ("Deploy", "hi")]]
+
+
+def test_signal_rows_around_a_damaged_one(tmp_path: Path) -> None:
+    said = {"authorId": "1", "standardMessage": {"text": {"body": "hi"}}}
+    rows = [
+        {"recipient": {"id": "3", "group": {"snapshot": {}}}},
+        {"recipient": {"id": "1", "contact": {"profileGivenName": "Ida"}}},
+        {"chat": {"id": "1", "recipientId": "1"}},
+        signal(**said),
+        signal(chatId="2", **said),
+    ]
+    assert read_json(tmp_path, rows) == [[("Ida", "hi")], [("Ida", "hi")]]
+
+
+def test_a_caption_in_matrix(tmp_path: Path) -> None:
+    content = {"msgtype": "m.image", "body": "our rope", "filename": "a.png"}
+    assert read_json(tmp_path, {"messages": [matrix("@ida", 1, content)]}) == [
+        [("@ida", "<file_photo> our rope")]
+    ]
+
+
+def test_roles_of_several_people(tmp_path: Path) -> None:
+    messages = [{"role": "user", "name": name, "content": "hi"} for name in ("Ida", "Ole")]
+    assert read_json(tmp_path, {"messages": messages}) == [[("Ida", "hi"), ("Ole", "hi")]]

@@ -275,3 +275,63 @@ def test_files_in_a_media_folder_are_not_chats(tmp_path: Path) -> None:
     assert [one.name for one in read(tmp_path)] == ["chat"]
     (note,) = notes(read_items(tmp_path))
     assert note.endswith("files left out because they are not chats: 1")
+
+
+VOICES = """WEBVTT
+
+00:00.000 --> 00:01.000
+[music]
+
+00:01.000 --> 00:02.000
+Welcome: all
+
+00:02.000 --> 00:03.000
+<v Ida>two points
+First: money</v>
+
+00:03.000 --> 00:04.000
+Note: rope
+
+00:04.000 --> 00:05.000
+<v Ole>yes
+"""
+TEAMS = """Weekly sync-20210305-Meeting Recording
+March 5, 2021, 9:15AM
+33m 20s
+
+Ida started transcription
+
+Ida   0:03
+hi
+
+Ole 1:00:10
+yes: ok
+"""
+
+
+def test_captions_with_tags_have_no_other_speakers() -> None:
+    (chat,) = read("-", stdin=VOICES.encode())
+    assert turns(chat) == [
+        ("Unknown speaker", "Welcome: all"), ("Ida", "two points\nFirst: money\nNote: rope"),
+        ("Ole", "yes"),
+    ]  # fmt: skip
+
+
+def test_a_transcript_of_teams_pasted_from_a_document() -> None:
+    (chat,) = read("-", stdin=TEAMS.encode())
+    assert turns(chat) == HI_YES and clock(chat) == ["", ""]
+
+
+def test_times_in_iso_format() -> None:
+    (chat,) = read(
+        "-", stdin=b"[2021-03-05T21:15:00Z] Ida: hi\n[2021-03-05T21:16:00Z] Ole: yes: ok\n"
+    )
+    assert turns(chat) == HI_YES and clock(chat) == ["2021-03-05 21:15", "2021-03-05 21:16"]
+
+
+def test_csv_with_a_text_and_two_files(tmp_path: Path) -> None:
+    path = tmp_path / "chat.csv"
+    path.write_text(
+        'Author,Date,Content,Attachments\nIda,2021-03-05,hi,"https://x/a.png?a=1,b.mp4"\n'
+    )
+    assert turns(read(path)[0]) == [("Ida", "hi <file_photo> <file_video>")]

@@ -306,13 +306,20 @@ def test_shards_numbered_from_one(tmp_path: Path) -> None:
     assert manifest.counts["train"].written == 7
 
 
+@pytest.mark.parametrize("name", [
+    "train-0000{}-of-00003.parquet", "train-0000{}-of-00003-8f8b0d.parquet", "train/000{}.parquet",
+    "train/part-0000{}.parquet", "train_{}.parquet", "train.{}.parquet",
+])  # fmt: skip
 @pytest.mark.parametrize("present", [(0, 2), (1, 2), (0,)])
-def test_a_missing_shard_is_refused(tmp_path: Path, present: tuple[int, ...]) -> None:
+def test_a_missing_shard_is_refused(tmp_path: Path, name: str, present: tuple[int, ...]) -> None:
+    if "-of-" not in name and present != (0, 2):
+        pytest.skip("nothing shows how many there are")
     corpus = write_folder(tmp_path / "corpus", chats(), ".parquet")
     whole = (corpus / "train.parquet").read_bytes()
     (corpus / "train.parquet").unlink()
+    (corpus / "train").mkdir()
     for number in present:
-        (corpus / f"train-0000{number}-of-00003.parquet").write_bytes(whole)
+        (corpus / name.format(number)).write_bytes(whole)
     message = refusal(load_recipe(write_recipe(tmp_path, corpus)))
     missing = ", ".join(str(n) for n in range(3) if n not in present)
     assert f"of the 3 parts of `train` these are missing: {missing}" in message
@@ -489,3 +496,46 @@ def test_inputs_that_once_failed(tmp_path: Path, name: str) -> None:
     lines = pairs(recipe)[0][0].split("\n")
     assert len(lines) == (1 if name.startswith("c8b") else 5 if name == "a5_sharegpt" else 4)
     assert all(re.match(r"[\w#]+: \S", line) or name.startswith("a5_") for line in lines)
+
+
+@pytest.mark.parametrize("names", [
+    ("train-2024.json",), ("train_2.json",), ("train/chat_7.json", "train/chat_12.json"),
+    ("train_0.json", "train_1.json"), ("train.1.json", "train.2.json"),
+])  # fmt: skip
+def test_numbers_in_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A year or a version is no part's number; complete parts are read together."""
+    corpus = write_folder(tmp_path / "corpus", chats(), ".json")
+    (corpus / "train").mkdir()
+    rows = json.loads((corpus / "train.json").read_text("utf-8"))
+    (corpus / "train.json").unlink()
+    for number, name in enumerate(names):
+        part = rows[number :: len(names)]
+        (corpus / name).write_text(json.dumps(part), "utf-8")
+    assert prepare(load_recipe(write_recipe(tmp_path, corpus))).counts["train"].read == len(rows)
+
+
+def test_a_dialogue_that_contains_its_summary_is_noted(tmp_path: Path) -> None:
+    corpus = rows_with(lambda row: f"{row['dialogue']}\nassistant: {row['summary']}")
+    notes = prepare(recipe_for(tmp_path, corpus, ".json")).notes
+    assert any("contain their own summary" in note for note in notes)
+
+
+@pytest.mark.parametrize(("value", "turns"), [
+    ([{"turn": 1, "speaker": "Ida", "utterances": "hi"}], [Turn("Ida", "hi")]),
+    ([{"line": 1, "speaker": "Ida", "dialogue": "hi"}], None),
+    ([["How are you?", "Fine."], ["Ok", "Good."]], None),
+    ([["Ida: hi", "Ole: yo"]], None),
+    ([["Dr. Berg", "hi"]], [Turn("Dr. Berg", "hi")]),
+    ([{"role": "user", "name": "Ida", "content": "hi"}], [Turn("Ida", "hi")]),
+])  # fmt: skip
+def test_what_is_a_speaker_and_what_a_text(value: object, turns: list[Turn] | None) -> None:
+    assert as_turns(value) == turns
+
+
+@pytest.mark.parametrize("text", [
+    "[{'speaker': 'Ida', 'text': 'hi'}\n {'speaker': 'Ole', 'text': 'yo'}]",
+    "array(['Ida: hi', 'Ole: yo'], dtype=object)",
+])  # fmt: skip
+def test_lists_that_numpy_wrote_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is a list without commas, as NumPy writes it"):
+        as_list(text)
