@@ -106,6 +106,7 @@ def _become(call: dict[str, Any]) -> NoReturn:
     for place, name in enumerate(("in", "out", "err")):
         os.dup2(os.open(os.path.join(call["logs"], name), os.O_CREAT | os.O_RDWR), place)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     words, code = call["words"], 0
     try:
         if Path(words[0]).name == "accelerate":

@@ -14,7 +14,8 @@ from data_prep.console import Bar, say
 from tests.conftest import ROOT, command
 
 SCRIPT = """
-import logging, os, sys, time
+import logging, os, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of the fork below
 from data_prep.console import Bar, mute, say, unmute
 from data_prep.errors import run_cli
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def one_by_one(model: Any, prompts: list[list[int]]) -> list[list[int]]:
 def test_batched_outputs_equal_one_at_a_time(kind: str, shared: int) -> None:
     """Prompts are read in groups of similar length; a start that all share is read once."""
     name, more = KINDS[kind]
+    if "Qwen3-Next" in kind and find_spec("triton") and not torch.cuda.is_available():
+        pytest.skip("PyTorch's CUDA build without a card: the package fla asks Triton for one")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **{**SMALL, **more})).eval()
     with torch.no_grad():  # a new model's flat logits would hide differences
