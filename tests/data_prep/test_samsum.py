@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from data_prep.prepare import check_prepared
 from data_prep.recipe import Recipe, load_recipe
@@ -81,4 +82,4 @@ def test_samsum_is_quick_and_small(samsum: tuple[Recipe, dict[str, float]]) -> N
     # Seconds including all imports; CPU time counts if other processes keep the cores busy.
     # On an idle machine, `prepare` (without imports) should stay under 5.
     assert min(took["wall"], took["cpu"]) < 25, took
-    assert took["MB"] < 500, took
+    assert took["MB"] < (800 if torch.version.cuda else 500), took  # its libraries are larger
