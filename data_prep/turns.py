@@ -121,8 +121,9 @@ def _items_of(value: object) -> list[Any] | None:
 def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, str]:
     known = {str(key).lower(): key for item in items for key in item}
     speakers = [known[key] for key in SPEAKER_KEYS if key in known]
-    if speakers[:1] == [known.get("role")] and all(item.get(known.get("name")) for item in items):
-        speakers = [known["name"]]  # OpenAI's `{role: user, name: Ida}`
+    name = known.get("name", "")
+    if speakers[:1] == [known.get("role")] and all(item.get(name) for item in items):
+        speakers = [name]  # OpenAI's `{role: user, name: Ida}`
     texts = [known[key] for key in TEXT_KEYS if key in known]
     texts = [k for k in texts if not all(type(item.get(k)) in (int, float) for item in items)]
     return speaker or next(iter(speakers), ""), text or next(iter(texts), "")
