@@ -140,12 +140,15 @@ def _matrix(people: People, entry: Entry) -> Message | None:
     if kind not in ("m.room.message", "m.sticker") or related == "m.replace":
         return None
     text = MATRIX.get(content.get("msgtype") or kind) or content.get("body") or ""
-    if content.get("filename") not in (None, content.get("body")):  # `body` is a caption
-        text = f"{text} {content.get('body') or ''}".strip()
-    text = MATRIX_QUOTE.sub("", text) if "m.in_reply_to" in relation else text
+    caption = content.get("body") or ""
+    if content.get("filename", caption) == caption or content.get("msgtype") not in MATRIX:
+        caption = ""
+    parts = [text, caption]
+    if "m.in_reply_to" in relation:
+        parts = [MATRIX_QUOTE.sub("", part) for part in parts]
     thread = relation.get("event_id") if related == "m.thread" else entry.get("event_id")
     time = utc(entry["origin_server_ts"] / 1000)
-    return said(time, people.name(entry["sender"]), text, thread=thread or "")
+    return said(time, people.name(entry["sender"]), *parts, thread=thread or "")
 
 
 def _iso(text: str) -> datetime:

@@ -135,10 +135,6 @@ def media_word(file_name: str) -> str:
     return ENDINGS.get(file_name.rpartition(".")[2].lower(), OTHER)
 
 
-class NotAChat(UserError):
-    """The file is readable, but holds no chat."""
-
-
 def parse_plain(text: str, place: str) -> list[Message]:
     """Return the turns of a dialogue; lines without a name are kept, blank lines left out.
 

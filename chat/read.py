@@ -16,15 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chat import apps, slack, telegram, texts, whatsapp
-from chat.chat import (
-    MAX_BYTES,
-    Chat,
-    NotAChat,
-    check_size,
-    dialogue_of,
-    parse_plain,
-    parse_turns,
-)
+from chat.chat import MAX_BYTES, Chat, check_size, dialogue_of, parse_plain, parse_turns
 from data_prep.clean import HALF_PAIR
 from data_prep.errors import UserError, check_file, error_reason, temporary_folder
 from data_prep.sources import MAX_FOLDERS, TOO_DEEP
@@ -103,12 +95,10 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
     if path.is_dir():
         yield from _folder(path, shown, field)
     elif suffix in PAGES:
-        raise NotAChat(f"{shown}: {texts.MARKUP}")
+        raise UserError(f"{shown}: {texts.MARKUP}")
     elif suffix not in SUFFIXES:
         raise UserError(f"{shown}: unknown file extension; use {', '.join(filter(None, SUFFIXES))}")
     elif suffix == ".zip":
-        if shown.lower().count(".zip/") > 1:
-            raise UserError(f"{shown}: is in two other archives; unpack them")
         with unpacked(path) as folder:
             yield from _folder(folder, shown, field, archive=True)
     else:
@@ -122,21 +112,10 @@ def _path(path: Path, shown: str, field: str) -> Iterator[Item]:
 def _folder(folder: Path, shown: str, field: str, archive: bool = False) -> Iterator[Item]:
     """Yield the chats of a folder, in order of file names; count the files that are not chats."""
     paths, left_out = _files_to_read(folder, archive)
-    others: list[NotAChat] = []
-    any_chat = False
     for path in paths:
         name = f"{shown}/{path.relative_to(folder)}" if path != folder else shown
         reader = _app_folder if path.is_dir() else _path
-        for item in _with_error(reader(path, name, field), name):
-            any_chat |= isinstance(item, Chat)
-            if isinstance(item, NotAChat):
-                others.append(item)  # an account's export has many files
-            else:
-                yield item
-    if any_chat:
-        left_out += len(others)
-    else:
-        yield from others
+        yield from _with_error(reader(path, name, field), name)
     if not paths:
         raise UserError(f"{shown}: has no file that can be read; use .txt, .json, .jsonl or .zip")
     if left_out:
@@ -232,9 +211,7 @@ def _json_chats(data: Any, place: str, field: str) -> Iterator[Chat | UserError]
     elif chats := _app_chats(data, place):
         yield from chats
     else:
-        chat = _row(data, f"{place} row 1", field)
-        is_row = isinstance(chat, Chat) or (isinstance(data, dict) and field in data)
-        yield chat if is_row else NotAChat(str(chat))
+        yield _row(data, f"{place} row 1", field)
 
 
 def _jsonl_chats(text: str, place: str, field: str) -> Iterator[Chat | UserError]:
@@ -260,8 +237,8 @@ def _rows(rows: list[tuple[str, Any]], place: str, field: str) -> Iterator[Chat 
         yield Chat(place, _title(Path(place)), messages)
     else:
         chats = [_row(row, shown, field) for shown, row in rows]
-        all_bad = chats and not has_field and not any(isinstance(chat, Chat) for chat in chats)
-        yield from [NotAChat(str(chats[0]))] if all_bad else chats
+        all_bad = not has_field and not any(isinstance(chat, Chat) for chat in chats)
+        yield from chats[:1] if all_bad else chats
 
 
 def _app_chats(data: Any, place: str) -> Iterable[Chat | UserError] | None:
@@ -343,7 +320,7 @@ def _title(shown: Path) -> str:
 
 @contextmanager
 def unpacked(archive: Path) -> Iterator[Path]:
-    """Unpack texts and archives in a `.zip` into a temporary folder, removed when the block ends.
+    """Unpack the text files of a `.zip` into a temporary folder; removed when the block ends.
 
     Raises UserError if the archive is too large, damaged or encrypted.
     """
@@ -351,9 +328,7 @@ def unpacked(archive: Path) -> Iterator[Path]:
         try:
             with zipfile.ZipFile(archive) as zipped:
                 members = [
-                    member
-                    for member in zipped.infolist()
-                    if member.filename.lower().endswith((*TEXTS, *PAGES, ".zip"))
+                    m for m in zipped.infolist() if m.filename.lower().endswith((*TEXTS, *PAGES))
                 ]
                 # macOS adds a folder with file metadata
                 members = [m for m in members if "__MACOSX" not in m.filename.split("/")]

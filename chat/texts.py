@@ -116,9 +116,6 @@ FORMATS = [
     Format("Zoom", _ZOOM, drop=_ZOOM_REPLY, gone=_ZOOM_REACTION),
     Format("Zoom or Webex", r"^(?i:from) (?P<name>[^\n]{1,99}?) to [^\n]{1,99}?:? {1,9}"
            rf"(?P<clock>{_CLOCK})$"),
-    Format("Teams", r"^(?P<name>\S[^\n]{0,98}?) +(?:\d+:)?\d?\d:\d\d$"
-           r"|^.+ (?:started|stopped) transcription$",
-           header=rf".*\n{_WHEN}\n(?:\d+h ?)?(?:\d+m ?)?(?:\d+s)?\n\s*"),
     Format("Teams", r"^\d+:\d+:\d+\.\d+ --> \d+:\d+:\d+\.\d+\n(?P<name>.+)$"),
     Format("Telegram", rf"^(?P<name>[^\n]+), \[(?P<when>{_WHEN})\]:?$",
            drop=r"^\[(?:In reply to|Forwarded from) .*\]$\n?"),
@@ -302,9 +299,6 @@ CAPTIONS = re.compile(r"\s*(?:WEBVTT|\d+\n\d\d:\d\d:\d\d[,.]\d{3} -->|\d+:\d\d:\
 SBV = re.compile(r"^(\d+:\d\d:\d\d\.\d{3}),(\d+:\d\d:\d\d\.\d{3})$", re.M)  # of YouTube
 MARKS = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")  # of WebVTT, and of subtitles: `{\an8}`
 VOICE = re.compile(r"<v(?:\.[^\s<>]+)? ([^<>]+)>")
-WEBEX = re.compile(r'\d+ "(.+)"')
-UNNAMED = "Unknown speaker"  # of a first cue without a name
-NO_SPEECH = re.compile(r"[\[(♪].*[\])♪]|♪*")  # `[music]`
 
 
 def _captions(text: str, place: str) -> list[Message]:
@@ -317,28 +311,21 @@ def _captions(text: str, place: str) -> list[Message]:
     except (webvtt.errors.MalformedFileError, webvtt.errors.MalformedCaptionError) as error:
         raise UserError(f"{place}: is invalid {kind.upper()} ({error}); export it again") from error
     rows: list[tuple[str, str]] = []
-    marked = any(VOICE.search(cue.raw_text) or WEBEX.match(cue.identifier or "") for cue in cues)
     for cue in cues:
-        webex = WEBEX.match(cue.identifier or "")
+        webex = re.match(r'\d+ "(.+)"', cue.identifier or "")
         before, *voices = VOICE.split(cue.raw_text)
         voiced = zip(voices[::2], voices[1::2], strict=True)
         for name, part in [(webex[1] if webex else "", before), *voiced]:
             for line in html.unescape(MARKS.sub("", part)).strip().split("\n"):
-                plain = re.sub(r"^(?:>>|-)\s*", "", line)
-                turn = None if name or marked else TURN.fullmatch(plain)
+                turn = None if name else TURN.fullmatch(re.sub(r"^(?:>>|-)\s*", "", line))
                 rows.append((turn[1], turn[2] or "") if turn else (name, line))
                 name = ""  # the next lines have the same speaker
     rows = [(name, line) for name, line in rows if name or line.strip()]
     names = [name for name, _ in rows if name]
     # film subtitles have colons too, but few speakers who speak again
-    few = not marked and 2 * len(names) < len(rows) and len(names) == len({*names})
-    majority = marked or 2 * len(names) > len(rows)
-    while names and majority and not rows[0][0]:  # before the first name
-        if marked and not NO_SPEECH.fullmatch(rows[0][1].strip()):
-            rows[0] = (UNNAMED, rows[0][1])
-        else:
-            del rows[0]
-    if not names or not rows[0][0] or few:
+    if 2 * len(names) > len(rows):  # drop `[music]` and the like before the first name
+        rows = rows[[bool(name) for name, _ in rows].index(True) :]
+    if not rows or not rows[0][0] or (2 * len(names) < len(rows) and len(names) == len({*names})):
         raise UserError(
             f"{place}: its captions name no speakers; export them with names (`<v Name>text` or "
             "`Name: text`)"
@@ -383,9 +370,8 @@ def parse_csv(text: str, place: str, name: str) -> Chat:
     rows = [row for row in rows[1:] if len(row) > max(name_column, text_column)]
     if (file_column := columns["file"]) is not None:
         for row in rows:
-            files = row[file_column].split(",") if len(row) > file_column else []
-            words = [media_word(file.partition("?")[0].strip()) for file in files if file.strip()]
-            row[text_column] = " ".join([row[text_column].strip(), *words]).strip()
+            file = row[file_column].partition("?")[0] if len(row) > file_column else ""
+            row[text_column] = row[text_column].strip() or (media_word(file) if file else "")
     rows = [row for row in rows if row[text_column].strip()]
     time_columns = [columns[key] for key in ("date", "time")]
     times, note = _times([" ".join(row[n] for n in time_columns if n is not None) for row in rows])

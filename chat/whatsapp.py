@@ -87,10 +87,7 @@ DELETED = re.compile(
     r"|您已(?:刪除|删除)此(?:訊息|讯息))[.。]?"
 )
 # A quoted group name, which may contain a colon.
-QUOTED = re.compile(
-    r'(?<!\S)(?:"[^"]{0,200}"|„[^“”]{0,200}[“”]|“[^”]{0,200}”|«[^»]{0,200}»)(?!\w)'
-    r"|「[^」]{0,200}」|『[^』]{0,200}』"
-)
+QUOTED = re.compile(r'(?<!\S)(?:"[^"]{0,200}"|„[^“”]{0,200}[“”]|“[^”]{0,200}”|«[^»]{0,200}»)(?!\w)')
 # Words of system lines: before a colon on Android (so it is not a name), anywhere on an iPhone.
 SYSTEM = re.compile(
     r"\b(?:changed (?:the (?:subject|group|settings)|this group's|their phone)"
@@ -272,15 +269,12 @@ def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Me
     name_counts = Counter(turn[0] for line in first_lines if (turn := _turn(line, (), None)))
     people = {name for name, count in name_counts.items() if count > 1}
     prefixes = _prefixes(first_lines, people)
-    group = _group(entries, prefixes)
     messages = []
     for number, (moment, lines, iphone) in enumerate(entries):
         turn = _turn(lines[0], prefixes, None if iphone else people)
         rest = "\n".join(lines[1:])
         name, text = turn or ("", "")
         name, bare = (re.sub(rf"[{EDGES}]", "", part).strip() for part in (name, text))
-        if iphone and turn and turn[0] == group:
-            continue
         body = clean(f"{text}\n{rest}" if turn else rest)
         if iphone and body and re.sub(rf"[{EDGES}]", "", body) == bare:
             system = SYSTEM.search(bare) and not bare[0].islower()
@@ -290,28 +284,6 @@ def _messages(entries: list[tuple[datetime | None, list[str], bool]]) -> list[Me
         if body and (name or not turn):
             messages.append(Message(moment, name.removeprefix("~").strip(), body))
     return messages
-
-
-def _group(
-    entries: list[tuple[datetime | None, list[str], bool]], prefixes: Collection[str]
-) -> str | None:
-    """Return the name before an iPhone's notices in a group, which is the group's; None without.
-
-    That is the first line's name, if it is not a person's: all its lines are notices (after
-    WhatsApp's mark, without a file or link), and two others speak.
-    """
-    texts_by_name: defaultdict[str, list[str]] = defaultdict(list)
-    for _, lines, iphone in entries:
-        if iphone and (turn := _turn(lines[0], prefixes, None)):
-            texts_by_name[turn[0]].append("\n".join([turn[1], *lines[1:]]).strip())
-    first = next(iter(texts_by_name), "")
-    notices = (
-        text.startswith(MARK)
-        and "\n" not in text
-        and not re.search("<file_|://", clean(text) or "")
-        for text in texts_by_name[first]
-    )
-    return first if len(texts_by_name) > 2 and all(notices) else None
 
 
 def clean(text: str) -> str | None:

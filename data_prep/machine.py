@@ -60,9 +60,9 @@ def bf16_is_faster(size: int = 768, rounds: int = 5) -> bool:
 def avoid_cudnn_attention() -> None:
     """Exclude cuDNN's attention, which PyTorch prefers on Hopper and Blackwell cards.
 
-    With torch 2.13 it makes a new plan for every length of the keys, 20 ms or more per new token, garbles
-    greedy text of models with few key heads (pytorch #193893, on a B200), and returns NaN gradients
-    for some masked lengths (#196678). The other kernels of `sdpa` do none of this.
+    With torch 2.13 it makes a new plan for every length of the keys, 20 ms or more per new token,
+    garbles greedy text of models with few key heads (pytorch #193893, on a B200), and returns NaN
+    gradients for some masked lengths (#196678). The other kernels of `sdpa` do none of this.
     """
     import torch
 

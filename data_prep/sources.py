@@ -19,11 +19,8 @@ from pydantic import BaseModel
 from data_prep.errors import UserError, check_file, error_reason, temporary_folder
 from data_prep.formats import DAMAGED, SPLIT_NAMES, SPLITS, SourceRow, is_data, read_file
 
-# The number of a part, as in the Hub's train-00000-of-00002-<hash>.parquet, train_1.csv, 0001.json
-SHARD = re.compile(
-    r"(?:^|[-_.])(?:part[-_]?)?(0\d*|\d{1,3})(?:-of-(\d+)(?:-[0-9a-f]+)?)?"
-    r"(?=\.[a-z]+(?:\.(?:gz|bz2|xz|zst))?$)"
-)
+# the Hub's train-00000-of-00002.parquet, or with a hash before the dot
+SHARD = re.compile(r"-(\d+)(?:-of-(\d+)(?:-[0-9a-f]+)?)?(?=\.)")
 
 MAX_FOLDERS = 50  # nested in an archive: the time to find and remove them grows quadratically
 TOO_DEEP = f"a file in more than {MAX_FOLDERS} folders"
@@ -354,13 +351,11 @@ def _files_by_split(files: list[Path], folder: Path, shown: Path) -> dict[str, l
             by_folder.setdefault(folder_split, []).append(file)
     by_split = by_folder | by_part | by_split
     for split, split_files in by_split.items():
-        stems = {SHARD.sub("", file.name.lower()).partition(".")[0] for file in split_files}
-        in_folder = split_files is by_folder.get(split)
-        if in_folder and len({f.parent for f in split_files}) == 1 and stems != {""}:
-            continue  # its names are no parts' numbers
-        shards = [SHARD.search(file.name.lower()) for file in split_files]
+        if split_files is by_folder.get(split) and len({file.parent for file in split_files}) == 1:
+            continue
+        shards = [SHARD.search(file.name) for file in split_files]
         if len(split_files) == 1 and shards[0] and not shards[0][2]:
-            continue  # the number may be a version
+            continue  # the number may be a year
         if len(split_files) > 1 and not all(shards):
             names = " and ".join(str(file.relative_to(folder)) for file in split_files)
             inner = split_files[0].relative_to(folder).parts[:-1]

@@ -25,9 +25,8 @@ TEXT_KEYS = (
 )  # fmt: skip
 
 
-NOT_A_NAME = re.compile(r"[?!\n。？！]|[:：]\s*\S")
 # Written without commas by NumPy, which pandas uses for columns of objects: `[{'a': 1}\n {'a': 2}]`
-NUMPY = re.compile(r"\s*(?:array\(\[.*|\[\s*\{\s*['\"].*\}\s*\]\s*)\Z", re.DOTALL)
+NUMPY = re.compile(r"\s*\[\{['\"].*\}\s*\n\s*\{['\"].*\}\]\s*\Z", re.DOTALL)
 
 
 class Turn(NamedTuple):
@@ -54,8 +53,6 @@ def as_turns(value: object, speaker: str = "", text: str = "") -> list[Turn] | N
         pairs = [item if isinstance(item, list | tuple) else ("", item) for item in items]
         if not all(len(pair) == 2 and all(map(_is_text, pair)) for pair in pairs):
             return None
-        if any(NOT_A_NAME.search(name or "") for name, _ in pairs):
-            return None  # two turns, not a speaker and a text
     else:
         speaker, text = _keys(items, speaker, text)
         if not all(not item or text in item for item in items):
@@ -82,7 +79,7 @@ def as_list(value: object) -> list[Any]:
     lists in the same way. Raises ValueError for NumPy's `['first' 'second']`, whose two strings
     Python would join.
     """
-    if isinstance(value, str) and value.lstrip().startswith(("[", "{", "array(")):
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         parsed: Any = None
         with suppress(ValueError, RecursionError):
             parsed = json.loads(value)
@@ -121,12 +118,15 @@ def _items_of(value: object) -> list[Any] | None:
 def _keys(items: list[dict[str, Any]], speaker: str, text: str) -> tuple[str, str]:
     known = {str(key).lower(): key for item in items for key in item}
     speakers = [known[key] for key in SPEAKER_KEYS if key in known]
-    name = known.get("name", "")
-    if speakers[:1] == [known.get("role")] and all(item.get(name) for item in items):
-        speakers = [name]  # OpenAI's `{role: user, name: Ida}`
+    if speakers[:1] == [known.get("role")] and "name" in known:  # OpenAI's `{role, name}`
+        names, roles = ([item.get(k) for item in items] for k in (known["name"], known["role"]))
+        named = all(isinstance(name, str) and name for name in names)
+        if named and len({*names}) >= len({*map(str, roles)}):
+            speakers = [known["name"]]
     texts = [known[key] for key in TEXT_KEYS if key in known]
-    texts = [k for k in texts if not all(type(item.get(k)) in (int, float) for item in items)]
-    return speaker or next(iter(speakers), ""), text or next(iter(texts), "")
+    # a turn's number is not its text, if there is another
+    worded = [k for k in texts if not all(type(item.get(k)) in (int, float) for item in items)]
+    return speaker or next(iter(speakers), ""), text or next(iter(worded or texts), "")
 
 
 def _name(key: str, value: object) -> object:

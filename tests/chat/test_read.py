@@ -230,31 +230,3 @@ def test_size_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bomb = zipped(tmp_path, {"a.txt": "Ana: hi\n" * 100_000, "b.json": " " * 300_000})
     assert bomb.stat().st_size < 10_000
     assert errors(read_items(bomb))[0].startswith(f"{bomb}: has 1,100,000 bytes of text")
-
-
-def test_other_files_of_an_account_are_counted(tmp_path: Path) -> None:
-    folder = tmp_path / "Google Chat"
-    (folder / "Groups").mkdir(parents=True)
-    (folder / "user_info.json").write_text('{"user": {"name": "Ida"}}')
-    (item,) = read_items(folder)
-    assert "has no field `dialogue`" in str(item)
-    row = {"creator": {"name": "Ida"}, "created_date": "", "text": "hi"}
-    (folder / "Groups/messages.json").write_text(json.dumps({"messages": [row]}))
-    found, note = read_items(folder)
-    assert turns(found) == [("Ida", "hi")] and note.endswith("they are not chats: 1")
-    (folder / "rows.jsonl").write_text('{"dialogue": "Ana: hi"}\n{"chat": "Bo: hi"}\n')
-    assert len(errors(read_items(folder))) == 1  # a bad row among good ones is still an error
-
-
-def test_zips_in_a_zip(tmp_path: Path) -> None:
-    inner, outer, outermost = (tmp_path / f"{name}.zip" for name in ("Ida", "chats", "all"))
-    with zipfile.ZipFile(inner, "w") as archive:
-        archive.writestr(
-            "_chat.txt", "[31.12.23, 21:15:00] Ida: hi\n[31.12.23, 21:16:00] Bo: yes\n"
-        )
-    for file, into in ((inner, outer), (outer, outermost)):
-        with zipfile.ZipFile(into, "w") as archive:
-            archive.write(file, file.name)
-    assert turns(read(outer)[0]) == [("Ida", "hi"), ("Bo", "yes")]
-    (error,) = errors(read_items(outermost))
-    assert error.endswith("is in two other archives; unpack them")

@@ -276,18 +276,3 @@ def test_a_message_older_than_the_one_before_is_noted() -> None:
     ]
     (note,) = parse("\n".join(lines)).notes
     assert "a day or more older" in note and note.endswith(": 1")
-
-
-def test_notices_before_which_an_iphone_puts_the_name_of_the_group() -> None:
-    notices = ['\u200e"Verschlüsselt."', "\u200eDu wurdest hinzugefügt.", "\u200eDu bist Admin."]
-    said = [("Rope", notices[0]), ("Rope", notices[1]), ("Ida", "hi"), ("Ole", "yes"),
-            ("Rope", notices[2])]  # fmt: skip
-    lines = [f"[31.12.23, 21:15:0{n}] {name}: {text}" for n, (name, text) in enumerate(said)]
-    assert turns(parse("\n".join(lines) + "\n")) == [("Ida", "hi"), ("Ole", "yes")]
-    lines[1] = "[31.12.23, 21:15:01] Rope: wait"  # so it is a person
-    assert ("Rope", "Du bist Admin.") in turns(parse("\n".join(lines)))
-
-
-def test_a_call_with_a_comma() -> None:
-    lines = ["[31.12.23, 21:15:00] Ida: hi", "[31.12.23, 21:16:00] Ida: \u200eAnruf, \u200e3 Min."]
-    assert turns(parse("\n".join(lines))) == [("Ida", "hi")]
