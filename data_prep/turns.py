@@ -26,7 +26,7 @@ TEXT_KEYS = (
 
 
 # Written without commas by NumPy, which pandas uses for columns of objects: `[{'a': 1}\n {'a': 2}]`
-NUMPY = re.compile(r"\s*\[\{['\"].*\}\s*\n\s*\{['\"].*\}\]\s*\Z", re.DOTALL)
+NUMPY = re.compile(r"\}[ \t]*\n[ \t]*\{['\"]")
 
 
 class Turn(NamedTuple):
@@ -88,7 +88,10 @@ def as_list(value: object) -> list[Any]:
                 parsed = ast.literal_eval(value.strip())
                 if _joins_strings(value):
                     parsed = ...
-        if parsed is ... or (parsed is None and NUMPY.match(value)):
+        ends = (value.lstrip()[:2], value.rstrip()[-2:])
+        if parsed is None and ends == ("[{", "}]") and NUMPY.search(value):
+            parsed = ...
+        if parsed is ...:
             raise ValueError(
                 "is a list without commas, as NumPy writes it; call `.tolist()` before it is saved"
             )

@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,9 @@ class ExactResume(TrainerCallback, ExportableState):
     def _on_signal(self, signum: int, frame: Any) -> None:
         if signum == signal.SIGHUP:  # an ssh connection ended: its terminal is gone
             for place in (1, 2):
-                if not stat.S_ISREG(os.fstat(place).st_mode):  # a log file is not
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+                with suppress(OSError):  # it may be closed
+                    if not stat.S_ISREG(os.fstat(place).st_mode):  # a log file is not
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), place)
         self.interrupted += signum == signal.SIGINT or not self.interrupted
         if self.interrupted == 1:
             say("interrupted: saving a checkpoint after this step", error=True)
